@@ -1,0 +1,70 @@
+# REALM. `make` runs the demo, `make test` the tests, `make help` lists the rest.
+PROFILE ?= demo
+SET ?=
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: run steps test lint lab report verify clean help
+
+run: $(BIN)/.installed ## Run a profile's notebooks and render its report (PROFILE=demo, SET="section.key=value ...")
+	@run=$$($(BIN)/realm prepare $(PROFILE) $(foreach change,$(SET),--set '$(change)')) \
+	&& $(MAKE) --no-print-directory steps RUN=$$run
+
+# Everything of a run that has its own target. RUN is known only once the parameters are resolved, hence the second make.
+ifdef RUN
+include $(RUN)/.steps/depends.mk
+EXECUTED := $(STEPS:%=$(RUN)/notebooks/%.ipynb)
+
+steps: $(RUN)/reports/index.html
+	@echo "$(RUN) is up to date; open $(RUN)/reports/index.html"
+
+$(RUN)/notebooks/%.ipynb: notebooks/%.ipynb $(RUN)/.steps/%.yaml
+	@echo "running $* ..." && $(BIN)/realm execute $(RUN) $*
+
+$(RUN)/reports/index.html: $(EXECUTED) realm_lib/report.py $(wildcard realm_lib/templates/*)
+	@echo "rendering the report ..." && $(BIN)/realm report $(RUN)
+endif
+
+test: $(BIN)/.installed-dev ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: $(BIN)/.installed-dev ## Check style, types and that notebooks are stored without outputs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
+
+lab: $(BIN)/.installed ## Open JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir . notebooks
+
+report: $(BIN)/.installed ## Render the report of a run again (RUN=outputs/demo)
+	$(BIN)/realm report $(or $(RUN),outputs/$(PROFILE))
+
+verify: $(BIN)/.installed ## Run the demo from nothing and compare it with outputs/reference/demo
+	rm -rf outputs/verify
+	@$(MAKE) --no-print-directory run PROFILE=demo \
+		SET="run.name=verify data.preprocessing.cache_dir=outputs/verify/.cache"
+	$(BIN)/realm verify outputs/verify outputs/reference/demo
+
+clean: ## Remove all runs and the feature cache; outputs/reference and .venv stay
+	find outputs -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} + 2>/dev/null || true
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*## ' Makefile | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "REALM needs Python 3.11: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(BIN)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV) (2.5 GB) ..."
+	$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(BIN)/.installed-dev: $(BIN)/.installed
+	$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
