@@ -1,0 +1,95 @@
+"""What an embedder is, and what its vectors must be."""
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, Self, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Embedder", "EmbedderError", "HostedEmbedder", "Quote", "Role", "by_role", "cosine", "unit_vectors"]
+
+Role = Literal["prompt", "response"]
+
+
+class Embedder(Protocol):
+    """An embedding model. A vector depends on its own text alone."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Everything besides the text that changes a vector; the feature store keys on it."""
+
+    @property
+    def dimensions(self) -> int:
+        """Length of a vector."""
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit-length vectors, float32 [n, dimensions], in the order given; or an error, never a guess."""
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What asking for some texts would take: estimates, made without asking."""
+
+    texts: int
+    """Distinct texts."""
+    tokens: int
+    cost: float
+    """US dollars."""
+    cut: int
+    """Texts over the model's input limit, which lose their end."""
+
+    def __add__(self, other: "Quote") -> "Quote":
+        return Quote(self.texts + other.texts, self.tokens + other.tokens, self.cost + other.cost, self.cut + other.cut)
+
+    def __str__(self) -> str:
+        cut = f"; {self.cut:,} too long for the model are cut" if self.cut else ""
+        return f"{self.texts:,} texts to embed, about {self.tokens:,} tokens, about ${self.cost:.2f}{cut}"
+
+
+@runtime_checkable
+class HostedEmbedder(Embedder, Protocol):
+    """An embedder that is paid by the token, answers in pieces, and may embed prompts and responses differently."""
+
+    def for_role(self, role: Role) -> Self:
+        """The embedder of prompts or of responses; they share limits and budget, and differ in identity if at all."""
+
+    def quote(self, texts: Sequence[str]) -> Quote:
+        """What ``texts`` would take, estimated here without asking."""
+
+    def authorise(self, quote: Quote) -> None:
+        """An error when ``quote`` is over what is left of the budget, or when the key is missing."""
+
+    def stream(self, texts: Sequence[str]) -> Generator[tuple[list[int], NDArray[np.float32]]]:
+        """Places in ``texts`` and their vectors, as answers come; an error comes after all that succeeded."""
+
+
+class EmbedderError(RuntimeError):
+    """An embedding model that cannot be loaded, or a text that could not be embedded."""
+
+
+def by_role(embedder: Embedder) -> tuple[Embedder, Embedder]:
+    """The embedders of prompts and of responses: the same object twice unless the model treats them differently."""
+    if not isinstance(embedder, HostedEmbedder):
+        return embedder, embedder
+    of_prompts, of_responses = embedder.for_role("prompt"), embedder.for_role("response")
+    return (of_responses if of_prompts.identity == of_responses.identity else of_prompts), of_responses
+
+
+def unit_vectors(vectors: NDArray[np.floating[Any]], texts: Sequence[str]) -> NDArray[np.float32]:
+    """Rows of ``vectors`` [n, d] at length one. Raises :class:`EmbedderError` for a row that has no direction."""
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    bad = np.flatnonzero(~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0))
+    if len(bad):
+        raise EmbedderError(
+            f"text {bad[0]} has a vector that is zero or not finite ({len(bad)} of {len(texts)}): "
+            f"{texts[bad[0]][:60]!r}"
+        )
+    unit: NDArray[np.float32] = (vectors / lengths).astype(np.float32)
+    return unit
+
+
+def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Cosines of the rows of ``a`` and ``b`` [n, d], unit vectors, in float64 and within [-1, 1]."""
+    products: NDArray[np.float64] = np.einsum("nd,nd->n", a.astype(np.float64), b.astype(np.float64))
+    return products.clip(-1.0, 1.0)
