@@ -1,0 +1,22 @@
+"""The combiner: two features of a response in, one reward out, learned from preferences.
+
+``pairs`` turns the features' table into matrices, ``network`` is the arithmetic of the members, ``training`` fits them,
+``model`` is the :class:`Combiner` that the rest of the library uses, ``linear`` the baseline that it has to beat.
+"""
+
+from realm_lib.combiner.linear import LinearCombiner
+from realm_lib.combiner.model import Combiner
+from realm_lib.combiner.network import bradley_terry_loss
+from realm_lib.combiner.pairs import FEATURES, CombinerError, chosen_and_rejected, feature_matrix
+from realm_lib.combiner.training import TrainingHistory
+
+__all__ = [
+    "FEATURES",
+    "Combiner",
+    "CombinerError",
+    "LinearCombiner",
+    "TrainingHistory",
+    "bradley_terry_loss",
+    "chosen_and_rejected",
+    "feature_matrix",
+]

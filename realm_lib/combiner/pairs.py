@@ -1,0 +1,113 @@
+"""From the table of features, one row a pair, to the matrices that a combiner trains on."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["FEATURES", "CombinerError", "check_features", "chosen_and_rejected", "feature_matrix", "mean_and_std"]
+
+FEATURES = ("reward", "similarity")
+"""What a combiner knows of a response, in the order of its input."""
+
+_ROWS_NAMED = 5
+
+
+class CombinerError(ValueError):
+    """Features, weights or files that a combiner cannot use; the message says what to do."""
+
+
+def feature_matrix(features: pd.DataFrame) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The features of the responses A and of the responses B, each float32 [pairs, 2] in the order of ``FEATURES``.
+
+    Raises :class:`CombinerError` naming the missing columns, or the rows that hold NaN or infinity.
+    """
+    columns = {side: [f"{name}_{side}" for name in FEATURES] for side in "AB"}
+    _require_columns(features, columns["A"] + columns["B"])
+    matrices = {}
+    for side, names in columns.items():
+        try:
+            # What is too large for float32 becomes infinite, and is named below.
+            with np.errstate(over="ignore"):
+                matrices[side] = features[names].to_numpy(dtype=np.float32, na_value=np.nan)
+        except (TypeError, ValueError) as error:
+            raise CombinerError(f"the columns {names} are not numbers: {error}") from error
+    bad = ~(np.isfinite(matrices["A"]).all(axis=1) & np.isfinite(matrices["B"]).all(axis=1))
+    if bad.any():
+        rows = features.index[bad][:_ROWS_NAMED].tolist()
+        raise CombinerError(
+            f"{int(bad.sum())} of {len(features)} pairs have a feature that is NaN or infinite in float32, rows {rows}"
+            f"{' and more' if bad.sum() > _ROWS_NAMED else ''}: extract their features again"
+        )
+    return matrices["A"], matrices["B"]
+
+
+def chosen_and_rejected(features: pd.DataFrame) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The features of the preferred and of the other responses, each float32 [pairs, 2].
+
+    Swapping A and B together with the label changes nothing here, so the order of a pair cannot matter to what is
+    trained on it. Raises :class:`CombinerError` as :func:`feature_matrix` does, and for a label that is not 0 or 1.
+    """
+    _require_columns(features, ["labels"])
+    a, b = feature_matrix(features)
+    bad = ~features["labels"].isin([0, 1]).to_numpy(dtype=bool)
+    if bad.any():
+        row = features.index[bad][0]
+        raise CombinerError(
+            f"{int(bad.sum())} of {len(features)} labels are not 0 or 1, the first in row {row}: "
+            f"{features['labels'][bad].iloc[0]!r} (1 says that A is preferred)"
+        )
+    a_is_chosen = (features["labels"] == 1).to_numpy(dtype=bool)[:, None]
+    return np.where(a_is_chosen, a, b), np.where(a_is_chosen, b, a)
+
+
+def check_features(features: ArrayLike) -> NDArray[np.float32]:
+    """``features`` of single responses as float32 [n, 2].
+
+    Raises :class:`CombinerError` for another shape, and for NaN or infinity.
+    """
+    matrix = np.ascontiguousarray(features, dtype=np.float32)
+    if matrix.ndim != 2 or matrix.shape[1] != len(FEATURES):
+        raise CombinerError(f"expected features of shape [n, {len(FEATURES)}] {FEATURES}, got {list(matrix.shape)}")
+    bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+    if bad.size:
+        raise CombinerError(
+            f"{bad.size} of {len(matrix)} responses have a feature that is NaN or infinite in float32, "
+            f"the first in row {bad[0]}"
+        )
+    return matrix
+
+
+def mean_and_std(
+    chosen: NDArray[np.float32], rejected: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and standard deviation of each feature over all responses, float32 [2] each.
+
+    A constant feature says nothing and gets an infinite deviation: standardised it is 0 for every response, now and
+    at prediction, when an untrained weight must not act on it. A UserWarning names it. Raises :class:`CombinerError`
+    when there are no pairs, or when all features are constant.
+    """
+    if not len(chosen):
+        raise CombinerError("there are no training pairs: loosen the filters of the section data")
+    pooled = np.concatenate([chosen, rejected]).astype(np.float64)
+    mean, std = pooled.mean(axis=0), pooled.std(axis=0)
+    # Below a millionth of the mean, differences are float32's own rounding.
+    constant = std <= 1e-6 * np.abs(mean)
+    if constant.all():
+        raise CombinerError(
+            f"all features ({', '.join(FEATURES)}) are the same for every training response: check scorer and embedder"
+        )
+    for name in (name for name, is_constant in zip(FEATURES, constant, strict=True) if is_constant):
+        warnings.warn(
+            f"feature {name!r} is the same for every training response and is ignored: check what computes it",
+            UserWarning,
+            stacklevel=3,
+        )
+    return mean.astype(np.float32), np.where(constant, np.inf, std).astype(np.float32)
+
+
+def _require_columns(features: pd.DataFrame, names: list[str]) -> None:
+    missing = [name for name in names if name not in features.columns]
+    if missing:
+        raise CombinerError(f"the features lack the columns {missing}: make them with extract_features")

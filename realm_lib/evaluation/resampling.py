@@ -1,0 +1,135 @@
+"""How sure a mean over pairs is, when the pairs of one post belong together: bootstrap, permutations, small samples."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "Bootstrap",
+    "EvaluationError",
+    "Floats",
+    "bootstrap_over_posts",
+    "check_resampling",
+    "percentiles",
+    "permutation_p_value",
+    "wilson",
+]
+
+Floats = NDArray[np.float64]
+
+_CELLS = 2_000_000  # resamples x posts held at once: 16 MB an array, whatever the number of resamples
+
+
+class EvaluationError(ValueError):
+    """Features or rewards that cannot be judged; the message names the reward, the column or the row."""
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Means over pairs with their percentile intervals, each [k], and the resampled means [resamples, k]."""
+
+    means: Floats
+    lows: Floats
+    highs: Floats
+    resampled: Floats
+
+
+def bootstrap_over_posts(
+    values: ArrayLike, post_ids: ArrayLike, *, resamples: int = 10_000, seed: int = 42, confidence: float = 0.95
+) -> Bootstrap:
+    """Means of ``values`` [pairs, k] (or [pairs]) over pairs, with intervals from resampling whole posts.
+
+    The cluster bootstrap (Davison and Hinkley 1997, section 3.8): posts are drawn with replacement, and the statistic
+    is the ratio of the drawn posts' sums to their numbers of pairs. Percentile intervals. All columns meet the same
+    draws, so ``resampled[:, i] - resampled[:, j]`` is a paired difference.
+
+    Raises :class:`EvaluationError` for no pairs, shapes that differ and values that are not finite.
+    """
+    table, sums, sizes = _sums_by_post(values, post_ids)
+    check_resampling(resamples, confidence)
+    posts = len(sizes)
+    columns = np.column_stack([sums, sizes])
+    totals = np.empty((resamples, columns.shape[1]))
+    rng = np.random.default_rng(seed)
+    chunk = max(1, _CELLS // posts)
+    for start in range(0, resamples, chunk):
+        count = min(chunk, resamples - start)
+        # Counts of a multinomial draw: numpy's own draws a binomial a post, five times slower.
+        drawn = rng.integers(0, posts, size=(count, posts)) + np.arange(count)[:, None] * posts
+        counts = np.bincount(drawn.ravel(), minlength=count * posts).reshape(count, posts)
+        totals[start : start + count] = counts.astype(np.float64) @ columns
+    resampled = totals[:, :-1] / totals[:, -1:]
+    lows, highs = percentiles(resampled, confidence)
+    return Bootstrap(table.mean(axis=0), lows, highs, resampled)
+
+
+def permutation_p_value(
+    differences: ArrayLike, post_ids: ArrayLike, *, resamples: int = 10_000, seed: int = 42
+) -> float:
+    """Two-sided p-value of "these paired ``differences`` [pairs] have mean 0", by flipping the signs of whole posts.
+
+    Under the null the two rewards could be exchanged within a post. The observed signs count as one of the flips, so
+    that the test is exact at any number of them and p is never 0 (Phipson and Smyth, arXiv 1603.05766).
+    """
+    _, sums, _ = _sums_by_post(differences, post_ids)
+    check_resampling(resamples, 0.95)
+    moved = sums[sums[:, 0] != 0, 0]
+    if moved.size == 0:
+        return 1.0
+    rng = np.random.default_rng(seed)
+    observed = abs(moved.sum())
+    tolerance = 1e-12 * np.abs(moved).sum()  # sums taken in another order differ in their last bits
+    as_large = 0
+    chunk = max(1, _CELLS // moved.size)
+    for start in range(0, resamples, chunk):
+        count = min(chunk, resamples - start)
+        bits = np.unpackbits(rng.integers(0, 256, size=(count, -(-moved.size // 8)), dtype=np.uint8), axis=1)
+        flipped = bits[:, : moved.size].astype(np.float64) @ moved
+        as_large += int((np.abs(moved.sum() - 2 * flipped) >= observed - tolerance).sum())
+    return (1 + as_large) / (1 + resamples)
+
+
+def check_resampling(resamples: int, confidence: float) -> None:
+    """Refuse options that give no interval."""
+    if resamples < 1:
+        raise EvaluationError(f"resamples must be at least 1, got {resamples}")
+    if not 0 < confidence < 1:
+        raise EvaluationError(f"confidence must lie between 0 and 1, as 0.95, got {confidence}")
+
+
+def wilson(share: float, count: int, confidence: float) -> tuple[float, float]:
+    """Wilson's score interval of a share of ``count`` observations."""
+    from scipy.special import ndtri
+
+    z = float(ndtri((1 + confidence) / 2))
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _sums_by_post(values: ArrayLike, post_ids: ArrayLike) -> tuple[Floats, Floats, Floats]:
+    """``values`` as [pairs, k], their sums by post [posts, k] and the posts' numbers of pairs [posts]."""
+    table = np.asarray(values, dtype=np.float64)
+    table = table[:, None] if table.ndim == 1 else table
+    codes, found = pd.factorize(np.asarray(post_ids))
+    if table.ndim != 2 or len(table) != len(codes):
+        raise EvaluationError(f"values of shape {table.shape} do not go with {len(codes)} post ids")
+    if len(table) == 0:
+        raise EvaluationError("there are no pairs to resample")
+    if not np.isfinite(table).all():
+        raise EvaluationError(f"values of row {int(np.flatnonzero(~np.isfinite(table).all(axis=1))[0])} are not finite")
+    if (codes < 0).any():
+        raise EvaluationError(f"the post id of row {int(np.argmin(codes))} is missing")
+    sums: Floats = np.column_stack([np.bincount(codes, weights=column, minlength=len(found)) for column in table.T])
+    sizes: Floats = np.bincount(codes, minlength=len(found)).astype(np.float64)
+    return table, sums, sizes
+
+
+def percentiles(resampled: Floats, confidence: float) -> tuple[Floats, Floats]:
+    """The ends, each [k], of the central intervals of ``resampled`` [resamples, k]."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
+    return low, high

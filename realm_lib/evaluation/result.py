@@ -1,0 +1,211 @@
+"""What an evaluation found: the numbers, the table for readers, and the verdict in words."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from realm_lib.evaluation.calibration import calibration_bins, confidences
+from realm_lib.evaluation.resampling import EvaluationError
+
+__all__ = ["Evaluation"]
+
+_NAMES = {
+    "realm": "REALM",
+    "reward_model": "the reward model alone",
+    "similarity": "similarity alone",
+    "linear": "the linear combination",
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The judged rewards: numbers, and the pairs that they were computed from."""
+
+    metrics: dict[str, Any]
+    per_pair: pd.DataFrame
+    """One row a pair: post_id, domain, labels, and for each reward NAME_A, NAME_B, NAME_p (probability that A is
+    preferred) and NAME_correct (1, 0, 1/2 for a tie); words_A, words_B, gold_A, gold_B where the features allow."""
+    scales: dict[str, float]
+    confidence: float
+    simulated: bool
+    """True when the pairs carry a known utility: then every number is simulated, and is to be called so."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of metrics/evaluation.json."""
+        return copy.deepcopy(self.metrics)
+
+    def table(self) -> pd.DataFrame:
+        """One row a reward, the most accurate first, with numbers as text for display."""
+        level = f"{100 * self.confidence:g} % interval"
+        rows = [
+            {
+                "reward": name,
+                f"accuracy ({level})": f"{_percent(found['accuracy'])} {_interval(found['ci'])}",
+                "mean over domains": _percent(found["domain_mean_accuracy"]),
+                "log-loss": f"{found['log_loss']:.3f}",
+                "calibration error": f"{found['ece']:.3f}",
+                "ties": found["ties"],
+                "pairs": self.metrics["pairs"],
+                "posts": self.metrics["posts"],
+            }
+            for name, found in sorted(self.metrics["rewards"].items(), key=lambda item: -item[1]["accuracy"])
+        ]
+        return pd.DataFrame(rows)
+
+    def differences_table(self) -> pd.DataFrame:
+        """One row a tested difference in accuracy, in percentage points."""
+        rows = [
+            {
+                "difference": name,
+                "points": f"{100 * found['value']:+.1f}",
+                f"{100 * self.confidence:g} % interval": _interval(found["ci"], brackets=False),
+                "p-value": f"{found['p_value']:.4f}",
+            }
+            for name, found in self.metrics["differences"].items()
+        ]
+        return pd.DataFrame(rows)
+
+    def length_table(self) -> pd.DataFrame:
+        """Accuracy where the chosen response is the longer one and where it is the shorter one; columns with n.
+
+        Raises :class:`EvaluationError` when the features had no texts to count the words of.
+        """
+        if "length_split" not in self.metrics:
+            raise EvaluationError("the features hold no human_ref_A and human_ref_B, so lengths are not known")
+        halves = {
+            f"{half.replace('_', ' ')} ({_counted(found['pairs'], 'pairs')})": {
+                name: f"{_percent(found[name]['accuracy'])} {_interval(found[name]['ci'])}" if found["pairs"] else ""
+                for name in self.scales
+            }
+            for half, found in self.metrics["length_split"].items()
+        }
+        return pd.DataFrame(halves)
+
+    def worst_pairs(self, features: pd.DataFrame, name: str, count: int = 3) -> str:
+        """The pairs of ``features`` that reward ``name`` is wrong about and surest of, as Markdown to read."""
+        labels = self.per_pair["labels"].to_numpy()
+        surest = (self.per_pair[f"{name}_p"] - labels).abs().nlargest(count).index
+        texts = []
+        for place in surest:
+            pair = features.iloc[place]
+            chosen, rejected = ("A", "B") if labels[place] == 1 else ("B", "A")
+            values = {side: self.per_pair[f"{name}_{side}"].iloc[place] for side in "AB"}
+            texts.append(
+                "\n>\n".join(
+                    f"> **{heading}** {_quoted(text)}"
+                    for heading, text in (
+                        ("Post.", pair["history"]),
+                        (f"Chosen, reward {values[chosen]:+.2f}.", pair[f"human_ref_{chosen}"]),
+                        (f"Rejected, reward {values[rejected]:+.2f}.", pair[f"human_ref_{rejected}"]),
+                    )
+                )
+            )
+        return "\n\n---\n\n".join(texts)
+
+    def reliability(self, name: str, bins: int = 10) -> pd.DataFrame:
+        """Bins of equal mass of reward ``name``: predicted and observed share of right answers, and pairs."""
+        if name not in self.scales:
+            raise EvaluationError(f"no reward {name!r} was evaluated; there are: {', '.join(self.scales)}")
+        margins = (self.per_pair[f"{name}_A"] - self.per_pair[f"{name}_B"]).to_numpy()
+        correct = self.per_pair[f"{name}_correct"].to_numpy()
+        return calibration_bins(confidences(margins, self.scales[name]), correct, bins)
+
+    def verdict(self) -> str:
+        """What the numbers say, in a few sentences made from them.
+
+        It speaks of the first reward of each difference (REALM by default); "better" and "worse" mean that the whole
+        interval of the difference lies on that side of zero.
+        """
+        subject = "realm" if "realm" in self.scales else next(iter(self.scales))
+        name = _name(subject)
+        found = self.metrics["rewards"][subject]
+        kind = "simulated pairs" if self.simulated else "pairs"
+        sentences = [
+            f"On {_counted(self.metrics['pairs'], kind)} from {_counted(self.metrics['posts'], 'posts')}, {name} ranks "
+            f"{_percent(found['accuracy'])} rightly ({100 * self.confidence:g} % interval "
+            f"{_interval(found['ci'], brackets=False)})."
+        ]
+        compared = self._differences_from(subject)
+        clauses = [
+            _clause(name, other, compared[other]) for other in ("reward_model", "similarity") if other in compared
+        ]
+        if clauses:
+            sentences.append("; ".join(clauses) + ".")
+        if "linear" in compared:
+            sentences.append(_clause(name, "linear", compared["linear"]) + ".")
+        if "length" in compared:
+            sentences.append(self._length_sentence(name, compared["length"]))
+        if "ceiling" in self.metrics:
+            ceiling = self.metrics["ceiling"]["accuracy"]
+            gap = 100 * (ceiling - found["accuracy"])
+            sentences.append(
+                f"The true utility of these simulated pairs, the ceiling, reaches {_percent(ceiling)}: {name} is "
+                f"{abs(gap):.1f} points {'below' if gap >= 0 else 'above'} it."
+            )
+        return " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
+
+    def _differences_from(self, subject: str) -> dict[str, dict[str, Any]]:
+        start = f"{subject} - "
+        found = self.metrics["differences"].items()
+        return {key.removeprefix(start): value for key, value in found if key.startswith(start)}
+
+    def _length_sentence(self, name: str, difference: dict[str, Any]) -> str:
+        share = _percent(self.metrics["rewards"]["length"]["accuracy"])
+        if difference["ci"][0] > 0:
+            return f"It beats simply taking the longer response ({share}) by {_points(difference)}."
+        if difference["ci"][1] < 0:
+            return (
+                f"Simply taking the longer response ({share}) is better, by {_points(difference)}: these pairs do not "
+                f"show that {name} has learned anything more than length can explain."
+            )
+        return (
+            f"Simply taking the longer response ({share}) does as well as far as the data can tell ({name} is "
+            f"{_points(difference, signed=True)} from it): these pairs do not show that {name} has learned anything "
+            "more than length can explain."
+        )
+
+
+def _name(reward: str) -> str:
+    return _NAMES.get(reward, reward)
+
+
+def _counted(count: int, things: str) -> str:
+    return f"{count:,} {things.removesuffix('s') if count == 1 else things}"
+
+
+def _quoted(text: str, most: int = 600) -> str:
+    """One paragraph of a block quote, whatever the text holds; long texts are cut with an ellipsis."""
+    flat = " ".join(text.split()).replace("<", "&lt;").replace("$", "&#36;")
+    return flat if len(flat) <= most else f"{flat[:most]} ..."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _interval(ci: Sequence[float], brackets: bool = True) -> str:
+    text = f"{100 * ci[0]:.1f} to {100 * ci[1]:.1f}"
+    return f"({text})" if brackets else text
+
+
+def _points(difference: Mapping[str, Any], signed: bool = False) -> str:
+    """A difference in accuracy with its interval, in percentage points; as a size unless ``signed``."""
+    value, (low, high) = difference["value"], difference["ci"]
+    if signed:
+        return f"{100 * value:+.1f} points, interval {100 * low:+.1f} to {100 * high:+.1f},"
+    if value < 0:
+        value, low, high = -value, -high, -low
+    return f"{100 * value:.1f} points (interval {100 * low:.1f} to {100 * high:.1f})"
+
+
+def _clause(subject: str, other: str, difference: Mapping[str, Any]) -> str:
+    low, high = difference["ci"]
+    if low > 0:
+        return f"{subject} is better than {_name(other)} by {_points(difference)}"
+    if high < 0:
+        return f"{subject} is worse than {_name(other)} by {_points(difference)}"
+    size = _points(difference, signed=True).rstrip(",")
+    return f"the data cannot tell whether {subject} is better or worse than {_name(other)} ({size})"
