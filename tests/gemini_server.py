@@ -1,0 +1,180 @@
+"""A local server that speaks the REST protocol of Gemini's embedding API and misbehaves on demand.
+
+Its vectors are a function of text, task type and dimensions alone. Faults are served in the order in which they were
+queued, one a request; a fault that stays is served for ever.
+"""
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+
+Vectors = list[list[float]]
+
+
+@lru_cache(maxsize=20000)
+def vector(text: str, task_type: str | None, dimensions: int) -> tuple[float, ...]:
+    """The server's vector for a text: pseudo-random, and of length 3, so that a client must normalise it."""
+    digest = hashlib.sha256(f"{task_type}|{text}".encode()).digest()
+    row = np.random.default_rng(int.from_bytes(digest[:8], "big")).standard_normal(dimensions)
+    return tuple((3 * row / np.linalg.norm(row)).round(6).tolist())
+
+
+def unit_vector(text: str, task_type: str | None, dimensions: int) -> np.ndarray[Any, Any]:
+    """What a client should make of it, float64."""
+    row = np.array(vector(text, task_type, dimensions))
+    return row / np.linalg.norm(row)
+
+
+@dataclass
+class Fault:
+    """What to do instead of a good answer. ``only_if`` picks the requests that it is for, by their texts."""
+
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    """The whole body, in place of an error's or an answer's."""
+    change: Callable[[Vectors], Vectors] | None = None
+    """What becomes of the vectors of an otherwise good answer."""
+    delay: float = 0.0
+    cut_off: bool = False
+    """Close the connection in the middle of the answer."""
+    stays: bool = False
+    only_if: Callable[[list[str]], bool] = bool
+
+
+@dataclass
+class Request:
+    """A request as it came."""
+
+    at: float
+    path: str
+    headers: dict[str, str]
+    texts: list[str]
+    task_types: set[str | None]
+    dimensions: set[int | None]
+    faulty: bool
+
+
+class GeminiServer(ThreadingHTTPServer):
+    """The server; ``requests`` is what it was asked, ``faults`` what it will do wrong."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.requests: list[Request] = []
+        self.faults: list[Fault] = []
+        self.latency = 0.0
+        self.most_at_once = 0
+        self.at_once = 0
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    @property
+    def answered(self) -> list[str]:
+        """Texts that got a good answer, one entry an answer."""
+        return [text for request in self.requests if not request.faulty for text in request.texts]
+
+    def next_fault(self, texts: list[str]) -> Fault | None:
+        for fault in self.faults:
+            if fault.only_if(texts):
+                if not fault.stays:
+                    self.faults.remove(fault)
+                return fault
+        return None
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed closes its connections; that is no news."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: GeminiServer
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        model, _, method = self.path.removeprefix("/v1beta/models/").partition("?")[0].partition(":")
+        asked = body["requests"] if method == "batchEmbedContents" else [body]
+        texts = ["".join(part["text"] for part in one["content"]["parts"]) for one in asked]
+        types = [one.get("taskType") for one in asked]
+        # google-generativeai's protobuf sends an enumeration as its number.
+        names = {1: "RETRIEVAL_QUERY", 2: "RETRIEVAL_DOCUMENT", 3: "SEMANTIC_SIMILARITY", 6: "QUESTION_ANSWERING"}
+        types = [names.get(kind, kind) or None for kind in types]
+        sizes = [one.get("outputDimensionality") for one in asked]
+        with self.server.lock:
+            fault = self.server.next_fault(texts)
+            self.server.at_once += 1
+            self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
+            self.server.requests.append(
+                Request(time.monotonic(), self.path, dict(self.headers), texts, set(types), set(sizes), bool(fault))
+            )
+        try:
+            time.sleep(self.server.latency)
+            self._answer(model, method, texts, types, sizes, fault or Fault())
+        finally:
+            with self.server.lock:
+                self.server.at_once -= 1
+
+    def do_GET(self) -> None:
+        """Where a redirect would lead."""
+        self.server.requests.append(Request(time.monotonic(), self.path, dict(self.headers), [], set(), set(), True))
+        self._send(200, b"{}", {})
+
+    def _answer(
+        self, model: str, method: str, texts: list[str], types: list[Any], sizes: list[Any], fault: Fault
+    ) -> None:
+        time.sleep(fault.delay)
+        status = fault.status
+        if status == 200 and (model != "gemini-embedding-001" or method != "batchEmbedContents"):
+            status = 404
+        if status == 200 and (len(texts) > 100 or not all(texts)):
+            status = 400
+        if status != 200:
+            said = {"error": {"code": status, "message": f"server says {status}", "status": f"STATUS_{status}"}}
+            self._send(status, fault.body or json.dumps(said).encode(), fault.headers)
+            return
+        vectors = [list(vector(text, kind, size or 3072)) for text, kind, size in zip(texts, types, sizes, strict=True)]
+        if fault.change:
+            vectors = fault.change(vectors)
+        content = fault.body or json.dumps({"embeddings": [{"values": row} for row in vectors]}).encode()
+        self._send(200, content, fault.headers, cut_off=fault.cut_off)
+
+    def _send(self, status: int, content: bytes, headers: dict[str, str], cut_off: bool = False) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2] if cut_off else content)
+        if cut_off:
+            self.wfile.flush()
+            self.close_connection = True
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing on stderr."""
+
+
+@contextmanager
+def running_server() -> Iterator[GeminiServer]:
+    """A server on a free port of this machine."""
+    with GeminiServer() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()

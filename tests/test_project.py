@@ -1,0 +1,230 @@
+"""The project as a whole: versions agree, profiles are valid, and no file knows the machine that it was written on."""
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from realm_lib.params import Params, load_params
+
+ROOT = Path(__file__).parents[1]
+PROFILES = sorted((ROOT / "params").glob("*.yaml"))
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+
+
+def pins() -> dict[str, str]:
+    """constraints.txt: version by name."""
+    lines = [line.strip() for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()]
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def required() -> list[Requirement]:
+    project = PYPROJECT["project"]
+    extras = [text for texts in project["optional-dependencies"].values() for text in texts]
+    return [Requirement(text) for text in [*project["dependencies"], *extras]]
+
+
+def own_files() -> list[Path]:
+    """Every text file of the project: not what runs, tools and installations leave."""
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
+    skipped = {name.strip("/").removesuffix("/*") for name in ignored if not name.startswith("!")} | {".git"}
+    files = [
+        path
+        for path in ROOT.rglob("*")
+        if path.is_file()
+        and not skipped.intersection(path.relative_to(ROOT).parts)
+        and not any(part.endswith(".egg-info") for part in path.parts)
+    ]
+    return [path for path in files if b"\0" not in path.read_bytes()[:4096]]
+
+
+# Versions
+
+
+def test_conda_installs_the_python_that_the_package_wants() -> None:
+    (python,) = [entry for entry in ENVIRONMENT["dependencies"] if str(entry).startswith("python=")]
+    version = python.partition("=")[2]
+    assert PYPROJECT["project"]["requires-python"] == f">={version},<3.{int(version.split('.')[1]) + 1}"
+    assert PYPROJECT["tool"]["mypy"]["python_version"] == version
+    assert PYPROJECT["tool"]["ruff"]["target-version"] == f"py{version.replace('.', '')}"
+
+
+def test_conda_installs_this_project_under_the_constraints() -> None:
+    (pip,) = [entry["pip"] for entry in ENVIRONMENT["dependencies"] if isinstance(entry, dict)]
+    assert pip == ["-c constraints.txt", "-e .[dev]"]
+    assert "pip" in ENVIRONMENT["dependencies"]
+
+
+def test_every_constraint_is_an_exact_pin_named_once() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    names = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+", line) for line in names)
+    assert len(pins()) == len(names)
+
+
+@pytest.mark.parametrize("requirement", required(), ids=lambda requirement: requirement.name)
+def test_a_requirement_agrees_with_its_constraint(requirement: Requirement) -> None:
+    version = pins().get(canonicalize_name(requirement.name))
+    assert version is not None, "constraints.txt does not pin it"
+    assert requirement.specifier.contains(version)
+    exact = [clause.version for clause in requirement.specifier if clause.operator == "=="]
+    assert exact in ([], [version])
+
+
+def test_everything_that_is_installed_is_pinned() -> None:
+    # What venv and conda bring themselves; CUDA's wheels come with torch, and differ by platform.
+    own = {"realm-lib", "pip", "setuptools", "wheel"}
+    platforms = re.compile(r"nvidia-|cuda-|triton$")
+    pinned = pins()
+    installed = {
+        canonicalize_name(found.metadata["Name"]): found.version for found in importlib.metadata.distributions()
+    }
+    different = {
+        name: version
+        for name, version in installed.items()
+        if name not in own and not platforms.match(name) and pinned.get(name) != version.partition("+")[0]
+    }
+    assert different == {}
+
+
+def test_every_package_that_the_library_imports_is_required() -> None:
+    modules = importlib.metadata.packages_distributions()
+    names = {canonicalize_name(requirement.name) for requirement in required()}
+    imported = set()
+    for path in (ROOT / "realm_lib").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                assert node.level == 0, f"{path}: imports are absolute; make follows only those"
+                imported.add(node.module.partition(".")[0])
+    homes = {name: {canonicalize_name(home) for home in modules[name]} for name in imported if name in modules}
+    # Parts of a required package's own interface, which it brings along.
+    brought = {"IPython", "cycler", "nbclient", "nbformat", "pygments", "markupsafe", "tokenizers", "huggingface_hub"}
+    assert {name for name, home in homes.items() if not home & names} - {"realm_lib"} <= brought
+
+
+# Profiles
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_a_profile_is_valid_and_says_everything(path: Path) -> None:
+    params = load_params(path)
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert params.run.name == path.stem
+    # Nothing is left to a default: what a profile means can be read in it.
+    written = params.model_dump(mode="json")
+    if "offline_models" not in content:
+        written.pop("offline_models")
+    assert content == written
+
+
+def test_the_profiles_of_the_design_are_there() -> None:
+    assert {path.stem for path in PROFILES} >= {"demo", "local", "small", "full", "test"}
+    assert set(yaml.safe_load((ROOT / "params" / "demo.yaml").read_text(encoding="utf-8"))) == set(Params.model_fields)
+
+
+def test_the_full_profile_is_the_original_documents() -> None:
+    full = load_params(ROOT / "params" / "full.yaml")
+    assert full.reward_model.model_id == "infly/INF-ORM-Llama3.1-70B"
+    assert full.reward_model.quantization == "4bit"
+    assert full.data.dataset_name == "stanfordnlp/SHP"
+    assert (full.model.input_dim, full.model.hidden_dims, full.model.output_dim) == (2, [64, 32], 1)
+    assert (full.model.dropout, full.training.learning_rate, full.training.weight_decay) == (0.1, 1e-4, 1e-5)
+    assert (full.training.seed, full.training.num_epochs) == (42, 10)
+
+
+# make, README, continuous integration
+
+
+def targets() -> set[str]:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    return set(re.findall(r"^([a-z]+):.*##", text, flags=re.MULTILINE))
+
+
+def test_make_help_lists_every_target() -> None:
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = set(re.findall(r"^make (\w+) +\S", shown, flags=re.MULTILINE))
+    assert listed == targets()
+    assert listed >= {"run", "test", "lint", "lab", "report", "verify", "clean", "help"}
+
+
+def test_make_alone_runs_the_demo() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(r"^PROFILE \?= demo$", text, flags=re.MULTILINE)
+    first = re.search(r"^([a-z]\w*):(?!=)", text, flags=re.MULTILINE)
+    assert first is not None
+    assert first[1] == "run"
+
+
+def test_continuous_integration_runs_the_tests() -> None:
+    script = ROOT / ".ci" / "run"
+    assert re.search(r"^make test$", script.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert script.stat().st_mode & 0o111
+
+
+def test_the_readme_names_only_what_exists() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```(?:bash|sh)?\n(.*?)```", text, flags=re.DOTALL)) + "\n"
+    code += "\n".join(re.findall(r"`([^`\n]+)`", text))
+    commands = re.findall(r"^make\b([^#\n]*)", code, flags=re.MULTILINE)
+    assert commands
+    words = [word for command in commands for word in re.sub(r'\w+=("[^"]*"|\S+)', "", command).split()]
+    assert set(words) <= targets()
+    profiles = set(re.findall(r"PROFILE=(\w+)", code))
+    assert profiles <= {path.stem for path in PROFILES}
+    names = {name for name in re.findall(r"(?:params|notebooks|realm_lib)/[\w/]+\.\w+", code) if "/X." not in name}
+    assert {name for name in names if not (ROOT / name).exists()} == set()
+
+
+def test_the_readme_shows_the_two_commands_every_profile_and_no_gap() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.search(r"^make( +#.*)?$", text, flags=re.MULTILINE)
+    assert re.search(r"^make test\b", text, flags=re.MULTILINE)
+    assert all(f"`{name}`" in text for name in ("demo", "local", "small", "full"))
+    assert re.findall(r"^[A-Z]+_TABLE$|TODO|TBD", text, flags=re.MULTILINE) == []
+    assert "simulated" in text
+
+
+def test_the_example_of_secrets_holds_none() -> None:
+    lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
+    assert all(re.fullmatch(r"#.*|[A-Z_]+=", line) for line in lines if line)
+
+
+# No trace of a machine
+
+
+def test_no_file_knows_the_machine_that_it_was_written_on() -> None:
+    # Put together here, so that this file is not found itself.
+    words = ["/wor" + "k/", "../sha" + "red", "/ro" + "ot/", "/ho" + "me/", "/Use" + "rs/", "/tm" + "p/"]
+    hosts = ["pypi" + r"\.org", "files\\." + "pythonhosted", "index" + "-url", r"\b(?:10|192\.168)(?:\.\d+){2,3}\b"]
+    pattern = re.compile("|".join([*map(re.escape, words), *hosts]))
+    found = {
+        f"{path.relative_to(ROOT)}: {line.strip()[:100]}"
+        for path in own_files()
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if pattern.search(line)
+    }
+    assert found == set()
+
+
+def test_no_key_is_in_a_file() -> None:
+    keys = re.compile(r"AIza[\w-]{30,}|hf_[A-Za-z]{30,}|sk-[\w-]{20,}|nvapi-[\w-]{20,}|-----BEGIN [A-Z ]*PRIVATE")
+    assert [str(path) for path in own_files() if keys.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_a_file_of_the_library_is_not_too_long_and_says_what_it_is() -> None:
+    files = sorted((ROOT / "realm_lib").rglob("*.py"))
+    assert files
+    long = {path.name: n for path in files if (n := len(path.read_text(encoding="utf-8").splitlines())) > 450}
+    assert long == {}
+    assert [path for path in files if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))] == []
