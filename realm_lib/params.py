@@ -19,7 +19,9 @@ __all__ = [
     "DataParams",
     "EmbeddingParams",
     "ModelParams",
+    "OfflineModelParams",
     "OfflineModelsParams",
+    "OfflinePolicyParams",
     "OfflineRewardModelParams",
     "Params",
     "ParamsError",
@@ -247,8 +249,8 @@ class TrainingParams(Section):
     """Epochs without a better validation loss before training stops."""
 
 
-class OfflineRewardModelParams(Section):
-    """The small Llama with INF-ORM's head that stands in for a large reward model when there is no network."""
+class OfflineModelParams(Section):
+    """Shape and training of a small Llama."""
 
     vocab_size: Annotated[int, Field(ge=300)]
     hidden_size: Annotated[int, Field(ge=8)]
@@ -260,10 +262,22 @@ class OfflineRewardModelParams(Section):
     num_epochs: Annotated[int, Field(ge=1)]
 
 
+class OfflineRewardModelParams(OfflineModelParams):
+    """The small Llama with INF-ORM's head that stands in for a large reward model when there is no network."""
+
+
+class OfflinePolicyParams(OfflineModelParams):
+    """The small Llama that answers posts, and stands in for an instruction-tuned model."""
+
+    comments_per_post: Annotated[int, Field(ge=1)]
+    """Most comments of one post to learn from."""
+
+
 class OfflineModelsParams(Section):
     """What 00_offline_models trains; null in profiles that use published models."""
 
     reward_model: OfflineRewardModelParams
+    policy: OfflinePolicyParams
 
 
 class Params(Section):
