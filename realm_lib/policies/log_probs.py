@@ -22,6 +22,7 @@ __all__ = [
     "check_output_layer",
     "next_token_logits",
     "pad_right",
+    "places_before_responses",
     "response_log_probs",
     "sequence_kl",
 ]
@@ -96,7 +97,7 @@ def response_log_probs(
         prompts, answers = [prompt_ids[n] for n in places], [responses[n] for n in places]
         ids = pad_right([[*p, *r] for p, r in zip(prompts, answers, strict=True)], model.device)
         hidden = backbone(input_ids=ids, use_cache=False).last_hidden_state
-        before = _places_before_response(prompts, answers, ids.shape[1], model.device)
+        before = places_before_responses(prompts, answers, ids.shape[1], model.device)
         targets = torch.tensor([token for answer in answers for token in answer], device=model.device)
         logits = next_token_logits(model, hidden.flatten(0, 1)[before]).float() / temperature
         chosen = torch.log_softmax(logits, dim=-1).gather(1, targets[:, None]).squeeze(1)
@@ -105,7 +106,7 @@ def response_log_probs(
     return found
 
 
-def _places_before_response(
+def places_before_responses(
     prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], width: int, device: Any
 ) -> Tensor:
     """Places, in the flattened [rows * width], of the states that predict each response's tokens, row after row."""
