@@ -11,23 +11,30 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from realm_lib.environment import ParamsError, SecretReference, project_root, resolve_path, reveal_secret
+from realm_lib.rlhf_params import LoraParams, PolicyParams, PPOParams, RlhfParams, SamplingParams
+from realm_lib.sections import Section
 
 __all__ = [
     "DataParams",
     "EmbeddingParams",
+    "LoraParams",
     "ModelParams",
     "OfflineModelParams",
     "OfflineModelsParams",
     "OfflinePolicyParams",
     "OfflineRewardModelParams",
+    "PPOParams",
     "Params",
     "ParamsError",
+    "PolicyParams",
     "PreprocessingParams",
     "RewardModelParams",
+    "RlhfParams",
     "RunParams",
+    "SamplingParams",
     "Split",
     "SplitSizes",
     "TaskType",
@@ -64,20 +71,6 @@ _REFUSED_GEMINI_MODELS = {
     ),
 }
 _SAFE_ENDPOINT = re.compile(r"https://[^/@\s]+/?|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?/?")
-
-
-class Section(BaseModel):
-    """A section of a profile: frozen, typed strictly, closed to unknown keys."""
-
-    # hide_input_in_errors: a mistyped api_key must not be repeated in a traceback.
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        protected_namespaces=(),
-        hide_input_in_errors=True,
-    )
 
 
 class RunParams(Section):
@@ -229,7 +222,7 @@ class ModelParams(Section):
     """The combiner's network."""
 
     input_dim: Literal[2] = 2
-    hidden_dims: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [64, 32]
+    hidden_dims: list[Annotated[int, Field(ge=1)]] = Field(default=[64, 32], min_length=1)
     output_dim: Literal[1] = 1
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     ensemble: Annotated[int, Field(ge=1)] = 1
@@ -294,6 +287,7 @@ class Params(Section):
     model: ModelParams
     training: TrainingParams
     offline_models: OfflineModelsParams | None = None
+    rlhf: RlhfParams | None = None
 
     @classmethod
     def from_sections(cls, **sections: Mapping[str, Any] | None) -> Self:

@@ -1,0 +1,133 @@
+"""The ``rlhf`` section of a profile: policies, how they are sampled, and how they are fine-tuned."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from realm_lib.sections import Section
+
+__all__ = ["LoraParams", "PPOParams", "PolicyParams", "RlhfParams", "SamplingParams"]
+
+
+class LoraParams(Section):
+    """Low-rank adapters (Hu et al., arXiv 2106.09685): few trained weights beside frozen ones."""
+
+    r: Annotated[int, Field(ge=1)]
+    """Rank."""
+    alpha: Annotated[float, Field(gt=0)]
+    """The adapter's output is scaled by alpha / r."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+    """Names of the layers that get an adapter, as ``q_proj``."""
+
+
+class PolicyParams(Section):
+    """A language model to sample from or to train."""
+
+    model_name: str
+    """A hub id, a folder, or ``run:FOLDER`` for a folder of this run, as ``run:models/policy_sft``."""
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantization: Literal["4bit"] | None = None
+    """Of the frozen weights; what is trained is then a LoRA adapter."""
+    device_map: str | None = None
+    """Null: this process's device (the GPU, where there is one)."""
+    pad_token: str | None = None
+    """For tokenizers that have none: a token that stands for padding, as Llama-3.1's ``<|finetune_right_pad_id|>``."""
+    lora: LoraParams | None = None
+    """Null trains all weights."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+
+class SamplingParams(Section):
+    """How prompts are given to a policy and responses drawn from it."""
+
+    max_prompt_tokens: Annotated[int, Field(ge=1)]
+    """Longer prompts are left out and counted; none is cut."""
+    max_new_tokens: Annotated[int, Field(ge=1)]
+    temperature: Annotated[float, Field(ge=0.0)] = 1.0
+    """0 always takes the likeliest token (for comparisons; training needs more than 0)."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    """Rows at once in generation and in forward passes without gradient: memory and speed, not results."""
+    held_out_prompts: Annotated[int, Field(ge=2)] = 128
+    """Prompts of the test split on which policies are judged."""
+
+
+class PPOParams(PolicyParams):
+    """Proximal policy optimisation (Schulman et al., arXiv 1707.06347) of a policy from a text-level reward.
+
+    Counts are over all processes of an ``accelerate launch`` together.
+    """
+
+    total_episodes: Annotated[int, Field(ge=1)]
+    """Responses sampled in all; a multiple of ``batch_size``."""
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """Episodes (responses) of a rollout; advantages are whitened over all their tokens."""
+    minibatch_size: Annotated[int, Field(ge=1)] = 64
+    """Episodes of one optimiser step; divides ``batch_size``."""
+    gradient_accumulation: Annotated[int, Field(ge=1)] = 1
+    """Parts into which a minibatch is split for memory; the gradient is that of the whole minibatch."""
+    num_epochs: Annotated[int, Field(ge=1)] = 4
+    """Passes over a rollout."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    """AdamW's rate; it falls in a straight line to zero at the last step."""
+    clip_range: Annotated[float, Field(gt=0)] = 0.2
+    """The probability ratio gains nothing beyond 1 +- this."""
+    value_clip_range: Annotated[float, Field(gt=0)] | None = 0.2
+    """Values move at most so far from those of the rollout within the loss; null does not clip."""
+    value_coefficient: Annotated[float, Field(ge=0)] = 0.1
+    value_model: Literal["backbone", "separate"] = "backbone"
+    """The value head's input: the policy's own last hidden states, or those of a second copy of the model."""
+    gamma: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    gae_lambda: Annotated[float, Field(ge=0.0, le=1.0)] = 0.95
+    kl_coefficient: Annotated[float, Field(ge=0)] = 0.05
+    """Weight of the per-token KL to the reference in the reward; where it starts, with ``kl_target``."""
+    kl_target: Annotated[float, Field(gt=0)] | None = None
+    """Nats a response that an adaptive coefficient steers to (Ziegler et al., arXiv 1909.08593); null: fixed."""
+    kl_horizon: Annotated[int, Field(ge=1)] = 10_000
+    """Episodes over which an adaptive coefficient reacts."""
+    kl_budget: Annotated[float, Field(gt=0)] | None = None
+    """Nats a response from the reference at which training stops; null sets no limit."""
+    whiten_rewards: bool = False
+    """Divide per-token rewards by their standard deviation over the rollout, the mean kept."""
+    reward_scaling: bool = False
+    """Divide the rewards of responses by the standard deviation of all those seen so far."""
+    missing_eos_penalty: Annotated[float, Field(ge=0)] | None = None
+    """Taken off the reward of a response that was cut at ``max_new_tokens``."""
+    entropy_bonus: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the mean entropy of the token distribution, in nats, in the loss."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    reward_uncertainty_penalty: Annotated[float, Field(ge=0)] = 0.0
+    """Standard deviations over the combiner's ensemble taken off the reward (Coste et al., arXiv 2310.02743)."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    checkpoint_every: Annotated[int, Field(ge=1)] = 10
+    """Rollouts between two checkpoints: what a kill can cost."""
+    evaluate_every: Annotated[int, Field(ge=1)] = 10
+    """Rollouts between two samples of the held-out prompts, from which the policy that is kept is chosen."""
+
+    @model_validator(mode="after")
+    def _counts_divide(self) -> Self:
+        for whole, part in (
+            ("total_episodes", "batch_size"),
+            ("batch_size", "minibatch_size"),
+            ("minibatch_size", "gradient_accumulation"),
+        ):
+            if getattr(self, whole) % getattr(self, part):
+                raise ValueError(
+                    f"{whole} {getattr(self, whole)} is not a multiple of {part} {getattr(self, part)}: change one"
+                )
+        if self.quantization is not None and self.lora is None:
+            raise ValueError("quantization 4bit needs lora: quantised weights are not trained")
+        if self.lora is not None and self.lora.dropout > 0:
+            raise ValueError(
+                "lora.dropout must be 0: PPO compares two passes of one policy, which dropout would make differ"
+            )
+        return self
+
+
+class RlhfParams(Section):
+    """Using the reward: how policies are sampled and fine-tuned."""
+
+    sampling: SamplingParams
+    ppo: PPOParams
