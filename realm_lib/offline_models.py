@@ -80,7 +80,9 @@ def train_reward_model(
         trainer = RewardTrainer(
             model=model,
             args=RewardConfig(
-                **_arguments(temporary, params, len(pairs), derive_seed(seed, "offline reward model", "order"), progress)
+                **_arguments(
+                    temporary, params, len(pairs), derive_seed(seed, "offline reward model", "order"), progress
+                )
             ),
             train_dataset=datasets.Dataset.from_dict(_encoded_pairs(pairs, ChatEncoder(tokenizer, params.max_length))),
             processing_class=tokenizer,
@@ -91,7 +93,7 @@ def train_reward_model(
 def train_policy(
     pairs: pd.DataFrame, params: OfflinePolicyParams, folder: str | Path, *, seed: int, progress: bool = True
 ) -> list[dict[str, float]]:
-    """Train a small Llama to answer posts, with TRL's SFTTrainer on the comments of ``pairs``, and save it at ``folder``.
+    """Train a small Llama on the comments of ``pairs`` with TRL's SFTTrainer, so that it answers posts.
 
     It learns from all comments, preferred or not, so that it leaves something to improve. Only the comment's tokens
     and the EOS after it carry loss. Comments longer than ``max_length`` with their post are left out.
@@ -115,7 +117,11 @@ def train_policy(
             model=model,
             args=SFTConfig(
                 **_arguments(
-                    temporary, params, len(examples["input_ids"]), derive_seed(seed, "offline policy", "order"), progress
+                    temporary,
+                    params,
+                    len(examples["input_ids"]),
+                    derive_seed(seed, "offline policy", "order"),
+                    progress,
                 ),
                 train_sampling_strategy="group_by_length",
                 dataset_kwargs={"skip_prepare_dataset": True},
@@ -150,9 +156,7 @@ def _llama_config(tokenizer: Any, params: OfflineModelParams, **more: Any) -> An
     )
 
 
-def _arguments(
-    folder: Path, params: OfflineModelParams, examples: int, seed: int, progress: bool
-) -> dict[str, Any]:
+def _arguments(folder: Path, params: OfflineModelParams, examples: int, seed: int, progress: bool) -> dict[str, Any]:
     """What TRL's configurations have in common here."""
     import torch
 
@@ -193,10 +197,9 @@ def _train(trainer: Any, folder: Path, logged: tuple[str, ...], progress: bool) 
 
 
 def _encoded_comments(pairs: pd.DataFrame, tokenizer: Any, params: OfflinePolicyParams) -> dict[str, list[list[int]]]:
-    """Posts with each of their distinct comments as SFTTrainer takes them; the post's tokens are masked in the labels."""
+    """Posts, each with its distinct comments, as SFTTrainer takes them; labels mask the post's tokens."""
     sides = [pairs[["history", side]].set_axis(["post", "comment"], axis=1) for side in ("human_ref_A", "human_ref_B")]
-    texts = pd.concat(sides).drop_duplicates()
-    texts = texts.groupby("post", sort=False).head(params.comments_per_post)
+    texts = pd.concat(sides).sort_index(kind="stable").drop_duplicates().head(params.max_comments)
     chats = [[{"role": "user", "content": post}] for post in texts["post"]]
     prompts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
     prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]

@@ -262,8 +262,10 @@ class OfflineRewardModelParams(OfflineModelParams):
 class OfflinePolicyParams(OfflineModelParams):
     """The small Llama that answers posts, and stands in for an instruction-tuned model."""
 
-    comments_per_post: Annotated[int, Field(ge=1)]
-    """Most comments of one post to learn from."""
+    domains: list[str] | None
+    """Posts of these domains only are learned from: a small model answers a few subjects well, or many badly."""
+    max_comments: Annotated[int, Field(ge=1)]
+    """Most comments to learn from."""
 
 
 class OfflineModelsParams(Section):
