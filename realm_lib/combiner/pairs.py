@@ -33,7 +33,7 @@ def feature_matrix(
         try:
             # What is too large for float32 becomes infinite, and is named below.
             with np.errstate(over="ignore"):
-                matrices[side] = features[own].to_numpy(dtype=np.float32, na_value=np.nan)
+                matrices[side] = features[own].to_numpy(dtype=np.float32, na_value=np.nan, copy=True)
         except (TypeError, ValueError) as error:
             raise CombinerError(f"the columns {own} are not numbers: {error}") from error
     bad = ~(np.isfinite(matrices["A"]).all(axis=1) & np.isfinite(matrices["B"]).all(axis=1))

@@ -4,7 +4,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from realm_lib.combiner.pairs import CombinerError, chosen_and_rejected, feature_matrix
 
@@ -26,42 +26,22 @@ class TreePreference:
         self._model: Any = None
         self._trees = 0
 
-    def fit(
-        self,
-        train: pd.DataFrame,
-        validation: pd.DataFrame,
-        probabilities: tuple[ArrayLike, ArrayLike] | None = None,
-    ) -> Self:
-        """Fit to the labels of ``train``, or to known probabilities that the chosen response wins.
-
-        ``probabilities`` are those of the train pairs and of the validation pairs: with the true ones, where a
-        simulator knows them, the votes' noise is gone and the fit comes close to the best that the features allow.
-        Raises :class:`CombinerError` as :meth:`Combiner.fit` does.
-        """
+    def fit(self, train: pd.DataFrame, validation: pd.DataFrame) -> Self:
+        """Fit to the pairs of ``train``; raises :class:`CombinerError` as :meth:`Combiner.fit` does."""
         from sklearn.ensemble import HistGradientBoostingClassifier
 
         chosen, rejected = chosen_and_rejected(train)
         held_chosen, held_rejected = chosen_and_rejected(validation)
         if not (len(chosen) and len(held_chosen)):
             raise CombinerError("trees need training pairs and validation pairs")
-        known, held_known = (np.ones(len(chosen)), np.ones(len(held_chosen)))
-        if probabilities is not None:
-            known, held_known = (np.asarray(values, dtype=np.float64) for values in probabilities)
         model = HistGradientBoostingClassifier(
             max_iter=_MOST_TREES, learning_rate=0.05, max_leaf_nodes=15, min_samples_leaf=40, early_stopping=False
         )
         inputs = np.concatenate([_joined(chosen, rejected), _joined(rejected, chosen)])
-        model.fit(
-            np.concatenate([inputs, inputs]),
-            np.repeat([1, 0, 0, 1], len(chosen)),
-            sample_weight=np.concatenate([known, known, 1 - known, 1 - known]),
-        )
+        model.fit(inputs, np.repeat([1, 0], len(chosen)))
         there = model.staged_decision_function(_joined(held_chosen, held_rejected))
         back = model.staged_decision_function(_joined(held_rejected, held_chosen))
-        losses = []
-        for forward, backward in zip(there, back, strict=True):
-            margin = (forward - backward) / 2
-            losses.append(np.mean(np.logaddexp(0, -margin) + (1 - held_known) * margin))
+        losses = [np.logaddexp(0, (after - before) / 2).mean() for before, after in zip(there, back, strict=True)]
         self._trees, self._model = 1 + int(np.argmin(losses)), model
         return self
 

@@ -102,20 +102,20 @@ def evaluate_rewards(
             | judge.probability_scores(name, factors[name])
             | domain_means[name]
             | judge.length_controlled(name)
+            | judge.expected(name)
             for name in factors
         },
         "differences": judge.differences(compare, factors),
         **grouped,
     }
     if simulated:
-        from scipy.special import expit
-
-        gap = per_pair["gold_A"].to_numpy() - per_pair["gold_B"].to_numpy()
-        metrics["ceiling"] = judge.accuracy("gold") | {"expected": float(expit(np.abs(gap)).mean())}
+        metrics["ceiling"] = judge.accuracy("gold") | {"expected": judge.expected("gold")["expected_accuracy"]}
     if feature_ceiling is not None:
-        metrics["feature_ceiling"] = judge.accuracy("feature_ceiling") | {
-            "difference": judge.difference(subject, "feature_ceiling")
-        }
+        metrics["feature_ceiling"] = (
+            judge.accuracy("feature_ceiling")
+            | judge.expected("feature_ceiling")
+            | {"difference": judge.difference(subject, "feature_ceiling")}
+        )
     return Evaluation(metrics, per_pair, factors, confidence, simulated)
 
 
@@ -199,6 +199,16 @@ class _Judge:
             for place, name in enumerate(self.rewards)
         }
         return summary | found, part
+
+    def expected(self, name: str) -> dict[str, Any]:
+        """The accuracy to expect over all votes that the true utilities could have got: without the votes' noise."""
+        if "gold_A" not in self.per_pair:
+            return {}
+        from scipy.special import expit
+
+        wins = expit((self.per_pair["gold_A"] - self.per_pair["gold_B"]).to_numpy())
+        side = np.sign((self.per_pair[f"{name}_A"] - self.per_pair[f"{name}_B"]).to_numpy())
+        return {"expected_accuracy": float((0.5 + side * (wins - 0.5)).mean())}
 
     def length_controlled(self, name: str) -> dict[str, Any]:
         """Mean of the accuracies where the longer and where the shorter response was chosen: length alone gets half."""

@@ -53,7 +53,7 @@ def disagreement(
     last two are null when they never disagree. Ties are no preference and are left out.
     """
     table = evaluation.per_pair
-    preferred = [np.sign(table[f"{name}_A"] - table[f"{name}_B"]).to_numpy() for name in (left, right)]
+    preferred = [np.sign((table[f"{name}_A"] - table[f"{name}_B"]).to_numpy()) for name in (left, right)]
     apart = preferred[0] * preferred[1] < 0
     found: dict[str, Any] = {
         "pairs": int(apart.sum()),
