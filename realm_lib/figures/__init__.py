@@ -19,6 +19,7 @@ from realm_lib.figures.learning import (
     reward_model_training,
     training_curves,
 )
+from realm_lib.figures.policies import policy_training
 from realm_lib.figures.theme import COLOURS, LABELS, set_theme
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "effect_lines",
     "feature_distributions",
     "perturbation_points",
+    "policy_training",
     "reliability",
     "response_surface",
     "reward_distributions",
