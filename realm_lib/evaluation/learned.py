@@ -99,7 +99,9 @@ def spread_against_error(
 
     A large margin brings a large spread along, so the disagreement is spread / (spread + margin), from 0 to 1, with
     the members' standard deviation and the size of their mean. Bins of equal mass of it: columns disagreement, spread,
-    margin, accuracy, low, high (95 % over posts), pairs. Raises :class:`EvaluationError` for a single member, which cannot disagree.
+    margin, accuracy, low, high (95 % over posts), pairs.
+
+    Raises :class:`EvaluationError` for a single member, which cannot disagree.
     """
     if combiner.params.ensemble < 2:
         raise EvaluationError("one member has no spread: set model.ensemble to 2 or more")
