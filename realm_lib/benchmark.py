@@ -13,7 +13,7 @@ from realm_lib.evaluation import Evaluation, evaluate_rewards, fit_rewards, fit_
 from realm_lib.feature_store import FeatureStore
 from realm_lib.features import extract_features
 from realm_lib.params import load_params, resolve_path
-from realm_lib.preferences import read_pairs
+from realm_lib.preferences import PairsError, read_pairs
 from realm_lib.reward import RealmReward
 from realm_lib.runs import MissingStepError, Run, atomic_path, show_progress, write_text
 
@@ -33,7 +33,10 @@ def evaluate_file(
     validation pairs: the file is test pairs only. Pairs whose post the run has trained on are left out and counted.
 
     Writes metrics/evaluation_NAME.json, metrics/pairs_NAME.parquet and reports/evaluation_NAME.html into the run; NAME
-    is the file's. Raises :class:`MissingStepError` for a run that is not trained, PairsError for a bad file.
+    is the file's.
+
+    Raises :class:`MissingStepError` for a run that is not trained, :class:`PairsError` for a bad file and for one
+    without a post that is new to the run.
     """
     from realm_lib.figures import accuracy_bars, accuracy_by_domain, accuracy_by_group, difference_bars, set_theme
 
@@ -51,7 +54,7 @@ def evaluate_file(
     report = pairs.attrs["report"]
     seen = pairs["history"].isin(set(known["train"]["history"]) | set(known["validation"]["history"]))
     if seen.all():
-        raise MissingStepError(f"{path}: the run has trained on every post of it: nothing is left to judge by")
+        raise PairsError(f"{path}: the run has trained on every post of it: nothing is left to judge by")
     pairs = pairs[~seen].reset_index(drop=True)
     features = extract_features(
         pairs,
