@@ -1,4 +1,4 @@
-"""The shell's door: ``realm predict`` for people, ``prepare``, ``execute``, ``report`` and ``verify`` for make."""
+"""The shell's door: ``predict`` and ``evaluate`` for people; the other commands are for make."""
 
 import json
 import sys
@@ -75,6 +75,24 @@ def predict(
     explained = RealmReward.from_pretrained(run).explain([prompt] * len(response), response)
     for row in explained.to_dict("records"):
         typer.echo(json.dumps(row))
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Option(help="A run's folder, as outputs/demo.")],
+    pairs: Annotated[Path, typer.Option(help="Pairs of SHP's columns or {prompt, chosen, rejected}.")],
+    subset_column: Annotated[str | None, typer.Option(help="The column that names a pair's subset.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What to call it in the outputs; the file's name by default.")
+    ] = None,
+) -> None:
+    """Judge a run's reward on another file of pairs, and print the verdict and where the report page is."""
+    from realm_lib.benchmark import evaluate_file
+    from realm_lib.runs import Run
+
+    verdict, page = evaluate_file(Run(run), pairs, subset_column=subset_column, name=name)
+    typer.echo(verdict)
+    typer.echo(_relative(page))
 
 
 def _relative(path: Path) -> str:
