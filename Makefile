@@ -30,7 +30,7 @@ $(RUN)/reports/index.html: $(EXECUTED) realm_lib/report.py $(wildcard realm_lib/
 endif
 
 test: $(BIN)/.installed-dev ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(BIN)/.installed-dev ## Check style, types and that notebooks are stored without outputs
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
-"""Small stand-ins, trained here from scratch, that make an offline run possible: a tokenizer and a reward model.
+"""Small stand-ins, trained here from scratch, that make an offline run possible: a reward model and a policy.
 
-They have the architecture of the models they stand in for (a Llama with INF-ORM's head) and are loaded and scored by
-the same code; they do not have their strength.
+They have the architecture of the models they stand in for (a Llama with INF-ORM's head, a Llama that answers) and are
+loaded and used by the same code; they do not have their strength.
 """
 
 from collections.abc import Iterable
@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from realm_lib.params import OfflineRewardModelParams
+from realm_lib.params import OfflineModelParams, OfflinePolicyParams, OfflineRewardModelParams
 from realm_lib.runs import atomic_path, derive_seed
 
-__all__ = ["train_reward_model", "train_tokenizer"]
+__all__ = ["train_policy", "train_reward_model", "train_tokenizer"]
 
 # Llama's 0.02 is made for hidden sizes in the thousands; at 64 the attention would take most of an epoch to wake up.
 _INITIALIZER_RANGE = 0.08
@@ -66,7 +66,6 @@ def train_reward_model(
     import datasets
     import torch
     import transformers
-    from transformers import LlamaConfig
     from trl import RewardConfig, RewardTrainer
 
     from realm_lib.scorers.chat import ChatEncoder
@@ -74,64 +73,149 @@ def train_reward_model(
 
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
-    texts = pd.concat([pairs["history"], pairs["human_ref_A"], pairs["human_ref_B"]]).unique().tolist()
-    tokenizer = train_tokenizer(texts, params.vocab_size)
+    tokenizer = _tokenizer_of(pairs, params.vocab_size)
     torch.manual_seed(derive_seed(seed, "offline reward model"))
-    model = INFORMForSequenceClassification(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=params.hidden_size,
-            intermediate_size=params.hidden_size * 8 // 3,
-            num_hidden_layers=params.num_layers,
-            num_attention_heads=params.num_heads,
-            num_key_value_heads=params.num_heads,
-            max_position_embeddings=params.max_length,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            num_labels=1,
-            initializer_range=_INITIALIZER_RANGE,
-        )
-    )
-    encoder = ChatEncoder(tokenizer, params.max_length)
-    steps = -(-len(pairs) // params.batch_size) * params.num_epochs
+    model = INFORMForSequenceClassification(_llama_config(tokenizer, params, num_labels=1))
     with atomic_path(folder) as temporary:
         trainer = RewardTrainer(
             model=model,
             args=RewardConfig(
-                output_dir=str(temporary),
-                per_device_train_batch_size=params.batch_size,
-                num_train_epochs=params.num_epochs,
-                learning_rate=params.learning_rate,
-                lr_scheduler_type="cosine",
-                warmup_steps=max(1, steps // 20),
-                max_length=None,
-                logging_steps=max(1, steps // 40),
-                save_strategy="no",
-                report_to="none",
-                use_cpu=not torch.cuda.is_available(),
-                bf16=False,
-                gradient_checkpointing=False,
-                disable_tqdm=not progress,
-                seed=derive_seed(seed, "offline reward model", "order"),
+                **_arguments(
+                    temporary, params, len(pairs), derive_seed(seed, "offline reward model", "order"), progress
+                )
             ),
-            train_dataset=datasets.Dataset.from_dict(_encoded(pairs, encoder)),
+            train_dataset=datasets.Dataset.from_dict(_encoded_pairs(pairs, ChatEncoder(tokenizer, params.max_length))),
             processing_class=tokenizer,
         )
-        if not progress:
-            trainer.remove_callback(transformers.PrinterCallback)
-        trainer.train()
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        history = trainer.state.log_history
+        return _train(trainer, temporary, ("loss", "accuracy"), progress)
+
+
+def train_policy(
+    pairs: pd.DataFrame, params: OfflinePolicyParams, folder: str | Path, *, seed: int, progress: bool = True
+) -> list[dict[str, float]]:
+    """Train a small Llama on the comments of ``pairs`` with TRL's SFTTrainer, so that it answers posts.
+
+    It learns from all comments, preferred or not, so that it leaves something to improve. Only the comment's tokens
+    and the EOS after it carry loss. Comments longer than ``max_length`` with their post are left out.
+    Returns the training log: step and loss (cross-entropy in nats a token) since the last entry.
+    Raises ValueError when no comment fits. The folder appears when everything is in it.
+    """
+    import datasets
+    import torch
+    import transformers
+    from transformers import LlamaForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    tokenizer = _tokenizer_of(pairs, params.vocab_size)
+    examples = _encoded_comments(pairs, tokenizer, params)
+    torch.manual_seed(derive_seed(seed, "offline policy"))
+    model = LlamaForCausalLM(_llama_config(tokenizer, params, tie_word_embeddings=True))
+    with atomic_path(folder) as temporary:
+        trainer = SFTTrainer(
+            model=model,
+            args=SFTConfig(
+                **_arguments(
+                    temporary,
+                    params,
+                    len(examples["input_ids"]),
+                    derive_seed(seed, "offline policy", "order"),
+                    progress,
+                ),
+                train_sampling_strategy="group_by_length",
+                dataset_kwargs={"skip_prepare_dataset": True},
+            ),
+            train_dataset=datasets.Dataset.from_dict(examples),
+            processing_class=tokenizer,
+        )
+        return _train(trainer, temporary, ("loss",), progress)
+
+
+def _tokenizer_of(pairs: pd.DataFrame, vocab_size: int) -> Any:
+    texts = pd.concat([pairs["history"], pairs["human_ref_A"], pairs["human_ref_B"]]).unique().tolist()
+    return train_tokenizer(texts, vocab_size)
+
+
+def _llama_config(tokenizer: Any, params: OfflineModelParams, **more: Any) -> Any:
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=params.hidden_size,
+        intermediate_size=params.hidden_size * 8 // 3,
+        num_hidden_layers=params.num_layers,
+        num_attention_heads=params.num_heads,
+        num_key_value_heads=params.num_heads,
+        max_position_embeddings=params.max_length,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        initializer_range=_INITIALIZER_RANGE,
+        **more,
+    )
+
+
+def _arguments(folder: Path, params: OfflineModelParams, examples: int, seed: int, progress: bool) -> dict[str, Any]:
+    """What TRL's configurations have in common here."""
+    import torch
+
+    steps = -(-examples // params.batch_size) * params.num_epochs
+    return {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": params.batch_size,
+        "num_train_epochs": params.num_epochs,
+        "learning_rate": params.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": max(1, steps // 20),
+        "max_length": None,
+        "logging_steps": max(1, steps // 40),
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "disable_tqdm": not progress,
+        "seed": seed,
+    }
+
+
+def _train(trainer: Any, folder: Path, logged: tuple[str, ...], progress: bool) -> list[dict[str, float]]:
+    """Train, save model and tokenizer in ``folder``, and return what was logged."""
+    import transformers
+
+    if not progress:
+        trainer.remove_callback(transformers.PrinterCallback)
+    trainer.train()
+    trainer.model.save_pretrained(folder)
+    trainer.processing_class.save_pretrained(folder)
     return [
-        {"step": entry["step"], "loss": entry["loss"], "accuracy": entry["accuracy"]}
-        for entry in history
+        {"step": entry["step"], **{name: entry[name] for name in logged}}
+        for entry in trainer.state.log_history
         if "loss" in entry
     ]
 
 
-def _encoded(pairs: pd.DataFrame, encoder: Any) -> dict[str, list[list[int]]]:
+def _encoded_comments(pairs: pd.DataFrame, tokenizer: Any, params: OfflinePolicyParams) -> dict[str, list[list[int]]]:
+    """Posts, each with its distinct comments, as SFTTrainer takes them; labels mask the post's tokens."""
+    sides = [pairs[["history", side]].set_axis(["post", "comment"], axis=1) for side in ("human_ref_A", "human_ref_B")]
+    texts = pd.concat(sides).sort_index(kind="stable").drop_duplicates().head(params.max_comments)
+    chats = [[{"role": "user", "content": post}] for post in texts["post"]]
+    prompts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
+    prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    comment_ids = tokenizer(texts["comment"].tolist(), add_special_tokens=False)["input_ids"]
+    examples: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+    for before, after in zip(prompt_ids, comment_ids, strict=True):
+        answer = [*after, tokenizer.eos_token_id]
+        if len(before) + len(answer) <= params.max_length:
+            examples["input_ids"].append([*before, *answer])
+            examples["labels"].append([-100] * len(before) + answer)
+    if not examples["input_ids"]:
+        raise ValueError(f"offline_models.policy.max_length is {params.max_length}: no post fits with its comment")
+    return examples
+
+
+def _encoded_pairs(pairs: pd.DataFrame, encoder: Any) -> dict[str, list[list[int]]]:
     """The chats as RewardTrainer takes them, encoded as the scorer will encode them."""
     chosen_is_a = pairs["labels"] == 1
     chosen = pairs["human_ref_A"].where(chosen_is_a, pairs["human_ref_B"])

@@ -22,7 +22,9 @@ __all__ = [
     "EmbeddingParams",
     "LoraParams",
     "ModelParams",
+    "OfflineModelParams",
     "OfflineModelsParams",
+    "OfflinePolicyParams",
     "OfflineRewardModelParams",
     "PPOParams",
     "Params",
@@ -240,8 +242,8 @@ class TrainingParams(Section):
     """Epochs without a better validation loss before training stops."""
 
 
-class OfflineRewardModelParams(Section):
-    """The small Llama with INF-ORM's head that stands in for a large reward model when there is no network."""
+class OfflineModelParams(Section):
+    """Shape and training of a small Llama."""
 
     vocab_size: Annotated[int, Field(ge=300)]
     hidden_size: Annotated[int, Field(ge=8)]
@@ -253,10 +255,24 @@ class OfflineRewardModelParams(Section):
     num_epochs: Annotated[int, Field(ge=1)]
 
 
+class OfflineRewardModelParams(OfflineModelParams):
+    """The small Llama with INF-ORM's head that stands in for a large reward model when there is no network."""
+
+
+class OfflinePolicyParams(OfflineModelParams):
+    """The small Llama that answers posts, and stands in for an instruction-tuned model."""
+
+    domains: list[str] | None
+    """Posts of these domains only are learned from: a small model answers a few subjects well, or many badly."""
+    max_comments: Annotated[int, Field(ge=1)]
+    """Most comments to learn from."""
+
+
 class OfflineModelsParams(Section):
     """What 00_offline_models trains; null in profiles that use published models."""
 
     reward_model: OfflineRewardModelParams
+    policy: OfflinePolicyParams
 
 
 class Params(Section):

@@ -41,8 +41,10 @@ class PolicyParams(Section):
 
 
 class SamplingParams(Section):
-    """How prompts are given to a policy and responses drawn from it."""
+    """Which prompts a policy is given, and how responses are drawn from it."""
 
+    domains: list[str] | None = None
+    """Posts of these domains only are prompts; null takes those of ``data``."""
     max_prompt_tokens: Annotated[int, Field(ge=1)]
     """Longer prompts are left out and counted; none is cut."""
     max_new_tokens: Annotated[int, Field(ge=1)]

@@ -1,7 +1,8 @@
 """The combiner: two features of a response in, one reward out, learned from preferences.
 
 ``pairs`` turns the features' table into matrices, ``network`` is the arithmetic of the members, ``training`` fits them,
-``model`` is the :class:`Combiner` that the rest of the library uses, ``linear`` the baseline that it has to beat.
+``model`` is the :class:`Combiner` that the rest of the library uses, ``linear`` and ``trees`` the
+baselines of less and of more freedom.
 """
 
 from realm_lib.combiner.linear import LinearCombiner
@@ -9,6 +10,7 @@ from realm_lib.combiner.model import Combiner
 from realm_lib.combiner.network import bradley_terry_loss
 from realm_lib.combiner.pairs import FEATURES, CombinerError, chosen_and_rejected, feature_matrix
 from realm_lib.combiner.training import TrainingHistory
+from realm_lib.combiner.trees import TreePreference
 
 __all__ = [
     "FEATURES",
@@ -16,6 +18,7 @@ __all__ = [
     "CombinerError",
     "LinearCombiner",
     "TrainingHistory",
+    "TreePreference",
     "bradley_terry_loss",
     "chosen_and_rejected",
     "feature_matrix",

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tempfile
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -40,26 +41,29 @@ class Combiner(nn.Module):
 
     huggingface_hub's PyTorchModelHubMixin is not used, although the files are those that it would write: it loads
     weights that do not fit in silence, falls back to pickled ones, and overwrites a saved model in place.
+
+    ``features`` names other columns than the standard two for an ablation, which cannot be saved.
     """
 
     feature_mean: Tensor
     feature_std: Tensor
 
-    def __init__(self, params: ModelParams | None = None) -> None:
+    def __init__(self, params: ModelParams | None = None, features: Sequence[str] = FEATURES) -> None:
         super().__init__()
         self.params = params if params is not None else ModelParams()
-        widths = [self.params.input_dim, *self.params.hidden_dims, self.params.output_dim]
+        self.features = tuple(features)
+        widths = [len(self.features), *self.params.hidden_dims, self.params.output_dim]
         shapes = list(pairwise(widths))
         members = self.params.ensemble
         # Zeros, which fit or from_pretrained replace; a combiner that has seen neither refuses to answer.
         self.weights = nn.ParameterList([nn.Parameter(torch.zeros(members, *shape)) for shape in shapes])
         self.biases = nn.ParameterList([nn.Parameter(torch.zeros(members, 1, outputs)) for _, outputs in shapes])
-        self.register_buffer("feature_mean", torch.zeros(len(FEATURES)))
-        self.register_buffer("feature_std", torch.ones(len(FEATURES)))
+        self.register_buffer("feature_mean", torch.zeros(len(self.features)))
+        self.register_buffer("feature_std", torch.ones(len(self.features)))
         self._fitted = False
 
     def forward(self, features: Tensor) -> Tensor:
-        """The reward that each member gives: [members, n] from raw ``features`` [n, 2], differentiable.
+        """The reward that each member gives: [members, n] from raw ``features`` [n, features], differentiable.
 
         Dropout belongs to ``fit`` alone, whatever ``train()`` and ``eval()`` say.
         """
@@ -84,9 +88,9 @@ class Combiner(nn.Module):
         Raises :class:`CombinerError` for missing columns, values that are not finite, labels other than 0 and 1, no
         pairs, features that are all constant, a training that diverges, and a damaged checkpoint.
         """
-        chosen, rejected = chosen_and_rejected(train)
-        mean, std = mean_and_std(chosen, rejected)
-        validation_pairs = np.stack(chosen_and_rejected(validation), axis=1)
+        chosen, rejected = chosen_and_rejected(train, self.features)
+        mean, std = mean_and_std(chosen, rejected, self.features)
+        validation_pairs = np.stack(chosen_and_rejected(validation, self.features), axis=1)
         if not len(validation_pairs):
             raise CombinerError("there are no validation pairs: without them training cannot know when to stop")
         train_pairs = np.stack([chosen, rejected], axis=1)
@@ -103,7 +107,7 @@ class Combiner(nn.Module):
                 self.biases[number].copy_(bias)
             self._fitted = True
             # The loss does not know the zero of a reward: set it, or members would differ by where training left it.
-            members = self._member_rewards(train_pairs.reshape(-1, len(FEATURES)))
+            members = self._member_rewards(train_pairs.reshape(-1, len(self.features)))
             self.biases[-1] -= (
                 torch.from_numpy(members.mean(axis=1, dtype=np.float64)).view(-1, 1, 1).to(self.biases[-1])
             )
@@ -121,16 +125,22 @@ class Combiner(nn.Module):
 
         The spread is what members trained from different seeds disagree by; that of a single member is 0.
         """
-        members = self._member_rewards(check_features(features))
+        members = self.member_rewards(features)
         return members.mean(axis=0), members.std(axis=0)
+
+    def member_rewards(self, features: ArrayLike) -> NDArray[np.float32]:
+        """The reward that each member gives, float32 [members, n]; see :meth:`reward`."""
+        return self._member_rewards(check_features(features, self.features))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors and config.json into ``folder``, each whole or not at all.
 
         The configuration carries the weights' SHA-256: a kill between the two files is found on loading. Raises
-        :class:`CombinerError` before training.
+        :class:`CombinerError` before training, and for an ablation: only the standard features can be loaded again.
         """
         self._require_fitted()
+        if self.features != FEATURES:
+            raise CombinerError(f"a combiner of {self.features} is an ablation: only one of {FEATURES} can be saved")
         folder = Path(folder)
         content = save({name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()})
         with atomic_path(folder / _WEIGHTS_FILE) as temporary:

@@ -22,17 +22,20 @@ Layers = list[tuple[Tensor, Tensor]]
 _LEVELS = 2**16  # dropout is decided by 16 random bits a unit
 
 
-def new_layers(model: ModelParams, seed: int) -> Layers:
-    """Layers at their start: uniform within 1/sqrt(inputs), as torch.nn.Linear, each member from a seed of its own."""
-    widths = [model.input_dim, *model.hidden_dims, model.output_dim]
+def new_layers(model: ModelParams, seed: int, inputs: int | None = None) -> Layers:
+    """Layers at their start: uniform within 1/sqrt(inputs), as torch.nn.Linear, each member from a seed of its own.
+
+    ``inputs`` is the number of features, ``model.input_dim`` unless an ablation takes fewer or more.
+    """
+    widths = [model.input_dim if inputs is None else inputs, *model.hidden_dims, model.output_dim]
     layers = []
     generators = [
         torch.Generator().manual_seed(derive_seed(seed, "combiner", member, "weights"))
         for member in range(model.ensemble)
     ]
-    for inputs, outputs in pairwise(widths):
-        bound = inputs**-0.5
-        weight = torch.stack([torch.empty(inputs, outputs).uniform_(-bound, bound, generator=g) for g in generators])
+    for width, outputs in pairwise(widths):
+        bound = width**-0.5
+        weight = torch.stack([torch.empty(width, outputs).uniform_(-bound, bound, generator=g) for g in generators])
         bias = torch.stack([torch.empty(1, outputs).uniform_(-bound, bound, generator=g) for g in generators])
         layers.append((weight, bias))
     return layers
@@ -41,7 +44,7 @@ def new_layers(model: ModelParams, seed: int) -> Layers:
 def member_rewards(
     features: Tensor, layers: Layers, dropped: Sequence[Tensor] | None = None, keep: float = 1.0
 ) -> Tensor:
-    """The reward that each member gives: [members, n] from standardised features [members, n, 2].
+    """The reward that each member gives: [members, n] from standardised features [members, n, inputs].
 
     With ``dropped``, a boolean [members, n, width] for each hidden layer, the marked units are zeroed and the others
     divided by ``keep``, the share of units that stays (Srivastava et al. 2014); without it, all units count.

@@ -1,6 +1,7 @@
 """From the table of features, one row a pair, to the matrices that a combiner trains on."""
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,21 +19,23 @@ class CombinerError(ValueError):
     """Features, weights or files that a combiner cannot use; the message says what to do."""
 
 
-def feature_matrix(features: pd.DataFrame) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The features of the responses A and of the responses B, each float32 [pairs, 2] in the order of ``FEATURES``.
+def feature_matrix(
+    features: pd.DataFrame, names: Sequence[str] = FEATURES
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The features of the responses A and of the responses B, each float32 [pairs, features] in the order of ``names``.
 
     Raises :class:`CombinerError` naming the missing columns, or the rows that hold NaN or infinity.
     """
-    columns = {side: [f"{name}_{side}" for name in FEATURES] for side in "AB"}
+    columns = {side: [f"{name}_{side}" for name in names] for side in "AB"}
     _require_columns(features, columns["A"] + columns["B"])
     matrices = {}
-    for side, names in columns.items():
+    for side, own in columns.items():
         try:
             # What is too large for float32 becomes infinite, and is named below.
             with np.errstate(over="ignore"):
-                matrices[side] = features[names].to_numpy(dtype=np.float32, na_value=np.nan)
+                matrices[side] = features[own].to_numpy(dtype=np.float32, na_value=np.nan, copy=True)
         except (TypeError, ValueError) as error:
-            raise CombinerError(f"the columns {names} are not numbers: {error}") from error
+            raise CombinerError(f"the columns {own} are not numbers: {error}") from error
     bad = ~(np.isfinite(matrices["A"]).all(axis=1) & np.isfinite(matrices["B"]).all(axis=1))
     if bad.any():
         rows = features.index[bad][:_ROWS_NAMED].tolist()
@@ -43,14 +46,16 @@ def feature_matrix(features: pd.DataFrame) -> tuple[NDArray[np.float32], NDArray
     return matrices["A"], matrices["B"]
 
 
-def chosen_and_rejected(features: pd.DataFrame) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The features of the preferred and of the other responses, each float32 [pairs, 2].
+def chosen_and_rejected(
+    features: pd.DataFrame, names: Sequence[str] = FEATURES
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The features of the preferred and of the other responses, each float32 [pairs, features].
 
     Swapping A and B together with the label changes nothing here, so the order of a pair cannot matter to what is
     trained on it. Raises :class:`CombinerError` as :func:`feature_matrix` does, and for a label that is not 0 or 1.
     """
     _require_columns(features, ["labels"])
-    a, b = feature_matrix(features)
+    a, b = feature_matrix(features, names)
     bad = ~features["labels"].isin([0, 1]).to_numpy(dtype=bool)
     if bad.any():
         row = features.index[bad][0]
@@ -62,14 +67,14 @@ def chosen_and_rejected(features: pd.DataFrame) -> tuple[NDArray[np.float32], ND
     return np.where(a_is_chosen, a, b), np.where(a_is_chosen, b, a)
 
 
-def check_features(features: ArrayLike) -> NDArray[np.float32]:
-    """``features`` of single responses as float32 [n, 2].
+def check_features(features: ArrayLike, names: Sequence[str] = FEATURES) -> NDArray[np.float32]:
+    """``features`` of single responses as float32 [n, features].
 
     Raises :class:`CombinerError` for another shape, and for NaN or infinity.
     """
     matrix = np.ascontiguousarray(features, dtype=np.float32)
-    if matrix.ndim != 2 or matrix.shape[1] != len(FEATURES):
-        raise CombinerError(f"expected features of shape [n, {len(FEATURES)}] {FEATURES}, got {list(matrix.shape)}")
+    if matrix.ndim != 2 or matrix.shape[1] != len(names):
+        raise CombinerError(f"expected features of shape [n, {len(names)}] {tuple(names)}, got {list(matrix.shape)}")
     bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
     if bad.size:
         raise CombinerError(
@@ -80,9 +85,9 @@ def check_features(features: ArrayLike) -> NDArray[np.float32]:
 
 
 def mean_and_std(
-    chosen: NDArray[np.float32], rejected: NDArray[np.float32]
+    chosen: NDArray[np.float32], rejected: NDArray[np.float32], names: Sequence[str] = FEATURES
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and standard deviation of each feature over all responses, float32 [2] each.
+    """Mean and standard deviation of each feature over all responses, float32 [features] each.
 
     A constant feature says nothing and gets an infinite deviation: standardised it is 0 for every response, now and
     at prediction, when an untrained weight must not act on it. A UserWarning names it. Raises :class:`CombinerError`
@@ -96,9 +101,9 @@ def mean_and_std(
     constant = std <= 1e-6 * np.abs(mean)
     if constant.all():
         raise CombinerError(
-            f"all features ({', '.join(FEATURES)}) are the same for every training response: check scorer and embedder"
+            f"all features ({', '.join(names)}) are the same for every training response: check scorer and embedder"
         )
-    for name in (name for name, is_constant in zip(FEATURES, constant, strict=True) if is_constant):
+    for name in (name for name, is_constant in zip(names, constant, strict=True) if is_constant):
         warnings.warn(
             f"feature {name!r} is the same for every training response and is ignored: check what computes it",
             UserWarning,

@@ -78,7 +78,7 @@ class TrainingHistory:
 
 @dataclass(frozen=True)
 class TrainingPairs:
-    """Standardised features of pairs, float32 [pairs, 2, 2]: the chosen response, then the rejected one."""
+    """Standardised features of pairs, float32 [pairs, 2, features]: the chosen response, then the rejected one."""
 
     train: Tensor
     validation: Tensor
@@ -166,7 +166,7 @@ def _alone() -> Iterator[None]:
 def _train_members(
     pairs: TrainingPairs, model: ModelParams, params: TrainingParams, progress: bool, checkpoint: Path | None
 ) -> tuple[Layers, TrainingHistory]:
-    state = _new_state(model, params, len(pairs.train))
+    state = _new_state(model, params, *pairs.train.shape[::2])
     identity = ""
     if checkpoint is not None:
         identity = _identity(pairs, model, params)
@@ -192,8 +192,9 @@ def _train_members(
     return state.best, history
 
 
-def _new_state(model: ModelParams, params: TrainingParams, pairs: int) -> _State:
-    layers = [(weight.requires_grad_(), bias.requires_grad_()) for weight, bias in new_layers(model, params.seed)]
+def _new_state(model: ModelParams, params: TrainingParams, pairs: int, inputs: int) -> _State:
+    started = new_layers(model, params.seed, inputs)
+    layers = [(weight.requires_grad_(), bias.requires_grad_()) for weight, bias in started]
     batch_size = effective_batch_size(pairs, params)
     rate = effective_learning_rate(batch_size, params)
     return _State(
@@ -229,7 +230,7 @@ def _train_epoch(state: _State, running: list[int], train: Tensor, model: ModelP
             layers = state.layers
             if len(members) < len(state.best_loss):
                 layers = [(weight[members], bias[members]) for weight, bias in layers]
-            # [members, pairs, 2, 2] to all chosen responses, then all rejected ones.
+            # [members, pairs, 2, inputs] to all chosen responses, then all rejected ones.
             features = train[batch[group]].transpose(1, 2).flatten(1, 2)
             dropped = None
             if threshold:

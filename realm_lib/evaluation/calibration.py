@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from realm_lib.evaluation.resampling import EvaluationError, Floats
+from realm_lib.evaluation.resampling import EvaluationError, Floats, bootstrap_over_posts
 
-__all__ = ["calibration_bins", "confidences", "expected_calibration_error", "fit_scale"]
+__all__ = ["calibration_bins", "calibration_interval", "confidences", "expected_calibration_error", "fit_scale"]
 
 
 def fit_scale(margins: ArrayLike) -> float:
@@ -63,9 +63,41 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: 
     return float((table["pairs"] * (table["predicted"] - table["observed"]).abs()).sum() / table["pairs"].sum())
 
 
+def calibration_interval(
+    confidence: ArrayLike,
+    correct: ArrayLike,
+    post_ids: ArrayLike,
+    *,
+    bins: int = 10,
+    resamples: int = 10_000,
+    seed: int = 42,
+    level: float = 0.95,
+) -> tuple[float, float, float]:
+    """The interval (low, high) of :func:`expected_calibration_error`, and the error that chance alone would give.
+
+    Posts are resampled with the bins held. A mean of absolute values is never 0, however well calibrated a reward is,
+    and resampling adds that chance a second time: the interval is the basic one (Davison and Hinkley 1997, 5.2), which
+    takes it off again, cut at 0. The third number is the mean error of the same bins when their true gap is 0.
+    """
+    sure, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    place = _places(sure, bins)
+    gaps = np.zeros((len(sure), int(place.max()) + 1))
+    gaps[np.arange(len(sure)), place] = sure - right
+    found = bootstrap_over_posts(gaps, post_ids, resamples=resamples, seed=seed)
+    error = float(np.abs(found.means).sum())
+    low, high = np.quantile(np.abs(found.resampled).sum(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    chance = float(np.abs(found.resampled - found.means).sum(axis=1).mean())
+    return max(0.0, 2 * error - float(high)), min(1.0, max(error, 2 * error - float(low))), chance
+
+
 def calibration_bins(confidence: Floats, correct: Floats, bins: int) -> pd.DataFrame:
     """Bins of equal mass of ``confidence`` [pairs]: mean predicted, mean observed, and pairs; equal values together."""
-    edges = np.unique(np.quantile(confidence, np.linspace(0, 1, bins + 1)))
-    place = np.searchsorted(edges[1:-1], confidence, side="right")
+    place = _places(confidence, bins)
     frame = pd.DataFrame({"predicted": confidence, "observed": correct, "pairs": 1})
     return frame.groupby(place).agg({"predicted": "mean", "observed": "mean", "pairs": "sum"}).reset_index(drop=True)
+
+
+def _places(confidence: Floats, bins: int) -> NDArray[np.intp]:
+    """The bin of each pair."""
+    edges = np.unique(np.quantile(confidence, np.linspace(0, 1, bins + 1)))
+    return np.searchsorted(edges[1:-1], confidence, side="right")

@@ -1,6 +1,7 @@
 """How sure a mean over pairs is, when the pairs of one post belong together: bootstrap, permutations, small samples."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ __all__ = [
     "Floats",
     "bootstrap_over_posts",
     "check_resampling",
+    "detectable_difference",
+    "holm",
     "percentiles",
     "permutation_p_value",
     "wilson",
@@ -90,6 +93,30 @@ def permutation_p_value(
         flipped = bits[:, : moved.size].astype(np.float64) @ moved
         as_large += int((np.abs(moved.sum() - 2 * flipped) >= observed - tolerance).sum())
     return (1 + as_large) / (1 + resamples)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Holm's (1979) adjusted p-values, by name: calling all below 0.05 real errs anywhere with 5 % probability at most.
+
+    The smallest of m p-values is multiplied by m, the next by m - 1, and none is below the one before.
+    """
+    adjusted: dict[str, float] = {}
+    largest = 0.0
+    for place, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p))
+        adjusted[name] = largest
+    return {name: adjusted[name] for name in p_values}
+
+
+def detectable_difference(resampled: ArrayLike, confidence: float = 0.95, power: float = 0.8) -> float:
+    """The true difference that a test at this confidence would find with probability ``power``.
+
+    (z of the two-sided test + z of the power) standard errors (Cohen 1988), the error from the resampled differences.
+    """
+    from scipy.special import ndtri
+
+    error = float(np.std(np.asarray(resampled, dtype=np.float64)))
+    return float(ndtri((1 + confidence) / 2) + ndtri(power)) * error
 
 
 def check_resampling(resamples: int, confidence: float) -> None:

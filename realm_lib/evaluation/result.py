@@ -17,6 +17,12 @@ _NAMES = {
     "reward_model": "the reward model alone",
     "similarity": "similarity alone",
     "linear": "the linear combination",
+    "trees": "boosted trees on both features",
+    "length": "taking the response with more words",
+    "characters": "taking the response with more characters",
+    "realm_with_length": "REALM with length as a third feature",
+    "realm_without_score": "REALM without the score",
+    "realm_without_similarity": "REALM without the similarity",
 }
 
 
@@ -44,9 +50,8 @@ class Evaluation:
             {
                 "reward": name,
                 f"accuracy ({level})": f"{_percent(found['accuracy'])} {_interval(found['ci'])}",
-                "mean over domains": _percent(found["domain_mean_accuracy"]),
+                "mean over domains": f"{_percent(found['domain_mean_accuracy'])} {_interval(found['domain_mean_ci'])}",
                 "log-loss": f"{found['log_loss']:.3f}",
-                "calibration error": f"{found['ece']:.3f}",
                 "ties": found["ties"],
                 "pairs": self.metrics["pairs"],
                 "posts": self.metrics["posts"],
@@ -63,10 +68,60 @@ class Evaluation:
                 "points": f"{100 * found['value']:+.1f}",
                 f"{100 * self.confidence:g} % interval": _interval(found["ci"], brackets=False),
                 "p-value": f"{found['p_value']:.4f}",
+                "p after Holm": f"{found['p_holm']:.4f}",
+                "detectable": f"{100 * found['detectable']:.1f}",
+                "log-loss": f"{found['log_loss']['value']:+.3f} "
+                f"({found['log_loss']['ci'][0]:+.3f} to {found['log_loss']['ci'][1]:+.3f})",
             }
             for name, found in self.metrics["differences"].items()
         ]
         return pd.DataFrame(rows)
+
+    def calibration_table(self) -> pd.DataFrame:
+        """One row a reward, the smallest calibration error first: can its probabilities be trusted?"""
+        rows = [
+            {
+                "reward": name,
+                "calibration error": f"{100 * found['ece']:.1f} ({_interval(found['ece_ci'], brackets=False)})",
+                "by chance alone": f"{100 * found['ece_by_chance']:.1f}",
+                "Brier score": f"{found['brier']:.3f}",
+                "log-loss": f"{found['log_loss']:.3f}",
+                "temperature": "" if found["temperature"] is None else f"{found['temperature']:.3g}",
+            }
+            for name, found in sorted(self.metrics["rewards"].items(), key=lambda item: item[1]["ece"])
+        ]
+        return pd.DataFrame(rows)
+
+    def slice_table(self, kind: str, names: Sequence[str] | None = None) -> pd.DataFrame:
+        """Accuracy by group of one ``kind``, as "by_post_size": a row a group with its n, a column a reward.
+
+        Raises :class:`EvaluationError` for a kind that these pairs do not have.
+        """
+        if kind not in self.metrics:
+            raise EvaluationError(f"{kind} was not evaluated: these pairs lack what it is made of")
+        rows = []
+        for key, found in self.metrics[kind].items():
+            row: dict[str, Any] = {kind.removeprefix("by_").replace("_", " "): key, "pairs": found["pairs"]}
+            for name in names or self.scales:
+                empty = found[name]["accuracy"] is None
+                row[name] = "" if empty else f"{_percent(found[name]['accuracy'])} {_interval(found[name]['ci'])}"
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def power_sentence(self, other: str = "reward_model") -> str:
+        """What the pairs could have shown, in words: the smallest difference from ``other`` with 80 % power."""
+        subject = self.subject
+        detectable = 100 * self._differences_from(subject)[other]["detectable"]
+        return (
+            f"With these {_counted(self.metrics['posts'], 'posts')}, a true difference of {detectable:.1f} points "
+            f"between {_name(subject)} and {_name(other)} would be found in four of five such test sets; smaller ones "
+            "would often be missed."
+        )
+
+    @property
+    def subject(self) -> str:
+        """The reward that the verdict is about: realm, or else the first."""
+        return "realm" if "realm" in self.scales else next(iter(self.scales))
 
     def length_table(self) -> pd.DataFrame:
         """Accuracy where the chosen response is the longer one and where it is the shorter one; columns with n.
@@ -119,7 +174,7 @@ class Evaluation:
         It speaks of the first reward of each difference (REALM by default); "better" and "worse" mean that the whole
         interval of the difference lies on that side of zero.
         """
-        subject = "realm" if "realm" in self.scales else next(iter(self.scales))
+        subject = self.subject
         name = _name(subject)
         found = self.metrics["rewards"][subject]
         kind = "simulated pairs" if self.simulated else "pairs"
@@ -136,14 +191,31 @@ class Evaluation:
             sentences.append("; ".join(clauses) + ".")
         if "linear" in compared:
             sentences.append(_clause(name, "linear", compared["linear"]) + ".")
+        if "trees" in compared:
+            sentences.append(_clause(name, "trees", compared["trees"]) + ".")
         if "length" in compared:
             sentences.append(self._length_sentence(name, compared["length"]))
+        if found.get("length_controlled"):
+            controlled = found["length_controlled"]
+            sentences.append(
+                f"Where the longer and the shorter response count alike, so that length alone gets 50 %, {name} is "
+                f"right in {_percent(controlled['accuracy'])} ({_interval(controlled['ci'], brackets=False)})."
+            )
+        if "reward_model" in compared:
+            sentences.append(self.power_sentence())
         if "ceiling" in self.metrics:
             ceiling = self.metrics["ceiling"]["accuracy"]
             gap = 100 * (ceiling - found["accuracy"])
             sentences.append(
                 f"The true utility of these simulated pairs, the ceiling, reaches {_percent(ceiling)}: {name} is "
                 f"{abs(gap):.1f} points {'below' if gap >= 0 else 'above'} it."
+            )
+        if "feature_ceiling" in self.metrics:
+            known = self.metrics["feature_ceiling"]
+            sentences.append(
+                f"The best use of the two features that could be fitted to the known truth reaches "
+                f"{_percent(known['accuracy'])}: {name} differs from it by "
+                f"{_points(known['difference'], signed=True).rstrip(',')}."
             )
         return " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
 

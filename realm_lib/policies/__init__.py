@@ -9,7 +9,7 @@ from realm_lib.policies.log_probs import (
     response_log_probs,
     sequence_kl,
 )
-from realm_lib.policies.prompts import EncodedPrompts, encode_prompts
+from realm_lib.policies.prompts import EncodedPrompts, encode_prompts, load_prompts
 from realm_lib.policies.sampling import Response, sample
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "backbone_of",
     "encode_prompts",
     "load_policy",
+    "load_prompts",
     "next_token_logits",
     "pad_right",
     "process_state",

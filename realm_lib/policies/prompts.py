@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from realm_lib.params import DataParams
 from realm_lib.policies.loading import PolicyError
-from realm_lib.preferences import Prompt, as_messages, as_text
+from realm_lib.preferences import Prompt, as_messages, as_text, load_pairs
+from realm_lib.rlhf_params import SamplingParams
 
-__all__ = ["EncodedPrompts", "encode_prompts"]
+__all__ = ["EncodedPrompts", "encode_prompts", "load_prompts"]
 
 _DATE = "26 Jul 2024"
 """Llama-3.1's template writes today's date into the chat unless told another; a run must not change overnight."""
@@ -54,3 +56,20 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt], max_prompt_tokens:
     if not kept:
         raise PolicyError(reason or "there are no prompts")
     return EncodedPrompts([rows[place] for place in kept], kept, dropped, reason)
+
+
+def load_prompts(data: DataParams, sampling: SamplingParams, split: Literal["train", "test"]) -> list[str]:
+    """The distinct posts of a split, in the order of its pairs: prompts to train on, or held-out ones to judge by.
+
+    Of the test split the first ``sampling.held_out_prompts``; raises :class:`PolicyError` when there are fewer.
+    """
+    asked = data if sampling.domains is None else data.model_copy(update={"domains": sampling.domains})
+    prompts: list[str] = load_pairs(asked, split)["history"].drop_duplicates().tolist()
+    if split == "train":
+        return prompts
+    if len(prompts) < sampling.held_out_prompts:
+        raise PolicyError(
+            f"rlhf.sampling.held_out_prompts is {sampling.held_out_prompts}, but the test split has {len(prompts)} "
+            "distinct prompts: lower it, or take a larger data.splits.test or more domains"
+        )
+    return prompts[: sampling.held_out_prompts]

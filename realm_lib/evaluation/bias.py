@@ -1,0 +1,113 @@
+"""Is it only length? How a reward goes with length, before and after what length has to do with quality."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from realm_lib.evaluation.resampling import EvaluationError, Floats, bootstrap_over_posts, percentiles
+from realm_lib.evaluation.result import Evaluation
+from realm_lib.runs import derive_seed
+
+__all__ = ["length_bias", "length_bias_table"]
+
+
+def length_bias(evaluation: Evaluation, *, resamples: int = 10_000, seed: int = 42) -> dict[str, Any]:
+    """Correlation of each reward with length within pairs: as it is, and with quality held.
+
+    Everything is a difference of A and B, so that what two responses share, their post, drops out. Differences count
+    by their signed ranks (sign times rank of the size, as in Wilcoxon's test), which makes the correlation one of
+    ranks and, like the choice of who is A, free of an origin. Quality is the true utility of simulated pairs, else
+    the votes' ratio where it is known, else the label; the partial correlation is r_xl.q = (r_xl - r_xq r_lq) /
+    sqrt((1 - r_xq^2)(1 - r_lq^2)). Intervals resample posts.
+
+    Returns ``quality`` (what was held), ``pairs`` and ``quality_correlation`` of length with quality itself, and for
+    each reward {correlation, ci, given_quality, given_quality_ci}; null where a reward or length never varies.
+    Raises :class:`EvaluationError` when the pairs' lengths are not known.
+    """
+    table = evaluation.per_pair
+    if "words_A" not in table:
+        raise EvaluationError("the features hold no human_ref_A and human_ref_B, so lengths are not known")
+    kind, quality = _quality(table, evaluation.simulated)
+    known = np.isfinite(quality)
+    table, quality = table[known], _signed_ranks(quality[known])
+    length = _signed_ranks(np.log1p(table["words_A"]).to_numpy() - np.log1p(table["words_B"]).to_numpy())
+    posts = table["post_id"].to_numpy()
+    level = evaluation.confidence
+    found: dict[str, Any] = {}
+    for name in evaluation.scales:
+        reward = _signed_ranks((table[f"{name}_A"] - table[f"{name}_B"]).to_numpy())
+        values = np.column_stack(
+            [reward**2, length**2, quality**2, reward * length, reward * quality, length * quality]
+        )
+        options: dict[str, Any] = {
+            "resamples": resamples,
+            "seed": derive_seed(seed, "length bias"),
+            "confidence": level,
+        }
+        drawn = bootstrap_over_posts(values, posts, **options)
+        plain, partial = _correlations(drawn.means[None, :])
+        plains, partials = _correlations(drawn.resampled)
+        found[name] = _entry("correlation", "ci", plain, plains, level) | _entry(
+            "given_quality", "given_quality_ci", partial, partials, level
+        )
+    lq = float((length * quality).sum() / np.sqrt((length**2).sum() * (quality**2).sum())) if length.any() else None
+    return {"quality": kind, "pairs": len(table), "quality_correlation": lq, "rewards": found}
+
+
+def length_bias_table(evaluation: Evaluation, found: dict[str, Any]) -> pd.DataFrame:
+    """One row a reward: accuracy by which response is longer, length-controlled, and the correlations with length."""
+    halves = evaluation.metrics["length_split"]
+    rows = []
+    for name, reward in evaluation.metrics["rewards"].items():
+        row = {"reward": name}
+        for half, part in halves.items():
+            share = part[name]["accuracy"]
+            row[f"{half.replace('_', ' ')} (n = {part['pairs']:,})"] = "" if share is None else f"{100 * share:.1f} %"
+        controlled = reward["length_controlled"]
+        row["length-controlled"] = "" if controlled is None else _share(controlled)
+        entry = found["rewards"][name]
+        for title, key in (("correlation with length", ""), (f"with {found['quality']} held", "given_quality")):
+            value, ci = entry[key or "correlation"], entry[f"{key}_ci" if key else "ci"]
+            row[title] = "" if value is None else f"{value:+.2f} ({ci[0]:+.2f} to {ci[1]:+.2f})"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _share(entry: dict[str, Any]) -> str:
+    return f"{100 * entry['accuracy']:.1f} % ({100 * entry['ci'][0]:.1f} to {100 * entry['ci'][1]:.1f})"
+
+
+def _quality(table: pd.DataFrame, simulated: bool) -> tuple[str, Floats]:
+    """What stands for quality, and A's minus B's of it."""
+    if simulated:
+        return "true utility", (table["gold_A"] - table["gold_B"]).to_numpy()
+    sign = np.where(table["labels"] == 1, 1.0, -1.0)
+    if "score_ratio" in table and table["score_ratio"].nunique() > 1:
+        # At least 1; a hair more, so that a pair without a margin still has its label.
+        return "votes", sign * (np.log(table["score_ratio"].clip(lower=1).to_numpy()) + 1e-6)
+    return "preference", sign
+
+
+def _signed_ranks(differences: Floats) -> Floats:
+    from scipy.stats import rankdata
+
+    ranks: Floats = np.sign(differences) * rankdata(np.abs(differences))
+    return ranks / max(1.0, float(np.abs(ranks).max(initial=0.0)))
+
+
+def _correlations(moments: Floats) -> tuple[Floats, Floats]:
+    """Plain and partial correlation [n] from the mean products [n, 6]; NaN where something never varies."""
+    xx, ll, qq, xl, xq, lq = moments.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r_xl, r_xq, r_lq = xl / np.sqrt(xx * ll), xq / np.sqrt(xx * qq), lq / np.sqrt(ll * qq)
+        held = (1 - r_xq**2) * (1 - r_lq**2)
+        partial = np.where(held > 1e-12, (r_xl - r_xq * r_lq) / np.sqrt(held), np.nan)
+    return r_xl, partial
+
+
+def _entry(name: str, ci: str, value: Floats, drawn: Floats, level: float) -> dict[str, Any]:
+    if not np.isfinite(value[0]):
+        return {name: None, ci: None}
+    lows, highs = percentiles(drawn[np.isfinite(drawn)][:, None], level)
+    return {name: float(value[0]), ci: [float(lows[0]), float(highs[0])]}

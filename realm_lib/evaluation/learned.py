@@ -1,0 +1,168 @@
+"""What a combiner has made of its features, and how much of it is the seed that it was trained from."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from realm_lib.combiner import FEATURES, Combiner, chosen_and_rejected
+from realm_lib.evaluation.resampling import EvaluationError, bootstrap_over_posts
+from realm_lib.evaluation.result import Evaluation
+from realm_lib.evaluation.standard import RewardOf
+from realm_lib.params import ModelParams, TrainingParams
+from realm_lib.runs import derive_seed
+
+__all__ = [
+    "disagreement",
+    "disagreement_table",
+    "partial_effects",
+    "seed_sentence",
+    "seed_spread",
+    "spread_against_error",
+]
+
+_HELD = {"low": 0.1, "middle": 0.5, "high": 0.9}
+
+
+def partial_effects(reward_of: RewardOf, features: pd.DataFrame, points: int = 60) -> pd.DataFrame:
+    """The reward along one feature while the other is held at its 10 %, 50 % and 90 % quantile.
+
+    Columns: feature, held (low, middle, high), held_value, value, reward. The range is that of 99 % of the responses;
+    the quantiles are over the responses of ``features``. Lines that are not parallel are an interaction.
+    """
+    table = np.concatenate(chosen_and_rejected(features)).astype(np.float64)
+    rows = []
+    for place, name in enumerate(FEATURES):
+        low, high = np.quantile(table[:, place], [0.005, 0.995])
+        for held, share in _HELD.items():
+            grid = np.empty((points, 2), dtype=np.float32)
+            grid[:, place] = np.linspace(low, high, points)
+            grid[:, 1 - place] = level = float(np.quantile(table[:, 1 - place], share))
+            part = {"feature": name, "held": held, "held_value": level, "value": grid[:, place]}
+            rows.append(pd.DataFrame(part | {"reward": np.asarray(reward_of(grid), dtype=np.float64)}))
+    return pd.concat(rows, ignore_index=True)
+
+
+def disagreement(
+    evaluation: Evaluation, left: str, right: str, *, resamples: int = 10_000, seed: int = 42
+) -> dict[str, Any]:
+    """Where two rewards prefer different responses, and how often ``left`` is the one who is right.
+
+    {pairs, posts, share (of all pairs), left_right (share of these in which ``left`` is right), ci over posts}; the
+    last two are null when they never disagree. Ties are no preference and are left out.
+    """
+    table = evaluation.per_pair
+    preferred = [np.sign((table[f"{name}_A"] - table[f"{name}_B"]).to_numpy()) for name in (left, right)]
+    apart = preferred[0] * preferred[1] < 0
+    found: dict[str, Any] = {
+        "pairs": int(apart.sum()),
+        "posts": int(table["post_id"][apart].nunique()),
+        "share": float(apart.mean()),
+        "left_right": None,
+        "ci": None,
+    }
+    if apart.any():
+        drawn = bootstrap_over_posts(
+            table[f"{left}_correct"][apart].to_numpy(),
+            table["post_id"][apart].to_numpy(),
+            resamples=resamples,
+            seed=derive_seed(seed, "disagreement", left, right),
+            confidence=evaluation.confidence,
+        )
+        found |= {"left_right": float(drawn.means[0]), "ci": [float(drawn.lows[0]), float(drawn.highs[0])]}
+    return found
+
+
+def disagreement_table(found: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """One row a "left - right" of :func:`disagreement`, with numbers as text for display."""
+    rows = []
+    for name, values in found.items():
+        left, right = name.split(" - ")
+        ci = values["ci"]
+        rows.append(
+            {
+                "rewards": f"{left} against {right}",
+                "disagree": f"{100 * values['share']:.1f} % (n = {values['pairs']:,})",
+                f"{left} is right": ""
+                if ci is None
+                else f"{100 * values['left_right']:.1f} % ({100 * ci[0]:.1f} to {100 * ci[1]:.1f})",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def spread_against_error(
+    combiner: Combiner, features: pd.DataFrame, *, bins: int = 5, resamples: int = 10_000, seed: int = 42
+) -> pd.DataFrame:
+    """Accuracy by how far the ensemble's members disagree about a pair's margin, least first.
+
+    Bins of equal mass of the members' standard deviation: columns spread, margin (mean size), accuracy, low, high
+    (95 % over posts), pairs. Raises :class:`EvaluationError` for a single member, which cannot disagree.
+    """
+    if combiner.params.ensemble < 2:
+        raise EvaluationError("one member has no spread: set model.ensemble to 2 or more")
+    chosen, rejected = (combiner.member_rewards(side).astype(np.float64) for side in chosen_and_rejected(features))
+    margins = chosen - rejected
+    mean = margins.mean(axis=0)
+    table = pd.DataFrame({"spread": margins.std(axis=0), "margin": np.abs(mean), "right": (1 + np.sign(mean)) / 2})
+    table["post_id"] = features["post_id"].to_numpy()
+    rows = []
+    for _, part in table.groupby(pd.qcut(table["spread"], bins, duplicates="drop", labels=False)):
+        drawn = bootstrap_over_posts(
+            part["right"].to_numpy(), part["post_id"].to_numpy(), resamples=resamples, seed=seed
+        )
+        rows.append(
+            {
+                "spread": part["spread"].mean(),
+                "margin": part["margin"].mean(),
+                "accuracy": drawn.means[0],
+                "low": drawn.lows[0],
+                "high": drawn.highs[0],
+                "pairs": len(part),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def seed_spread(
+    features: Mapping[str, pd.DataFrame],
+    combiner: Combiner,
+    model: ModelParams,
+    training: TrainingParams,
+    *,
+    seeds: int = 4,
+) -> dict[str, Any]:
+    """Accuracy on the test pairs of ``combiner`` and of ``seeds`` more, trained from other seeds on the same pairs.
+
+    This is the spread that training adds, on one and the same test set; how far another test set would move the
+    accuracy is the interval of :func:`evaluate_rewards`. ``features`` has train, validation and test.
+    Returns {ensemble: [accuracies], members: [accuracies of every single network], sd, members_sd}.
+    """
+    ensembles, members = [], []
+    for number in range(seeds + 1):
+        trained = combiner
+        if number:
+            trained = Combiner(model)
+            settings = training.model_copy(update={"seed": derive_seed(training.seed, "other seed", number)})
+            trained.fit(features["train"], features["validation"], settings)
+        chosen, rejected = (trained.member_rewards(side) for side in chosen_and_rejected(features["test"]))
+        margins = (chosen - rejected).astype(np.float64)
+        ensembles.append(float((1 + np.sign(margins.mean(axis=0))).mean() / 2))
+        members += ((1 + np.sign(margins)).mean(axis=1) / 2).tolist()
+    return {
+        "ensemble": ensembles,
+        "members": members,
+        "sd": float(np.std(ensembles, ddof=1)) if len(ensembles) > 1 else 0.0,
+        "members_sd": float(np.std(members, ddof=1)) if len(members) > 1 else 0.0,
+    }
+
+
+def seed_sentence(found: Mapping[str, Any], ci: tuple[float, float] | list[float]) -> str:
+    """The two spreads side by side, in words; ``ci`` is the accuracy's interval over posts."""
+    low, high = min(found["ensemble"]), max(found["ensemble"])
+    return (
+        f"Trained from {len(found['ensemble'])} seeds, the combiner reaches {100 * low:.1f} to {100 * high:.1f} % on "
+        f"these pairs (standard deviation {100 * found['sd']:.2f} points; single networks "
+        f"{100 * found['members_sd']:.2f}). The interval over posts is {100 * (ci[1] - ci[0]):.1f} points wide."
+    )

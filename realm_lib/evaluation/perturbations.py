@@ -1,0 +1,160 @@
+"""What a reward does when a response changes without getting better, or when the prompt is another one."""
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from realm_lib.evaluation.resampling import EvaluationError, Floats, bootstrap_over_posts
+from realm_lib.runs import derive_seed
+
+__all__ = ["PERTURBATIONS", "perturbation_suite", "perturbation_table", "perturbed", "wrong_prompts"]
+
+Explain = Callable[[Sequence[str], Sequence[str]], pd.DataFrame]
+"""Prompts and responses to a table with the columns reward, score, similarity, as RealmReward.explain."""
+
+_PADDING = (
+    "I hope that this answers what you asked. There is of course a great deal more that one could say about it, and "
+    "opinions differ. If anything is unclear, please feel free to ask."
+)
+_OPENING = "Thank you for asking, what a great question!"
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_COLUMNS = {"realm": "reward", "reward_model": "score", "similarity": "similarity"}
+
+PERTURBATIONS = {
+    "padded": "empty phrases at the end",
+    "polite": "a polite opening",
+    "reordered": "its sentences in another order",
+    "wrong_prompt": "the same response under another post",
+}
+
+
+def perturbed(response: str, kind: str, seed: int) -> str | None:
+    """``response`` padded, polite or reordered; None where it cannot be, as one sentence cannot be reordered."""
+    if kind == "padded":
+        return f"{response.rstrip()} {_PADDING}"
+    if kind == "polite":
+        return f"{_OPENING} {response.lstrip()}"
+    sentences = _SENTENCE_END.split(response.strip())
+    if len(set(sentences)) < 2:
+        return None
+    order = sentences[:]
+    generator = random.Random(derive_seed(seed, "reordered", response))
+    while order == sentences:
+        generator.shuffle(order)
+    return " ".join(order)
+
+
+def wrong_prompts(prompts: Sequence[str]) -> dict[str, str]:
+    """Another one of ``prompts`` for each; raises :class:`EvaluationError` when all are the same."""
+    distinct = list(dict.fromkeys(prompts))
+    if len(distinct) < 2:
+        raise EvaluationError("a wrong prompt needs two posts at least")
+    return dict(zip(distinct, distinct[1:] + distinct[:1], strict=True))
+
+
+def perturbation_suite(
+    features: pd.DataFrame,
+    explain: Explain,
+    *,
+    gold: Callable[[str, str], float] | None = None,
+    pairs: int = 100,
+    resamples: int = 10_000,
+    seed: int = 42,
+) -> dict[str, Any]:
+    """How rewards change on some ``pairs`` of ``features`` when a response is perturbed in ways that add nothing.
+
+    ``explain`` gives the three rewards realm, reward_model and similarity; ``gold`` the true utility of a simulated
+    response, to see whether a perturbation really leaves quality alone.
+
+    For each kind of :data:`PERTURBATIONS` and each reward: ``change``, the mean change of a response's reward in
+    standard deviations of that reward over the unperturbed responses, with ``ci`` over posts; ``raised``, the share of
+    responses whose reward rose; and ``won``, the share of pairs in which the response that had the lower reward gets
+    the higher one when it alone is perturbed (null for a wrong prompt). ``responses`` is the number perturbed.
+    """
+    chosen = _sample(features, pairs, seed)
+    rows = pd.DataFrame(
+        {
+            "pair": np.tile(np.arange(len(chosen)), 2),
+            "post_id": np.tile(chosen["post_id"].to_numpy(), 2),
+            "prompt": np.tile(chosen["history"].to_numpy(), 2),
+            "response": np.concatenate([chosen["human_ref_A"], chosen["human_ref_B"]]),
+        }
+    )
+    others = wrong_prompts(features["history"].tolist())
+    changed = []
+    for kind in PERTURBATIONS:
+        part = rows.assign(kind=kind, row=np.arange(len(rows)))
+        if kind == "wrong_prompt":
+            part["prompt"] = part["prompt"].map(others)
+        else:
+            part["response"] = [perturbed(text, kind, seed) for text in part["response"]]
+        changed.append(part.dropna(subset="response"))
+    everything = pd.concat([rows.assign(kind="", row=np.arange(len(rows))), *changed], ignore_index=True)
+    # One call, so that equal texts are computed once.
+    values = explain(everything["prompt"].tolist(), everything["response"].tolist())
+    for name, column in _COLUMNS.items():
+        everything[name] = values[column].to_numpy(dtype=np.float64)
+    names = list(_COLUMNS)
+    if gold is not None:
+        names.append("gold")
+        texts = zip(everything["prompt"], everything["response"], strict=True)
+        everything["gold"] = [gold(prompt, response) for prompt, response in texts]
+    before = everything[everything["kind"] == ""].reset_index(drop=True)
+    found: dict[str, Any] = {"pairs": len(chosen), "posts": int(chosen["post_id"].nunique()), "kinds": {}}
+    for kind in PERTURBATIONS:
+        after = everything[everything["kind"] == kind]
+        entry: dict[str, Any] = {"responses": len(after)}
+        for name in names if len(after) else ():
+            entry[name] = _change(before, after, name, resamples, derive_seed(seed, kind, name))
+            if kind == "wrong_prompt":
+                entry[name]["won"] = None
+        found["kinds"][kind] = entry
+    return found
+
+
+def perturbation_table(found: dict[str, Any]) -> pd.DataFrame:
+    """One row a kind and reward, with numbers as text for display."""
+    rows = [
+        {
+            "change": PERTURBATIONS[kind],
+            "reward": name,
+            "mean change (SD)": f"{values['change']:+.2f} ({values['ci'][0]:+.2f} to {values['ci'][1]:+.2f})",
+            "rose": f"{100 * values['raised']:.0f} %",
+            "loser wins": "" if values["won"] is None else f"{100 * values['won']:.0f} %",
+            "n": entry["responses"],
+        }
+        for kind, entry in found["kinds"].items()
+        for name, values in entry.items()
+        if name != "responses"
+    ]
+    return pd.DataFrame(rows)
+
+
+def _sample(features: pd.DataFrame, pairs: int, seed: int) -> pd.DataFrame:
+    """Some pairs, from as many posts as there can be, in an order fixed by ``seed``."""
+    shuffled = features.sample(frac=1.0, random_state=derive_seed(seed, "perturbations"))
+    turn = shuffled.groupby("post_id").cumcount().sort_values(kind="stable")
+    return shuffled.loc[turn.index[:pairs]]
+
+
+def _change(before: pd.DataFrame, after: pd.DataFrame, name: str, resamples: int, seed: int) -> dict[str, Any]:
+    start: Floats = before[name].to_numpy()
+    change = after[name].to_numpy() - start[after["row"]]
+    spread = float(start.std())
+    if spread == 0:
+        raise EvaluationError(f"{name} is the same for every response: there is no scale to measure a change on")
+    drawn = bootstrap_over_posts(change / spread, after["post_id"].to_numpy(), resamples=resamples, seed=seed)
+    count = len(before) // 2
+    row = after["row"].to_numpy()
+    rival = start[(row + count) % (2 * count)]
+    lost = start[row] < rival
+    return {
+        "change": float(drawn.means[0]),
+        "ci": [float(drawn.lows[0]), float(drawn.highs[0])],
+        "raised": float((change > 0).mean()),
+        "won": float((after[name].to_numpy()[lost] > rival[lost]).mean()) if lost.any() else None,
+    }
