@@ -121,6 +121,8 @@ class PPOParams(PolicyParams):
                 )
         if self.quantization is not None and self.lora is None:
             raise ValueError("quantization 4bit needs lora: quantised weights are not trained")
+        if self.lora is None and self.dtype != "float32":
+            raise ValueError(f"small updates are lost in {self.dtype} weights: train in float32, or with lora")
         if self.lora is not None and self.lora.dropout > 0:
             raise ValueError(
                 "lora.dropout must be 0: PPO compares two passes of one policy, which dropout would make differ"

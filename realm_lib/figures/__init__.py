@@ -19,7 +19,7 @@ from realm_lib.figures.learning import (
     reward_model_training,
     training_curves,
 )
-from realm_lib.figures.policies import policy_training
+from realm_lib.figures.policies import over_optimisation, policy_training, ppo_progress
 from realm_lib.figures.theme import COLOURS, LABELS, set_theme
 
 __all__ = [
@@ -31,8 +31,10 @@ __all__ = [
     "difference_bars",
     "effect_lines",
     "feature_distributions",
+    "over_optimisation",
     "perturbation_points",
     "policy_training",
+    "ppo_progress",
     "reliability",
     "response_surface",
     "reward_distributions",

@@ -1,6 +1,6 @@
 """Language models that a reward fine-tunes: loading, prompts, sampling, and the log-probabilities of responses."""
 
-from realm_lib.policies.loading import Policy, PolicyError, load_policy, save_policy
+from realm_lib.policies.loading import Policy, PolicyError, load_policy, process_state, save_policy
 from realm_lib.policies.log_probs import (
     SequenceKL,
     backbone_of,
@@ -24,6 +24,7 @@ __all__ = [
     "load_prompts",
     "next_token_logits",
     "pad_right",
+    "process_state",
     "response_log_probs",
     "sample",
     "save_policy",

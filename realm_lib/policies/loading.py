@@ -1,6 +1,7 @@
 """A causal language model with its tokenizer, loaded whole or refused."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from safetensors import SafetensorError
 from realm_lib.rlhf_params import PolicyParams
 from realm_lib.runs import atomic_path, locate_model
 
-__all__ = ["Policy", "PolicyError", "load_policy", "save_policy"]
+__all__ = ["Policy", "PolicyError", "load_policy", "process_state", "save_policy"]
 
 _ADAPTER = "adapter_config.json"
 
@@ -51,7 +52,6 @@ def load_policy(params: PolicyParams, run_folder: Path | None = None, *, trainab
     a chat template, EOS or pad token.
     """
     import transformers
-    from accelerate import PartialState
 
     transformers.utils.logging.disable_progress_bar()
     source = locate_model(params.model_name, run_folder)
@@ -72,7 +72,7 @@ def load_policy(params: PolicyParams, run_folder: Path | None = None, *, trainab
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=getattr(torch, params.dtype),
         )
-        options.setdefault("device_map", {"": PartialState().device})
+        options.setdefault("device_map", {"": process_state().device})
     try:
         model, info = transformers.AutoModelForCausalLM.from_pretrained(base, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -84,7 +84,7 @@ def load_policy(params: PolicyParams, run_folder: Path | None = None, *, trainab
                 f"weights are not those of a {type(model).__name__}"
             )
     if params.device_map is None and params.quantization is None:
-        model = model.to(PartialState().device)
+        model = model.to(process_state().device)
     if adapter is not None:
         from peft import PeftModel
 
@@ -94,6 +94,17 @@ def load_policy(params: PolicyParams, run_folder: Path | None = None, *, trainab
     else:
         model.requires_grad_(trainable)
     return Policy(model.eval(), tokenizer)
+
+
+def process_state() -> Any:
+    """accelerate's PartialState: this process's device, and its place among those that ``accelerate launch`` started.
+
+    Where there is no GPU accelerate must be told so before it finds the other processes.
+    """
+    from accelerate import PartialState
+
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true" or not torch.cuda.is_available()
+    return PartialState(cpu=on_cpu)
 
 
 def save_policy(policy: Policy, folder: str | Path) -> None:

@@ -54,7 +54,7 @@ class ActorCritic:
         if params.gradient_checkpointing:
             for part in (self.model, self._value_backbone):
                 if part is not None:
-                    part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+                    part.activation_checkpointing_enable({"use_reentrant": False})
 
     @property
     def device(self) -> Any:

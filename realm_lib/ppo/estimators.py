@@ -76,8 +76,8 @@ def whiten(values: Tensor, mask: Tensor, *, keep_mean: bool = False) -> Tensor:
     """``values`` with unit variance over ``mask``, and mean zero unless ``keep_mean``; 0 outside.
 
     The variance is the unbiased one, with 1e-8 added under the root. Huang et al. whiten advantages so, and
-    optionally rewards, the mean kept: shifting it would reward or punish length. Raises :class:`PPOError` for fewer than
-    two tokens, which have no variance.
+    optionally rewards, the mean kept: shifting it would reward or punish length. Raises :class:`PPOError` for fewer
+    than two tokens, which have no variance.
     """
     count = int(mask.sum())
     if count < 2:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from realm_lib.policies import process_state
 from realm_lib.ppo.errors import PPOError
 
 __all__ = ["Processes"]
@@ -27,12 +28,10 @@ class Processes:
     """
 
     def __init__(self) -> None:
-        from accelerate import PartialState
-
         for name in _SHARDING:
             if os.environ.get(name, "false").lower() == "true":
                 raise PPOError(f"{name} is set: every process here holds the whole model; use plain data parallelism")
-        self._state = PartialState()
+        self._state = process_state()
         self.count: int = self._state.num_processes
         self.rank: int = self._state.process_index
 

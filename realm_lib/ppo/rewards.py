@@ -13,7 +13,7 @@ from realm_lib.preferences import Prompt
 __all__ = ["Judge", "Reward", "ask_judge", "ask_reward"]
 
 Reward = Callable[..., Sequence[float | None]]
-"""``reward(prompts, completions) -> list of numbers``: RealmReward, or any reward function of TRL's signature. One with
+"""``reward(prompts=, completions=) -> list of numbers``: RealmReward, or any of TRL's reward functions. One with
 a method ``explain`` that returns a table (reward, and perhaps spread, score, similarity) is asked through it."""
 
 Judge = Callable[..., Sequence[float]]
@@ -64,7 +64,7 @@ def _completion(prompt: Prompt, response: str) -> Prompt:
 
 def _call(reward: Callable[..., Any], prompts: Sequence[Prompt], completions: list[Any], places: Sequence[int]) -> Any:
     try:
-        return reward(list(prompts), completions)
+        return reward(prompts=list(prompts), completions=completions)  # by name: TRL's may take only some
     except Exception as error:
         named = ", ".join(map(str, places[:8])) + (", ..." if len(places) > 8 else "")
         raise RewardError(f"the reward failed on prompts {named}: {type(error).__name__}: {error}") from error
@@ -81,7 +81,7 @@ def _numbers(answer: Any, who: str, responses: Sequence[str], places: Sequence[i
             f"{places[-1]}"
         )
     for value, response, place in zip(found, responses, places, strict=True):
-        number = value.item() if hasattr(value, "item") and getattr(value, "size", 1) in (1, None) else value
+        number = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
             raise RewardError(
                 f"{who} answered {number!r} for prompt {place} (response: {response[:60]!r}); every response needs a "
