@@ -1,4 +1,4 @@
-"""The shell's door: ``predict``, ``serve``, ``evaluate``, ``report`` for people; ``prepare``, ``execute``, ``verify`` for make.
+"""The shell's door: ``predict``, ``serve``, ``evaluate``, ``report`` for people, the other commands for make.
 
 Exit codes: 0 done, 1 an error that the message helps to mend, 2 a command that was mistyped, 130 interrupted.
 """
