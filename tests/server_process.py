@@ -14,13 +14,24 @@ import httpx
 
 REALM = Path(sys.executable).parent / "realm"
 DEADLINE = 180.0
+LIMITED = """
+from pathlib import Path
+from realm_lib.server import Limits
+from realm_lib.server.running import serve
+serve(Path({run!r}), "127.0.0.1", {port}, Limits({limits}))
+"""
 
 
 class ServerProcess:
-    """Starts the server; ``url`` is known once it listens, ``log`` holds its standard error so far."""
+    """Starts the server; ``url`` is known once it listens, ``log`` holds its standard error so far.
 
-    def __init__(self, run: Path, *options: str, port: int = 0, **environment: str) -> None:
+    ``limits`` are Limits that the shell has no option for, as ``batch=1, wait=0.0``.
+    """
+
+    def __init__(self, run: Path, *options: str, port: int = 0, limits: str = "", **environment: str) -> None:
         command = [str(REALM), "serve", "--run", str(run), "--port", str(port), *options]
+        if limits:
+            command = [sys.executable, "-c", LIMITED.format(run=str(run), port=port, limits=limits)]
         variables = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=variables)
         self.lines: list[str] = []
