@@ -92,7 +92,7 @@ def test_brier_equals_sklearn_and_temperature_is_the_scales_inverse():
 
 def test_calibration_interval_holds_the_error_and_knows_what_chance_gives():
     rng = np.random.default_rng(3)
-    inside, errors, chances = 0, [], []
+    inside, from_zero, errors, chances = 0, 0, [], []
     for trial in range(60):
         sure = rng.uniform(0.5, 1, 1500)
         right = (rng.random(1500) < 0.5 + 0.6 * (sure - 0.5)).astype(float)  # too sure: the true error is 0.1
@@ -100,8 +100,11 @@ def test_calibration_interval_holds_the_error_and_knows_what_chance_gives():
         inside += low <= 0.1 <= high
         honest = (rng.random(1500) < sure).astype(float)
         errors.append(expected_calibration_error(sure, honest))
-        chances.append(calibration_interval(sure, honest, np.arange(1500) // 3, resamples=300, seed=trial)[2])
+        low, _, chance = calibration_interval(sure, honest, np.arange(1500) // 3, resamples=300, seed=trial)
+        chances.append(chance)
+        from_zero += low == 0
     assert inside >= 52
+    assert from_zero >= 52, "a calibrated reward's interval reaches to 0, though its error never is 0"
     assert np.mean(chances) == pytest.approx(np.mean(errors), rel=0.15)
 
 
