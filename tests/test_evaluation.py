@@ -203,7 +203,7 @@ def test_interval_over_posts_covers_and_over_pairs_does_not():
     rng = np.random.default_rng(0)
     by_post = by_pair = 0
     for trial in range(1000):
-        values, posts = _clustered(rng, 150)
+        values, posts = _clustered(rng)
         found = bootstrap_over_posts(values, posts, resamples=400, seed=trial)
         by_post += found.lows[0] <= 0.5 <= found.highs[0]
         if trial < 200:

@@ -92,16 +92,19 @@ def test_brier_equals_sklearn_and_temperature_is_the_scales_inverse():
 
 def test_calibration_interval_holds_the_error_and_knows_what_chance_gives():
     rng = np.random.default_rng(3)
-    inside, errors, chances = 0, [], []
-    for trial in range(60):
+    inside, from_zero, errors, chances = 0, 0, [], []
+    for trial in range(100):
         sure = rng.uniform(0.5, 1, 1500)
         right = (rng.random(1500) < 0.5 + 0.6 * (sure - 0.5)).astype(float)  # too sure: the true error is 0.1
         low, high, _ = calibration_interval(sure, right, np.arange(1500) // 3, resamples=300, seed=trial)
         inside += low <= 0.1 <= high
         honest = (rng.random(1500) < sure).astype(float)
         errors.append(expected_calibration_error(sure, honest))
-        chances.append(calibration_interval(sure, honest, np.arange(1500) // 3, resamples=300, seed=trial)[2])
-    assert inside >= 52
+        low, _, chance = calibration_interval(sure, honest, np.arange(1500) // 3, resamples=300, seed=trial)
+        chances.append(chance)
+        from_zero += low == 0
+    assert inside >= 93
+    assert from_zero >= 93, "a calibrated reward's interval reaches to 0, though its error never is 0"
     assert np.mean(chances) == pytest.approx(np.mean(errors), rel=0.15)
 
 
@@ -198,3 +201,14 @@ def test_verdict_tells_power_length_control_and_the_feature_ceiling():
     table = evaluation.slice_table("by_domain", ["realm"])
     assert list(table.columns) == ["domain", "pairs", "realm"]
     assert table["pairs"].sum() == 300
+
+
+def test_verdict_takes_back_what_holm_does_not_confirm():
+    features = make_features()
+    reward = make_reward(features, skill=2.0)
+    evaluation = judge(features, {"realm": reward, "linear": make_reward(features, 2, skill=0.0)})
+    difference = evaluation.metrics["differences"]["realm - linear"]
+    assert difference["ci"][0] > 0
+    assert "corrected for" not in evaluation.verdict()
+    difference["p_holm"] = 0.2
+    assert "which is not sure once all comparisons are corrected for (p = 0.20)" in evaluation.verdict()

@@ -83,8 +83,10 @@ def calibration_interval(
     """The interval (low, high) of :func:`expected_calibration_error`, and the error that chance alone would give.
 
     Posts are resampled with the bins held. A mean of absolute values is never 0, however well calibrated a reward is,
-    and resampling adds that chance a second time: the interval is the basic one (Davison and Hinkley 1997, 5.2), which
-    takes it off again, cut at 0. The third number is the mean error of the same bins when their true gap is 0.
+    and resampling adds that chance a second time, so that a percentile interval would hardly ever reach a true error
+    of 0. The found error differs from the true one by the error of the bins' noise alone at most (triangle
+    inequality): the lower end is the found error less that noise's own upper quantile, cut at 0. The upper end is the
+    percentile, which the bias makes a safe one. The third number is the noise's mean: what chance alone would give.
     """
     sure, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
     place = calibration_places(sure, bins)
@@ -92,9 +94,10 @@ def calibration_interval(
     gaps[np.arange(len(sure)), place] = sure - right
     found = bootstrap_over_posts(gaps, post_ids, resamples=resamples, seed=seed)
     error = float(np.abs(found.means).sum())
-    low, high = np.quantile(np.abs(found.resampled).sum(axis=1), [(1 - level) / 2, (1 + level) / 2])
-    chance = float(np.abs(found.resampled - found.means).sum(axis=1).mean())
-    return max(0.0, 2 * error - float(high)), min(1.0, max(error, 2 * error - float(low))), chance
+    noise = np.abs(found.resampled - found.means).sum(axis=1)
+    largest_noise = float(np.quantile(noise, (1 + level) / 2))
+    high = float(np.quantile(np.abs(found.resampled).sum(axis=1), (1 + level) / 2))
+    return max(0.0, error - largest_noise), min(1.0, max(error, high)), float(noise.mean())
 
 
 def calibration_bins(confidence: Floats, correct: Floats, bins: int) -> pd.DataFrame:

@@ -240,11 +240,12 @@ class Evaluation:
 
     def _length_sentence(self, name: str, difference: dict[str, Any]) -> str:
         share = _percent(self.metrics["rewards"]["length"]["accuracy"])
+        size = f"{_points(difference)}{_corrected(difference)}"
         if difference["ci"][0] > 0:
-            return f"It beats simply taking the longer response ({share}) by {_points(difference)}."
+            return f"It beats simply taking the longer response ({share}) by {size}."
         if difference["ci"][1] < 0:
             return (
-                f"Simply taking the longer response ({share}) is better, by {_points(difference)}: these pairs do not "
+                f"Simply taking the longer response ({share}) is better, by {size}: these pairs do not "
                 f"show that {name} has learned anything more than length can explain."
             )
         return (
@@ -287,11 +288,17 @@ def _points(difference: Mapping[str, Any], signed: bool = False) -> str:
     return f"{100 * value:.1f} points (interval {100 * low:.1f} to {100 * high:.1f})"
 
 
+def _corrected(difference: Mapping[str, Any]) -> str:
+    """What Holm's correction takes back from an interval that lies on one side of zero."""
+    p = difference["p_holm"]
+    return "" if p <= 0.05 else f", which is not sure once all comparisons are corrected for (p = {p:.2f})"
+
+
 def _clause(subject: str, other: str, difference: Mapping[str, Any]) -> str:
     low, high = difference["ci"]
     if low > 0:
-        return f"{subject} is better than {_name(other)} by {_points(difference)}"
+        return f"{subject} is better than {_name(other)} by {_points(difference)}{_corrected(difference)}"
     if high < 0:
-        return f"{subject} is worse than {_name(other)} by {_points(difference)}"
+        return f"{subject} is worse than {_name(other)} by {_points(difference)}{_corrected(difference)}"
     size = _points(difference, signed=True).rstrip(",")
     return f"the data cannot tell whether {subject} is better or worse than {_name(other)} ({size})"
