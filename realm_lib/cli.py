@@ -1,4 +1,7 @@
-"""The shell's door: ``realm predict`` for people, ``prepare``, ``execute``, ``report`` and ``verify`` for make."""
+"""The shell's door: ``predict``, ``serve``, ``evaluate``, ``report`` for people, the other commands for make.
+
+Exit codes: 0 done, 1 an error that the message helps to mend, 2 a command that was mistyped, 130 interrupted.
+"""
 
 import json
 import sys
@@ -6,6 +9,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+_PEOPLE = "Use a run"
+_MAKE = "What make calls"
 
 app = typer.Typer(
     help="REALM: a reward for RLHF that combines a reward model with prompt-response similarity.",
@@ -15,30 +21,71 @@ app = typer.Typer(
 )
 
 
-@app.command()
-def prepare(
-    profile: Annotated[str, typer.Argument(help="A profile of params/ (demo, local, small, full) or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")] = None,
+@app.command(rich_help_panel=_PEOPLE)
+def predict(
+    run: Annotated[Path, typer.Option(help="A run's folder, as outputs/demo.")],
+    prompt: Annotated[str | None, typer.Option(help="The post or question.")] = None,
+    response: Annotated[list[str] | None, typer.Option(help="A response; repeat the option to score several.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--input", metavar="FILE.jsonl", help='Lines of {"prompt", "response"}; - is standard input.'),
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Rank the responses to each prompt, best first.")] = False,
 ) -> None:
-    """Resolve a profile into its run's folder and print that folder (make calls this)."""
-    from realm_lib.pipeline import prepare as prepare_run
+    """Print the reward of each response, a JSON object a line: reward, spread, score, similarity, models."""
+    if (source is None) == (prompt is None) or (prompt is None) != (not response):
+        raise typer.BadParameter("give --prompt with --response (one or more), or --input")
+    from realm_lib import prediction
+    from realm_lib.reward import RealmReward
 
-    typer.echo(_relative(prepare_run(profile, overrides or []).folder))
+    if source is None:
+        questions = iter(prediction.from_options(prompt or "", response or []))
+    else:
+        questions = prediction.read_questions(source)
+    answers = prediction.predict(RealmReward.from_pretrained(run), questions)
+    for row in prediction.rank(answers) if compare else (answer for _, answer in answers):
+        typer.echo(json.dumps(row, allow_nan=False))
 
 
-@app.command()
-def execute(
-    run: Annotated[Path, typer.Argument(help="A run's folder, as outputs/demo.")],
-    notebook: Annotated[str, typer.Argument(help="A notebook's name, as 02_combiner_training.")],
+@app.command(rich_help_panel=_PEOPLE)
+def serve(
+    run: Annotated[Path, typer.Option(help="A run's folder, as outputs/demo.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs a token.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    queue: Annotated[int, typer.Option(min=1, help="Responses that may wait for an answer; more get 429.")] = 4096,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until a request gets 503 or 504.")] = 120.0,
 ) -> None:
-    """Execute one notebook into a run (make calls this)."""
-    from realm_lib.pipeline import execute as execute_notebook
+    """Answer rewards over HTTP: /predict, and what OpenRLHF and LLaMA-Factory ask for.
+
+    Clients send the token in REALM_SERVER_TOKEN (environment or .env) as `Authorization: Bearer ...`, where it is set.
+    """
+    from realm_lib.server import Limits
+    from realm_lib.server.running import serve as serve_run
+
+    serve_run(run, host, port, Limits(queue=queue, timeout=timeout))
+
+
+@app.command(rich_help_panel=_PEOPLE)
+def evaluate(
+    run: Annotated[Path, typer.Option(help="A run's folder, as outputs/demo.")],
+    pairs: Annotated[Path, typer.Option(help="Pairs of SHP's columns or {prompt, chosen, rejected}.")],
+    subset_column: Annotated[str | None, typer.Option(help="The column that names a pair's subset.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What to call it in the outputs; the file's name by default.")
+    ] = None,
+) -> None:
+    """Judge a run's reward on another file of pairs, and print the verdict and where the report page is."""
+    from realm_lib.benchmark import evaluate_file
     from realm_lib.runs import Run
 
-    execute_notebook(Run(run), notebook)
+    verdict, page = evaluate_file(Run(run), pairs, subset_column=subset_column, name=name)
+    typer.echo(verdict)
+    typer.echo(_relative(page))
 
 
-@app.command()
+@app.command(rich_help_panel=_PEOPLE)
 def report(run: Annotated[Path, typer.Argument(help="A run's folder, as outputs/demo.")]) -> None:
     """Render a run's notebooks and its index page into RUN/reports."""
     from realm_lib.report import write_report
@@ -47,7 +94,30 @@ def report(run: Annotated[Path, typer.Argument(help="A run's folder, as outputs/
     typer.echo(_relative(write_report(Run(run))))
 
 
-@app.command()
+@app.command(rich_help_panel=_MAKE)
+def prepare(
+    profile: Annotated[str, typer.Argument(help="A profile of params/ (demo, local, small, full) or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")] = None,
+) -> None:
+    """Resolve a profile into its run's folder and print that folder."""
+    from realm_lib.pipeline import prepare as prepare_run
+
+    typer.echo(_relative(prepare_run(profile, overrides or []).folder))
+
+
+@app.command(rich_help_panel=_MAKE)
+def execute(
+    run: Annotated[Path, typer.Argument(help="A run's folder, as outputs/demo.")],
+    notebook: Annotated[str, typer.Argument(help="A notebook's name, as 02_combiner_training.")],
+) -> None:
+    """Execute one notebook into a run."""
+    from realm_lib.pipeline import execute as execute_notebook
+    from realm_lib.runs import Run
+
+    execute_notebook(Run(run), notebook)
+
+
+@app.command(rich_help_panel=_MAKE)
 def verify(
     run: Annotated[Path, typer.Argument(help="The run to check.")],
     reference: Annotated[Path, typer.Argument(help="The run that it should reproduce.")],
@@ -63,20 +133,6 @@ def verify(
     typer.echo(f"{run} reproduces {reference}: parameters and counts equal, metrics within the tolerances")
 
 
-@app.command()
-def predict(
-    run: Annotated[Path, typer.Option(help="A run's folder, as outputs/demo.")],
-    prompt: Annotated[str, typer.Option(help="The post or question.")],
-    response: Annotated[list[str], typer.Option(help="A response; repeat the option to score several.")],
-) -> None:
-    """Print the reward of each response as a JSON object a line: reward, spread, score, similarity."""
-    from realm_lib.reward import RealmReward
-
-    explained = RealmReward.from_pretrained(run).explain([prompt] * len(response), response)
-    for row in explained.to_dict("records"):
-        typer.echo(json.dumps(row))
-
-
 def _relative(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
@@ -85,6 +141,8 @@ def main() -> None:
     """Run the command; an error that a user can mend is one message on standard error and exit code 1."""
     try:
         app()
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (ValueError, OSError, RuntimeError) as error:
         # The library's own errors say what to do; anything else is a fault of ours and keeps its traceback.
         if not type(error).__module__.startswith("realm_lib."):

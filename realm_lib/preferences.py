@@ -16,23 +16,26 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
+from realm_lib.dialogues import Message, PairsError, Prompt, as_messages, as_text
 from realm_lib.params import DataParams, Split, resolve_path
 
-__all__ = ["Message", "PairsError", "Prompt", "as_messages", "as_text", "bare_domain", "distinct_texts", "load_pairs"]
-
-Message = Mapping[str, Any]
-Prompt = str | Sequence[Message]
-"""A prompt as text, or as chat messages ({"role", "content"})."""
+__all__ = [
+    "Message",
+    "PairsError",
+    "Prompt",
+    "as_messages",
+    "as_text",
+    "bare_domain",
+    "distinct_texts",
+    "load_pairs",
+    "read_pairs",
+]
 
 REQUIRED = ("post_id", "history", "human_ref_A", "human_ref_B", "labels")
 _TEXTS = ("history", "human_ref_A", "human_ref_B")
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 _SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 _NAMED_ROWS = 5  # rows of each fault that the report names
-
-
-class PairsError(ValueError):
-    """Preference pairs that cannot be used; the message names the file, the row or the column."""
 
 
 def load_pairs(data: DataParams, split: Split) -> pd.DataFrame:
@@ -55,18 +58,11 @@ def load_pairs(data: DataParams, split: Split) -> pd.DataFrame:
 
     def drop(reason: str, bad: "pd.Series[bool]") -> None:
         nonlocal pairs
-        if bad.any():
-            rows = pairs.loc[bad, ["_file", "_row"]].head(_NAMED_ROWS)
-            named = [f"{file} row {row}" for file, row in rows.itertuples(index=False)]
-            dropped[reason] = {"pairs": int(bad.sum()), "first": named}
-            pairs = pairs[~bad]
+        pairs = _without(pairs, bad, reason, dropped)
 
     if data.domains:
         drop("other domain", ~pairs["domain"].map(bare_domain).isin(data.domains))
-    drop("empty text", (pairs[list(_TEXTS)].map(str.strip) == "").any(axis=1))
-    drop("equal responses", pairs["human_ref_A"].str.strip() == pairs["human_ref_B"].str.strip())
-    drop("label against votes", _against_votes(pairs))
-    drop("duplicate pair", pairs.assign(_key=_pair_keys(pairs)).duplicated("_key"))
+    pairs = _usable(pairs, dropped)
     later = _posts_of_later_splits(data, source_split)
     drop("post in a later split", pairs["post_id"].isin(later))
     if source_split == "train":
@@ -88,6 +84,40 @@ def load_pairs(data: DataParams, split: Split) -> pd.DataFrame:
     return pairs
 
 
+def read_pairs(path: str | Path, *, subset_column: str | None = None, words: int = 1024) -> pd.DataFrame:
+    """Every usable pair of a file or folder, as a whole: not split, not filtered, posts cut to ``words`` words.
+
+    ``subset_column`` names the column that says which part of the set a pair belongs to; it becomes ``domain``.
+    Without it that is ``domain`` or ``subset`` where the file has one. ``attrs["report"]`` as :func:`load_pairs`.
+
+    Raises :class:`PairsError` for a missing file or column, a broken row, no usable pair.
+    """
+    frames = []
+    for file in _local_files(str(path)):
+        frame = _read_file(file)
+        if subset_column is not None:
+            if subset_column not in frame:
+                raise PairsError(
+                    f"{file}: no column {subset_column!r}; it has: {', '.join(map(str, frame.columns[:-2]))}"
+                )
+            frame = frame.assign(domain=frame[subset_column].astype(str))
+        elif "domain" not in frame and "subset" in frame:
+            frame = frame.assign(domain=frame["subset"].astype(str))
+        frames.append(_normalised(frame, str(file)))
+    pairs = pd.concat(frames, ignore_index=True)
+    report: dict[str, Any] = {"source": str(path), "read": len(pairs), "simulated": "gold_A" in pairs}
+    dropped: dict[str, dict[str, Any]] = {}
+    pairs = _usable(pairs, dropped)
+    if pairs.empty:
+        reasons = "; ".join(f"{reason}: {found['pairs']}" for reason, found in dropped.items())
+        raise PairsError(f"{path}: no usable pair ({reasons or 'none was read'})")
+    pairs, cut = _cut_posts(pairs, words)
+    report |= {"kept": len(pairs), "posts": pairs["post_id"].nunique(), "dropped": dropped, "posts_cut": cut}
+    pairs = pairs.drop(columns=["_file", "_row"]).reset_index(drop=True)
+    pairs.attrs["report"] = report
+    return pairs
+
+
 def distinct_texts(pairs: pd.DataFrame) -> pd.DataFrame:
     """The distinct (prompt, response) of ``pairs``, however many pairs hold each: columns prompt, response."""
     sides = [pairs[["history", f"human_ref_{side}"]].set_axis(["prompt", "response"], axis=1) for side in "AB"]
@@ -97,48 +127,6 @@ def distinct_texts(pairs: pd.DataFrame) -> pd.DataFrame:
 def bare_domain(domain: str) -> str:
     """A domain without the split that SHP appends: ``askbaking_train`` is ``askbaking``."""
     return re.sub(r"_(train|validation|test)$", "", domain)
-
-
-# Dialogues. A single user message is its text; several turns are one text in the form that HH-RLHF made common.
-
-_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant|System): ?")
-_HEADING = {"user": "Human", "assistant": "Assistant", "system": "System"}
-_ROLE = {heading: role for role, heading in _HEADING.items()}
-
-
-def as_text(prompt: Prompt) -> str:
-    """One text for a prompt or completion: a string as it is, one message as its content, several as a transcript.
-
-    Raises :class:`PairsError` for messages without role and text content.
-    """
-    if isinstance(prompt, str):
-        return prompt
-    turns = []
-    for message in prompt:
-        if not isinstance(message, Mapping):
-            raise PairsError(f"a message is an object with role and content, got {message!r:.60}")
-        role, content = message.get("role"), message.get("content")
-        if role not in _HEADING or not isinstance(content, str):
-            raise PairsError(f"a message needs a role ({', '.join(_HEADING)}) and text content, got {dict(message)!r}")
-        turns.append((role, content))
-    if len(turns) == 1:
-        return turns[0][1]
-    return "".join(f"\n\n{_HEADING[role]}: {content}" for role, content in turns)
-
-
-def as_messages(prompt: Prompt) -> list[dict[str, str]]:
-    """Chat messages of a prompt: the turns of a transcript (see :func:`as_text`), otherwise one user message."""
-    text = as_text(prompt)
-    if not isinstance(prompt, str):
-        return [{"role": message["role"], "content": message["content"]} for message in prompt]
-    starts = list(_TURN.finditer(text))
-    if not starts or starts[0].start() != 0 or not text.startswith("\n\n"):
-        return [{"role": "user", "content": text}]
-    ends = [match.start() for match in starts[1:]] + [len(text)]
-    return [
-        {"role": _ROLE[match.group(1)], "content": text[match.end() : end]}
-        for match, end in zip(starts, ends, strict=True)
-    ]
 
 
 # Sources
@@ -357,6 +345,27 @@ def _capped(pairs: pd.DataFrame, data: DataParams, split: str) -> pd.DataFrame:
 
 
 # Checks
+
+
+def _without(
+    pairs: pd.DataFrame, bad: "pd.Series[bool]", reason: str, dropped: dict[str, dict[str, Any]]
+) -> pd.DataFrame:
+    """``pairs`` but the ``bad`` ones, which ``dropped`` counts and names."""
+    if not bad.any():
+        return pairs
+    rows = pairs.loc[bad, ["_file", "_row"]].head(_NAMED_ROWS)
+    named = [f"{file} row {row}" for file, row in rows.itertuples(index=False)]
+    dropped[reason] = {"pairs": int(bad.sum()), "first": named}
+    return pairs[~bad]
+
+
+def _usable(pairs: pd.DataFrame, dropped: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """The pairs that say something, each once."""
+    pairs = _without(pairs, (pairs[list(_TEXTS)].map(str.strip) == "").any(axis=1), "empty text", dropped)
+    equal = pairs["human_ref_A"].str.strip() == pairs["human_ref_B"].str.strip()
+    pairs = _without(pairs, equal, "equal responses", dropped)
+    pairs = _without(pairs, _against_votes(pairs), "label against votes", dropped)
+    return _without(pairs, pairs.assign(_key=_pair_keys(pairs)).duplicated("_key"), "duplicate pair", dropped)
 
 
 def _against_votes(pairs: pd.DataFrame) -> "pd.Series[bool]":

@@ -1,25 +1,31 @@
 """RealmReward: prompt and response as text in, the combined reward out."""
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from realm_lib.combiner import Combiner
+import realm_lib
 from realm_lib.embedders import Embedder, build_embedder, by_role, cosine
 from realm_lib.params import Params, ParamsError
 from realm_lib.preferences import Prompt, as_text
 from realm_lib.runs import MissingStepError, write_json
 from realm_lib.scorers import Scorer, build_scorer
 
+if TYPE_CHECKING:
+    # torch comes with it: it is loaded with the first reward, so that a program which imports the name pays nothing.
+    from realm_lib.combiner import Combiner
+
 __all__ = ["RealmReward"]
 
 _FILE = "realm_reward.json"  # beside the combiner: the models whose numbers it combines
 _SECTIONS = ("reward_model", "embedding")
+_DIGITS = 12  # of a digest, where it is shown
 
 
 class RealmReward:
@@ -29,7 +35,7 @@ class RealmReward:
     keeps the protocol.
     """
 
-    def __init__(self, scorer: Scorer, embedder: Embedder, combiner: Combiner) -> None:
+    def __init__(self, scorer: Scorer, embedder: Embedder, combiner: "Combiner") -> None:
         self.scorer = scorer
         self.embedder = embedder
         self.combiner = combiner
@@ -38,6 +44,25 @@ class RealmReward:
     def __name__(self) -> str:
         """Trainers log a reward function by its name."""
         return "realm_reward"
+
+    @property
+    def models(self) -> dict[str, str]:
+        """What the numbers depend on: ``NAME@WEIGHTS`` of the reward model and of the embedding model, the combiner.
+
+        WEIGHTS are the first 12 digits of the SHA-256 or of the hub's commit, where there are weights to know; the
+        combiner's are those of ``weights_sha256`` in its config.json.
+        """
+        from safetensors.torch import save
+
+        weights = save(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in self.combiner.state_dict().items()}
+        )
+        return {
+            "reward_model": _name_and_weights(self.scorer.identity),
+            "embedding": _name_and_weights(self.embedder.identity),
+            "combiner": hashlib.sha256(weights).hexdigest()[:_DIGITS],
+            "realm_lib": realm_lib.__version__,
+        }
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], **columns: Any) -> list[float]:  # noqa: ARG002
         """The reward of each completion under its prompt.
@@ -76,7 +101,7 @@ class RealmReward:
         return [np.stack([vectors[text] for text in side]) for side in (prompts, responses)]
 
     @staticmethod
-    def save_pretrained(folder: str | Path, combiner: Combiner, params: Params) -> None:
+    def save_pretrained(folder: str | Path, combiner: "Combiner", params: Params) -> None:
         """Save a combiner with the names of the models whose features it was trained on."""
         combiner.save_pretrained(folder)
         sections = {name: getattr(params, name).model_dump(mode="json") for name in _SECTIONS}
@@ -98,6 +123,8 @@ class RealmReward:
             raise ParamsError(f"{home / _FILE}: not JSON: {error}") from error
         if not isinstance(content, dict) or set(content) != set(_SECTIONS):
             raise ParamsError(f"{home / _FILE}: must hold {' and '.join(_SECTIONS)}: run 02_combiner_training again")
+        from realm_lib.combiner import Combiner
+
         try:
             params = Params.from_sections(**content)
         except ParamsError as error:
@@ -107,3 +134,8 @@ class RealmReward:
             build_embedder(params.embedding, run),
             Combiner.from_pretrained(home),
         )
+
+
+def _name_and_weights(identity: Mapping[str, Any]) -> str:
+    name, weights = str(identity.get("model", "unnamed")), identity.get("weights")
+    return f"{name}@{str(weights)[:_DIGITS]}" if weights else name

@@ -11,13 +11,23 @@ from realm_lib.runs import MissingStepError
 
 __all__ = ["compare_runs"]
 
-_IGNORED = {"seconds", "best_epoch", "verdict"}
-"""Timings, the epoch that a flat curve happens to end at, and words made from numbers that are compared themselves."""
+_IGNORED = {"seconds", "best_epoch", "verdict", "temperature"}
+"""Timings, the epoch that a flat curve happens to end at, words made from numbers that are compared themselves, and
+temperatures, which are on each reward's own scale and show in the log-loss."""
 
-_TOLERANCES = {"by_domain": 0.10, "length_split": 0.03, "p_value": 0.10}
+_TOLERANCES = {
+    **dict.fromkeys(("by_domain", "by_length_difference", "by_post_size", "by_score_ratio"), 0.10),
+    **dict.fromkeys(("length_split", "length_controlled"), 0.03),
+    **dict.fromkeys(("p_value", "p_holm", "perturbations", "disagreements", "length_bias"), 0.10),
+}
 _TOLERANCE = 0.02
 """Allowed absolute difference of shares and losses, by the first key of the path that names one. Another processor
 rounds sums in another order, which the training of the offline reward model amplifies; small groups move most."""
+
+_MEASURED_COUNTS = ({"disagreements"}, {"trees", "ties"})
+"""Keys that a path has together when it counts pairs by what a reward says of them, which rounding moves: where two
+rewards disagree, and where the steps of boosted trees tie. These are compared within a tenth, or ten pairs; every other
+count is exact."""
 
 _OWN = ("run.name", "run.output_dir", "data.preprocessing.cache_dir")
 """Parameters that say where a run lies, not what it is."""
@@ -53,6 +63,9 @@ def _close(key: str, found: Any, wanted: Any) -> bool:
     parts = key.split(".")
     if _IGNORED.intersection(parts):
         return True
+    measured = any(keys.issubset(parts) for keys in _MEASURED_COUNTS)
+    if measured and isinstance(found, int) and isinstance(wanted, int):
+        return abs(found - wanted) <= max(10, wanted // 10)
     if not isinstance(found, float) or not isinstance(wanted, float):
         return False
     tolerance = next((_TOLERANCES[part] for part in parts if part in _TOLERANCES), _TOLERANCE)

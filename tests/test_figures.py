@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from realm_lib import figures
-from realm_lib.evaluation import evaluate_rewards
+from realm_lib.evaluation import evaluate_rewards, partial_effects
 
 DOMAINS = [f"domain{number:02d}" for number in range(18)]
 
@@ -191,3 +191,97 @@ def test_bad_features_are_refused():
         figures.reward_distributions(features.assign(reward_A=np.nan))
     with pytest.raises(ValueError, match="nothing to draw"):
         figures.feature_distributions(features.iloc[:0], "similarity")
+
+
+# What an evaluation shows beside its accuracies
+
+
+def make_texts_evaluation(simulated):
+    features = make_features(simulated)
+    rng = np.random.default_rng(2)
+    for side in "AB":
+        features[f"human_ref_{side}"] = ["word " * count for count in rng.integers(1, 30, 180)]
+    features["score_ratio"] = rng.uniform(1, 6, 180)
+    rewards = {name: rng.normal(size=(180, 2)) for name in ("realm", "reward_model", "length")}
+    margin = np.diff(rewards["realm"], axis=1)[:, 0]
+    return evaluate_rewards(
+        features, rewards, scales=dict.fromkeys(rewards, 1.0), feature_ceiling=margin, resamples=100
+    )
+
+
+def make_perturbations(gold):
+    entry = {"change": 0.4, "ci": [0.3, 0.5], "raised": 0.9, "won": 0.1}
+    names = ["realm", "reward_model", "similarity", *(["gold"] if gold else [])]
+    kinds = {kind: {"responses": 40} | dict.fromkeys(names, entry) for kind in ("padded", "wrong_prompt")}
+    return {"pairs": 20, "posts": 20, "kinds": kinds | {"reordered": {"responses": 0}}}
+
+
+SEEDS = {"ensemble": [0.7, 0.71], "members": [0.69, 0.7, 0.71, 0.72], "sd": 0.007, "members_sd": 0.01}
+SPREAD = pd.DataFrame(
+    {"disagreement": [0.1, 0.4], "accuracy": [0.8, 0.6], "low": [0.7, 0.5], "high": [0.9, 0.7], "pairs": [90, 90]}
+)
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_the_other_figures_have_n_and_say_simulated_where_it_is(simulated):
+    evaluation = make_texts_evaluation(simulated)
+    effects = partial_effects(lambda x: x.sum(axis=1), make_features(simulated), points=4)
+    left, right = figures.effect_lines(effects, responses=360, simulated=simulated)
+    drawn = {
+        "score_ratio": figures.accuracy_by_group(evaluation, "by_score_ratio", ("realm", "reward_model")),
+        "length": figures.accuracy_by_group(evaluation, "by_length_difference"),
+        "size": figures.accuracy_by_group(evaluation, "by_post_size", ("realm",)),
+        "differences": figures.difference_bars(evaluation),
+        "perturbations": figures.perturbation_points(make_perturbations(simulated)),
+        "seeds": figures.seed_points(SEEDS, [0.65, 0.75], pairs=180, simulated=simulated),
+        "spread": figures.spread_points(SPREAD, simulated=simulated),
+        "left": left,
+        "right": right,
+    }
+    for name, ax in drawn.items():
+        shown = texts(ax)
+        assert ax.get_xlabel(), name
+        assert any("n = " in text for text in shown), name
+        assert any("simulated" in text for text in shown) == simulated, name
+
+
+def test_groups_show_their_accuracy_and_interval():
+    evaluation = make_texts_evaluation(False)
+    ax = figures.accuracy_by_group(evaluation, "by_score_ratio", ("realm",))
+    groups = evaluation.metrics["by_score_ratio"]
+    points = [line for line in ax.lines if line.get_marker() == "o" and len(line.get_xdata()) == len(groups)]
+    assert list(points[0].get_ydata()) == [part["realm"]["accuracy"] for part in groups.values()]
+    intervals = [list(line.get_ydata()) for line in ax.lines]
+    assert all(list(part["realm"]["ci"]) in intervals for part in groups.values())
+    labels = [label.get_text() for label in ax.get_xticklabels()]
+    assert labels == [f"≥ {key}\nn = {part['pairs']}" for key, part in groups.items()]
+
+
+def test_differences_are_drawn_with_their_interval_and_corrected_p():
+    evaluation = make_texts_evaluation(False)
+    ax = figures.difference_bars(evaluation)
+    for name, found in evaluation.metrics["differences"].items():
+        colour = figures.COLOURS[name.removeprefix("realm - ")]
+        mine = [line for line in ax.lines if line.get_color() == colour]
+        assert any(list(line.get_xdata()) == found["ci"] for line in mine), name
+        assert any(list(line.get_xdata()) == [found["value"]] for line in mine), name
+        p = "p < 0.001" if found["p_holm"] < 0.001 else f"p = {found['p_holm']:.3f}"
+        assert any(text.startswith(f"{100 * found['value']:+.1f}") and text.endswith(p) for text in texts(ax)), name
+
+
+def test_labels_of_the_two_ceilings_do_not_overlap():
+    evaluation = make_texts_evaluation(True)
+    for metric, value in (("ceiling", 0.81), ("feature_ceiling", 0.71)):
+        evaluation.metrics[metric]["accuracy"] = value
+    ax = figures.accuracy_bars(evaluation)
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts if "ceiling" in text.get_text() or "best" in text.get_text()]
+    assert len(boxes) == 2
+    assert not boxes[0].overlaps(boxes[1])
+
+
+def test_perturbations_show_the_mean_change_with_its_interval():
+    ax = figures.perturbation_points(make_perturbations(True))
+    assert sum(list(line.get_xdata()) == [0.3, 0.5] for line in ax.lines) == 8
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == ["Empty phrases\nat the end (n = 40)", "Under another\npost (n = 40)"]

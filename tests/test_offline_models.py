@@ -1,4 +1,4 @@
-"""The offline stand-ins: a tokenizer that loses nothing and a reward model that learns, the same one every time."""
+"""The offline stand-ins: a tokenizer that loses nothing, models that learn, and the same ones every time."""
 
 import itertools
 import random
@@ -12,8 +12,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from realm_lib.offline_models import train_reward_model, train_tokenizer
-from realm_lib.params import OfflineRewardModelParams, RewardModelParams
+from realm_lib.offline_models import train_policy, train_reward_model, train_tokenizer
+from realm_lib.params import OfflinePolicyParams, OfflineRewardModelParams, RewardModelParams
+from realm_lib.policies import encode_prompts, load_policy, response_log_probs, sample
+from realm_lib.rlhf_params import PolicyParams
 from realm_lib.runs import folder_digest
 from realm_lib.scorers import build_scorer
 from realm_lib.simulator import simulate_posts
@@ -161,3 +163,68 @@ def test_a_response_longer_than_the_model_reads_is_an_error(pairs: pd.DataFrame,
     with pytest.raises(ScorerError, match="its response and the chat template take"):
         train_reward_model(long, PARAMS, tmp_path / "reward_model", seed=7, progress=False)
     assert not list(tmp_path.iterdir())
+
+
+# The policy
+
+POLICY = OfflinePolicyParams(
+    **PARAMS.model_dump() | {"learning_rate": 1e-2, "batch_size": 8, "num_epochs": 12},
+    domains=None,
+    max_comments=1000,
+)
+
+
+@pytest.fixture(scope="module")
+def policy_folder(pairs: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("offline") / "policy_sft"
+    log = train_policy(pairs, POLICY, folder, seed=7, progress=False)
+    assert log[-1]["loss"] < log[0]["loss"] / 2
+    assert set(log[0]) == {"step", "loss"}
+    return folder
+
+
+def test_the_policy_answers_with_what_it_read_and_ends(policy_folder: Path) -> None:
+    policy = load_policy(PolicyParams(model_name=str(policy_folder)))
+    posts = polite_or_rude(12, seed=3)["history"].tolist()
+    encoded = encode_prompts(policy.tokenizer, posts, 90)
+    answers = sample(
+        policy, encoded.ids, max_new_tokens=40, temperature=0.0, seeds=[0] * len(encoded.ids), batch_size=4
+    )
+    known = {*load_grammar().polite, *load_grammar().rude}
+    assert sum(answer.ended for answer in answers) >= 10
+    assert sum(answer.text in known for answer in answers) >= 6
+
+
+def test_only_the_comment_and_its_end_carry_loss(pairs: pd.DataFrame, tiny_tokenizer: Any) -> None:
+    from realm_lib.offline_models import _encoded_comments
+
+    examples = _encoded_comments(pairs, tiny_tokenizer, POLICY)
+    prompt = encode_prompts(tiny_tokenizer, pairs["history"].tolist()[:1], 128).ids[0]
+    ids, labels = examples["input_ids"][0], examples["labels"][0]
+    assert ids[: len(prompt)] == prompt, "the policy is trained on prompts as it is given them later"
+    assert labels == [-100] * len(prompt) + ids[len(prompt) :]
+    assert tiny_tokenizer.decode(ids[len(prompt) :]) == pairs["human_ref_A"][0] + "<|eos|>"
+    said = {
+        (post, text) for side in "AB" for post, text in zip(pairs["history"], pairs[f"human_ref_{side}"], strict=True)
+    }
+    assert len(examples["labels"]) == len(said), "each comment once"
+    few = _encoded_comments(pairs, tiny_tokenizer, POLICY.model_copy(update={"max_comments": 5}))
+    assert few["input_ids"] == examples["input_ids"][:5]
+    with pytest.raises(ValueError, match="max_length is 16: no post fits"):
+        _encoded_comments(pairs, tiny_tokenizer, POLICY.model_copy(update={"max_length": 16}))
+
+
+def test_a_policy_is_the_same_for_the_same_seed(pairs: pd.DataFrame, tmp_path: Path) -> None:
+    for name, seed in (("one", 7), ("two", 7), ("other", 8)):
+        train_policy(pairs.head(16), POLICY, tmp_path / name, seed=seed, progress=False)
+    digests = [folder_digest(tmp_path / name) for name in ("one", "two", "other")]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_trained_policy_finds_its_comments_likelier_than_others(policy_folder: Path) -> None:
+    policy = load_policy(PolicyParams(model_name=str(policy_folder)))
+    prompt = encode_prompts(policy.tokenizer, ["Why does bread rise?"], 90).ids[0]
+    texts = [load_grammar().polite[0], " ".join(reversed(load_grammar().polite[0].split()))]
+    rows = [policy.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    said, garbled = response_log_probs(policy.model, [prompt] * 2, rows)
+    assert said.mean() > garbled.mean() + 1

@@ -181,7 +181,11 @@ def test_an_override_may_unset_a_value_and_make_a_section(tmp_path: Path) -> Non
     training = "learning_rate: 0.1, batch_size: 1, num_epochs: 1"
     params = load_params(
         write(tmp_path, content),
-        ["data.max_pairs_per_post=null", f"offline_models.reward_model={{{sizes}, {training}}}"],
+        [
+            "data.max_pairs_per_post=null",
+            f"offline_models.reward_model={{{sizes}, {training}}}",
+            f"offline_models.policy={{{sizes}, {training}, domains: null, max_comments: 10}}",
+        ],
     )
     assert params.data.max_pairs_per_post is None
     assert params.offline_models is not None

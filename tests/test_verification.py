@@ -161,3 +161,20 @@ def test_what_is_missing_is_an_error_that_names_it(
 def test_metrics_that_only_the_run_has_are_no_matter(tmp_path: Path, reference: Path) -> None:
     """A later version may measure more than the reference did."""
     assert compare_runs(write_run(tmp_path / "run", ppo={"kl": 0.1}), reference) == []
+
+
+def test_only_counts_that_rounding_moves_may_differ_a_little(tmp_path: Path) -> None:
+    measured = {
+        "rewards": {"realm": {"ties": 0}, "trees": {"ties": 24}},
+        "disagreements": {"realm - linear": {"pairs": 195}},
+    }
+    wanted = write_run(tmp_path / "wanted", measured=measured)
+    for path, value, reproduced in (
+        ("rewards/trees/ties", 34, True),
+        ("rewards/trees/ties", 35, False),
+        ("rewards/realm/ties", 1, False),
+        ("disagreements/realm - linear/pairs", 214, True),
+        ("disagreements/realm - linear/pairs", 215, False),
+    ):
+        run = write_run(tmp_path / "run", measured=changed(measured, path, value))
+        assert (compare_runs(run, wanted) == []) is reproduced, (path, value)

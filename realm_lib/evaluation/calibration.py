@@ -8,7 +8,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from realm_lib.evaluation.resampling import EvaluationError, Floats, bootstrap_over_posts
 
-__all__ = ["calibration_bins", "calibration_interval", "confidences", "expected_calibration_error", "fit_scale"]
+__all__ = [
+    "calibration_bins",
+    "calibration_interval",
+    "calibration_places",
+    "confidences",
+    "expected_calibration_error",
+    "fit_scale",
+]
 
 
 def fit_scale(margins: ArrayLike) -> float:
@@ -80,7 +87,7 @@ def calibration_interval(
     takes it off again, cut at 0. The third number is the mean error of the same bins when their true gap is 0.
     """
     sure, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
-    place = _places(sure, bins)
+    place = calibration_places(sure, bins)
     gaps = np.zeros((len(sure), int(place.max()) + 1))
     gaps[np.arange(len(sure)), place] = sure - right
     found = bootstrap_over_posts(gaps, post_ids, resamples=resamples, seed=seed)
@@ -92,12 +99,12 @@ def calibration_interval(
 
 def calibration_bins(confidence: Floats, correct: Floats, bins: int) -> pd.DataFrame:
     """Bins of equal mass of ``confidence`` [pairs]: mean predicted, mean observed, and pairs; equal values together."""
-    place = _places(confidence, bins)
+    place = calibration_places(confidence, bins)
     frame = pd.DataFrame({"predicted": confidence, "observed": correct, "pairs": 1})
     return frame.groupby(place).agg({"predicted": "mean", "observed": "mean", "pairs": "sum"}).reset_index(drop=True)
 
 
-def _places(confidence: Floats, bins: int) -> NDArray[np.intp]:
-    """The bin of each pair."""
+def calibration_places(confidence: Floats, bins: int) -> NDArray[np.intp]:
+    """The bin of equal mass that each pair of ``confidence`` [pairs] falls in, counted from 0."""
     edges = np.unique(np.quantile(confidence, np.linspace(0, 1, bins + 1)))
     return np.searchsorted(edges[1:-1], confidence, side="right")

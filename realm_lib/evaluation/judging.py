@@ -231,6 +231,8 @@ class _Judge:
 
     def probability_scores(self, name: str, scale: float) -> dict[str, Any]:
         """Ties, log-loss (nats a pair), Brier score and calibration error of one reward."""
+        from scipy.special import expit
+
         correct = self.per_pair[f"{name}_correct"].to_numpy()
         sure = confidences(self._margins(name), scale)
         low, high, chance = calibration_interval(
@@ -241,11 +243,10 @@ class _Judge:
             seed=derive_seed(self.seed, "calibration", name),
             level=self.options["confidence"],
         )
-        right = (self.per_pair[f"{name}_p"] - self.per_pair["labels"]).to_numpy()
         return {
             "ties": int((correct == 0.5).sum()),
             "log_loss": float(self._losses(name, scale).mean()),
-            "brier": float((right**2).mean()),
+            "brier": float((expit(-scale * self._margins(name)) ** 2).mean()),
             "ece": expected_calibration_error(sure, correct),
             "ece_ci": [low, high],
             "ece_by_chance": chance,

@@ -97,8 +97,11 @@ def spread_against_error(
 ) -> pd.DataFrame:
     """Accuracy by how far the ensemble's members disagree about a pair's margin, least first.
 
-    Bins of equal mass of the members' standard deviation: columns spread, margin (mean size), accuracy, low, high
-    (95 % over posts), pairs. Raises :class:`EvaluationError` for a single member, which cannot disagree.
+    A large margin brings a large spread along, so the disagreement is spread / (spread + margin), from 0 to 1, with
+    the members' standard deviation and the size of their mean. Bins of equal mass of it: columns disagreement, spread,
+    margin, accuracy, low, high (95 % over posts), pairs.
+
+    Raises :class:`EvaluationError` for a single member, which cannot disagree.
     """
     if combiner.params.ensemble < 2:
         raise EvaluationError("one member has no spread: set model.ensemble to 2 or more")
@@ -106,14 +109,18 @@ def spread_against_error(
     margins = chosen - rejected
     mean = margins.mean(axis=0)
     table = pd.DataFrame({"spread": margins.std(axis=0), "margin": np.abs(mean), "right": (1 + np.sign(mean)) / 2})
+    size = (table["spread"] + table["margin"]).to_numpy()
+    # Two responses with the same features are a tie about which no member knows anything.
+    table["disagreement"] = np.divide(table["spread"], size, out=np.ones(len(table)), where=size > 0)
     table["post_id"] = features["post_id"].to_numpy()
     rows = []
-    for _, part in table.groupby(pd.qcut(table["spread"], bins, duplicates="drop", labels=False)):
+    for _, part in table.groupby(pd.qcut(table["disagreement"], bins, duplicates="drop", labels=False)):
         drawn = bootstrap_over_posts(
             part["right"].to_numpy(), part["post_id"].to_numpy(), resamples=resamples, seed=seed
         )
         rows.append(
             {
+                "disagreement": part["disagreement"].mean(),
                 "spread": part["spread"].mean(),
                 "margin": part["margin"].mean(),
                 "accuracy": drawn.means[0],

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from realm_lib.evaluation.calibration import calibration_bins, confidences
-from realm_lib.evaluation.resampling import EvaluationError
+from realm_lib.evaluation.calibration import calibration_bins, calibration_places, confidences
+from realm_lib.evaluation.resampling import EvaluationError, bootstrap_over_posts
 
 __all__ = ["Evaluation"]
 
@@ -161,12 +162,25 @@ class Evaluation:
         return "\n\n---\n\n".join(texts)
 
     def reliability(self, name: str, bins: int = 10) -> pd.DataFrame:
-        """Bins of equal mass of reward ``name``: predicted and observed share of right answers, and pairs."""
+        """Bins of equal mass of reward ``name``: predicted and observed share of right answers, its interval, pairs.
+
+        The interval (low, high) resamples the posts of the bin.
+        """
         if name not in self.scales:
             raise EvaluationError(f"no reward {name!r} was evaluated; there are: {', '.join(self.scales)}")
         margins = (self.per_pair[f"{name}_A"] - self.per_pair[f"{name}_B"]).to_numpy()
         correct = self.per_pair[f"{name}_correct"].to_numpy()
-        return calibration_bins(confidences(margins, self.scales[name]), correct, bins)
+        sure = confidences(margins, self.scales[name])
+        table = calibration_bins(sure, correct, bins)
+        place = calibration_places(sure, bins)
+        posts = self.per_pair["post_id"].to_numpy()
+        parts = [
+            bootstrap_over_posts(
+                correct[place == number], posts[place == number], resamples=2000, confidence=self.confidence
+            )
+            for number in np.unique(place)
+        ]
+        return table.assign(low=[part.lows[0] for part in parts], high=[part.highs[0] for part in parts])
 
     def verdict(self) -> str:
         """What the numbers say, in a few sentences made from them.

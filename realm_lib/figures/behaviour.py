@@ -128,13 +128,19 @@ def spread_points(table: pd.DataFrame, ax: Axes | None = None, *, simulated: boo
     """Accuracy by how far the ensemble's members disagree; ``table`` of realm_lib.evaluation.spread_against_error."""
     ax = ax or new_axes(5.6, 3.6)
     colour = COLOURS["realm"]
-    ax.vlines(table["spread"], table["low"], table["high"], color=colour, linewidth=2.4)
+    ax.vlines(table["disagreement"], table["low"], table["high"], color=colour, linewidth=2.4)
     ax.plot(
-        table["spread"], table["accuracy"], "o-", color=colour, linewidth=1.2, markersize=7, markeredgecolor="white"
+        table["disagreement"],
+        table["accuracy"],
+        "o-",
+        color=colour,
+        linewidth=1.2,
+        markersize=7,
+        markeredgecolor="white",
     )
     ax.axhline(0.5, color=SOFT, linewidth=1.2, linestyle=(0, (1, 2)))
     ax.yaxis.set_major_formatter(PERCENT)
-    ax.set_xlabel("Members' disagreement about a pair (standard deviation of the margin)")
+    ax.set_xlabel("Members' disagreement about a pair (spread / (spread + margin))")
     ax.set_ylabel("Accuracy")
     facts = [counted(int(table["pairs"].sum()), "pair"), f"{len(table)} bins of equal mass", "95 % intervals"]
     draw_title(ax, "Is the ensemble wrong where it disagrees?", facts, simulated)

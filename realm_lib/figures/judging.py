@@ -60,7 +60,7 @@ def accuracy_bars(evaluation: "Evaluation", ax: Axes | None = None) -> Axes:
         best = evaluation.metrics["feature_ceiling"]["accuracy"]
         ends.append(best)
         ax.axvline(best, color=COLOURS["feature_ceiling"], linewidth=1.2, linestyle=(0, (3, 2)))
-        line_label(ax, best, f"best of both features {100 * best:.1f} %")
+        line_label(ax, best, f"best of both features {100 * best:.1f} %", "right")
     _accuracy_axis(ax, ends)
     ax.set_yticks(range(len(names)), [LABELS.get(name, name) for name in names], color=INK, fontsize=10)
     ax.set_ylim(-0.6, len(names) - 0.4)
@@ -171,7 +171,8 @@ def reliability(evaluation: "Evaluation", names: Sequence[str] = ("realm",), ax:
     lowest = 0.5
     for name in names:
         bins = evaluation.reliability(name)
-        lowest = min(lowest, float(bins["observed"].min()))
+        lowest = min(lowest, float(bins["low"].min()))
+        ax.vlines(bins["predicted"], bins["low"], bins["high"], color=colour_of(name), linewidth=1.2, alpha=0.55)
         error = 100 * evaluation.metrics["rewards"][name]["ece"]
         label = f"{LABELS.get(name, name)}, error {error:.1f} points"
         ax.plot(bins["predicted"], bins["observed"], "o-", color=colour_of(name), markersize=6, label=label)
@@ -188,7 +189,7 @@ def reliability(evaluation: "Evaluation", names: Sequence[str] = ("realm",), ax:
     counts.yaxis.set_major_locator(MaxNLocator(2, integer=True))
     counts.set_xlabel("Probability that the reward gives to the response it prefers")
     legend_below(ax, counts, columns=1)
-    draw_title(ax, "Is the reward as often right as it is sure?", sizes(evaluation)[:1], evaluation.simulated)
+    draw_title(ax, "Is the reward as often right as it is sure?", sizes(evaluation), evaluation.simulated)
     return ax
 
 

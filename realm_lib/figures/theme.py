@@ -1,7 +1,7 @@
 """The look of every figure: colours and names of rewards, titles with their facts, axes, legends."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import matplotlib.pyplot as plt
 from cycler import cycler
@@ -165,7 +165,7 @@ def legend_below(ax: Axes, lowest: Axes, columns: int) -> None:
     ax.legend(loc="upper right", bbox_to_anchor=(1, 0), bbox_transform=place, ncols=columns, borderaxespad=0)
 
 
-def line_label(ax: Axes, x: float, text: str) -> None:
-    """``text`` above the vertical line at ``x``."""
+def line_label(ax: Axes, x: float, text: str, align: Literal["left", "center", "right"] = "center") -> None:
+    """``text`` above the vertical line at ``x``; ``align`` says which part of it is there."""
     ax.annotate(text, (x, 1), xytext=(0, 4), xycoords=ax.get_xaxis_transform(), textcoords="offset points",
-                ha="center", fontsize=8.5, color=SOFT)  # fmt: skip
+                ha=align, fontsize=8.5, color=SOFT)  # fmt: skip

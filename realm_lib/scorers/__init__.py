@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from realm_lib.params import RewardModelParams
 from realm_lib.preferences import Prompt
 
-__all__ = ["Scorer", "ScorerError", "build_scorer"]
+__all__ = ["Scorer", "ScorerError", "TextTooLongError", "build_scorer"]
 
 
 class Scorer(Protocol):
@@ -29,6 +29,16 @@ class Scorer(Protocol):
 
 class ScorerError(RuntimeError):
     """A reward model that cannot be loaded or a text that cannot be scored; the message says which and what to do."""
+
+
+class TextTooLongError(ScorerError):
+    """A response that does not fit beside the chat template, however much of its prompt is cut."""
+
+    def __init__(self, message: str, *, tokens: int, limit: int) -> None:
+        """``tokens`` is what the response and the template take, ``limit`` the reward model's ``max_length``."""
+        super().__init__(message)
+        self.tokens = tokens
+        self.limit = limit
 
 
 def build_scorer(params: RewardModelParams, run_folder: Path | None = None) -> Scorer:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from realm_lib.preferences import Prompt, as_messages
-from realm_lib.scorers import ScorerError
+from realm_lib.scorers import ScorerError, TextTooLongError
 
 __all__ = ["ChatEncoder", "EncodedChat"]
 
@@ -41,7 +41,7 @@ class ChatEncoder:
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[EncodedChat]:
         """Token ids of each chat, at most ``max_length``: a prompt loses its oldest tokens, the response none.
 
-        Raises :class:`ScorerError` naming the text when its response and the template alone do not fit.
+        Raises :class:`TextTooLongError` naming the text when its response and the template alone do not fit.
         """
         chats = [self._turns(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
         texts = [self._render(turns) for turns in chats]
@@ -77,10 +77,13 @@ class ChatEncoder:
             return EncodedChat(ids, 0)
         prompt_tokens = self._prompt_tokens(turns, text, offsets)
         if len(prompt_tokens) < excess:
-            raise ScorerError(
-                f"text {number}: its response and the chat template take {len(ids) - len(prompt_tokens)} tokens, "
+            tokens = len(ids) - len(prompt_tokens)
+            raise TextTooLongError(
+                f"text {number}: its response and the chat template take {tokens} tokens, "
                 f"reward_model.max_length is {self.max_length}; raise it or leave the text out "
-                f"(response: {turns[-1]['content'][:60]!r})"
+                f"(response: {turns[-1]['content'][:60]!r})",
+                tokens=tokens,
+                limit=self.max_length,
             )
         cut = set(prompt_tokens[:excess])
         return EncodedChat([token for place, token in enumerate(ids) if place not in cut], excess)

@@ -1,0 +1,113 @@
+"""Chats as trainers send them: one text that a policy's chat template rendered, special tokens and all.
+
+A reward wants the prompt and the response. OpenRLHF sends the rendered prompt and the rendered whole; LLaMA-Factory
+the whole alone. The turns are found by the headings of the templates that are in common use; a text without any is
+taken as it is.
+"""
+
+import re
+
+from realm_lib.preferences import Prompt, as_messages
+
+__all__ = ["RenderedChatError", "read_prompt", "split_query", "split_rendered"]
+
+
+class RenderedChatError(ValueError):
+    """A text in which prompt and response cannot be told apart; the message holds nothing of the text."""
+
+
+_HEADING = re.compile(
+    r"<\|im_start\|>(?P<chatml>system|user|assistant)\n"
+    r"|<\|start_header_id\|>(?P<llama3>system|user|assistant)<\|end_header_id\|>\n\n"
+    r"|<start_of_turn>(?P<gemma>user|model)\n"
+    r"|<\|(?P<plain>system|user|assistant)\|>\n?"
+    r"|(?P<inst>\[/?INST\]) ?"
+    r"|<｜(?P<deepseek>User|Assistant)｜>"
+)
+_ROLES = {"model": "assistant", "[INST]": "user", "[/INST]": "assistant", "User": "user", "Assistant": "assistant"}
+
+_SPECIAL = (
+    r"(?:<\|(?:im_end|eot_id|eom_id|end|eos|bos|pad|endoftext|end_of_text|begin_of_text|finetune_right_pad_id)\|>"
+    r"|</?s>|<(?:eos|bos|pad|end_of_turn)>|<｜(?:begin|end)▁of▁sentence｜>)"
+)
+_AT_START = re.compile(rf"(?:\s*{_SPECIAL})+")
+_AT_END = re.compile(rf"(?:{_SPECIAL}\s*)+\Z")
+
+
+def read_prompt(rendered: str) -> Prompt:
+    """The turns of a rendered prompt without the heading of the answer to come; a text without headings as it is."""
+    found = list(_HEADING.finditer(rendered))
+    if not found:
+        return _AT_END.sub("", _without_start(rendered))
+    ends = [heading.start() for heading in found[1:]] + [len(rendered)]
+    turns = [
+        {"role": _role(heading), "content": _turn(rendered[heading.end() : end])}
+        for heading, end in zip(found, ends, strict=True)
+    ]
+    if turns[-1]["role"] == "assistant" and not turns[-1]["content"]:
+        turns.pop()
+    return turns or ""
+
+
+def split_query(query: str, prompt: str) -> tuple[Prompt, str]:
+    """Prompt and response of a ``query`` that begins with its ``prompt``, both as a template rendered them.
+
+    White space may differ, and special tokens at the start may be missing on either side: decoding tokens does not
+    give back every text. The response loses the special tokens at its end, nothing else. Raises
+    :class:`RenderedChatError` when ``query`` begins otherwise.
+    """
+    whole, start = _without_start(query), _without_start(prompt)
+    end = len(start) if whole.startswith(start) else _end_of_prefix(whole, start)
+    if end is None:
+        raise RenderedChatError("does not begin with its prompt")
+    return read_prompt(prompt), _AT_END.sub("", whole[end:])
+
+
+def split_rendered(text: str) -> tuple[Prompt, str]:
+    """Prompt and response of a rendered chat: the last assistant turn is the response.
+
+    A transcript of "\\n\\nHuman:" and "\\n\\nAssistant:" turns is read too. Raises :class:`RenderedChatError` for a
+    text that does not end in an assistant turn after another turn.
+    """
+    found = list(_HEADING.finditer(text))
+    if found and _role(found[-1]) == "assistant":
+        prompt = read_prompt(text[: found[-1].start()])
+        if prompt:
+            return prompt, _AT_END.sub("", text[found[-1].end() :])
+    if not found:
+        *turns, last = as_messages(_AT_END.sub("", _without_start(text)))
+        if turns and last["role"] == "assistant":
+            return turns, last["content"]
+    raise RenderedChatError(
+        "holds no prompt and response that can be told apart: it must end in an assistant turn of ChatML, Llama-3, "
+        "Gemma, Zephyr, Mistral or DeepSeek headings, or of a Human/Assistant transcript"
+    )
+
+
+def _role(heading: re.Match[str]) -> str:
+    word = str(heading[heading.lastgroup or 0])
+    return _ROLES.get(word, word)
+
+
+def _turn(content: str) -> str:
+    return _AT_END.sub("", content).strip()
+
+
+def _without_start(text: str) -> str:
+    start = _AT_START.match(text)
+    return text[start.end() :] if start else text
+
+
+def _end_of_prefix(text: str, prefix: str) -> int | None:
+    """Where ``prefix`` ends in ``text`` when white space may differ; None when ``text`` begins otherwise."""
+    place = wanted = 0
+    while wanted < len(prefix):
+        if place < len(text) and text[place] == prefix[wanted]:
+            place, wanted = place + 1, wanted + 1
+        elif prefix[wanted].isspace():
+            wanted += 1
+        elif place < len(text) and text[place].isspace():
+            place += 1
+        else:
+            return None
+    return place

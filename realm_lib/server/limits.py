@@ -1,0 +1,36 @@
+"""What one request, and all requests together, may ask of the server."""
+
+from dataclasses import dataclass
+
+__all__ = ["Limits", "ServerError"]
+
+
+class ServerError(RuntimeError):
+    """The server cannot start as it was told to; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of the server. One that is exceeded is answered with a status that says the limit."""
+
+    body_bytes: int = 4 * 2**20
+    """Most bytes of a body (413)."""
+    bodies_bytes: int = 64 * 2**20
+    """Most bytes of the bodies of all requests under way (429)."""
+    responses: int = 256
+    """Most responses in one request (422)."""
+    characters: int = 100_000
+    """Most characters of a prompt or a response (422); the reward model's ``max_length`` may be reached before."""
+    queue: int = 4096
+    """Most responses that wait for an answer (429)."""
+    batch: int = 64
+    """Most distinct responses computed together."""
+    wait: float = 0.004
+    """Seconds that the first response of a batch waits for others."""
+    timeout: float = 120.0
+    """Seconds to read a body (408), and to answer (503 when the computing had not begun, 504 when it had). OpenRLHF
+    gives up after 180."""
+    connections: int = 1024
+    """Most connections at once (503)."""
+    retry_after: int = 1
+    """Seconds that a refused client is asked to wait (Retry-After)."""
