@@ -204,6 +204,23 @@ def test_recomputed_activations_change_nothing_and_the_reference_stays(folder: P
     assert float((own.log_probs - before).abs().max()) > 1e-4
 
 
+def test_a_checkpoint_is_of_one_training_only(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = trainer(folder, run=Run(tmp_path))
+    first._record(first.update(first.collect()))
+    first._save_checkpoint()
+    again = trainer(folder, run=Run(tmp_path))
+    again._resume()
+    assert again.state.step == 1
+    assert largest_difference(weights(again.models.policy), weights(first.models.policy)) == 0
+    other = trainer(folder, run=Run(tmp_path), learning_rate=1e-3)
+    other._resume()
+    assert other.state.step == 0
+    assert "a checkpoint of other parameters, prompts or weights: training starts over" in caplog.text
+    (tmp_path / "models" / ".ppo_checkpoint").write_bytes(b"broken")
+    with pytest.raises(PPOError, match=r"cannot be read: .* Delete it: training starts over"):
+        trainer(folder, run=Run(tmp_path))._resume()
+
+
 # The reward
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from realm_lib.simulator.gold import Judgement, UnknownPostError, gold_utility, judge, question_of
+from realm_lib.simulator.gold import Judgement, UnknownPostError, gold_utilities, gold_utility, judge, question_of
 from realm_lib.simulator.knowledge import DOMAINS, Domain, Question, load_domain, load_grammar
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Judgement",
     "Post",
     "UnknownPostError",
+    "gold_utilities",
     "gold_utility",
     "judge",
     "question_of",

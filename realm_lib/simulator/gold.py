@@ -13,12 +13,13 @@ partial credit, and any text at all has a utility under any simulated post.
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from realm_lib.simulator.knowledge import Question, load_grammar, questions_by_ask
 
-__all__ = ["Judgement", "UnknownPostError", "gold_utility", "judge", "question_of"]
+__all__ = ["Judgement", "UnknownPostError", "gold_utilities", "gold_utility", "judge", "question_of"]
 
 SHARPNESS = 3.0
 """Utilities are log-odds of winning votes; a larger value leaves less noise in the votes."""
@@ -68,6 +69,11 @@ def gold_utility(prompt: str, response: str) -> float:
     Raises :class:`UnknownPostError` when ``prompt`` is not a post of the simulator.
     """
     return judge(question_of(prompt), response).utility
+
+
+def gold_utilities(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+    """:func:`gold_utility` of each completion, with a reward's signature: a judge for the trainers."""
+    return [gold_utility(prompt, response) for prompt, response in zip(prompts, completions, strict=True)]
 
 
 def question_of(prompt: str) -> Question:
