@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from realm_lib.environment import ParamsError, SecretReference, project_root, resolve_path, reveal_secret
+from realm_lib.reward_model_params import RewardModelParams, Section
 
 __all__ = [
     "DataParams",
@@ -64,20 +65,6 @@ _REFUSED_GEMINI_MODELS = {
 _SAFE_ENDPOINT = re.compile(r"https://[^/@\s]+/?|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?/?")
 
 
-class Section(BaseModel):
-    """A section of a profile: frozen, typed strictly, closed to unknown keys."""
-
-    # hide_input_in_errors: a mistyped api_key must not be repeated in a traceback.
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        protected_namespaces=(),
-        hide_input_in_errors=True,
-    )
-
-
 class RunParams(Section):
     """Where a run's outputs go, and the seed that every other seed is derived from."""
 
@@ -91,23 +78,6 @@ class RunParams(Section):
     def folder(self) -> Path:
         """The run's own folder, absolute."""
         return resolve_path(self.output_dir) / self.name
-
-
-class RewardModelParams(Section):
-    """The reward model that scores (prompt, response)."""
-
-    backend: Literal["inform", "sequence_classification"]
-    """``inform``: INF-ORM-Llama3.1-70B's class and head. ``sequence_classification``: any one-label model."""
-    model_id: str
-    """A hub id, a folder, or ``run:FOLDER`` for a folder of this run (a model that 00_offline_models trained)."""
-    revision: str | None = None
-    quantization: Literal["4bit", "8bit"] | None = None
-    device_map: str | None = None
-    max_length: Annotated[int, Field(ge=8)] = 2048
-    """Most tokens of a chat; a longer prompt loses its oldest tokens, the response none."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    batch_tokens: Annotated[int, Field(ge=1)] = 4096
-    """Most tokens in a batch, padding included."""
 
 
 class EmbeddingParams(Section):
@@ -227,7 +197,7 @@ class ModelParams(Section):
     """The combiner's network."""
 
     input_dim: Literal[2] = 2
-    hidden_dims: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [64, 32]
+    hidden_dims: list[Annotated[int, Field(ge=1)]] = Field(default=[64, 32], min_length=1)
     output_dim: Literal[1] = 1
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     ensemble: Annotated[int, Field(ge=1)] = 1
