@@ -1,4 +1,4 @@
-"""The shell's door: ``realm predict`` for people, ``prepare``, ``execute``, ``report`` and ``verify`` for make."""
+"""The shell's door: ``realm predict`` and ``realm score`` for people, ``prepare``, ``execute``, ``report`` and ``verify`` for make."""
 
 import json
 import sys
@@ -75,6 +75,23 @@ def predict(
     explained = RealmReward.from_pretrained(run).explain([prompt] * len(response), response)
     for row in explained.to_dict("records"):
         typer.echo(json.dumps(row))
+
+
+@app.command()
+def score(
+    run: Annotated[Path, typer.Option(help="A run's folder, as outputs/demo: its params.yaml names the reward model.")],
+    source: Annotated[Path, typer.Option("--input", help="A .jsonl, .jsonl.gz or .parquet file of texts or pairs.")],
+    target: Annotated[Path, typer.Option("--output", help="The .parquet file to write: the input and its rewards.")],
+) -> None:
+    """Score a file with a run's reward model: {prompt, response}, {prompt, chosen, rejected} or SHP's columns."""
+    from realm_lib.score_file import score_file
+
+    done = score_file(run, source, target)
+    known = done.texts - done.scored
+    typer.echo(
+        f"{_relative(target)}: {done.rows:,} rows, {done.texts:,} distinct texts, {done.scored:,} scored now, "
+        f"{known:,} known, {done.seconds:.1f} s"
+    )
 
 
 def _relative(path: Path) -> str:

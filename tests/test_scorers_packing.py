@@ -78,7 +78,9 @@ posts = st.one_of(
 )
 comments = st.one_of(
     st.text(max_size=30),
-    st.sampled_from(["", "y", "yes", "yes <|eos|>", "yes <|eos|><|eos|> no", "<|pad|>", "long " * 40, "\U0001f35e" * 8]),
+    st.sampled_from(
+        ["", "y", "yes", "yes <|eos|>", "yes <|eos|><|eos|> no", "<|pad|>", "long " * 40, "\U0001f35e" * 8]
+    ),
 )
 trees = st.lists(st.tuples(posts, st.lists(comments, min_size=1, max_size=6)), max_size=4)
 

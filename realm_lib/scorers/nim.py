@@ -20,7 +20,7 @@ from realm_lib.scorers.chat import name_text
 __all__ = ["NIMScorer"]
 
 _ENDPOINT = "https://integrate.api.nvidia.com/v1"
-_REWARD = re.compile(r"reward: ?(-?\d{1,6}(?:\.\d{1,30})?)")
+_REWARD = re.compile(r"reward: ?(-?[0-9]{1,6}(?:\.[0-9]{1,30})?)")
 _BYTES_PER_TOKEN = 4  # a rule of thumb for English: the service's tokenizer is not here
 _LONGEST_MESSAGE = 300
 _HINTS = {
