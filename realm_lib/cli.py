@@ -1,4 +1,4 @@
-"""The shell's door: ``predict``, ``serve``, ``evaluate``, ``report`` for people, the other commands for make.
+"""The shell's door: ``predict``, ``score``, ``serve``, ``evaluate``, ``report``; the other commands are make's.
 
 Exit codes: 0 done, 1 an error that the message helps to mend, 2 a command that was mistyped, 130 interrupted.
 """
@@ -45,6 +45,23 @@ def predict(
     answers = prediction.predict(RealmReward.from_pretrained(run), questions)
     for row in prediction.rank(answers) if compare else (answer for _, answer in answers):
         typer.echo(json.dumps(row, allow_nan=False))
+
+
+@app.command(rich_help_panel=_PEOPLE)
+def score(
+    run: Annotated[Path, typer.Option(help="A run's folder, as outputs/demo: its params.yaml names the reward model.")],
+    source: Annotated[Path, typer.Option("--input", help="A .jsonl, .jsonl.gz or .parquet file of texts or pairs.")],
+    target: Annotated[Path, typer.Option("--output", help="The .parquet file to write: the input and its rewards.")],
+) -> None:
+    """Score a file with a run's reward model: {prompt, response}, {prompt, chosen, rejected} or SHP's columns."""
+    from realm_lib.score_file import score_file
+
+    done = score_file(run, source, target)
+    known = done.texts - done.scored
+    typer.echo(
+        f"{_relative(target)}: {done.rows:,} rows, {done.texts:,} distinct texts, {done.scored:,} scored now, "
+        f"{known:,} known, {done.seconds:.1f} s"
+    )
 
 
 @app.command(rich_help_panel=_PEOPLE)

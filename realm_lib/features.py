@@ -1,7 +1,8 @@
 """Preference pairs to features: a reward-model score and a prompt-response cosine for every response, once each."""
 
+import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -13,9 +14,9 @@ from tqdm.auto import tqdm
 from realm_lib.embedders import Embedder, EmbedderError, HostedEmbedder, Quote, by_role, cosine
 from realm_lib.feature_store import FeatureStore, FeatureTable, text_key
 from realm_lib.preferences import distinct_texts
-from realm_lib.scorers import Scorer
+from realm_lib.scorers import HostedScorer, LongResponseError, Scorer, ScorerError
 
-__all__ = ["FEATURE_COLUMNS", "extract_features", "quote_embeddings"]
+__all__ = ["FEATURE_COLUMNS", "Scores", "extract_features", "quote_embeddings", "score_texts"]
 
 FEATURE_COLUMNS = ("reward_A", "reward_B", "similarity_A", "similarity_B")
 _COSINES_AT_ONCE = 8192  # bounds memory: two matrices of that many vectors
@@ -44,19 +45,16 @@ def extract_features(
         tqdm.write(f"embedding: {quote}")
     texts = distinct_texts(pairs)
     prompts, responses = texts["prompt"].tolist(), texts["response"].tolist()
-    keys = [text_key(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
-
-    tokens = scorer.count_tokens(prompts, responses)
-    scores = store.table("score", scorer.identity, 1)
-    computed = _fill(
-        scores,
-        keys,
-        lambda places: scorer.score([prompts[n] for n in places], [responses[n] for n in places])[:, None],
-        order=np.argsort(-tokens, kind="stable"),
-        batch_size=batch_size,
-        label="scoring" if progress else None,
-    )
-    texts["reward"] = scores.get(keys)[:, 0]
+    try:
+        scores = score_texts(scorer, prompts, responses, store, batch_size=batch_size, progress=progress)
+    except LongResponseError as error:
+        long = texts.iloc[error.places]["response"]
+        posts = pairs.loc[pairs["human_ref_A"].isin(long) | pairs["human_ref_B"].isin(long), "post_id"].unique()
+        raise LongResponseError(
+            f"{error} (post_id {', '.join(map(str, posts[:5]))})", error.tokens, error.limit
+        ) from None
+    computed, tokens = scores.computed, scores.tokens
+    texts["reward"] = scores.values
     texts["similarity"] = _similarities(prompts, responses, embedder, store, batch_size, progress)
 
     features = pairs
@@ -79,6 +77,73 @@ def extract_features(
         },
     }
     return features
+
+
+class Scores(NamedTuple):
+    """Scores of some texts, float32 [n], the tokens of each, int64 [n], and the places that were not in the store."""
+
+    values: NDArray[np.float32]
+    tokens: NDArray[np.int64]
+    computed: list[int]
+
+
+def score_texts(
+    scorer: Scorer,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    store: FeatureStore,
+    *,
+    batch_size: int = 256,
+    progress: bool = True,
+) -> Scores:
+    """The score of each distinct (prompt, response), from ``store`` or computed and committed to it.
+
+    The responses to one prompt go to the scorer together, which computes what they share once; prompts of a like
+    length go together too. Raises what the scorer raises, :class:`LongResponseError` before anything is scored.
+    """
+    tokens = scorer.count_tokens(prompts, responses)
+    keys = [text_key(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+    longest: dict[str, int] = {}
+    for prompt, length in zip(prompts, tokens.tolist(), strict=True):
+        longest[prompt] = max(longest.get(prompt, 0), length)
+    first = {prompt: place for place, prompt in reversed(list(enumerate(prompts)))}
+    order = sorted(
+        range(len(keys)), key=lambda place: (-longest[prompts[place]], first[prompts[place]], -tokens[place])
+    )
+    table = store.table("score", scorer.identity, 1)
+    label = "scoring" if progress else None
+    if isinstance(scorer, HostedScorer):
+        hosted = scorer
+        computed = _fill_from_stream(
+            table,
+            keys,
+            order,
+            lambda places: _columns(hosted.stream([prompts[n] for n in places], [responses[n] for n in places])),
+            batch_size,
+            label,
+        )
+    else:
+        computed = _fill(
+            table,
+            keys,
+            lambda places: scorer.score([prompts[n] for n in places], [responses[n] for n in places])[:, None],
+            order=order,
+            groups=prompts,
+            sizes=tokens,
+            batch_size=batch_size,
+            label=label,
+        )
+    values = table.get(keys)[:, 0]
+    table.close()
+    return Scores(values, tokens, computed)
+
+
+def _columns(
+    answers: Generator[tuple[list[int], NDArray[np.float32]]],
+) -> Generator[tuple[list[int], NDArray[np.float32]]]:
+    with closing(answers):
+        for places, some in answers:
+            yield places, some[:, None]
 
 
 def quote_embeddings(frames: Iterable[pd.DataFrame], embedder: Embedder, store: FeatureStore) -> Quote | None:
@@ -108,6 +173,10 @@ class _Side(NamedTuple):
     def compute(self, places: Sequence[int]) -> NDArray[np.float32]:
         return self.embedder.embed([self.texts[n] for n in places])
 
+    def stream(self, places: Sequence[int]) -> Generator[tuple[list[int], NDArray[np.float32]]]:
+        assert isinstance(self.embedder, HostedEmbedder)
+        return self.embedder.stream([self.texts[n] for n in places])
+
 
 def _sides(
     prompts: Sequence[str], responses: Sequence[str], embedder: Embedder, store: FeatureStore
@@ -135,13 +204,22 @@ def _similarities(
 ) -> NDArray[np.float64]:
     prompt_side, response_side = _sides(prompts, responses, embedder, store)
     for side in dict.fromkeys((prompt_side, response_side)):
-        order = np.argsort([-len(text) for text in side.texts], kind="stable")
+        order = sorted(range(len(side.texts)), key=lambda place: -len(side.texts[place]))
         label = "embedding" if progress else None
         keys = [text_key(text) for text in side.texts]
         if isinstance(side.embedder, HostedEmbedder):
-            _fill_from_stream(side, keys, order, batch_size, label)
+            _fill_from_stream(side.table, keys, order, side.stream, batch_size, label)
         else:
-            _fill(side.table, keys, side.compute, order=order, batch_size=batch_size, label=label)
+            _fill(
+                side.table,
+                keys,
+                side.compute,
+                order=order,
+                groups=side.texts,
+                sizes=np.array([len(text) for text in side.texts]),
+                batch_size=batch_size,
+                label=label,
+            )
     chunks = []
     for start in range(0, len(prompts), _COSINES_AT_ONCE):
         some = slice(start, start + _COSINES_AT_ONCE)
@@ -159,58 +237,96 @@ def _fill(
     keys: Sequence[bytes],
     compute: Callable[[Sequence[int]], NDArray[np.float32]],
     *,
-    order: NDArray[np.intp],
+    order: Sequence[int],
+    groups: Sequence[Hashable],
+    sizes: NDArray[np.int64],
     batch_size: int,
     label: str | None,
 ) -> list[int]:
-    """Compute and commit what ``table`` lacks, in ``order``; returns the places in ``keys`` that were computed."""
-    missing = [int(place) for place in order if keys[place] not in table]
+    """Compute and commit what ``table`` lacks, in pieces of neighbours in ``order``; returns the places computed.
+
+    Each process takes the pieces in a random order of its own: two that share a store and began together would
+    otherwise compute each piece at the same moment, and neither would gain. ``sizes`` (tokens of a score, characters
+    of an embedding) are what progress is counted in.
+    """
+    missing = [place for place in order if keys[place] not in table]
+    pieces = _pieces(missing, groups, batch_size)
+    random.SystemRandom().shuffle(pieces)  # not the run's seed, which every process has
     computed: list[int] = []
-    with tqdm(total=len(missing), desc=label, unit="text", disable=label is None, mininterval=1.0) as bar:
-        for start in range(0, len(missing), batch_size):
+    unit = "tok" if label == "scoring" else "char"
+    total = int(sizes[missing].sum())
+    with tqdm(total=total, desc=label, unit=unit, unit_scale=True, disable=label is None, mininterval=1.0) as bar:
+        done = 0
+        for piece in pieces:
             table.refresh()  # another process may have done some of them by now
-            batch = [place for place in missing[start : start + batch_size] if keys[place] not in table]
+            batch = [place for place in piece if keys[place] not in table]
             if batch:
                 table.put([keys[place] for place in batch], compute(batch))
             computed += batch
-            bar.update(len(missing[start : start + batch_size]))
+            done += len(piece)
+            bar.set_postfix_str(f"{done:,} of {len(missing):,} texts", refresh=False)
+            bar.update(int(sizes[piece].sum()))
     return computed
 
 
-def _fill_from_stream(
-    side: _Side, keys: Sequence[bytes], order: NDArray[np.intp], batch_size: int, label: str | None
-) -> None:
-    """Embed and commit what the table lacks, ``batch_size`` or so at a time, while more is being asked for.
+def _pieces(places: Sequence[int], groups: Sequence[Hashable], size: int) -> list[list[int]]:
+    """``places`` in pieces of at most ``size``, those of one group in one piece unless they are more than that."""
+    runs: list[list[int]] = []
+    for place in places:
+        if runs and groups[runs[-1][-1]] == groups[place] and len(runs[-1]) < size:
+            runs[-1].append(place)
+        else:
+            runs.append([place])
+    pieces: list[list[int]] = []
+    for run in runs:
+        if pieces and len(pieces[-1]) + len(run) <= size:
+            pieces[-1].extend(run)
+        else:
+            pieces.append(run)
+    return pieces
 
-    Whatever ends it, what has been answered is committed.
+
+def _fill_from_stream(
+    table: FeatureTable,
+    keys: Sequence[bytes],
+    order: Sequence[int],
+    stream: Callable[[Sequence[int]], Generator[tuple[list[int], NDArray[np.float32]]]],
+    batch_size: int,
+    label: str | None,
+) -> list[int]:
+    """Ask for and commit what ``table`` lacks, ``batch_size`` or so at a time, while more is being asked for.
+
+    ``stream`` gives places within those that it is given, and their values [n, width]. Whatever ends it, what has been
+    answered is committed. Returns the places computed.
     """
-    assert isinstance(side.embedder, HostedEmbedder)
-    missing = [int(place) for place in order if keys[place] not in side.table]
+    missing = [place for place in order if keys[place] not in table]
     committed: list[int] = []
     found: list[int] = []
-    vectors: list[NDArray[np.float32]] = []
+    values: list[NDArray[np.float32]] = []
 
     def commit() -> None:
         if found:
-            side.table.put([keys[place] for place in found], np.concatenate(vectors))
+            table.put([keys[place] for place in found], np.concatenate(values))
         committed.extend(found)
         found.clear()
-        vectors.clear()
+        values.clear()
 
     with tqdm(total=len(missing), desc=label, unit="text", disable=label is None, mininterval=1.0) as bar:
         try:
-            with closing(side.embedder.stream([side.texts[place] for place in missing])) as answers:
+            with closing(stream(missing)) as answers:
                 for places, some in answers:
                     found += [missing[place] for place in places]
-                    vectors.append(some)
+                    values.append(some)
                     bar.update(len(places))
                     if len(found) >= batch_size:
                         commit()
-        except EmbedderError as error:
+        except (EmbedderError, ScorerError) as error:
             commit()
-            raise EmbedderError(
-                f"{error}\n{len(committed)} new vectors are in the feature store: once the cause is gone, run again, "
+            kind, what = (EmbedderError, "vectors") if isinstance(error, EmbedderError) else (ScorerError, "scores")
+            raise kind(
+                f"{error}\n{len(committed)} new {what} are in the feature store: once the cause is gone, run again, "
                 "and only the rest is asked for"
             ) from None
         finally:
             commit()
+    return committed

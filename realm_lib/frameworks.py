@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from realm_lib.params import ParamsError
 from realm_lib.preferences import Prompt, as_text
 from realm_lib.rendered_chats import RenderedChatError, split_query
@@ -73,7 +75,7 @@ def compute_score(
     nothing else of the prompt. Raises :class:`FrameworkError` where it is missing.
     """
     prompt = (extra_info or {}).get("prompt")
-    if hasattr(prompt, "tolist"):
+    if isinstance(prompt, np.ndarray):
         prompt = prompt.tolist()  # a list read from Parquet arrives as an array
     if not isinstance(prompt, (str, list)):
         raise FrameworkError('verl: extra_info must hold "prompt", as text or chat messages: add it to the data set')

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from realm_lib.environment import ParamsError, SecretReference, project_root, resolve_path, reveal_secret
+from realm_lib.reward_model_params import RewardModelParams
 from realm_lib.rlhf_params import LoraParams, PolicyParams, PPOParams, RlhfParams, SamplingParams
 from realm_lib.sections import Section
 
@@ -86,23 +87,6 @@ class RunParams(Section):
     def folder(self) -> Path:
         """The run's own folder, absolute."""
         return resolve_path(self.output_dir) / self.name
-
-
-class RewardModelParams(Section):
-    """The reward model that scores (prompt, response)."""
-
-    backend: Literal["inform", "sequence_classification"]
-    """``inform``: INF-ORM-Llama3.1-70B's class and head. ``sequence_classification``: any one-label model."""
-    model_id: str
-    """A hub id, a folder, or ``run:FOLDER`` for a folder of this run (a model that 00_offline_models trained)."""
-    revision: str | None = None
-    quantization: Literal["4bit", "8bit"] | None = None
-    device_map: str | None = None
-    max_length: Annotated[int, Field(ge=8)] = 2048
-    """Most tokens of a chat; a longer prompt loses its oldest tokens, the response none."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    batch_tokens: Annotated[int, Field(ge=1)] = 4096
-    """Most tokens in a batch, padding included."""
 
 
 class EmbeddingParams(Section):

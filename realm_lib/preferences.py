@@ -29,6 +29,8 @@ __all__ = [
     "distinct_texts",
     "load_pairs",
     "read_pairs",
+    "read_table",
+    "split_prompt",
 ]
 
 REQUIRED = ("post_id", "history", "human_ref_A", "human_ref_B", "labels")
@@ -94,7 +96,7 @@ def read_pairs(path: str | Path, *, subset_column: str | None = None, words: int
     """
     frames = []
     for file in _local_files(str(path)):
-        frame = _read_file(file)
+        frame = read_table(file)
         if subset_column is not None:
             if subset_column not in frame:
                 raise PairsError(
@@ -209,10 +211,14 @@ def _split_of_file(file: Path) -> str | None:
 
 
 def _read_files(files: Sequence[Path]) -> pd.DataFrame:
-    return pd.concat([_normalised(_read_file(file), str(file)) for file in files], ignore_index=True)
+    return pd.concat([_normalised(read_table(file), str(file)) for file in files], ignore_index=True)
 
 
-def _read_file(file: Path) -> pd.DataFrame:
+def read_table(file: Path) -> pd.DataFrame:
+    """The rows of a .jsonl, .jsonl.gz or .parquet file as they are, with the file's name and row in _file and _row.
+
+    Raises :class:`PairsError` naming the file and the row that cannot be read.
+    """
     if file.suffix == ".parquet":
         try:
             frame = pd.read_parquet(file)
@@ -285,7 +291,7 @@ def _from_chosen_rejected(row: dict[str, Any]) -> dict[str, Any]:
     """One {prompt, chosen, rejected} row in SHP's columns; which response becomes A is a bit of a hash."""
     where = f"{row['_file']} row {row['_row']}"
     try:
-        prompt, chosen, rejected = _split_prompt(_given(row, "prompt"), row["chosen"], row["rejected"])
+        prompt, chosen, rejected = split_prompt(_given(row, "prompt"), row["chosen"], row["rejected"])
     except PairsError as error:
         raise PairsError(f"{where}: {error}") from None
     chosen_is_a = _unit_hash("side", prompt, chosen, rejected) < 0.5
@@ -301,8 +307,11 @@ def _from_chosen_rejected(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _split_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[str, str, str]:
-    """Prompt, chosen and rejected as texts; without a prompt it is what both dialogues share before their last turn."""
+def split_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[str, str, str]:
+    """Prompt, chosen and rejected as texts; without a prompt it is what both dialogues share before their last turn.
+
+    Raises :class:`PairsError` when they are neither text nor messages, or share no prompt.
+    """
     sides = [_turns(side) for side in (chosen, rejected)]
     if prompt is not None:
         context = _turns(prompt)

@@ -8,7 +8,8 @@ import email.utils
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -16,7 +17,7 @@ import tenacity
 
 from realm_lib.params import reveal_secret
 
-__all__ = ["Cancelled", "RateLimiter", "RemoteError", "Secret", "parse_retry_after", "with_retries"]
+__all__ = ["Cancelled", "RateLimiter", "RemoteError", "Secret", "ask_all", "parse_retry_after", "with_retries"]
 
 RETRIED_STATUS = frozenset({429, 500, 502, 503, 504})
 """Answers that another try may change. 400, 401, 403 and 404 say that the request itself is wrong."""
@@ -25,6 +26,7 @@ LONGEST_RETRY_AFTER = 600.0
 """Seconds. A service that asks for more (a day's quota is used up) is better asked again by the user."""
 
 Answer = TypeVar("Answer")
+Question = TypeVar("Question")
 
 
 class RemoteError(RuntimeError):
@@ -165,6 +167,45 @@ def with_retries(
 
 def _may_help(error: BaseException) -> bool:
     return isinstance(error, RemoteError) and error.retryable and (error.retry_after or 0) <= LONGEST_RETRY_AFTER
+
+
+def ask_all(
+    questions: Sequence[Question],
+    ask: Callable[[Question, threading.Event], Answer],
+    *,
+    max_in_flight: int,
+    expected: tuple[type[Exception], ...],
+) -> Generator[tuple[int, Answer | Exception]]:
+    """The place of each question and its answer, in the order in which answers come, several asked at once.
+
+    ``ask`` is given a question and an event that is set when the asking is over. The first of the ``expected`` errors
+    ends it: it is given in place of the answer, so are those of questions in flight, and no new one is asked.
+    """
+    stopped = threading.Event()
+    failed = False
+    waiting = iter(range(len(questions)))
+    in_flight: dict[Future[Answer], int] = {}
+    pool = ThreadPoolExecutor(max_in_flight, thread_name_prefix="remote")
+    try:
+        while True:
+            # Twice as many as there are threads, so that none waits for the consumer, which writes to a disk.
+            while not failed and len(in_flight) < 2 * max_in_flight and (place := next(waiting, None)) is not None:
+                in_flight[pool.submit(ask, questions[place], stopped)] = place
+            if not in_flight:
+                return
+            for future in wait(in_flight, return_when=FIRST_COMPLETED).done:
+                place = in_flight.pop(future)
+                try:
+                    yield place, future.result()
+                except Cancelled:
+                    continue
+                except expected as error:
+                    failed = True
+                    stopped.set()
+                    yield place, error
+    finally:
+        stopped.set()
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def parse_retry_after(value: str | None) -> float | None:

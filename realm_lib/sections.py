@@ -1,4 +1,4 @@
-"""What a section of a profile is; the sections themselves are in ``params.py`` and ``rlhf_params.py``."""
+"""What a section of a profile is; the sections are in ``params.py``, ``reward_model_params.py``, ``rlhf_params.py``."""
 
 from pydantic import BaseModel, ConfigDict
 

@@ -11,7 +11,7 @@ import pytest
 from realm_lib.embedders import EmbedderError, HostedEmbedder, Quote
 from realm_lib.explanations import Explanation, HostedModelError, RewardNotFiniteError, explain_each
 from realm_lib.reward import RealmReward
-from realm_lib.scorers import ScorerError, TextTooLongError
+from realm_lib.scorers import LongResponseError, ScorerError
 
 LONG = "word " * 600
 
@@ -70,8 +70,8 @@ def test_a_fault_stays_with_its_text(run_reward: RealmReward, bad: set[int]) -> 
     found = explain_each(run_reward, ["Why?"] * 3, responses)
     for place, outcome in enumerate(found):
         if place in bad:
-            assert isinstance(outcome, TextTooLongError)
-            assert outcome.tokens > outcome.limit == 512
+            assert isinstance(outcome, LongResponseError)
+            assert max(outcome.tokens.values()) > outcome.limit == 512
         else:
             assert isinstance(outcome, Explanation)
             assert outcome.reward == pytest.approx(run_reward(["Why?"], [responses[place]])[0], abs=1e-4)
@@ -132,4 +132,4 @@ def test_another_fault_is_ours_and_is_raised(run_reward: RealmReward) -> None:
 def test_an_explanation_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Explanation(1.0, 0.0, 1.0, 0.0).reward = 2.0  # type: ignore[misc]
-    assert issubclass(TextTooLongError, ScorerError)
+    assert issubclass(LongResponseError, ScorerError)

@@ -1,5 +1,6 @@
 """Features: each distinct text computed once, by the real models, whatever is interrupted, repeated or shared."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,20 +22,20 @@ from numpy.typing import NDArray
 
 from realm_lib.embedders import EmbedderError, unit_vectors
 from realm_lib.feature_store import FeatureStore
-from realm_lib.features import FEATURE_COLUMNS, extract_features
+from realm_lib.features import FEATURE_COLUMNS, extract_features, score_texts
 from realm_lib.params import RewardModelParams
 from realm_lib.preferences import Prompt
-from realm_lib.scorers import ScorerError, build_scorer
+from realm_lib.scorers import LongResponseError, ScorerError, build_scorer
 
 
 class CountingScorer:
-    """The real scorer, and how often it was asked for each text; it fails at a text where told to."""
+    """The real scorer, and how often it was asked for each text; it fails after as many batches as told."""
 
-    def __init__(self, folder: Path, fails_at: str | None = None, pause: float = 0.0) -> None:
+    def __init__(self, folder: Path, fails_after: int | None = None, pause: float = 0.0) -> None:
         self.real = build_scorer(RewardModelParams(backend="inform", model_id=str(folder)))
         self.asked: Counter[tuple[str, str]] = Counter()
         self.batches: list[int] = []
-        self.fails_at = fails_at
+        self.fails_after = fails_after
         self.pause = pause
 
     @property
@@ -41,8 +43,8 @@ class CountingScorer:
         return self.real.identity
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float32]:
-        if self.fails_at in responses:
-            raise ScorerError(f"text {responses.index(str(self.fails_at))}: refused")
+        if len(self.batches) == self.fails_after:
+            raise ScorerError("text 1: refused")
         self.asked.update(zip(map(str, prompts), responses, strict=True))
         self.batches.append(len(responses))
         time.sleep(self.pause)
@@ -190,18 +192,84 @@ def test_another_model_does_not_find_the_values_of_this_one(
 def test_a_failing_text_leaves_no_entry_and_what_came_before_stays(
     pairs: pd.DataFrame, direct: pd.DataFrame, inform_folder: Path, minilm: Any, tmp_path: Path
 ) -> None:
-    texts = sorted(texts_of(pairs), key=lambda text: len(text[0] + text[1]))
-    bad = texts[len(texts) // 2][1]
-    failing = CountingScorer(inform_folder, fails_at=bad)
+    texts = texts_of(pairs)
+    failing = CountingScorer(inform_folder, fails_after=3)
     with pytest.raises(ScorerError, match=r"text \d+: refused"):
         extract(pairs, failing, minilm, tmp_path, batch_size=2)
     done = set(failing.asked)
     assert 0 < len(done) < len(texts)
-    assert bad not in {answer for _, answer in done}
     again = CountingScorer(inform_folder)
     features = extract(pairs, again, minilm, tmp_path)
-    assert again.asked == Counter(set(texts) - done)
+    assert again.asked == Counter(texts - done)
     assert_features(features, direct)
+
+
+def test_the_comments_of_a_post_reach_the_scorer_together(
+    pairs: pd.DataFrame, inform_folder: Path, minilm: Any, tmp_path: Path
+) -> None:
+    """So that it can compute the post once; pieces that were committed before stay so."""
+    seen: list[set[str]] = []
+
+    class Watching(CountingScorer):
+        def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float32]:
+            seen.append(set(map(str, prompts)))
+            return super().score(prompts, responses)
+
+    scorer = Watching(inform_folder)
+    extract(pairs, scorer, minilm, tmp_path, batch_size=4)
+    assert sum(map(len, seen)) == pairs["history"].nunique()  # no post is in two batches
+    assert max(scorer.batches) <= 4
+    seen.clear()
+    extract(pairs, Watching(inform_folder), minilm, tmp_path / "smaller", batch_size=3)
+    assert sum(map(len, seen)) > pairs["history"].nunique()  # a post of four comments takes two
+
+
+def test_processes_in_lockstep_do_not_repeat_each_others_work(
+    pairs: pd.DataFrame, inform_folder: Path, tmp_path: Path
+) -> None:
+    """Two that score at the very same moments: in one order both would score everything."""
+    many = pd.concat([pairs.assign(history=pairs["history"] + " Please." * n) for n in range(12)])
+    together = threading.Barrier(2)
+
+    class Marching(CountingScorer):
+        def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float32]:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                together.wait(timeout=60)
+            return super().score(prompts, responses)
+
+    def run(scorer: Marching) -> None:
+        texts = sorted(texts_of(many))
+        prompts, responses = [prompt for prompt, _ in texts], [response for _, response in texts]
+        score_texts(scorer, prompts, responses, FeatureStore(tmp_path), batch_size=4, progress=False)
+        together.abort()  # the other goes on alone
+
+    both = [Marching(inform_folder), Marching(inform_folder)]
+    threads = [threading.Thread(target=run, args=(scorer,)) for scorer in both]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    asked = both[0].asked + both[1].asked
+    assert set(asked) == texts_of(many)
+    assert asked.total() < 1.6 * len(texts_of(many))
+    assert all(scorer.asked.total() < len(texts_of(many)) for scorer in both)
+
+
+def test_a_response_that_does_not_fit_is_named_with_its_post_before_anything_is_scored(
+    pairs: pd.DataFrame, inform_folder: Path, minilm: Any, tmp_path: Path
+) -> None:
+    long = pairs.copy()
+    long.loc[5, "human_ref_B"] = "and so on " * 40
+    options = {"backend": "inform", "model_id": str(inform_folder), "max_length": 90}
+    scorer = build_scorer(RewardModelParams.model_validate(options))
+    with pytest.raises(LongResponseError, match=rf"response 'and so on .*post_id {long.loc[5, 'post_id']}\)"):
+        extract(long, scorer, minilm, tmp_path)
+    assert not list(tmp_path.glob("score-*"))
+    cutting = build_scorer(RewardModelParams.model_validate(options | {"long_responses": "cut"}))
+    assert cutting.identity == scorer.identity  # what both can score, they score alike
+    features = extract(long, cutting, minilm, tmp_path)
+    assert np.isfinite(features["reward_B"]).all()
+    assert cutting.cut_responses == 1
 
 
 class ZeroEmbedder(CountingEmbedder):

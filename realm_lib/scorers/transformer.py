@@ -1,98 +1,74 @@
-"""Reward models that run here: loaded whole or refused, scored in length-ordered batches under a token budget."""
+"""Reward models that run here: each distinct text and each shared prefix once, longest first under a token budget."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
 from realm_lib.params import RewardModelParams
-from realm_lib.preferences import Prompt
-from realm_lib.runs import folder_digest, locate_model
+from realm_lib.preferences import Prompt, as_text
 from realm_lib.scorers import ScorerError
-from realm_lib.scorers.chat import ChatEncoder, EncodedChat
-from realm_lib.scorers.inform import INFORMForSequenceClassification, last_real_token
+from realm_lib.scorers.chat import ChatEncoder, EncodedChat, name_text
+from realm_lib.scorers.forward import last_states
+from realm_lib.scorers.loading import load_model, log
+from realm_lib.scorers.packing import Row, plan_batches
+from realm_lib.scorers.text_pair import TextPairEncoder
 
 __all__ = ["TransformerScorer"]
 
 
 class TransformerScorer:
-    """A decoder with a one-number score head, read at the last real token (backends inform, sequence_classification).
+    """A reward model in this process (backends inform, sequence_classification, nemotron).
 
-    Raises :class:`ScorerError` when the checkpoint does not fill the head and the body exactly.
+    A decoder is read at the last real token and shares the prefix of texts with the same prompt, where its kind allows
+    (:func:`realm_lib.scorers.forward.why_not_shared`); an encoder classifier reads each text whole.
+    Raises :class:`ScorerError` when the model cannot be loaded whole or does not fit.
     """
 
     def __init__(self, params: RewardModelParams, run_folder: Path | None = None) -> None:
-        import transformers
-
-        transformers.utils.logging.disable_progress_bar()
         self.params = params
-        source = locate_model(params.model_id, run_folder)
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=params.revision)
-            model, info = self._model_class().from_pretrained(source, output_loading_info=True, **self._load_options())
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ScorerError(f"reward_model.model_id {params.model_id}: cannot be loaded: {error}") from error
-        for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            if keys := sorted(map(str, info.get(fault) or ())):
-                raise ScorerError(
-                    f"{params.model_id}: {fault.replace('_', ' ')} in the checkpoint ({', '.join(keys[:4])}): "
-                    f"backend {params.backend} is not this model's class, its scores would be random"
-                )
-        if not (hasattr(model, "model") and hasattr(model, "score")):
-            raise ScorerError(f"{params.model_id}: a {type(model).__name__} is not a decoder with a score head")
-        if model.config.num_labels != 1:
-            raise ScorerError(f"{params.model_id}: has {model.config.num_labels} labels; a reward model has one")
-        self.model = model.eval()
-        self.encoder = ChatEncoder(tokenizer, params.max_length)
+        self._loaded = loaded = load_model(params, run_folder)
+        self.model = loaded.model
+        self.encoder: ChatEncoder | TextPairEncoder
+        if loaded.body is None and not loaded.tokenizer.chat_template:
+            self.encoder = TextPairEncoder(loaded.tokenizer, params.max_length, params.long_responses)
+        else:
+            self.encoder = ChatEncoder(loaded.tokenizer, params.max_length, params.long_responses)
+        if loaded.body is None and params.max_length > loaded.model.config.max_position_embeddings:
+            raise ScorerError(
+                f"{params.model_id}: reads {loaded.model.config.max_position_embeddings} tokens at most; "
+                f"reward_model.max_length is {params.max_length}: lower it"
+            )
         self.cut_prompts = 0
         """How many texts lost a part of their prompt to ``max_length`` so far."""
-        weights = folder_digest(Path(source)) if Path(source).is_dir() else getattr(model.config, "_commit_hash", None)
+        self.cut_responses = 0
+        """How many lost the end of their response as well, which ``long_responses: cut`` allows."""
+        self.tokens_computed = 0
+        """Tokens that went through the model so far, padding left out: shared ones count once."""
+        self.budget = params.batch_tokens
+        """Most tokens in a batch now: ``batch_tokens``, halved each time that memory ran out."""
         self._identity = {
             "backend": params.backend,
             "model": params.model_id,
-            "weights": weights,
+            "weights": loaded.weights,
             "quantization": params.quantization,
             "dtype": params.dtype,
             "max_length": params.max_length,
             "template": self.encoder.template_digest,
         }
 
-    def _model_class(self) -> Any:
-        import transformers
-
-        if self.params.backend == "inform":
-            return INFORMForSequenceClassification
-        return transformers.AutoModelForSequenceClassification
-
-    def _load_options(self) -> dict[str, Any]:
-        from transformers import BitsAndBytesConfig
-
-        dtype = getattr(torch, self.params.dtype)
-        # Without use_safetensors a folder that has only pytorch_model.bin would be unpickled.
-        options: dict[str, Any] = {"dtype": dtype, "revision": self.params.revision, "use_safetensors": True}
-        if self.params.device_map is not None:
-            options["device_map"] = self.params.device_map
-        # The head is two small layers that carry the whole reward: it stays out of the quantisation.
-        if self.params.quantization == "4bit":
-            options["quantization_config"] = BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=dtype,
-                llm_int8_skip_modules=["score"],
-            )
-        elif self.params.quantization == "8bit":
-            options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["score"])
-        return options
-
     @property
     def identity(self) -> Mapping[str, Any]:
         """Model, weights, precision, template and length limit."""
         return self._identity
+
+    @property
+    def not_shared(self) -> str | None:
+        """Why prefixes are not shared; None when they are."""
+        return self._loaded.not_shared
 
     def count_tokens(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.int64]:
         """Tokens of each chat after the cut, int64 [n]."""
@@ -100,43 +76,123 @@ class TransformerScorer:
 
     @torch.inference_mode()
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float32]:
-        """Scores, float32 [n]. Raises :class:`ScorerError` naming the first text whose score is not finite."""
+        """Scores, float32 [n].
+
+        Raises :class:`ScorerError` naming the first text whose score is not finite, or that alone takes more memory
+        than there is.
+        """
         chats = self.encoder.encode(prompts, responses)
-        self.cut_prompts += sum(chat.cut > 0 for chat in chats)
-        scores = np.empty(len(chats), dtype=np.float32)
-        for batch in _batches(chats, self.params.batch_tokens):
-            scores[batch] = self._score_batch([chats[place].ids for place in batch])
+        keys = [(*chat.ids, -1, *(chat.types or ())) for chat in chats]
+        firsts: dict[tuple[int, ...], int] = {}
+        for place, key in enumerate(keys):
+            firsts.setdefault(key, place)
+        distinct = list(firsts.values())
+        try:
+            values = self._score_distinct([chats[n] for n in distinct], [as_text(prompts[n]) for n in distinct])
+        except _AloneTooLarge as error:
+            place = distinct[error.place]
+            raise ScorerError(
+                f"{name_text(place, prompts[place], responses[place])}: its {len(chats[place].ids)} tokens alone take "
+                "more memory than there is: lower reward_model.max_length, quantize the model, or give it more memory"
+            ) from error
+        slots = {key: slot for slot, key in enumerate(firsts)}
+        scores: NDArray[np.float32] = values[[slots[key] for key in keys]]
         bad = np.flatnonzero(~np.isfinite(scores))
         if len(bad):
             raise ScorerError(
-                f"{self.params.model_id}: the score of text {bad[0]} is {scores[bad[0]]} ({len(bad)} of {len(scores)} "
-                f"are not finite; prompt: {str(prompts[bad[0]])[:60]!r}); try dtype bfloat16 or float32"
+                f"{self.params.model_id}: the score of {name_text(bad[0], prompts[bad[0]], responses[bad[0]])} is "
+                f"{scores[bad[0]]} ({len(bad)} of {len(scores)} are not finite); try dtype bfloat16 or float32"
             )
+        self.cut_prompts += sum(chat.cut > 0 for chat in chats)
+        self.cut_responses += sum(chat.response_cut > 0 for chat in chats)
         return scores
 
-    def _score_batch(self, rows: Sequence[list[int]]) -> NDArray[np.float32]:
-        width = max(map(len, rows))
-        ids = torch.zeros(len(rows), width, dtype=torch.long)  # the padding's id is never read: the mask hides it
-        mask = torch.zeros(len(rows), width, dtype=torch.long)
-        for place, row in enumerate(rows):
-            ids[place, : len(row)] = torch.tensor(row)
-            mask[place, : len(row)] = 1
-        device = self.model.device
-        ids, mask = ids.to(device), mask.to(device)
-        hidden = self.model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        pooled = hidden[torch.arange(len(rows), device=hidden.device), last_real_token(mask).to(hidden.device)]
-        scores: NDArray[np.float32] = self.model.score(pooled).float().squeeze(-1).cpu().numpy()
+    def _score_distinct(self, chats: Sequence[EncodedChat], groups: Sequence[Hashable]) -> NDArray[np.float32]:
+        """Scores of ``chats``; when memory runs out, what is left is planned again under half the budget."""
+        scores = np.full(len(chats), np.nan, dtype=np.float32)
+        left = list(range(len(chats)))
+        while left:
+            done: set[int] = set()
+            batches = plan_batches(
+                [chats[place].ids for place in left],
+                [groups[place] for place in left],
+                self.budget,
+                attention_length=None if self.not_shared else self._attention_length,
+            )
+            for batch in batches:
+                places = [left[place] for row in batch for place in row.places]
+                values = self._within_memory(batch, [chats[place] for place in places])
+                if values is None:
+                    if len(places) == 1:
+                        raise _AloneTooLarge(places[0])
+                    self._halve_budget(batch)
+                    break
+                scores[places] = values
+                self.tokens_computed += sum(row.length for row in batch)
+                done.update(places)
+            left = [place for place in left if place not in done]
         return scores
 
+    def _within_memory(self, batch: Sequence[Row], chats: Sequence[EncodedChat]) -> NDArray[np.float32] | None:
+        """Scores of a batch's texts in their order; None when there is not enough memory for them."""
+        try:
+            values = self._decode(batch) if self._loaded.body is not None else self._classify(chats)
+        except torch.OutOfMemoryError:
+            return None
+        except RuntimeError as error:
+            if "not enough memory" not in str(error) and "can't allocate memory" not in str(error):  # the CPU's words
+                raise
+            return None
+        found: NDArray[np.float32] = values.float().cpu().numpy()
+        return found
 
-def _batches(chats: Sequence[EncodedChat], budget: int) -> Iterator[list[int]]:
-    """Places of the chats, longest first, in batches of at most ``budget`` tokens with padding (one chat at least)."""
-    batch: list[int] = []
-    for place in sorted(range(len(chats)), key=lambda place: -len(chats[place].ids)):
-        longest = len(chats[batch[0]].ids) if batch else 0
-        if batch and longest * (len(batch) + 1) > budget:
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch
+    def _halve_budget(self, batch: Sequence[Row]) -> None:
+        taken = len(batch) * max(row.length for row in batch)
+        self.budget = max(1, min(self.budget, taken) // 2)
+        log.warning(
+            "%s: out of memory with %d tokens in a batch; going on with %d (set reward_model.batch_tokens to it)",
+            self.params.model_id,
+            taken,
+            self.budget,
+        )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _decode(self, batch: Sequence[Row]) -> torch.Tensor:
+        assert self._loaded.body is not None
+        assert self._loaded.head is not None
+        states = last_states(self._loaded.body, batch, self.model.device, positions=self.not_shared is None)
+        return self._loaded.head(states)
+
+    def _classify(self, chats: Sequence[EncodedChat]) -> torch.Tensor:
+        """An encoder's logits [n]; its own pooling reads the first token, which padding does not move."""
+        width = max(len(chat.ids) for chat in chats)
+        inputs = {name: torch.zeros(len(chats), width, dtype=torch.long) for name in ("input_ids", "attention_mask")}
+        inputs["input_ids"] += self.model.config.pad_token_id or 0  # some count positions by what is not padding
+        if chats[0].types is not None:
+            inputs["token_type_ids"] = torch.zeros(len(chats), width, dtype=torch.long)
+        for number, chat in enumerate(chats):
+            inputs["input_ids"][number, : len(chat.ids)] = torch.tensor(chat.ids)
+            inputs["attention_mask"][number, : len(chat.ids)] = 1
+            if chat.types is not None:
+                inputs["token_type_ids"][number, : len(chat.ids)] = torch.tensor(chat.types)
+        logits: torch.Tensor = self.model(**{name: part.to(self.model.device) for name, part in inputs.items()}).logits
+        return logits.squeeze(-1)
+
+    @property
+    def _attention_length(self) -> float:
+        """Tokens in a row at which attention takes as many operations as the linear layers (Llama's shapes)."""
+        config = self.model.config
+        shrink = (
+            getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        ) / config.num_attention_heads
+        weights = 2 * config.hidden_size**2 * (1 + shrink) + 3 * config.hidden_size * config.intermediate_size
+        return float(2 * weights / (4 * config.hidden_size))
+
+
+class _AloneTooLarge(RuntimeError):
+    """A single text for which there is not enough memory; ``place`` among those asked for."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__(f"out of memory with text {place} alone")
+        self.place = place

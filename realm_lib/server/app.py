@@ -115,13 +115,13 @@ class RewardService:
         """The messages of the models' errors may hold a piece of a text: none is passed on."""
         from realm_lib.embedders import EmbedderError
         from realm_lib.explanations import HostedModelError, RewardNotFiniteError
-        from realm_lib.scorers import ScorerError, TextTooLongError
+        from realm_lib.scorers import LongResponseError, ScorerError
 
-        if isinstance(error, TextTooLongError):
+        if isinstance(error, LongResponseError):
             raise HTTPException(
                 422,
-                f"response {place} and the chat template take {error.tokens} tokens, the reward model reads "
-                f"{error.limit} at most",
+                f"response {place} and the chat template take {max(error.tokens.values())} tokens, the reward model "
+                f"reads {error.limit} at most",
             )
         if isinstance(error, HostedModelError):
             log.error("the embedding service did not answer")
