@@ -72,7 +72,7 @@ def compute_score(
     The prompt travels in ``extra_info["prompt"]``, as text or chat messages: verl passes on that column of the data and
     nothing else of the prompt. Raises :class:`FrameworkError` where it is missing.
     """
-    prompt = (extra_info or {}).get("prompt")
+    prompt: Any = (extra_info or {}).get("prompt")
     if hasattr(prompt, "tolist"):
         prompt = prompt.tolist()  # a list read from Parquet arrives as an array
     if not isinstance(prompt, (str, list)):
