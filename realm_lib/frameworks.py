@@ -11,8 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from realm_lib.params import ParamsError
 from realm_lib.preferences import Prompt, as_text
 from realm_lib.rendered_chats import RenderedChatError, split_query
@@ -74,8 +72,8 @@ def compute_score(
     The prompt travels in ``extra_info["prompt"]``, as text or chat messages: verl passes on that column of the data and
     nothing else of the prompt. Raises :class:`FrameworkError` where it is missing.
     """
-    prompt = (extra_info or {}).get("prompt")
-    if isinstance(prompt, np.ndarray):
+    prompt: Any = (extra_info or {}).get("prompt")
+    if hasattr(prompt, "tolist"):
         prompt = prompt.tolist()  # a list read from Parquet arrives as an array
     if not isinstance(prompt, (str, list)):
         raise FrameworkError('verl: extra_info must hold "prompt", as text or chat messages: add it to the data set')
