@@ -1,4 +1,4 @@
-"""The shell's door: ``realm predict`` and ``realm score`` for people, ``prepare``, ``execute``, ``report`` and ``verify`` for make."""
+"""The shell's door: ``predict`` and ``score`` for people; ``prepare``, ``execute``, ``report``, ``verify`` for make."""
 
 import json
 import sys

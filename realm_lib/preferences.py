@@ -18,7 +18,18 @@ import pandas as pd
 
 from realm_lib.params import DataParams, Split, resolve_path
 
-__all__ = ["Message", "PairsError", "Prompt", "as_messages", "as_text", "bare_domain", "distinct_texts", "load_pairs"]
+__all__ = [
+    "Message",
+    "PairsError",
+    "Prompt",
+    "as_messages",
+    "as_text",
+    "bare_domain",
+    "distinct_texts",
+    "load_pairs",
+    "read_table",
+    "split_prompt",
+]
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]
@@ -221,10 +232,14 @@ def _split_of_file(file: Path) -> str | None:
 
 
 def _read_files(files: Sequence[Path]) -> pd.DataFrame:
-    return pd.concat([_normalised(_read_file(file), str(file)) for file in files], ignore_index=True)
+    return pd.concat([_normalised(read_table(file), str(file)) for file in files], ignore_index=True)
 
 
-def _read_file(file: Path) -> pd.DataFrame:
+def read_table(file: Path) -> pd.DataFrame:
+    """The rows of a .jsonl, .jsonl.gz or .parquet file as they are, with the file's name and row in _file and _row.
+
+    Raises :class:`PairsError` naming the file and the row that cannot be read.
+    """
     if file.suffix == ".parquet":
         try:
             frame = pd.read_parquet(file)
@@ -297,7 +312,7 @@ def _from_chosen_rejected(row: dict[str, Any]) -> dict[str, Any]:
     """One {prompt, chosen, rejected} row in SHP's columns; which response becomes A is a bit of a hash."""
     where = f"{row['_file']} row {row['_row']}"
     try:
-        prompt, chosen, rejected = _split_prompt(_given(row, "prompt"), row["chosen"], row["rejected"])
+        prompt, chosen, rejected = split_prompt(_given(row, "prompt"), row["chosen"], row["rejected"])
     except PairsError as error:
         raise PairsError(f"{where}: {error}") from None
     chosen_is_a = _unit_hash("side", prompt, chosen, rejected) < 0.5
@@ -313,8 +328,11 @@ def _from_chosen_rejected(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _split_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[str, str, str]:
-    """Prompt, chosen and rejected as texts; without a prompt it is what both dialogues share before their last turn."""
+def split_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[str, str, str]:
+    """Prompt, chosen and rejected as texts; without a prompt it is what both dialogues share before their last turn.
+
+    Raises :class:`PairsError` when they are neither text nor messages, or share no prompt.
+    """
     sides = [_turns(side) for side in (chosen, rejected)]
     if prompt is not None:
         context = _turns(prompt)
