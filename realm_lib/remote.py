@@ -195,14 +195,16 @@ def ask_all(
                 return
             for future in wait(in_flight, return_when=FIRST_COMPLETED).done:
                 place = in_flight.pop(future)
+                answer: Answer | Exception
                 try:
-                    yield place, future.result()
+                    answer = future.result()
                 except Cancelled:
                     continue
                 except expected as error:
                     failed = True
                     stopped.set()
-                    yield place, error
+                    answer = error
+                yield place, answer
     finally:
         stopped.set()
         pool.shutdown(wait=True, cancel_futures=True)

@@ -58,10 +58,10 @@ def in_a_shell(*arguments: str) -> "subprocess.CompletedProcess[str]":
 def test_help_lists_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert realm(monkeypatch, "--help") == 0
     shown = capsys.readouterr().out
-    assert all(name in shown for name in ("predict", "prepare", "execute", "report", "verify"))
+    assert all(name in shown for name in ("predict", "score", "prepare", "execute", "report", "verify"))
 
 
-@pytest.mark.parametrize("command", ["predict", "prepare", "execute", "report", "verify"])
+@pytest.mark.parametrize("command", ["predict", "score", "prepare", "execute", "report", "verify"])
 def test_each_command_says_what_it_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:

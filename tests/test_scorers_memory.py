@@ -27,7 +27,7 @@ LLAMA_70B = {
 
 
 def test_inform_70b_takes_what_it_takes() -> None:
-    """The sizes that FACTS of the project calculate by hand; 18 GiB in 4 bit, which goes round, would be 2 bits each."""
+    """The sizes calculated by hand; the 18 GiB in 4 bit that go round would be two bits a weight."""
     with torch.device("meta"):
         model = INFORMForSequenceClassification(LlamaConfig(**LLAMA_70B))
     for quantization, double, gib in (
@@ -75,8 +75,8 @@ def test_the_refusal_says_what_is_needed_and_what_there_is() -> None:
     estimate = MemoryEstimate(params.model_id, "4bit", 35.0 * GIB, 2 * GIB)
     with pytest.raises(
         ScorerError,
-        match=r"INF-ORM-Llama3.1-70B in 4bit takes about 35\.0 GiB for its weights and 2\.5 GiB to work in, 37\.5 GiB in "
-        r"all; the GPU memory has 24\.0 GiB free.*allow_oversize: true",
+        match=r"INF-ORM-Llama3.1-70B in 4bit takes about 35\.0 GiB for its weights and 2\.5 GiB to work in, "
+        r"37\.5 GiB in all; the GPU memory has 24\.0 GiB free.*allow_oversize: true",
     ):
         check_memory(estimate, params, (24.0 * GIB, "the GPU memory"))
     check_memory(estimate, params, (38.0 * GIB, "the GPU memory"))

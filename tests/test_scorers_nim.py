@@ -91,7 +91,7 @@ def test_a_refusal_is_not_tried_again_and_shows_no_key(server: RewardServer, sta
 
 def test_tries_end(server: RewardServer) -> None:
     server.faults = [Fault(status=503, stays=True)]
-    with pytest.raises(ScorerError, match="answered 503.*tried 3 times"):
+    with pytest.raises(ScorerError, match=r"answered 503.*tried 3 times"):
         scorer_at(server, max_attempts=3).score(PROMPTS[:1], RESPONSES[:1])
     assert len(server.asked) == 3
 
@@ -138,7 +138,7 @@ def test_an_answer_that_is_no_reward_is_an_error_and_never_cached(
 )  # fmt: skip
 def test_an_answer_that_cannot_be_read_is_an_error(server: RewardServer, body: bytes) -> None:
     server.faults = [Fault(body=body, stays=True)]
-    with pytest.raises(ScorerError, match="cannot be read|is not one reward"):
+    with pytest.raises(ScorerError, match=r"cannot be read|is not one reward"):
         scorer_at(server).score(["a"], ["b"])
 
 
@@ -153,7 +153,7 @@ def test_what_counts_as_a_reward(server: RewardServer, said: str, value: float) 
 def test_texts_that_cannot_be_sent_are_named(server: RewardServer) -> None:
     with pytest.raises(ScorerError, match=r"text 1 \(id .*: the response is empty"):
         scorer_at(server).score(["a", "a"], ["b", " "])
-    with pytest.raises(ScorerError, match="text 0 .*not Unicode"):
+    with pytest.raises(ScorerError, match=r"text 0 .*not Unicode"):
         scorer_at(server).score(["a"], ["b\ud800"])
 
 
