@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from realm_lib.evaluation import evaluate_rewards
     from realm_lib.features import extract_features
     from realm_lib.params import load_params
+    from realm_lib.ppo import train_ppo
     from realm_lib.preferences import load_pairs
     from realm_lib.reward import RealmReward
     from realm_lib.scorers import build_scorer
@@ -27,6 +28,7 @@ _HOME = {
     "extract_features": "features",
     "load_pairs": "preferences",
     "load_params": "params",
+    "train_ppo": "ppo",
 }
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "extract_features",
     "load_pairs",
     "load_params",
+    "train_ppo",
 ]
 
 
