@@ -24,7 +24,7 @@ def load_judges(places: Mapping[str, str], reward: Reward, *, simulated: bool) -
     ``places`` is ``rlhf.judges``: name to ``module:function``. Their answers are checked when they are asked.
     Raises :class:`realm_lib.params.ParamsError` for one that cannot be imported or called.
     """
-    judges: dict[str, Judge] = {"realm": reward}
+    judges: dict[str, Judge] = {"realm": reward}  # type: ignore[dict-item]
     if simulated:
         judges["gold"] = gold_judge
     for name, place in places.items():

@@ -203,7 +203,7 @@ class RlhfParams(Section):
     ppo: PPOParams
     dpo: DPOParams | None = None
     comparison: ComparisonParams = ComparisonParams()
-    judges: dict[str, str] = {}
+    judges: dict[str, str] = Field(default_factory=dict)
     """Judges of your own beside ``realm`` and, for simulated pairs, ``gold``: name to ``module:function``, a callable
     (prompts, completions) -> one number a completion."""
 

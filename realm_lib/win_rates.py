@@ -6,6 +6,7 @@ the reward, the answer of rank i is the best of n drawn ones with a known probab
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -115,7 +116,7 @@ def best_of_n_weights(rewards: ArrayLike, n: int) -> Floats:
     for row, values in zip(weights, table, strict=True):
         _, which, sizes = np.unique(values, return_inverse=True, return_counts=True)
         ends = np.concatenate([[0], np.cumsum(sizes)])
-        shared = np.array([by_rank[a:b].mean() for a, b in zip(ends[:-1], ends[1:], strict=True)])
+        shared = np.array([by_rank[a:b].mean() for a, b in pairwise(ends)])
         row[:] = shared[which]
     return weights
 

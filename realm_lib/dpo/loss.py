@@ -21,7 +21,8 @@ def implicit_rewards(
     """beta (log pi(y|x) - log pi_ref(y|x)) of each response, [n], from the log-probabilities of its tokens."""
     sums = [np.asarray(own, dtype=np.float64).sum() for own in log_probs]
     others = [np.asarray(other, dtype=np.float64).sum() for other in reference]
-    return beta * (np.array(sums) - np.array(others))
+    rewards: Floats = beta * (np.array(sums, dtype=np.float64) - np.array(others, dtype=np.float64))
+    return rewards
 
 
 def dpo_losses(

@@ -181,9 +181,7 @@ def _rewards(
     return found
 
 
-def human_pairs(
-    policy: Policy, pairs: pd.DataFrame, params: DPOParams, sampling: SamplingParams
-) -> PreferencePairs:
+def human_pairs(policy: Policy, pairs: pd.DataFrame, params: DPOParams, sampling: SamplingParams) -> PreferencePairs:
     """Pairs as people decided them: ``pairs`` in SHP's columns (:func:`realm_lib.preferences.load_pairs`), or in
     columns prompt, chosen, rejected.
 
@@ -201,7 +199,9 @@ def human_pairs(
     asked = len(frame)
     frame = frame.drop_duplicates(ignore_index=True)
     dropped["repeated pairs"] = asked - len(frame)
-    near = [shared_words(a, b) >= params.near_duplicate for a, b in zip(frame["chosen"], frame["rejected"], strict=True)]
+    near = [
+        shared_words(a, b) >= params.near_duplicate for a, b in zip(frame["chosen"], frame["rejected"], strict=True)
+    ]
     dropped["chosen and rejected are near-duplicates"] = sum(near)
     frame = frame[~np.array(near, dtype=bool)].reset_index(drop=True)
     if frame.empty:

@@ -213,8 +213,8 @@ def _check(pairs: PreferencePairs, held_out: Sequence[Prompt], dpo: DPOParams) -
         raise DPOError(f"{len(found)} training pairs are of held-out prompts, the first: {found[0][:80]!r}")
     if len(pairs) < dpo.batch_size:
         raise DPOError(
-            f"{pairs.report()}. That is fewer than rlhf.dpo.batch_size {dpo.batch_size}: lower it, or take more prompts "
-            "(max_prompts, data.splits.train), more samples_per_prompt or a lower min_margin"
+            f"{pairs.report()}. That is fewer than rlhf.dpo.batch_size {dpo.batch_size}: lower it, or take more "
+            "prompts (max_prompts, data.splits.train), more samples_per_prompt or a lower min_margin"
         )
 
 
