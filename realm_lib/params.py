@@ -15,10 +15,20 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from realm_lib.environment import ParamsError, SecretReference, project_root, resolve_path, reveal_secret
 from realm_lib.reward_model_params import RewardModelParams
-from realm_lib.rlhf_params import LoraParams, PolicyParams, PPOParams, RlhfParams, SamplingParams
+from realm_lib.rlhf_params import (
+    ComparisonParams,
+    DPOParams,
+    LoraParams,
+    PolicyParams,
+    PPOParams,
+    RlhfParams,
+    SamplingParams,
+)
 from realm_lib.sections import Section
 
 __all__ = [
+    "ComparisonParams",
+    "DPOParams",
     "DataParams",
     "EmbeddingParams",
     "LoraParams",

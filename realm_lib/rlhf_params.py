@@ -6,7 +6,17 @@ from pydantic import Field, model_validator
 
 from realm_lib.sections import Section
 
-__all__ = ["LoraParams", "PPOParams", "PolicyParams", "RlhfParams", "SamplingParams"]
+__all__ = [
+    "ComparisonParams",
+    "DPOParams",
+    "LoraParams",
+    "PPOParams",
+    "PolicyParams",
+    "RlhfParams",
+    "SamplingParams",
+]
+
+_OWN_JUDGES = ("realm", "gold")
 
 
 class LoraParams(Section):
@@ -130,8 +140,81 @@ class PPOParams(PolicyParams):
         return self
 
 
+class DPOParams(PolicyParams):
+    """Direct preference optimisation (Rafailov et al., arXiv 2305.18290) of a policy on pairs of responses."""
+
+    pairs: Literal["human", "on_policy"]
+    """Those of ``data``, or made here: responses of the policy itself, ranked by the reward."""
+    max_prompts: Annotated[int, Field(ge=1)] | None = None
+    """Training prompts taken, in the data's order; null takes all."""
+    max_length: Annotated[int, Field(ge=2)] | None = None
+    """Pairs with more tokens of prompt and response are left out and counted; null: the model's context."""
+    samples_per_prompt: Annotated[int, Field(ge=2)] = 4
+    """On-policy: responses drawn for each prompt."""
+    selection: Literal["best_vs_worst", "all_above_margin"] = "best_vs_worst"
+    """On-policy: one pair a prompt, or all pairs of its responses."""
+    min_margin: Annotated[float, Field(ge=0)] = 0.0
+    """On-policy: reward by which the chosen response must be better; ties never make a pair."""
+    near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Two responses that share so much of their words make no pair (1: only those with the very same words)."""
+    loss_type: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """How strongly the policy is held to where it started: a larger value moves it less."""
+    num_epochs: Annotated[int, Field(ge=1)] = 1
+    batch_size: Annotated[int, Field(ge=2)] = 16
+    """Pairs of one optimiser step."""
+    gradient_accumulation: Annotated[int, Field(ge=1)] = 1
+    """Parts into which a batch is split for memory; divides ``batch_size``."""
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-7
+    """AdamW's rate; it rises over the first tenth of the steps and falls in a straight line to zero."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    checkpoint_every: Annotated[int, Field(ge=1)] = 50
+    """Steps between two checkpoints: what a kill can cost."""
+    evaluate_every: Annotated[int, Field(ge=1)] = 10
+    """Steps between two looks at the held-out pairs."""
+
+    @model_validator(mode="after")
+    def _can_be_trained(self) -> Self:
+        if self.batch_size % self.gradient_accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of gradient_accumulation {self.gradient_accumulation}"
+            )
+        if self.quantization is not None and self.lora is None:
+            raise ValueError("quantization 4bit needs lora: quantised weights are not trained")
+        if self.lora is not None and self.lora.dropout > 0:
+            raise ValueError("lora.dropout must be 0: the reference would be compared with a policy under noise")
+        return self
+
+
+class ComparisonParams(Section):
+    """Which policies are compared, and on how many prompts."""
+
+    prompts: Annotated[int, Field(ge=2)] | None = None
+    """The first so many of the held-out prompts; null takes all. Best-of-n needs max(best_of) + 1 answers to each."""
+    best_of: list[Annotated[int, Field(ge=2)]] = Field(default=[4, 16], min_length=1)
+    """Best-of-n: the starting policy's best of n answers under the reward."""
+    resamples: Annotated[int, Field(ge=100)] = 2000
+    """Bootstrap resamples of the prompts."""
+
+
 class RlhfParams(Section):
-    """Using the reward: how policies are sampled and fine-tuned."""
+    """Using the reward: how policies are sampled, fine-tuned and compared."""
 
     sampling: SamplingParams
     ppo: PPOParams
+    dpo: DPOParams | None = None
+    comparison: ComparisonParams = ComparisonParams()
+    judges: dict[str, str] = Field(default_factory=dict)
+    """Judges of your own beside ``realm`` and, for simulated pairs, ``gold``: name to ``module:function``, a callable
+    (prompts, completions) -> one number a completion."""
+
+    @model_validator(mode="after")
+    def _judges_have_names(self) -> Self:
+        for name, place in self.judges.items():
+            if name in _OWN_JUDGES or not name.isidentifier():
+                raise ValueError(f"judges: {name!r} is taken or not a plain name: choose another")
+            module, colon, function = place.partition(":")
+            if not (colon and all(part.isidentifier() for part in [*module.split("."), *function.split(".")])):
+                raise ValueError(f"judges.{name}: write module:function, as my_judges:politeness")
+        return self

@@ -1,0 +1,7 @@
+"""Which policy is better: the same prompts, every policy's answers, every judge, intervals, and a verdict in words."""
+
+from realm_lib.comparison.answers import compare_policies, trained_policy
+from realm_lib.comparison.result import ComparisonError, PolicyComparison
+from realm_lib.comparison.verdict import label, verdict
+
+__all__ = ["ComparisonError", "PolicyComparison", "compare_policies", "label", "trained_policy", "verdict"]

@@ -1,0 +1,97 @@
+"""Which policy is better, in plain words made from the numbers, and what cannot be said."""
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["label", "verdict"]
+
+_LABELS = {"base": "the starting policy", "ppo": "PPO", "dpo": "DPO"}
+
+
+def label(name: str) -> str:
+    """A policy's name for people: ``best_of_16`` is best-of-16."""
+    return _LABELS.get(name, name.replace("_", "-"))
+
+
+def verdict(metrics: Mapping[str, Any]) -> str:
+    """Sentences from metrics/policies.json: who beats the start, who beats whom, at what length and distance.
+
+    A policy is called better only where its win rate's whole interval lies above one half.
+    """
+    judge, policies = metrics["judge"], metrics["policies"]
+    others = [name for name in policies if name != "base"]
+    who = "the simulated truth" if judge == "gold" else "REALM's own reward"
+    lines = [f"Judged by {who} on {metrics['prompts']} held-out prompts:"]
+    lines += [f"- {_against_start(name, policies[name])}" for name in others]
+    best = max(others, key=lambda name: float(policies[name]["win_rate"]))
+    if policies[best]["ci"][0] > 0.5:
+        lines.append(f"- {_best(best, others, metrics['pairwise'][judge])}")
+    else:
+        lines.append("- No policy is shown to be better than the start.")
+    if judge == "gold":
+        lines += [f"- {text}" for name in others if (text := _overoptimised(name, policies[name]))]
+    else:
+        lines.append(
+            "- The judge is the reward that the policies were made by. A high win rate says that they learned what "
+            "it pays for, not that their answers are better; that takes people, or a judge of another kind "
+            "(`rlhf.judges`)."
+        )
+    return "\n".join(lines)
+
+
+def _against_start(name: str, entry: Mapping[str, Any]) -> str:
+    low, high = entry["ci"]
+    word = "beats" if low > 0.5 else "loses to" if high < 0.5 else "cannot be told from"
+    text = (
+        f"{_capital(label(name))} {word} the start: wins {_share(entry['win_rate'])} ({_share(low)} to {_share(high)})"
+    )
+    controlled, (bottom, top) = entry["length_controlled"], entry["length_controlled_ci"]
+    text += f", at equal length {_share(controlled)} ({_share(bottom)} to {_share(top)})"
+    if low > 0.5 and bottom <= 0.5:
+        text += ", so that length may explain it"
+    kind = {"upper bound": "at most ", "estimate": ""}[entry["kl_kind"]]
+    return f"{text}, at a KL of {kind}{entry['kl']:.1f} nats."
+
+
+def _best(best: str, others: list[str], pairwise: Mapping[str, Any]) -> str:
+    beaten: list[str] = []
+    open_: list[str] = []
+    for name in others:
+        if name == best:
+            continue
+        (beaten if _lower_end(best, name, pairwise) > 0.5 else open_).append(label(name))
+    text = f"{_capital(label(best))} wins most often against the start"
+    if beaten:
+        text += f"; directly, it beats {_listed(beaten)}"
+    if open_:
+        text += f"; it cannot be told from {_listed(open_)}, or does not beat {'it' if len(open_) == 1 else 'them'}"
+    return text + "."
+
+
+def _lower_end(first: str, second: str, pairwise: Mapping[str, Any]) -> float:
+    """The lower end of the interval of ``first``'s win rate over ``second``, in whichever order it was kept."""
+    if (key := f"{first} over {second}") in pairwise:
+        return float(pairwise[key]["ci"][0])
+    return 1 - float(pairwise[f"{second} over {first}"]["ci"][1])
+
+
+def _overoptimised(name: str, entry: Mapping[str, Any]) -> str:
+    realm, gold = entry["by_judge"]["realm"], entry["by_judge"]["gold"]
+    if realm["ci"][0] > 0.5 and gold["ci"][0] <= 0.5:
+        return (
+            f"{_capital(label(name))} wins {_share(realm['win_rate'])} under REALM's reward, which the truth does not "
+            f"confirm ({_share(gold['win_rate'])}): it found what the reward pays for, not what is good."
+        )
+    return ""
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]

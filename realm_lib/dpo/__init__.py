@@ -1,0 +1,21 @@
+"""DPO: preference pairs from people or from the policy itself, training on them, and what it changed."""
+
+from realm_lib.dpo.errors import DPOError
+from realm_lib.dpo.loss import dpo_losses, implicit_rewards
+from realm_lib.dpo.pairs import PreferencePairs
+from realm_lib.dpo.result import DPOResult, agreement
+from realm_lib.dpo.samples import SampleStore, policy_identity
+from realm_lib.dpo.training import make_pairs, train_dpo
+
+__all__ = [
+    "DPOError",
+    "DPOResult",
+    "PreferencePairs",
+    "SampleStore",
+    "agreement",
+    "dpo_losses",
+    "implicit_rewards",
+    "make_pairs",
+    "policy_identity",
+    "train_dpo",
+]

@@ -1,0 +1,166 @@
+"""TRL's DPOTrainer on pairs that are tokens already, stopped and gone on with at will.
+
+Tokens instead of texts, because a chat template applied again, or a response tokenised again, need not give the tokens
+that the policy drew; and a response that was cut must not learn to end where it was cut.
+
+The reference is never loaded: its log-probabilities of all pairs are computed before the first step, when the policy
+still is the reference.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from realm_lib.dpo.errors import DPOError
+from realm_lib.dpo.pairs import PreferencePairs
+from realm_lib.policies import Policy
+from realm_lib.rlhf_params import DPOParams
+from realm_lib.runs import derive_seed
+
+__all__ = ["fit", "training_identity"]
+
+_log = logging.getLogger(__name__)
+
+_IDS = ["prompt_ids", "chosen_ids", "rejected_ids"]
+_LOGGED = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy"}
+_STATE = "trainer_state.json"  # what Trainer writes last into a checkpoint
+
+
+def training_identity(params: DPOParams, policy: str, pairs: PreferencePairs, held_out: PreferencePairs) -> str:
+    """A hash of all that decides a training: parameters, the policy it starts from, pairs, torch's version."""
+    rows = [found.table[_IDS].to_numpy().tolist() for found in (pairs, held_out)]
+    content = [params.model_dump(mode="json"), policy, rows, torch.__version__]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def fit(
+    policy: Policy,
+    pairs: PreferencePairs,
+    held_out: PreferencePairs,
+    params: DPOParams,
+    checkpoints: Path,
+    identity: str,
+    *,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Train ``policy`` in place on ``pairs``; its history by step, on training batches and on ``held_out``.
+
+    Columns: step, split ("training", "held out"), loss, margin and accuracy (of implicit rewards, ties count as
+    wrong). A training of this ``identity`` that left a checkpoint in ``checkpoints`` goes on from there, and
+    reaches the weights that it would have reached; one of another identity is removed, which the log says.
+
+    Checkpoints hold the weights as safetensors. Trainer keeps the optimiser's state as PyTorch's own file, which it
+    reads with ``weights_only=True``: tensors and numbers, no code. ``training_args.bin``, a pickle, is never read.
+    """
+    import datasets
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    home = checkpoints / identity[:16]
+    for other in checkpoints.glob("*") if checkpoints.is_dir() else ():
+        if other != home:
+            _log.warning("%s: a checkpoint of other parameters, pairs or weights: training starts over", other)
+            shutil.rmtree(other)
+    trainer = _trainer(policy, pairs, held_out, params, home, progress)
+    try:
+        trainer.train(resume_from_checkpoint=_last_checkpoint(home))
+    except OSError as error:
+        raise DPOError(f"{home}: a checkpoint cannot be written or read: {error}") from error
+    _take_back(policy)
+    return _history(trainer.state.log_history)
+
+
+def _trainer(
+    policy: Policy, pairs: PreferencePairs, held_out: PreferencePairs, params: DPOParams, home: Path, progress: bool
+) -> Any:
+    import transformers
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]
+        """Takes columns prompt_ids, chosen_ids, rejected_ids as they are."""
+
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset
+
+        def create_model_card(self, *_: Any, **__: Any) -> None:
+            """None: checkpoints are not published."""
+
+    batch = params.batch_size // params.gradient_accumulation
+    steps = -(-len(pairs) // params.batch_size) * params.num_epochs
+    config = DPOConfig(
+        output_dir=str(home),
+        beta=params.beta,
+        loss_type=[params.loss_type],
+        learning_rate=params.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=max(1, steps // 10),
+        weight_decay=0.0,
+        max_grad_norm=params.max_grad_norm,
+        num_train_epochs=params.num_epochs,
+        per_device_train_batch_size=batch,
+        per_device_eval_batch_size=batch,
+        gradient_accumulation_steps=params.gradient_accumulation,
+        gradient_checkpointing=params.gradient_checkpointing,
+        max_length=None,  # nothing is cut
+        precompute_ref_log_probs=True,
+        eval_strategy="steps",
+        eval_steps=params.evaluate_every,
+        eval_on_start=True,
+        logging_steps=1,
+        save_strategy="steps",
+        save_steps=params.checkpoint_every,
+        save_total_limit=1,
+        report_to="none",
+        use_cpu=not torch.cuda.is_available(),
+        bf16=False,  # the weights' own precision; adapters are float32
+        disable_tqdm=not progress,
+        seed=derive_seed(params.seed, "dpo", "order"),
+    )
+    trainer = TokenisedDPOTrainer(
+        model=policy.model,
+        args=config,
+        train_dataset=Dataset.from_dict(pairs.table[_IDS].to_dict("list")),
+        eval_dataset=Dataset.from_dict(held_out.table[_IDS].to_dict("list")),
+        processing_class=policy.tokenizer,
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    return trainer
+
+
+def _last_checkpoint(home: Path) -> str | None:
+    """The newest whole checkpoint; what a kill left half-written is removed."""
+    whole = []
+    for folder in home.glob("checkpoint-*"):
+        try:
+            step = int(json.loads((folder / _STATE).read_text(encoding="utf-8"))["global_step"])
+        except (OSError, ValueError, KeyError):
+            shutil.rmtree(folder)
+            continue
+        whole.append((step, str(folder)))
+    return max(whole)[1] if whole else None
+
+
+def _take_back(policy: Policy) -> None:
+    """The policy as it was but for its weights: evaluation mode, no second adapter."""
+    adapters = getattr(policy.model, "peft_config", {})
+    if "ref" in adapters:  # TRL's frozen copy of the adapter
+        policy.model.delete_adapter("ref")
+    policy.model.eval()
+
+
+def _history(log: list[dict[str, Any]]) -> pd.DataFrame:
+    rows: dict[tuple[int, str], dict[str, Any]] = {}
+    for entry in log:
+        for prefix, split in (("", "training"), ("eval_", "held out")):
+            if f"{prefix}rewards/margins" in entry:
+                values = {name: float(entry[f"{prefix}{key}"]) for key, name in _LOGGED.items()}
+                rows[int(entry["step"]), split] = {"step": int(entry["step"]), "split": split, **values}
+    return pd.DataFrame(list(rows.values()), columns=["step", "split", *_LOGGED.values()])

@@ -1,0 +1,142 @@
+"""How often one policy's answer beats another's to the same prompt: with intervals, and with length taken out.
+
+A policy answers a prompt with one answer or with several that have weights, as best-of-n has: of N answers ranked by
+the reward, the answer of rank i is the best of n drawn ones with a known probability (:func:`best_of_n_weights`).
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from realm_lib.evaluation.resampling import bootstrap_over_posts, percentiles
+
+__all__ = ["Rate", "best_of_n_kl", "best_of_n_weights", "distinct_n", "length_controlled_win_rate", "win_rate"]
+
+Floats = NDArray[np.float64]
+
+_RIDGE = 0.1
+_NEWTON_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share between 0 and 1 with its 95 % interval over prompts."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, float | list[float]]:
+        """As metrics hold it."""
+        return {"win_rate": self.value, "ci": [self.low, self.high]}
+
+
+def win_shares(
+    scores: Floats, other: Floats, weights: Floats | None = None, other_weights: Floats | None = None
+) -> Floats:
+    """The share of each prompt's comparisons that the first policy wins, [prompts]; a tie is half a win.
+
+    ``scores`` [prompts, a] and ``other`` [prompts, b] are the judge's, with weights of the same shapes whose rows sum
+    to 1 (None: equal weights).
+    """
+    first = np.full_like(scores, 1 / scores.shape[1]) if weights is None else weights
+    second = np.full_like(other, 1 / other.shape[1]) if other_weights is None else other_weights
+    won = np.sign(scores[:, :, None] - other[:, None, :]) / 2 + 0.5
+    shares: Floats = np.einsum("pab,pa,pb->p", won, first, second)
+    return shares
+
+
+def win_rate(shares: ArrayLike, *, resamples: int = 2000, seed: int = 42) -> Rate:
+    """The mean of the win shares [prompts] of prompts, with a bootstrap interval that resamples prompts."""
+    values = np.asarray(shares, dtype=np.float64)
+    found = bootstrap_over_posts(values, np.arange(len(values)), resamples=resamples, seed=seed)
+    return Rate(float(found.means[0]), float(found.lows[0]), float(found.highs[0]))
+
+
+def length_controlled_win_rate(
+    shares: ArrayLike, lengths: ArrayLike, other_lengths: ArrayLike, *, resamples: int = 2000, seed: int = 42
+) -> Rate:
+    """The win rate that would be were both policies' answers equally long, after AlpacaEval 2 (arXiv 2404.04475).
+
+    With s_i the win share at prompt i and d_i the difference of (mean) lengths, the logistic regression
+
+        P(win at i) = sigmoid(theta + phi tanh(d_i / sd(d)))
+
+    is fitted to s by maximum likelihood with a ridge penalty of 0.1 (theta^2 + phi^2) / 2, which keeps it finite when
+    one side always wins. The rate is sigmoid(theta): the prediction at d = 0. AlpacaEval's further term, a difficulty
+    of each instruction estimated over many models, needs many models and is left out. The interval resamples prompts
+    and fits again. All arrays are [prompts]; lengths in any unit.
+    """
+    wins = np.asarray(shares, dtype=np.float64)
+    difference = np.asarray(lengths, dtype=np.float64) - np.asarray(other_lengths, dtype=np.float64)
+    spread = difference.std()
+    # Without spread the constant is the whole model: nothing can be told about length.
+    longer = np.tanh(difference / spread) if spread > 0 else np.zeros_like(difference)
+    rng = np.random.default_rng(seed)
+    prompts = len(wins)
+    counts = np.stack([np.bincount(row, minlength=prompts) for row in rng.integers(0, prompts, (resamples, prompts))])
+    rates = _rates_at_equal_length(wins, longer, np.vstack([np.ones(prompts), counts]).astype(np.float64))
+    low, high = percentiles(rates[1:, None], 0.95)
+    return Rate(float(rates[0]), float(low[0]), float(high[0]))
+
+
+def _rates_at_equal_length(wins: Floats, longer: Floats, counts: Floats) -> Floats:
+    """sigmoid(theta) of a fit for each row of ``counts`` [fits, prompts], by Newton's method on all fits at once."""
+    design = np.column_stack([np.ones_like(longer), longer])
+    found = np.zeros((len(counts), 2))
+    for _ in range(_NEWTON_STEPS):
+        p = 1 / (1 + np.exp(-(found @ design.T)))
+        gradient = (counts * (p - wins)) @ design + _RIDGE * found
+        curvature = np.einsum("fp,pi,pj->fij", counts * p * (1 - p), design, design) + _RIDGE * np.eye(2)
+        step = np.linalg.solve(curvature, gradient[:, :, None])[:, :, 0]
+        # Newton may overshoot where the curve is flat; a step of 2 in log-odds is never too small to get there.
+        found -= np.clip(step, -2, 2)
+        if np.abs(step).max() < 1e-10:
+            break
+    rates: Floats = 1 / (1 + np.exp(-found[:, 0]))
+    return rates
+
+
+def best_of_n_weights(rewards: ArrayLike, n: int) -> Floats:
+    """The probability of each of a prompt's N answers to be the best of n of them drawn without replacement.
+
+    ``rewards`` is [prompts, N]; so are the weights, whose rows sum to 1. With rank i (1 the lowest) it is
+    C(i - 1, n - 1) / C(N, n), and tied answers share theirs. A weighted mean over the answers is an unbiased estimate
+    of what best-of-n gives, of lower variance than one draw of n.
+    """
+    table = np.asarray(rewards, dtype=np.float64)
+    drawn = table.shape[1]
+    if not 1 <= n <= drawn:
+        raise ValueError(f"best of {n} needs {n} answers to each prompt, there are {drawn}")
+    by_rank = np.array([math.comb(rank, n - 1) / math.comb(drawn, n) for rank in range(drawn)])
+    weights = np.empty_like(table)
+    for row, values in zip(weights, table, strict=True):
+        _, which, sizes = np.unique(values, return_inverse=True, return_counts=True)
+        ends = np.concatenate([[0], np.cumsum(sizes)])
+        shared = np.array([by_rank[a:b].mean() for a, b in pairwise(ends)])
+        row[:] = shared[which]
+    return weights
+
+
+def best_of_n_kl(n: int) -> float:
+    """log n - (n - 1) / n nats: an upper bound on KL(best-of-n || policy), reached where no answers tie or repeat.
+
+    Beirami et al., arXiv 2401.01879, show that the formula, long used as an equation, is a bound.
+    """
+    return math.log(n) - (n - 1) / n
+
+
+def distinct_n(texts: list[str], n: int) -> float:
+    """Distinct n-grams of words over all n-grams in ``texts`` (Li et al., arXiv 1510.03055); 0 where there are none.
+
+    It falls as texts grow in number and length: compare like with like.
+    """
+    grams = [
+        tuple(words[start : start + n])
+        for words in (text.lower().split() for text in texts)
+        for start in range(len(words) - n + 1)
+    ]
+    return len(set(grams)) / len(grams) if grams else 0.0
