@@ -11,9 +11,9 @@ from realm_lib.runs import MissingStepError
 
 __all__ = ["compare_runs"]
 
-_IGNORED = {"seconds", "best_epoch", "verdict", "temperature"}
-"""Timings, the epoch that a flat curve happens to end at, words made from numbers that are compared themselves, and
-temperatures, which are on each reward's own scale and show in the log-loss."""
+_IGNORED = {"seconds", "episodes_per_second", "best_epoch", "best_step", "verdict", "temperature"}
+"""Timings, the epoch or step that a flat curve happens to end at, words made from numbers that are compared themselves,
+and temperatures, which are on each reward's own scale and show in the log-loss."""
 
 _TOLERANCES = {
     **dict.fromkeys(("by_domain", "by_length_difference", "by_post_size", "by_score_ratio"), 0.10),
@@ -28,6 +28,10 @@ _MEASURED_COUNTS = ({"disagreements"}, {"trees", "ties"})
 """Keys that a path has together when it counts pairs by what a reward says of them, which rounding moves: where two
 rewards disagree, and where the steps of boosted trees tie. These are compared within a tenth, or ten pairs; every other
 count is exact."""
+
+_SAMPLED = {"ppo.json", "dpo.json", "policies.json"}
+"""Metrics of policies: one token that another processor's rounding turns changes the rest of its response, and then the
+training. What is measured there is compared within a half, of the number or of one; words and pairs are not."""
 
 _OWN = ("run.name", "run.output_dir", "data.preprocessing.cache_dir")
 """Parameters that say where a run lies, not what it is."""
@@ -54,7 +58,7 @@ def compare_runs(run: Path, reference: Path) -> list[str]:
         if not path.exists():
             raise MissingStepError(f"{path} is missing: run the notebook that writes it")
         for key, found, wanted in _unequal(_metrics(path), _metrics(reference / "metrics" / name)):
-            if not _close(key, found, wanted):
+            if not (_near(found, wanted) if name in _SAMPLED else _close(key, found, wanted)):
                 differences.append(f"metrics/{name}: {key} is {found}, was {wanted} in the reference")
     return differences
 
@@ -70,6 +74,13 @@ def _close(key: str, found: Any, wanted: Any) -> bool:
         return False
     tolerance = next((_TOLERANCES[part] for part in parts if part in _TOLERANCES), _TOLERANCE)
     return abs(found - wanted) <= tolerance
+
+
+def _near(found: Any, wanted: Any) -> bool:
+    """Whether two numbers of a policy are of one size; texts and flags are made from such numbers."""
+    if not isinstance(found, int | float) or not isinstance(wanted, int | float):
+        return type(found) is type(wanted)
+    return abs(found - wanted) <= max(0.5, 0.5 * abs(wanted))
 
 
 def _unequal(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

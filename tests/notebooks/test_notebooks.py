@@ -31,7 +31,16 @@ from realm_lib.verification import compare_runs
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-STEPS = ["00_offline_models", "01_feature_extraction", "02_combiner_training", "03_evaluation"]
+STEPS = [
+    "00_offline_models",
+    "01_feature_extraction",
+    "02_combiner_training",
+    "03_evaluation",
+    "04_ppo",
+    "05_dpo",
+    "06_policy_comparison",
+]
+METRICS = ["offline_models", "features", "combiner", "evaluation", "ppo", "dpo", "policies"]
 BIN = Path(sys.executable).parent
 PATIENCE = 900.0  # seconds; a run takes about one minute on two idle cores
 pytestmark = pytest.mark.timeout(2 * PATIENCE)
@@ -290,7 +299,7 @@ def times(run: Path, *patterns: str) -> dict[str, int]:
 
 def without_seconds(content: Any) -> Any:
     if isinstance(content, Mapping):
-        return {key: without_seconds(value) for key, value in content.items() if key != "seconds"}
+        return {key: without_seconds(value) for key, value in content.items() if "second" not in key}
     return content
 
 
@@ -324,7 +333,9 @@ def test_a_run_leaves_what_the_readme_says(whole: Path) -> None:
         "logs/run.jsonl",
         "reports/index.html",
         "metrics/pairs.parquet",
-        *(f"metrics/{name}.json" for name in ("offline_models", "features", "combiner", "evaluation")),
+        *(f"metrics/{name}.json" for name in METRICS),
+        *(f"models/policy_{name}/model.safetensors" for name in ("sft", "ppo", "dpo")),
+        *(f"models/policy_{name}/tokenizer.json" for name in ("sft", "ppo", "dpo")),
         *(f"features/{split}.parquet" for split in ("train", "validation", "test")),
         *(f"notebooks/{step}.ipynb" for step in STEPS),
         *(f"reports/{step}.html" for step in STEPS),
@@ -534,6 +545,7 @@ def test_a_second_make_does_nothing(project: Project, whole: Path) -> None:
         ({"embedding.batch_size": "4"}, STEPS[1:]),
         ({"offline_models.reward_model.num_epochs": "2"}, STEPS),
         ({"data.seed": "7"}, STEPS),
+        ({"rlhf.ppo.seed": "7"}, STEPS[4:]),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -553,6 +565,7 @@ def test_a_changed_parameter_reruns_what_it_reaches(
         ("realm_lib/combiner/network.py", STEPS[2:]),
         ("realm_lib/feature_store.py", STEPS[1:]),
         ("realm_lib/simulator/knowledge/askvet.yaml", STEPS),
+        ("realm_lib/ppo/trainer.py", STEPS[4:]),
         ("realm_lib/report.py", []),
         ("realm_lib/templates/style.css", []),
     ],
@@ -586,7 +599,7 @@ def test_the_same_seed_gives_the_same_metrics(whole: Path, killed: Path) -> None
     """Even with another cache and two kills on the way: only what was found in the cache differs."""
     lines = [line for line in compare_runs(killed, whole) if not line.startswith("metrics/features.json: ")]
     assert lines == []
-    for name in ("offline_models", "combiner", "evaluation"):
+    for name in (name for name in METRICS if name != "features"):
         assert without_seconds(metrics(killed, name)) == without_seconds(metrics(whole, name))
     counts = ("pairs", "unique_responses", "tokens_naive")
     assert all(metrics(killed, "features")[key] == metrics(whole, "features")[key] for key in counts)
