@@ -1,7 +1,15 @@
 """Which policy is better: the same prompts, every policy's answers, every judge, intervals, and a verdict in words."""
 
-from realm_lib.comparison.answers import compare_policies, trained_policy
+from realm_lib.comparison.answers import compare_policies, starting_policy, trained_policy
 from realm_lib.comparison.result import ComparisonError, PolicyComparison
 from realm_lib.comparison.verdict import label, verdict
 
-__all__ = ["ComparisonError", "PolicyComparison", "compare_policies", "label", "trained_policy", "verdict"]
+__all__ = [
+    "ComparisonError",
+    "PolicyComparison",
+    "compare_policies",
+    "label",
+    "starting_policy",
+    "trained_policy",
+    "verdict",
+]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,13 +23,30 @@ from realm_lib.preferences import Prompt, as_text
 from realm_lib.rlhf_params import PolicyParams, RlhfParams
 from realm_lib.win_rates import best_of_n_weights
 
-__all__ = ["compare_policies", "trained_policy"]
+__all__ = ["compare_policies", "starting_policy", "trained_policy"]
+
+
+def starting_policy(params: RlhfParams) -> PolicyParams:
+    """The policy that PPO and DPO both start from, without what trains it.
+
+    Raises :class:`ComparisonError` where the two start from different ones: a KL or a win rate needs one start.
+    """
+    ppo = params.ppo
+    if params.dpo is not None and (params.dpo.model_name, params.dpo.revision) != (ppo.model_name, ppo.revision):
+        raise ComparisonError(
+            f"rlhf.ppo starts from {ppo.model_name}, rlhf.dpo from {params.dpo.model_name}: policies are compared with "
+            "one start; give both the same model_name and revision"
+        )
+    return PolicyParams(model_name=ppo.model_name, revision=ppo.revision, **_loading(ppo))
 
 
 def trained_policy(params: PolicyParams, folder: str) -> PolicyParams:
     """What loads the policy that a training with ``params`` saved in the run's ``folder``, as ``models/policy_dpo``."""
-    fields = {name: getattr(params, name) for name in ("dtype", "quantization", "device_map", "pad_token")}
-    return PolicyParams(model_name=f"run:{folder}", **fields)
+    return PolicyParams(model_name=f"run:{folder}", **_loading(params))
+
+
+def _loading(params: PolicyParams) -> dict[str, Any]:
+    return {name: getattr(params, name) for name in ("dtype", "quantization", "device_map", "pad_token")}
 
 
 def compare_policies(

@@ -1,6 +1,6 @@
 """What a training leaves: its history, its pairs, the held-out answers before and after, and metrics/dpo.json."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from realm_lib.dpo.pairs import PreferencePairs
 from realm_lib.evaluation.resampling import bootstrap_over_posts
 from realm_lib.policies import Policy
+from realm_lib.ppo.rewards import Judge, Reward, ask_judge
 from realm_lib.win_rates import win_rate, win_shares
 
-__all__ = ["DPOResult", "agreement"]
+__all__ = ["DPOResult", "ranking_agreement", "with_margins"]
 
 
 @dataclass(frozen=True)
@@ -77,17 +78,42 @@ class DPOResult:
         return {when: float(self.answers[f"{name}_{when}"].mean()) for when in ("before", "after")}
 
 
-def agreement(pairs: PreferencePairs, chosen: NDArray[np.float64], rejected: NDArray[np.float64]) -> dict[str, Any]:
-    """How often another's scores, each [pairs], put the chosen response of ``pairs`` first; a tie is half.
+def with_margins(pairs: PreferencePairs, reward: Reward) -> PreferencePairs:
+    """``pairs`` with the columns reward_chosen, reward_rejected and margin; on-policy pairs have them already."""
+    if "margin" in pairs.table:
+        return pairs
+    table = pairs.table.copy()
+    for side in ("chosen", "rejected"):
+        table[f"reward_{side}"] = _scores(reward, table, side)
+    table["margin"] = table["reward_chosen"] - table["reward_rejected"]
+    return replace(pairs, table=table)
 
-    Keys: pairs, share, ci (95 %, over prompts).
+
+def ranking_agreement(pairs: PreferencePairs, gold: Judge | None = None) -> dict[str, Any] | None:
+    """How often the reward's order of two responses is that of the human label, or of ``gold``; a tie is half.
+
+    ``pairs`` have margins (:func:`with_margins`). Of on-policy pairs, which the reward has ordered, ``gold`` says
+    whether it was right; without it there is nobody to ask, and the answer is None.
+    Keys: with ("human label" or "gold"), pairs, share, ci (95 %, over prompts).
     """
-    right = np.sign(np.asarray(chosen) - np.asarray(rejected)) / 2 + 0.5
+    if pairs.kind == "human":
+        difference = pairs.table["margin"].to_numpy(dtype=np.float64)
+    elif gold is not None:
+        difference = _scores(gold, pairs.table, "chosen") - _scores(gold, pairs.table, "rejected")
+    else:
+        return None
+    right = np.sign(difference) / 2 + 0.5
     return {
+        "with": "human label" if pairs.kind == "human" else "gold",
         "pairs": len(right),
         "share": float(right.mean()),
         "ci": _interval(right, pairs.table["prompt"]),
     }
+
+
+def _scores(judge: Judge | Reward, table: pd.DataFrame, side: str) -> NDArray[np.float64]:
+    places = list(range(len(table)))
+    return ask_judge(judge, table["prompt"].tolist(), table[side].tolist(), places)  # type: ignore[arg-type]
 
 
 def _interval(values: NDArray[np.float64], prompts: "pd.Series[str]") -> list[float]:
