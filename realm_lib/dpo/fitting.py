@@ -10,7 +10,10 @@ still is the reference.
 import hashlib
 import json
 import logging
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ _log = logging.getLogger(__name__)
 
 _IDS = ["prompt_ids", "chosen_ids", "rejected_ids"]
 _LOGGED = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy"}
+_NOT_MOVED = 1e-6  # nats, a mean margin that is rounding
 _STATE = "trainer_state.json"  # what Trainer writes last into a checkpoint
 
 
@@ -51,8 +55,8 @@ def fit(
 ) -> pd.DataFrame:
     """Train ``policy`` in place on ``pairs``; its history by step, on training batches and on ``held_out``.
 
-    Columns: step, split ("training", "held out"), loss, margin and accuracy (of implicit rewards, ties count as
-    wrong). A training of this ``identity`` that left a checkpoint in ``checkpoints`` goes on from there, and
+    Columns: step, split ("training", "held out"), loss, margin and accuracy (of implicit rewards; 0.5 where nothing has
+    moved). A training of this ``identity`` that left a checkpoint in ``checkpoints`` goes on from there, and
     reaches the weights that it would have reached; one of another identity is removed, which the log says.
 
     Checkpoints hold the weights as safetensors. Trainer keeps the optimiser's state as PyTorch's own file, which it
@@ -74,7 +78,7 @@ def fit(
     except OSError as error:
         raise DPOError(f"{home}: a checkpoint cannot be written or read: {error}") from error
     _take_back(policy)
-    return _history(trainer.state.log_history)
+    return _history(trainer.state.log_history, params.evaluate_every)
 
 
 def _trainer(
@@ -124,15 +128,38 @@ def _trainer(
         disable_tqdm=not progress,
         seed=derive_seed(params.seed, "dpo", "order"),
     )
-    trainer = TokenisedDPOTrainer(
-        model=policy.model,
-        args=config,
-        train_dataset=Dataset.from_dict(pairs.table[_IDS].to_dict("list")),
-        eval_dataset=Dataset.from_dict(held_out.table[_IDS].to_dict("list")),
-        processing_class=policy.tokenizer,
-    )
+    try:
+        with _bars(progress):
+            trainer = TokenisedDPOTrainer(
+                model=policy.model,
+                args=config,
+                train_dataset=Dataset.from_dict(pairs.table[_IDS].to_dict("list")),
+                eval_dataset=Dataset.from_dict(held_out.table[_IDS].to_dict("list")),
+                processing_class=policy.tokenizer,
+            )
+    except ValueError as error:  # an adapter on the output layer, several GPUs without a launcher, ...
+        raise DPOError(f"TRL's DPOTrainer refuses: {error}") from error
+    if params.lora is not None:
+        for value in policy.model.parameters():
+            if value.requires_grad:  # TRL makes adapters on 4-bit weights bfloat16, where updates of 5e-7 vanish
+                value.data = value.data.float()
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
+
+
+@contextmanager
+def _bars(shown: bool) -> Iterator[None]:
+    """TRL draws bars of its own unless this variable of the environment tells it not to."""
+    before = os.environ.get("TQDM_DISABLE")
+    if not shown:
+        os.environ["TQDM_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        if not shown:
+            del os.environ["TQDM_DISABLE"]
+            if before is not None:
+                os.environ["TQDM_DISABLE"] = before
 
 
 def _last_checkpoint(home: Path) -> str | None:
@@ -156,11 +183,17 @@ def _take_back(policy: Policy) -> None:
     policy.model.eval()
 
 
-def _history(log: list[dict[str, Any]]) -> pd.DataFrame:
+def _history(log: list[dict[str, Any]], evaluate_every: int) -> pd.DataFrame:
     rows: dict[tuple[int, str], dict[str, Any]] = {}
     for entry in log:
+        step = int(entry["step"])
         for prefix, split in (("", "training"), ("eval_", "held out")):
-            if f"{prefix}rewards/margins" in entry:
-                values = {name: float(entry[f"{prefix}{key}"]) for key, name in _LOGGED.items()}
-                rows[int(entry["step"]), split] = {"step": int(entry["step"]), "split": split, **values}
+            if f"{prefix}rewards/margins" not in entry:
+                continue
+            if split == "held out" and step % evaluate_every:
+                continue  # a training that goes on from a checkpoint looks there too; one that was not stopped does not
+            values = {name: float(entry[f"{prefix}{key}"]) for key, name in _LOGGED.items()}
+            if abs(values["margin"]) < _NOT_MOVED:
+                values["accuracy"] = 0.5  # the policy is the reference: every pair ties
+            rows[step, split] = {"step": step, "split": split, **values}
     return pd.DataFrame(list(rows.values()), columns=["step", "split", *_LOGGED.values()])
