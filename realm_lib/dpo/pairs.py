@@ -195,7 +195,7 @@ def human_pairs(policy: Policy, pairs: pd.DataFrame, params: DPOParams, sampling
     for column in ("prompt", "chosen", "rejected"):
         empty = frame[column].map(lambda text: not isinstance(text, str) or not text.strip())
         if empty.any():
-            raise DPOError(f"pairs: row {int(np.argmax(empty.to_numpy()))} has no text in column {column!r}: remove it")
+            raise DPOError(f"pairs: row {frame.index[empty][0]} has no text in column {column!r}: remove it")
     limit = min(value for value in (params.max_length, policy.context, np.inf) if value is not None)
     dropped: Counter[str] = Counter()
     asked = len(frame)
@@ -243,7 +243,7 @@ def prompt_column(pairs: pd.DataFrame) -> str:
     bad = pairs[column].map(lambda prompt: not isinstance(prompt, str)).to_numpy(dtype=bool)
     if bad.any():
         raise DPOError(
-            f"pairs: row {int(np.argmax(bad))} has no text in column {column!r}: remove it; pairs of chat messages "
+            f"pairs: row {pairs.index[bad][0]} has no text in column {column!r}: remove it; pairs of chat messages "
             "become texts in realm_lib.preferences.load_pairs"
         )
     return column
@@ -251,7 +251,7 @@ def prompt_column(pairs: pd.DataFrame) -> str:
 
 def _chosen_rejected(pairs: pd.DataFrame) -> pd.DataFrame:
     if prompt_column(pairs) == "prompt":
-        return pairs[["prompt", "chosen", "rejected"]].reset_index(drop=True)
+        return pairs[["prompt", "chosen", "rejected"]]
     a_is_chosen = pairs["labels"] == 1
     return pd.DataFrame(
         {
@@ -259,4 +259,4 @@ def _chosen_rejected(pairs: pd.DataFrame) -> pd.DataFrame:
             "chosen": pairs["human_ref_A"].where(a_is_chosen, pairs["human_ref_B"]),
             "rejected": pairs["human_ref_B"].where(a_is_chosen, pairs["human_ref_A"]),
         }
-    ).reset_index(drop=True)
+    )

@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from realm_lib.dpo.errors import DPOError
 from realm_lib.dpo.fitting import fit, training_identity
-from realm_lib.dpo.loss import implicit_rewards
+from realm_lib.dpo.held_out import HeldOutPairs
 from realm_lib.dpo.pairs import PreferencePairs, human_pairs, on_policy_pairs, plain, prompt_column
 from realm_lib.dpo.result import DPOResult
 from realm_lib.dpo.samples import SampleStore, policy_identity
@@ -26,7 +25,6 @@ from realm_lib.policies import (
     Response,
     encode_prompts,
     load_policy,
-    response_log_probs,
     save_policy,
 )
 from realm_lib.ppo.rewards import Judge, Reward
@@ -104,13 +102,13 @@ def train_dpo(
     if encoded.dropped:
         _log.warning("held out: %s", encoded.reason)
     before = [row[0] for row in store.draw(policy, encoded.ids, [0], progress=progress)]
-    reference = _log_probs(policy, watched, params)
+    followed = HeldOutPairs.of(policy, watched, dpo, params.sampling.batch_size)
 
     with ExitStack() as stack:
         home = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         checkpoints = home / "models" / f".{name}_checkpoints"
         identity = training_identity(dpo, store.identity, pairs, watched)
-        history = fit(policy, pairs, watched, dpo, checkpoints, identity, progress=progress)
+        history = fit(policy, pairs, followed, dpo, checkpoints, identity, progress=progress)
         if folder is not None:
             _save(policy, history, folder, name)
             trained = dpo.model_copy(update={"model_name": f"run:models/policy_{name}", "revision": None})
@@ -121,14 +119,12 @@ def train_dpo(
         answers = _judged(held_out, encoded, before, after, {"realm": reward, **(judges or {})})
         shutil.rmtree(checkpoints, ignore_errors=True)
 
-    own = _log_probs(policy, watched, params)
-    sides = {side: implicit_rewards(own[side], reference[side], dpo.beta) for side in ("chosen", "rejected")}
     return DPOResult(
         policy=policy,
         pairs=pairs,
         held_out_pairs=watched,
         history=history,
-        implicit=pd.DataFrame({"prompt": watched.table["prompt"], **sides}),
+        implicit=followed.implicit(policy),
         answers=answers,
         judges=("realm", *(name for name in judges or {} if name != "realm")),
         dropped=encoded.reason,
@@ -196,7 +192,7 @@ def _made(
     kind = "human" if isinstance(given, pd.DataFrame) else "on_policy"
     if limit and kind != dpo.pairs:
         found = "a table of pairs" if kind == "human" else "prompts"
-        raise DPOError(f"rlhf.dpo.pairs is {dpo.pairs}, but {found} was given: change one")
+        raise DPOError(f"rlhf.dpo.pairs is {dpo.pairs}, but what was given is {found}: change one")
     held = {plain(prompt) for prompt in held_out}
     most = dpo.max_prompts if limit else None
     if isinstance(given, pd.DataFrame):
@@ -233,16 +229,6 @@ def _check(pairs: PreferencePairs, held_out: Sequence[Prompt], dpo: DPOParams) -
             f"{pairs.report()}. That is fewer than rlhf.dpo.batch_size {dpo.batch_size}: lower it, or take more "
             "prompts (max_prompts, data.splits.train), more samples_per_prompt or a lower min_margin"
         )
-
-
-def _log_probs(policy: Policy, pairs: PreferencePairs, params: RlhfParams) -> dict[str, list[NDArray[np.float32]]]:
-    """Log-probabilities of the tokens of both responses of each pair, at temperature 1 as DPO's loss has them."""
-    prompts = pairs.table["prompt_ids"].tolist()
-    size = params.sampling.batch_size
-    return {
-        side: response_log_probs(policy.model, prompts, pairs.table[f"{side}_ids"].tolist(), batch_size=size)
-        for side in ("chosen", "rejected")
-    }
 
 
 def _save(policy: Policy, history: pd.DataFrame, folder: Path, name: str) -> None:
