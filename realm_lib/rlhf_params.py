@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from realm_lib.sections import Section
 
 __all__ = [
+    "RESERVED_JUDGES",
     "ComparisonParams",
     "DPOParams",
     "LoraParams",
@@ -16,7 +17,13 @@ __all__ = [
     "SamplingParams",
 ]
 
-_OWN_JUDGES = ("realm", "gold")
+RESERVED_JUDGES = frozenset(
+    """reward score similarity spread length characters ended weight picked row number policy prompt answer before
+    after win_rate win_rates win_rate_ci ci by_judge judge kl kl_error kl_k3 kl_kind distinct_1 distinct_2
+    length_controlled length_controlled_ci pairs pairs_from asked dropped held_out_pairs held_out_prompts reward_margin
+    accuracy agreement seconds""".split()
+)
+"""What stands beside the judges in tables of answers and in metrics: a judge of that name would overwrite it."""
 
 
 class LoraParams(Section):
@@ -212,7 +219,7 @@ class RlhfParams(Section):
     @model_validator(mode="after")
     def _judges_have_names(self) -> Self:
         for name, place in self.judges.items():
-            if name in _OWN_JUDGES or not name.isidentifier():
+            if name in {"realm", "gold", *RESERVED_JUDGES} or not name.isidentifier():
                 raise ValueError(f"judges: {name!r} is taken or not a plain name: choose another")
             module, colon, function = place.partition(":")
             if not (colon and all(part.isidentifier() for part in [*module.split("."), *function.split(".")])):

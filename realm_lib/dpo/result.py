@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from realm_lib.dpo.pairs import PreferencePairs
 from realm_lib.evaluation.resampling import bootstrap_over_posts
+from realm_lib.judges import judged
 from realm_lib.policies import Policy
-from realm_lib.ppo.rewards import Judge, Reward, ask_judge
+from realm_lib.ppo.rewards import Judge, Reward
 from realm_lib.win_rates import win_rate, win_shares
 
 __all__ = ["DPOResult", "ranking_agreement", "with_margins"]
@@ -84,7 +85,7 @@ def with_margins(pairs: PreferencePairs, reward: Reward) -> PreferencePairs:
         return pairs
     table = pairs.table.copy()
     for side in ("chosen", "rejected"):
-        table[f"reward_{side}"] = _scores(reward, table, side)
+        table[f"reward_{side}"] = _scores("realm", reward, table, side)
     table["margin"] = table["reward_chosen"] - table["reward_rejected"]
     return replace(pairs, table=table)
 
@@ -99,7 +100,7 @@ def ranking_agreement(pairs: PreferencePairs, gold: Judge | None = None) -> dict
     if pairs.kind == "human":
         difference = pairs.table["margin"].to_numpy(dtype=np.float64)
     elif gold is not None:
-        difference = _scores(gold, pairs.table, "chosen") - _scores(gold, pairs.table, "rejected")
+        difference = _scores("gold", gold, pairs.table, "chosen") - _scores("gold", gold, pairs.table, "rejected")
     else:
         return None
     right = np.sign(difference) / 2 + 0.5
@@ -111,9 +112,8 @@ def ranking_agreement(pairs: PreferencePairs, gold: Judge | None = None) -> dict
     }
 
 
-def _scores(judge: Judge | Reward, table: pd.DataFrame, side: str) -> NDArray[np.float64]:
-    places = list(range(len(table)))
-    return ask_judge(judge, table["prompt"].tolist(), table[side].tolist(), places)  # type: ignore[arg-type]
+def _scores(name: str, judge: Judge | Reward, table: pd.DataFrame, side: str) -> NDArray[np.float64]:
+    return judged(name, judge, table["prompt"].tolist(), table[side].tolist(), list(range(len(table))))
 
 
 def _interval(values: NDArray[np.float64], prompts: "pd.Series[str]") -> list[float]:

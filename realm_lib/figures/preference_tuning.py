@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from realm_lib.figures.theme import (
     COLOURS,
@@ -37,7 +37,7 @@ def _name(policy: str) -> str:
     return _NAMES.get(policy, policy.replace("best_of_", "Best of "))
 
 
-def pair_margins(margins: NDArray[np.float64] | "pd.Series[float]", *, simulated: bool, ax: Axes | None = None) -> Axes:
+def pair_margins(margins: ArrayLike, *, simulated: bool, ax: Axes | None = None) -> Axes:
     """Histogram of the margins of pairs: by how much the reward prefers the chosen response, with their median."""
     values = np.asarray(margins, dtype=np.float64)
     if values.size == 0 or not np.isfinite(values).all():
