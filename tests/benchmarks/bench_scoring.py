@@ -301,7 +301,8 @@ def report(measured: dict[str, Measured], pairs: int) -> None:
         ratios = [theirs / mine for theirs, mine in zip(first.seconds, way.seconds, strict=True)]
         total, step = sum(first.seconds) / sum(way.seconds), sum(before.seconds) / sum(way.seconds)
         print(
-            f"{name:16} {way.tokens:9,} tokens ({first.tokens / way.tokens:4.1f}x less, {way.tokens / pairs:5.0f} a pair)"
+            f"{name:16} {way.tokens:9,} tokens ({first.tokens / way.tokens:4.1f}x less, "
+            f"{way.tokens / pairs:5.0f} a pair)"
             f" {sum(way.seconds):7.1f} s: {total:4.1f}x less (rounds {min(ratios):.1f} to {max(ratios):.1f}), "
             f"step {step:.2f}x,  {way.tokens / sum(way.seconds):7,.0f} tok/s"
         )
