@@ -49,8 +49,8 @@ class PredictRequest(BaseModel):
     """A prompt with one response; or a list of responses with one prompt for all, or a prompt for each."""
 
     model_config = _example(prompt="Why does bread rise?", response="Yeast turns sugar into gas.")
-    prompt: str | Chat | list[str] | list[Chat]
-    response: str | list[str]
+    prompt: str | Chat | Annotated[list[str], Field(min_length=1)] | Annotated[list[Chat], Field(min_length=1)]
+    response: str | Annotated[list[str], Field(min_length=1)]
 
 
 class Explained(BaseModel):
@@ -102,7 +102,7 @@ class ScoresRequest(BaseModel):
     model_config = _example(
         model="model", messages=["<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nYeast.<|im_end|>"]
     )
-    messages: list[str]
+    messages: Annotated[list[str], Field(min_length=1)]
 
 
 class ScoresAnswer(BaseModel):
