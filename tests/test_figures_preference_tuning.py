@@ -151,6 +151,8 @@ def test_texts_are_shown_as_they_are_cut_where_they_are_long() -> None:
     assert "1.2345" not in html
     assert "pre-wrap" in html
     assert "text-align: left" in html
-    named = text_table(frame.assign(policy=["a", "b"]).set_index("policy")).to_html()
-    assert "policy" in named
+    named = text_table(frame.set_index("prompt"), characters=100).to_html()
+    assert "&lt;b&gt;Why?" in named
+    assert "<b>" not in named
+    assert "(900 characters in all)" in named
     assert frame["prompt"].iloc[1] == "x" * 900, "the frame stays as it is"

@@ -1,5 +1,7 @@
 """Tables that people read: prompts and answers as text, with their numbers."""
 
+import re
+from html import escape
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -15,7 +17,7 @@ _NUMBERS = "{:.2f}"
 def text_table(frame: pd.DataFrame, *, characters: int = 500) -> "Styler":
     """``frame`` with its texts to the left, their line breaks kept; numbers with two digits; no index of numbers.
 
-    Texts over ``characters`` are cut, which they say.
+    Texts, an index of them too, are shown as they are, never as HTML; over ``characters`` they are cut, which they say.
     """
     shown = frame.copy()
     texts = [name for name in shown if not pd.api.types.is_numeric_dtype(shown[name])]
@@ -31,9 +33,11 @@ def text_table(frame: pd.DataFrame, *, characters: int = 500) -> "Styler":
     styler = styler.set_table_styles(
         [{"selector": rows, "props": list(left.items())}, {"selector": "td", "props": [("vertical-align", "top")]}]
     )
-    return styler.hide(axis="index") if isinstance(shown.index, pd.RangeIndex) else styler
+    if isinstance(shown.index, pd.RangeIndex):
+        return styler.hide(axis="index")
+    return styler.format_index(lambda text: escape(_cut(str(text), characters)))
 
 
 def _cut(text: str, characters: int) -> str:
-    text = text.strip()
+    text = re.sub(r"\n\s*\n", "\n", text.strip())
     return text if len(text) <= characters else f"{text[:characters].rstrip()} … ({len(text)} characters in all)"
