@@ -61,11 +61,11 @@ class Root:
 
     def enter(self, command: str, **more: str) -> list[str]:
         """The host's command line that runs ``command`` in the root, as the user and in the folder that are set."""
-        home = "/root" if self.user == "root" else "/home/realm"
-        variables = {**self.environment, **self.values, "HOME": home, **more}
+        variables = {**self.environment, **self.values, **more}
         chroot = ["chroot", f"--userspec={self.user}", str(self.path), "/usr/bin/env", "-i"]
         pairs = [f"{name}={value}" for name, value in variables.items()]
-        return [*chroot, *pairs, "/bin/sh", "-c", f"cd {shlex.quote(self.folder)} && exec {command}"]
+        home = 'export HOME="$(getent passwd "$(id -u)" | cut -d: -f6)"'
+        return [*chroot, *pairs, "/bin/sh", "-c", f"{home}; cd {shlex.quote(self.folder)} && exec {command}"]
 
     def run(self, command: str) -> int:
         """Show and run ``command``; its exit status."""
