@@ -21,6 +21,7 @@ from realm_lib.comparison import (
     PolicyComparison,
     compare_policies,
     label,
+    limits,
     starting_policy,
     trained_policy,
     verdict,
@@ -355,3 +356,14 @@ def test_policies_have_names_for_people() -> None:
     assert [label(name) for name in ("base", "ppo", "dpo", "best_of_16")] == [
         "the starting policy", "PPO", "DPO", "best-of-16",
     ]  # fmt: skip
+
+
+def test_limits_are_told_where_there_are_some() -> None:
+    demo = limits(simulated=True, trained_here=True, pairs="on_policy")
+    assert demo.count("- ") == 2
+    assert "**simulated**" in demo
+    assert "larger model" in demo
+    human = limits(simulated=False, trained_here=True, pairs="human")
+    assert "simulated" not in human
+    assert "DPO learned from pairs that people decided" in human
+    assert limits(simulated=False, trained_here=False, pairs="on_policy") == ""

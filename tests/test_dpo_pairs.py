@@ -351,7 +351,7 @@ def test_the_parameters_refuse_what_cannot_be_trained() -> None:
 
 
 def test_pairs_made_elsewhere_need_only_their_tokens() -> None:
-    table = pd.DataFrame({"prompt": ["a", "b"], "chosen_ids": [[1], [2]], "rejected_ids": [[3], [4]]})
+    table = pd.DataFrame({"prompt": ["a  b", "b"], "chosen_ids": [[1], [2]], "rejected_ids": [[3], [4]]})
     made = PreferencePairs(table, "on_policy", 2)
     assert made.without_prompts(["c"]) is made
-    assert len(made.without_prompts([[{"role": "user", "content": "a"}]])) == 1
+    assert len(made.without_prompts([[{"role": "user", "content": "a b "}]])) == 1

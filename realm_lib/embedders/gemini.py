@@ -5,14 +5,14 @@ import random
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from realm_lib.embedders.gemini_clients import GeminiClient, build_client
 from realm_lib.embedders.vectors import EmbedderError, Quote, Role, cosine, unit_vectors
-from realm_lib.params import GEMINI_MODEL, GEMINI_TEXTS_PER_REQUEST, EmbeddingParams
+from realm_lib.params import GEMINI_MODEL, GEMINI_TEXTS_PER_REQUEST, EmbeddingParams, TaskType
 from realm_lib.remote import RateLimiter, RemoteError, Secret, ask_all, with_retries
 from realm_lib.runs import derive_seed
 
@@ -104,6 +104,14 @@ class GeminiEmbedder:
     def for_role(self, role: Role) -> Self:
         """The embedder of prompts or of responses, with the same key, limits and budget."""
         return type(self)(self.params, role, self._account)
+
+    def by_task_type(self) -> Mapping[str, Self]:
+        """This embedder under each of Gemini's task types, by its name."""
+        changed = {name: {"task_type": name, "prompt_task_type": None} for name in get_args(TaskType)}
+        return {
+            name: type(self)(self.params.model_copy(update=change), "response", self._account)
+            for name, change in changed.items()
+        }
 
     def quote(self, texts: Sequence[str]) -> Quote:
         """Number, tokens and cost of the distinct ``texts``, estimated without asking; and how many are cut."""

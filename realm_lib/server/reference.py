@@ -70,10 +70,10 @@ def _example(found: dict[str, Any]) -> str | None:
 
 
 def _type(field: dict[str, Any]) -> str:
-    """As ``string or list of string``."""
+    """As ``text or list of text``."""
     if "anyOf" in field:
         return " or ".join(_type(kind) for kind in field["anyOf"])
     if field.get("type") == "array":
         return f"list of {_type(field['items'])}"
     name = str(field.get("$ref", "")).rpartition("/")[2] or field.get("type", "anything")
-    return {"Message": "{role, content}"}.get(name, name)
+    return {"Message": "{role, content}", "string": "text"}.get(name, name)

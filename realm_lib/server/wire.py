@@ -91,6 +91,9 @@ class GetRewardRequest(BaseModel):
 class GetRewardAnswer(BaseModel):
     """OpenRLHF's: rewards, their probabilities as scores between 0 and 1 (dynamic filtering), and logs."""
 
+    model_config = _example(
+        rewards=[0.83], scores=[0.7], extra_logs={"score": [1.91], "similarity": [0.62], "spread": [0.04]}
+    )
     rewards: list[float]
     scores: list[float]
     extra_logs: dict[str, list[float]]
@@ -108,6 +111,7 @@ class ScoresRequest(BaseModel):
 class ScoresAnswer(BaseModel):
     """LLaMA-Factory's: the rewards, called scores."""
 
+    model_config = _example(object="score.evaluation", model="realm", scores=[0.83])
     object: Literal["score.evaluation"] = "score.evaluation"
     model: str = "realm"
     scores: list[float]

@@ -4,7 +4,8 @@ The peers' way is RewardBench's: the pairs in the data set's order, batches of 8
 for every pair that holds it, the stock class. Ours is ``score_texts`` into a new feature store, as in notebook 01.
 Between the two stand the steps: each text once (batches of 8 as before), then longest first under a token budget, then
 the shared prefix. Both read the same weights and the same tokens, nothing is cut, and the scores must agree. Every
-round scores posts of its own in each of the ways, one way after the other, so that a busy machine slows all alike.
+round scores posts of its own in each of the ways, one way after the other, so that a busy machine slows all alike; one
+thread, and processor seconds beside wall seconds.
 
 Without options the pairs are simulated to be like SHP's (see :func:`simulated_pairs` for what is assumed), the model is
 a Llama of 8 layers with random weights. ``--pairs FOLDER`` takes pairs of yours, ``--cost`` adds what all of SHP would
@@ -263,6 +264,7 @@ class Measured(NamedTuple):
     """One way over all rounds: seconds of each, and tokens that it put through the model, padding among them."""
 
     seconds: list[float]
+    processor: float
     tokens: int
 
 
@@ -273,15 +275,17 @@ def compare(ways: Ways, rounds: Sequence[pd.DataFrame], tolerance: float, names:
     for name in names:
         ways.ways[name](warm)
     seconds: dict[str, list[float]] = {name: [] for name in names}
+    processor = dict.fromkeys(names, 0.0)
     tokens = dict.fromkeys(names, 0)
     worst = 0.0
     for number, pairs in enumerate(rounds):
         found = {}
         for name in [*names[number % len(names) :], *names[: number % len(names)]]:
             counter.tokens = 0
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             found[name] = ways.ways[name](pairs)
             seconds[name].append(time.perf_counter() - start)
+            processor[name] += time.process_time() - used
             tokens[name] += counter.tokens
         theirs = found[names[0]]
         for scores in found.values():
@@ -290,21 +294,20 @@ def compare(ways: Ways, rounds: Sequence[pd.DataFrame], tolerance: float, names:
     print(f"largest difference of a score from the peers': {worst:.1e} (standard deviation of the scores {spread:.2f})")
     if not worst <= tolerance:
         raise SystemExit(f"scores differ by {worst}: over {tolerance}")
-    return {name: Measured(seconds[name], tokens[name]) for name in names}
+    return {name: Measured(seconds[name], processor[name], tokens[name]) for name in names}
 
 
 def report(measured: dict[str, Measured], pairs: int) -> None:
-    """A line a way: tokens, seconds, and times less than the peers' and than the way before."""
-    names = list(measured)
-    first = before = measured[names[0]]
+    """A line a way: tokens and seconds, times less than the peers' and (step) than the way before."""
+    first = before = next(iter(measured.values()))
     for name, way in measured.items():
         ratios = [theirs / mine for theirs, mine in zip(first.seconds, way.seconds, strict=True)]
-        total, step = sum(first.seconds) / sum(way.seconds), sum(before.seconds) / sum(way.seconds)
+        wall = sum(way.seconds)
         print(
-            f"{name:16} {way.tokens:9,} tokens ({first.tokens / way.tokens:4.1f}x less, "
-            f"{way.tokens / pairs:5.0f} a pair)"
-            f" {sum(way.seconds):7.1f} s: {total:4.1f}x less (rounds {min(ratios):.1f} to {max(ratios):.1f}), "
-            f"step {step:.2f}x,  {way.tokens / sum(way.seconds):7,.0f} tok/s"
+            f"{name:16} {way.tokens:9,} tokens: {first.tokens / way.tokens:4.1f}x less, {way.tokens / pairs:5.0f} a "
+            f"pair; {wall:6.1f} s: {sum(first.seconds) / wall:4.1f}x less (rounds {min(ratios):.1f} "
+            f"to {max(ratios):.1f}); processor {way.processor:6.1f} s: {first.processor / way.processor:4.1f}x less, "
+            f"step {before.processor / way.processor:.2f}x; {way.tokens / wall:7,.0f} tok/s"
         )
         before = way
 
@@ -412,6 +415,7 @@ def main() -> None:
         on_device(arguments, torch.device("cpu"), [("tiny", False), ("tiny", True)], 512)
         return
     rounds = rounds_of(arguments)
+    torch.set_num_threads(1)
     tokenizer = tokenizer_of(rounds)
     describe(rounds, tokenizer)
     model = random_model(SHAPES["cpu"], tokenizer, torch.device("cpu"), torch.float32, nf4=False)
