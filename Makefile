@@ -25,7 +25,7 @@ steps: $(RUN)/reports/index.html
 $(RUN)/notebooks/%.ipynb: notebooks/%.ipynb $(RUN)/.steps/%.yaml
 	@echo "running $* ..." && $(BIN)/realm execute $(RUN) $*
 
-$(RUN)/reports/index.html: $(EXECUTED) realm_lib/report.py $(wildcard realm_lib/templates/*)
+$(RUN)/reports/index.html: $(EXECUTED) $(wildcard realm_lib/report/*.py realm_lib/templates/*)
 	@echo "rendering the report ..." && $(BIN)/realm report $(RUN)
 endif
 

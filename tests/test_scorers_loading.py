@@ -1,5 +1,6 @@
 """Models that are not what they should be, and what a user is told; encoder classifiers; precision in the identity."""
 
+import copy
 import errno
 import http.server
 import json
@@ -15,8 +16,10 @@ import pytest
 import torch
 from test_scorers import copied, retemplate, scorer_of
 from transformers import (
+    AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
+    BitsAndBytesConfig,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     LlamaForCausalLM,
@@ -25,6 +28,7 @@ from transformers import (
 from realm_lib.embedders import build_embedder
 from realm_lib.params import EmbeddingParams, RewardModelParams
 from realm_lib.scorers import ScorerError
+from realm_lib.scorers.inform import INFORMForSequenceClassification
 from realm_lib.scorers.loading import explain_failure
 from realm_lib.scorers.text_pair import TextPairEncoder
 
@@ -210,6 +214,20 @@ def test_an_encoder_reads_prompt_and_response_as_a_pair(tmp_path: Path, kind: st
 # Precision
 
 
+@pytest.mark.parametrize("quantization", [None, "4bit"])
+def test_a_checkpoint_whose_head_was_quantised_is_refused(
+    inform_folder: Path, tmp_path: Path, quantization: str | None
+) -> None:
+    """As someone publishes a model in 4 bit with bitsandbytes' defaults, which take the head too."""
+    pytest.importorskip("bitsandbytes", reason="quantisation needs bitsandbytes")
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    model = INFORMForSequenceClassification.from_pretrained(inform_folder, quantization_config=config)
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(inform_folder).save_pretrained(tmp_path)
+    with pytest.raises(ScorerError, match="a quantised head scores badly"):
+        scorer_of(tmp_path, quantization=quantization)
+
+
 def test_what_dtype_a_checkpoint_is_loaded_in_is_in_the_identity(inform_folder: Path, tmp_path: Path) -> None:
     """Also when the checkpoint's own is bf16, whose values float32 holds exactly and computes differently."""
 
@@ -232,8 +250,7 @@ def test_what_dtype_a_checkpoint_is_loaded_in_is_in_the_identity(inform_folder: 
 def test_an_embedder_has_one_dtype_whatever_its_checkpoint(tmp_path: Path, minilm: Any) -> None:
     """float32 always, so that its identity (a digest of the weights) need not name it."""
     minilm.model.save(str(tmp_path / "full"))
-    minilm.model.bfloat16().save(str(tmp_path / "half"))
-    minilm.model.float()
+    copy.deepcopy(minilm.model).bfloat16().save(str(tmp_path / "half"))  # the fixture's own weights stay exact
     full, half = (
         build_embedder(EmbeddingParams(backend="sentence_transformers", model_id=str(tmp_path / name)))
         for name in ("full", "half")

@@ -54,7 +54,8 @@ class SampleStore:
         self.folder = folder / _digest(settings)[:16] if folder is not None else None
         self._found: dict[str, Response] = {}
         for piece in sorted(self.folder.glob("*.jsonl")) if self.folder is not None else []:
-            self._read(piece)
+            if not piece.name.startswith("."):  # what a kill left half-written
+                self._read(piece)
 
     def draw(
         self,

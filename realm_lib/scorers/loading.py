@@ -17,7 +17,7 @@ from realm_lib.scorers.forward import SHARING_MODELS, why_not_shared
 from realm_lib.scorers.inform import INFORMForSequenceClassification
 from realm_lib.scorers.memory import check_memory, estimate_memory
 
-__all__ = ["HEADS", "LoadedModel", "explain_failure", "load_model"]
+__all__ = ["HEADS", "LoadedModel", "explain_failure", "load_model", "take_apart"]
 
 HEADS = ("score", "classifier", "lm_head")
 """The layers that make the reward: small, and the whole reward hangs on them, so they are never quantised."""
@@ -67,6 +67,15 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
     except (OSError, ValueError, RuntimeError, SafetensorError, ImportError) as error:
         raise explain_failure(params, error) from error
     _check_keys(info, params)
+    weights = folder_digest(Path(source)) if Path(source).is_dir() else getattr(model.config, "_commit_hash", None)
+    return take_apart(model, tokenizer, params, weights)
+
+
+def take_apart(model: Any, tokenizer: Any, params: RewardModelParams, weights: str | None) -> LoadedModel:
+    """A ``model`` in memory, its head looked at; ``weights`` as :attr:`LoadedModel.weights`.
+
+    Raises :class:`ScorerError` when it has no head of the backend's kind, or one that is not in ``params.dtype``.
+    """
     model.eval()
     body, head = _parts(model, params)
     not_shared = "it is an encoder: every token sees the response" if body is None else why_not_shared(model.config)
@@ -74,7 +83,6 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
         log.warning("%s: the prefix of a post is computed for each response: %s", params.model_id, not_shared)
     else:
         log.info("%s: the prefix of a post is computed once for all its responses", params.model_id)
-    weights = folder_digest(Path(source)) if Path(source).is_dir() else getattr(model.config, "_commit_hash", None)
     return LoadedModel(tokenizer, model, body, head, weights, not_shared)
 
 
@@ -166,7 +174,7 @@ def _check_head(head: torch.nn.Module, params: RewardModelParams) -> None:
         if weights.is_meta:
             raise ScorerError(
                 f"{params.model_id}: does not fit the GPU memory, and its head was left out of it: choose another "
-                " reward_model.quantization, a smaller model, or device_map: cpu"
+                "reward_model.quantization, a smaller model, or device_map: cpu"
             )
 
 

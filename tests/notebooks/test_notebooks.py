@@ -566,7 +566,7 @@ def test_a_changed_parameter_reruns_what_it_reaches(
         ("realm_lib/feature_store.py", STEPS[1:]),
         ("realm_lib/simulator/knowledge/askvet.yaml", STEPS),
         ("realm_lib/ppo/trainer.py", STEPS[4:]),
-        ("realm_lib/report.py", []),
+        ("realm_lib/report/index.py", []),
         ("realm_lib/templates/style.css", []),
     ],
 )
