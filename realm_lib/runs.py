@@ -30,6 +30,7 @@ __all__ = [
     "derive_seed",
     "folder_digest",
     "locate_model",
+    "model_digest",
     "open_run",
     "seed_everything",
     "show_progress",
@@ -351,6 +352,22 @@ def folder_digest(folder: Path) -> str:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def model_digest(source: Path | str, revision: str | None = None) -> str:
+    """What tells the weights of a loaded model from others: a folder's digest, or the commit of the hub's copy here.
+
+    Under ``main`` a hub id names other weights tomorrow; the folder of the copy in the hub's cache is named after the
+    commit. Raises :class:`ParamsError` when there is no copy to ask.
+    """
+    if Path(source).is_dir():
+        return folder_digest(Path(source))
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(str(source), "config.json", revision=revision)
+    if not isinstance(found, str):
+        raise ParamsError(f"model_id {source}: its copy in the hub's cache is gone; load it again")
+    return Path(found).parent.name
 
 
 def show_progress() -> bool:

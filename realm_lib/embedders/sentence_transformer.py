@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from realm_lib.embedders.vectors import EmbedderError, unit_vectors
 from realm_lib.params import EmbeddingParams
-from realm_lib.runs import folder_digest, locate_model
+from realm_lib.runs import locate_model, model_digest
 
 __all__ = ["PACKAGED_MODEL", "SentenceTransformerEmbedder", "measured_batch_size"]
 
@@ -54,12 +54,7 @@ class SentenceTransformerEmbedder:
             raise EmbedderError(f"{params.model_id}: does not say how long its vectors are")
         self._dimensions = int(dimensions)
         self._batch_size = params.batch_size
-        if packaged:
-            weights: str | None = PACKAGED_WEIGHTS
-        elif Path(source).is_dir():
-            weights = folder_digest(Path(source))
-        else:
-            weights = getattr(self.model[0].auto_model.config, "_commit_hash", None)
+        weights = PACKAGED_WEIGHTS if packaged else model_digest(source, params.revision)
         self._identity = {
             "backend": params.backend,
             "model": params.model_id,

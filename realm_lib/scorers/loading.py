@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from realm_lib.params import RewardModelParams
-from realm_lib.runs import folder_digest, locate_model
+from realm_lib.runs import locate_model, model_digest
 from realm_lib.scorers import ScorerError
 from realm_lib.scorers.forward import SHARING_MODELS, why_not_shared
 from realm_lib.scorers.inform import INFORMForSequenceClassification
@@ -67,8 +67,7 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
     except (OSError, ValueError, RuntimeError, SafetensorError, ImportError) as error:
         raise explain_failure(params, error) from error
     _check_keys(info, params)
-    weights = folder_digest(Path(source)) if Path(source).is_dir() else getattr(model.config, "_commit_hash", None)
-    return take_apart(model, tokenizer, params, weights)
+    return take_apart(model, tokenizer, params, model_digest(source, params.revision))
 
 
 def take_apart(model: Any, tokenizer: Any, params: RewardModelParams, weights: str | None) -> LoadedModel:
