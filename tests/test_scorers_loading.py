@@ -304,20 +304,6 @@ def test_an_embedder_has_one_dtype_whatever_its_checkpoint(
         assert build_embedder(params).identity["weights"] == commit
 
 
-def test_a_hub_models_commit_is_its_weights(
-    inform_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A copy as a download left it; transformers says nothing of the commit any more."""
-    place = copied(inform_folder, tmp_path / "models--some--model" / "snapshots" / ("1" * 40)).parents[1]
-    (place / "refs").mkdir()
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    for commit in ("1" * 40, "2" * 40):
-        if not (place / "snapshots" / commit).exists():
-            (place / "snapshots" / ("1" * 40)).rename(place / "snapshots" / commit)
-        (place / "refs" / "main").write_text(commit)
-        assert scorer_of(Path("some/model")).identity["weights"] == commit
-
-
 def test_a_causal_model_of_another_dtype_keeps_its_row(tmp_path: Path, tiny_config: Any, tiny_tokenizer: Any) -> None:
     LlamaForCausalLM(tiny_config).to(torch.bfloat16).save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)
