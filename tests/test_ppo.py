@@ -360,8 +360,10 @@ def test_what_cannot_be_trained_is_refused(folder: Path) -> None:
     frozen = load_policy(params.ppo)
     with pytest.raises(PPOError, match="no trainable weights"):
         PPOTrainer(params, frozen, letters, PROMPTS, held_out=HELD_OUT)
-    with pytest.raises(PolicyError, match="prompt 1 is empty"):
+    with pytest.raises(PolicyError, match="training: prompt 1 is empty"):
         train_ppo(params, letters, ["Why?", ""], held_out=HELD_OUT)
+    with pytest.raises(PolicyError, match="choosing: there are no prompts"):
+        train_ppo(params, letters, PROMPTS, held_out=HELD_OUT, choose_on=[])
 
 
 def test_prompts_that_are_too_long_are_counted(folder: Path) -> None:

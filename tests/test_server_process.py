@@ -5,6 +5,8 @@ import random
 import signal
 import socket
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -45,7 +47,7 @@ def asked(url: str, pairs: list[tuple[str, str]], tries: int = 1) -> list[float 
 def test_load_overload_and_a_graceful_stop(run_folder: Path, run_reward: RealmReward) -> None:
     pairs = random.Random(0).choices(PAIRS, k=200)
     wanted = run_reward([prompt for prompt, _ in pairs], [response for _, response in pairs])
-    with ServerProcess(run_folder, limits="queue=6") as server:
+    with ServerProcess(run_folder, limits="queue=6, wait=1.5") as server:
         server.wait_ready()
         found = asked(server.url, pairs)
         full = [place for place, value in enumerate(found) if value == 429]
@@ -53,8 +55,12 @@ def test_load_overload_and_a_graceful_stop(run_folder: Path, run_reward: RealmRe
         assert full, "200 at once are more than a queue of 6 takes"
         assert answered
         assert [found[n] for n in answered] == pytest.approx([wanted[n] for n in answered], abs=1e-4)
-        assert asked(server.url, pairs[:4]) == pytest.approx(wanted[:4], abs=1e-4)
-        server.process.send_signal(signal.SIGTERM)
+        with ThreadPoolExecutor(1) as pool:
+            last = pool.submit(asked, server.url, pairs[:4])
+            while "realm_waiting_responses 4.0" not in httpx.get(f"{server.url}/metrics", timeout=60).text:
+                time.sleep(0.05)
+            server.process.send_signal(signal.SIGTERM)
+            assert last.result() == pytest.approx(wanted[:4], abs=1e-4), "what was accepted is answered"
         assert server.process.wait(120) in (0, -signal.SIGTERM)
     assert "POST /get_reward 429" in server.log
     assert "Traceback" not in server.log

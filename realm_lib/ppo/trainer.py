@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from realm_lib.policies import Policy, encode_prompts, load_policy, save_policy
+from realm_lib.policies import Policy, load_policy, save_policy
 from realm_lib.ppo import checkpoint
 from realm_lib.ppo.actor_critic import ActorCritic
 from realm_lib.ppo.checkpoint import Progress
@@ -106,7 +106,7 @@ class PPOTrainer:
         self._check(policy)
         self.prompts = list(prompts)
         limit = self.sampling.max_prompt_tokens
-        self._encoded = encode_prompts(policy.tokenizer, self.prompts, limit)
+        self._encoded = PromptSet.of("training", self.prompts, policy.tokenizer, limit).encoded
         self._held_out = PromptSet.of("held out", held_out, policy.tokenizer, limit)
         self._choosing = self._held_out
         if choose_on is not None:

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from realm_lib.params import RewardModelParams
-from realm_lib.runs import folder_digest, locate_model
+from realm_lib.runs import folder_digest, hub_commit, locate_model
 from realm_lib.scorers import ScorerError
 from realm_lib.scorers.forward import SHARING_MODELS, why_not_shared
 from realm_lib.scorers.inform import INFORMForSequenceClassification
@@ -51,9 +51,13 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
 
     transformers.utils.logging.disable_progress_bar()
     source = locate_model(params.model_id, run_folder)
+    local = Path(source).is_dir()
+    # A branch may move between two reads: configuration, tokenizer and weights are of one commit.
+    commit = None if local else hub_commit(str(source), params.revision)
+    revision = commit or params.revision
     try:
-        config = transformers.AutoConfig.from_pretrained(source, revision=params.revision)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=params.revision)
+        config = transformers.AutoConfig.from_pretrained(source, revision=revision)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise explain_failure(params, error) from error
     _check_config(config, params)
@@ -62,12 +66,23 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
     check_memory(estimate, params)
     try:
         model, info = model_class(params).from_pretrained(
-            source, config=config, output_loading_info=True, **_load_options(params, config)
+            source, config=config, revision=revision, output_loading_info=True, **_load_options(params, config)
         )
     except (OSError, ValueError, RuntimeError, SafetensorError, ImportError) as error:
         raise explain_failure(params, error) from error
     _check_keys(info, params)
-    weights = folder_digest(Path(source)) if Path(source).is_dir() else getattr(model.config, "_commit_hash", None)
+    weights = folder_digest(Path(source)) if local else commit
+    if weights is None:
+        raise ScorerError(
+            f"{params.model_id}: the hub does not say which commit {params.revision or 'its main branch'} is: set "
+            "reward_model.revision to a commit (40 digits), so that its scores are not taken for another's"
+        )
+    if commit != params.revision and not local:
+        log.warning(
+            "%s: this is commit %s; write it into reward_model.revision: later runs then score with the same weights",
+            params.model_id,
+            commit,
+        )
     return take_apart(model, tokenizer, params, weights)
 
 
@@ -113,7 +128,7 @@ def _load_options(params: RewardModelParams, config: Any) -> dict[str, Any]:
 
     dtype = getattr(torch, params.dtype)
     # Without use_safetensors a folder that has only pytorch_model.bin would be unpickled.
-    options: dict[str, Any] = {"dtype": dtype, "revision": params.revision, "use_safetensors": True}
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     if params.device_map is not None:
         options["device_map"] = params.device_map
     if config.model_type in SHARING_MODELS:  # others may not have it
