@@ -35,6 +35,25 @@ class PPOResult:
         after = self.samples[self.samples["step"] == self.best_step].drop(columns="step")
         return before.merge(after, on="prompt", suffixes=("_before", "_after"), validate="one_to_one")
 
+    def curve(self) -> pd.DataFrame:
+        """One row a look at the held-out prompts: step, episodes, prompts (their number), kl, reward, perhaps gold.
+
+        Beside reward and gold stand their _low and _high: the 95 % interval of the paired difference from the policy
+        as it came, added to what that policy had. What :func:`realm_lib.figures.over_optimisation` draws.
+        """
+        rows: list[dict[str, float]] = []
+        for look in self.evaluations.to_dict("records"):
+            row = {name: look[name] for name in ("step", "episodes", "kl")}
+            row["prompts"] = int(self.samples["prompt"].nunique())
+            for name in ("reward", "gold"):
+                if name in self.samples:
+                    found = paired_difference(self.samples, name, int(look["step"]))
+                    low, high = found["ci_of_difference"]
+                    before = found["before"]
+                    row |= {name: found["after"], f"{name}_low": before + low, f"{name}_high": before + high}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
     def metrics(self) -> dict[str, Any]:
         """What metrics/ppo.json holds; means are over the held-out prompts, kl in nats a response."""
         kept = self.evaluations[self.evaluations["step"] == self.best_step].iloc[0]

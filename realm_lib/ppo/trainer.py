@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,9 @@ def train_ppo(
     """Fine-tune the policy of ``params.ppo`` on ``prompts`` for ``reward``; the one kept is chosen on ``held_out``.
 
     ``judge`` is another reward that is logged and never learned from, as the simulator's true utility. With ``run``,
-    the policy is saved in models/policy_NAME, each update is a line of logs/NAME.jsonl, and a training that was killed
-    goes on from its last checkpoint to the weights that it would have reached. Under ``accelerate launch`` all
-    processes work on one training.
+    the policy is saved in models/policy_NAME, each update is a line of logs/NAME.jsonl, each answer to a held-out
+    prompt one of logs/NAME_samples.jsonl, and a training that was killed goes on from its last checkpoint to the
+    weights that it would have reached. Under ``accelerate launch`` all processes work on one training.
 
     Raises :class:`PPOError` for parameters that do not go together, :class:`realm_lib.ppo.RewardError` for a reward
     whose answer cannot be used, :class:`realm_lib.policies.PolicyError` for policy and prompts: each before an update.
@@ -137,6 +137,8 @@ class PPOTrainer:
                 f"rlhf.sampling: max_prompt_tokens {self.sampling.max_prompt_tokens} and max_new_tokens "
                 f"{self.sampling.max_new_tokens} are more than the policy's context of {policy.context} tokens"
             )
+        if policy.tokenizer.eos_token_id is None:
+            raise PPOError("the tokenizer has no EOS token: responses would never end")
         if not any(value.requires_grad for value in policy.model.parameters()):
             raise PPOError("the policy has no trainable weights: load it with trainable=True")
 
@@ -228,7 +230,12 @@ class PPOTrainer:
         }
 
     def _scores(self, episodes: Sequence[Episode]) -> "np.ndarray[Any, np.dtype[np.float64]]":
-        """What each response earns, [episodes]: penalised, scaled, less the penalty for a missing EOS."""
+        """What each response earns, [episodes]: penalised, scaled, less the penalty for a missing EOS.
+
+        The penalty on the ensemble's spread is that of Coste et al. (arXiv 2310.02743). Scaling by the deviation of all
+        rewards seen is OpenAI's baselines' (Engstrom et al., 2005.12729, section 3); a reward for responses without an
+        EOS that is lower than others is the "EOS trick" of Huang et al. (2403.17031).
+        """
         params = self.params
         scores = np.array([episode.worth(params.reward_uncertainty_penalty) for episode in episodes])
         if params.reward_scaling:
@@ -265,7 +272,10 @@ class PPOTrainer:
         return self.processes.sum(sums) / tokens, norm
 
     def _losses(self, episodes: Sequence[Episode], data: Learnable, rows: list[int]) -> tuple[Tensor, Tensor]:
-        """Sum of the loss over the rows' tokens, and the sums of what is watched, in the order of ``_LOSSES``."""
+        """Sum of the loss over the rows' tokens, and the sums of what is watched, in the order of ``_LOSSES``.
+
+        Schulman et al. (arXiv 1707.06347), equation 9: clipped objective, value error, entropy bonus.
+        """
         params, models = self.params, self.models
         mask = data.mask[rows]
 
@@ -305,10 +315,17 @@ class PPOTrainer:
             if _kind(warning) not in known:
                 _log.warning("update %d: %s", row["step"], warning)
         self.state.step += 1
-        if (path := self._log_path) is not None and self.processes.is_main:
+        self._append(self._log_path, [row])
+
+    def _append(self, path: Path | None, rows: Iterable[dict[str, Any]]) -> None:
+        if path is not None and self.processes.is_main:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row, allow_nan=False) + "\n")
+                file.write(_lines(rows))
+
+    def _with_text(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row of the samples' log, which is read without the prompts at hand."""
+        return {**row, "asked": self.held_out[row["prompt"]]}
 
     def _evaluate(self) -> None:
         """Answer the held-out prompts, from the same random numbers each time, and keep the best policy so far."""
@@ -324,7 +341,9 @@ class PPOTrainer:
         )
         self._clock.take()
         state.evaluations.append(summary(state.step, episodes, self.params))
-        state.samples += sample_rows(state.step, episodes)
+        rows = sample_rows(state.step, episodes)
+        state.samples += rows
+        self._append(self._samples_path, map(self._with_text, rows))
         state.best_step = choose(state.evaluations, self.params)
         if state.best_step == state.step:
             self._best = self._policy_weights()
@@ -351,6 +370,10 @@ class PPOTrainer:
         return None if self.run is None else self.run.path("logs", f"{self.name}.jsonl")
 
     @property
+    def _samples_path(self) -> Path | None:
+        return None if self.run is None else self.run.path("logs", f"{self.name}_samples.jsonl")
+
+    @property
     def _checkpoint_path(self) -> Path | None:
         return None if self.run is None else self.run.path("models", f".{self.name}_checkpoint")
 
@@ -363,7 +386,7 @@ class PPOTrainer:
             checkpoint.save(path, self._identity, state, self._parameters, self._best, self.optimiser)
 
     def _resume(self) -> None:
-        if self._checkpoint_path is None or self._log_path is None:
+        if self._checkpoint_path is None or self._log_path is None or self._samples_path is None:
             return
         found = checkpoint.restore(self._checkpoint_path, self._identity, self._parameters, self.optimiser)
         if found is not None:
@@ -372,12 +395,17 @@ class PPOTrainer:
             self._scale = RunningScale.restored(self.state.reward_scale)
             _log.info("%s goes on after update %d", self.name, self.state.step)
         if self.processes.is_main:
-            lines = [json.dumps(row, allow_nan=False) + "\n" for row in self.state.history]
-            write_text(self._log_path, "".join(lines))  # what was logged after the checkpoint is done again
+            # What was logged after the checkpoint is done again.
+            write_text(self._log_path, _lines(self.state.history))
+            write_text(self._samples_path, _lines(map(self._with_text, self.state.samples)))
         self.processes.wait()
 
 
 _LOSSES = ("policy_loss", "value_loss", "clip_fraction", "approximate_kl")
+
+
+def _lines(rows: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
 def _kind(warning: str) -> str:
