@@ -207,6 +207,7 @@ def compare_update(folder: Path, found: dict[str, Any], weights: dict[str, dict[
     from realm_lib.ppo.rollout import Episode
 
     trainer = our_trainer(folder, 1, "separate")
+    trainer.models.value_head.bias.requires_grad_(False)  # TRL's head has none
     before = {name: value.detach().clone() for name, value in trainer.models.model.named_parameters()}
     before_value = {name: value.detach().clone() for name, value in trainer.models._value_backbone.named_parameters()}
     prompts = [row[:PROMPT] for row in found["ids"]]
