@@ -117,14 +117,14 @@ def test_training_raises_the_reward_and_leaves_a_policy_log_and_tables(folder: P
     assert result.evaluations["step"].tolist() == [0, 3, 6, 9, 12]
     log = (tmp_path / "logs" / "ppo_samples.jsonl").read_text(encoding="utf-8").splitlines()
     samples = pd.DataFrame([json.loads(line, parse_constant=pytest.fail) for line in log])
-    assert samples.pop("asked").tolist() == HELD_OUT * 5
+    assert samples.pop("post").tolist() == HELD_OUT * 5
     pd.testing.assert_frame_equal(samples, result.samples)
     curve = result.curve().set_index("step")
-    assert curve.loc[0, ["reward_low", "reward_high"]].tolist() == [curve.loc[0, "reward"]] * 2
+    assert curve.loc[0, ["reward", "reward_low", "reward_high"]].tolist() == [0.0] * 3
     assert (curve["reward_low"] <= curve["reward"]).all()
     assert (curve["reward"] <= curve["reward_high"]).all()
-    np.testing.assert_allclose(curve["gold"], result.evaluations["gold"])
-    assert curve.loc[result.best_step, "reward"] == found["reward"]["after"]
+    np.testing.assert_allclose(curve["gold"], result.evaluations["gold"] - result.evaluations["gold"][0], atol=1e-12)
+    assert curve.loc[result.best_step, "reward"] == found["reward"]["difference"]
     assert set(curve["prompts"]) == {9}
     assert result.samples.groupby("step")["prompt"].apply(list).tolist() == [list(range(9))] * 5
     assert list(result.comparison()["prompt"]) == list(range(9))
