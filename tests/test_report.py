@@ -10,10 +10,9 @@ import nbformat
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
+from policies_made_up import PPO, write_policies
 
-from realm_lib.comparison import PolicyComparison
 from realm_lib.params import dump_yaml, load_params
-from realm_lib.policies import SequenceKL
 from realm_lib.report import ComparisonOfRunsError, write_report, write_side_by_side
 from realm_lib.report.answers import two_sentences
 from realm_lib.runs import MissingStepError, Run, write_text
@@ -323,39 +322,6 @@ def test_a_figure_has_its_colours_on_light_and_on_dark_pages(run: Run) -> None:
 
 
 # Policies
-
-
-def write_policies(run: Run, answer: str = "Yeast makes gas.") -> dict[str, Any]:
-    """metrics/policies.json and policy_answers.parquet as the library's own comparison makes them."""
-    rows = []
-    for policy, gain in (("base", 0.0), ("best_of_4", 0.4), ("ppo", 1.0)):
-        for row in range(40):
-            luck = ((row * 7) % 11 - 5) / 5
-            rows.append(
-                {
-                    "policy": policy, "row": row, "number": 0, "answer": answer, "length": 20 + row % 3,
-                    "characters": 90.0 + (row * 5) % 13, "ended": True, "weight": 1.0, "picked": True,
-                    "prompt": f"Post {row}?", "realm": gain + luck, "gold": gain / 2 - luck,
-                }
-            )  # fmt: skip
-    comparison = PolicyComparison(
-        answers=pd.DataFrame(rows),
-        kls={"ppo": SequenceKL(k1=3.25, k1_error=0.2, k3=3.3)},
-        judges=("realm", "gold"),
-        best_of=(4,),
-        resamples=200,
-        dropped="",
-    )
-    comparison.answers.to_parquet(run.path("metrics", "policy_answers.parquet"))
-    return run.write_metrics("policies", comparison.metrics())
-
-
-PPO = {
-    "reward": {"before": -0.5, "after": 0.25, "difference": 0.75, "ci_of_difference": [0.5, 1.0]},
-    "length": {"before": 20.0, "after": 31.0},
-    "episodes": 1024,
-    "seconds": 31.6,
-}
 
 
 def test_a_run_without_policies_has_no_section_on_them(run: Run) -> None:
