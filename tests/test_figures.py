@@ -2,6 +2,7 @@
 
 import io
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib as mpl
@@ -297,3 +298,11 @@ def test_perturbations_show_the_mean_change_with_its_interval():
     assert sum(list(line.get_xdata()) == [0.3, 0.5] for line in ax.lines) == 8
     labels = [label.get_text() for label in ax.get_yticklabels()]
     assert labels == ["Empty phrases\nat the end (n = 40)", "Under another\npost (n = 40)"]
+
+
+def test_the_readmes_pipeline_is_the_one_that_is_drawn(tmp_path):
+    from realm_lib.figures.pipeline import main
+
+    main(str(tmp_path / "pipeline.svg"))
+    committed = Path(__file__).parents[1] / "outputs" / "reference" / "demo" / "figures" / "pipeline.svg"
+    assert (tmp_path / "pipeline.svg").read_bytes() == committed.read_bytes()
