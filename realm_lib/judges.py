@@ -1,14 +1,19 @@
 """Judges by name: who says which of two answers is better."""
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from realm_lib.params import ParamsError
-from realm_lib.ppo.rewards import Judge, Reward
-from realm_lib.preferences import Prompt, as_text
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["gold_judge", "load_judges"]
+from realm_lib.params import ParamsError
+from realm_lib.ppo.errors import RewardError
+from realm_lib.ppo.rewards import Judge, Reward, ask_judge
+from realm_lib.preferences import Prompt, as_text
+from realm_lib.rlhf_params import RESERVED_JUDGES
+
+__all__ = ["check_judge_names", "gold_judge", "judged", "load_judges"]
 
 
 def gold_judge(prompts: Sequence[Prompt], completions: Sequence[Prompt], **columns: Any) -> list[float]:  # noqa: ARG001
@@ -30,6 +35,31 @@ def load_judges(places: Mapping[str, str], reward: Reward, *, simulated: bool) -
     for name, place in places.items():
         judges[name] = _imported(name, place)
     return judges
+
+
+def check_judge_names(names: Iterable[str]) -> None:
+    """Raises :class:`realm_lib.params.ParamsError` for a judge whose scores would take the place of another column."""
+    for name in names:
+        if name in RESERVED_JUDGES or not name.isidentifier():
+            raise ParamsError(f"judges: {name!r} is taken or not a plain name: call your judge something else")
+
+
+def judged(
+    name: str,
+    judge: Judge | Reward,
+    prompts: Sequence[Prompt],
+    completions: Sequence[str],
+    places: Sequence[int],
+) -> NDArray[np.float64]:
+    """The scores of each completion by the judge ``name``, float64 [n]; ``places`` are the prompts' numbers.
+
+    Raises :class:`realm_lib.ppo.RewardError` with the judge's name for a judge that raises, or that does not answer
+    one finite number a completion.
+    """
+    try:
+        return ask_judge(judge, prompts, completions, places)  # type: ignore[arg-type]
+    except RewardError as error:
+        raise RewardError(f"judge {name!r}: {error}") from error
 
 
 def _imported(name: str, place: str) -> Judge:

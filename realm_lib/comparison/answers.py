@@ -9,6 +9,7 @@ import pandas as pd
 
 from realm_lib.comparison.result import ComparisonError, PolicyComparison
 from realm_lib.dpo.samples import SampleStore, policy_identity
+from realm_lib.judges import check_judge_names, judged
 from realm_lib.policies import (
     Policy,
     Response,
@@ -18,7 +19,7 @@ from realm_lib.policies import (
     response_log_probs,
     sequence_kl,
 )
-from realm_lib.ppo.rewards import Judge, Reward, ask_judge, ask_reward
+from realm_lib.ppo.rewards import Judge, Reward, ask_reward
 from realm_lib.preferences import Prompt, as_text
 from realm_lib.rlhf_params import PolicyParams, RlhfParams
 from realm_lib.win_rates import best_of_n_weights
@@ -72,6 +73,7 @@ def compare_policies(
     Raises :class:`ComparisonError` for temperature 0, and what policies, reward and judges raise.
     """
     sampling, settings = params.sampling, params.comparison
+    check_judge_names(judges or ())
     if sampling.temperature == 0:
         raise ComparisonError("rlhf.sampling.temperature must be above 0: best-of-n and KL need answers that vary")
     prompts = list(prompts)[: settings.prompts]
@@ -83,7 +85,7 @@ def compare_policies(
     asked = [prompts[place] for place in encoded.kept]
     most = max(settings.best_of)
 
-    drawn = _store(base, start, params, folder, seed).draw(base, encoded.ids, range(most + 1), progress=progress)
+    drawn = _store(start, params, folder, seed).draw(base, encoded.ids, range(most + 1), progress=progress)
     frames = [_rows("base", [row[:1] for row in drawn]), _rows("best", [row[1:] for row in drawn])]
     kls: dict[str, SequenceKL] = {}
     for name, policy_params in trained.items():
@@ -95,9 +97,10 @@ def compare_policies(
         ids = encode_prompts(policy.tokenizer, asked, sampling.max_prompt_tokens).ids
         if ids != encoded.ids:
             raise ComparisonError(f"{name}: its chat template is not that of {start.model_name}: the prompts differ")
-        answers = _store(policy, policy_params, params, folder, seed).draw(policy, ids, [0], progress=progress)
+        answers = _store(policy_params, params, folder, seed).draw(policy, ids, [0], progress=progress)
         frames.append(_rows(name, answers))
         kls[name] = _kl(policy, base, ids, [row[0] for row in answers], params)
+        del policy  # before the next is loaded: two models in memory, not three
     table = pd.concat(frames, ignore_index=True)
     table["prompt"] = [as_text(asked[row]) for row in table["row"]]
     table = _scored(table, asked, encoded.kept, reward, judges or {})
@@ -111,8 +114,8 @@ def compare_policies(
     )
 
 
-def _store(policy: Policy, own: PolicyParams, params: RlhfParams, folder: Path | None, seed: int) -> SampleStore:
-    identity = policy_identity(policy, own, folder)
+def _store(own: PolicyParams, params: RlhfParams, folder: Path | None, seed: int) -> SampleStore:
+    identity = policy_identity(own, folder)
     return SampleStore(folder / "samples" if folder is not None else None, identity, params.sampling, seed)
 
 
@@ -159,7 +162,7 @@ def _scored(
     found = ask_reward(reward, prompts, texts, where, needs_spread=False).rename(columns={"reward": "realm"})
     for name, judge in judges.items():
         if name != "realm":
-            found[name] = ask_judge(judge, prompts, texts, where)
+            found[name] = judged(name, judge, prompts, texts, where)
     return table.merge(pd.concat([distinct, found], axis=1), on=["row", "answer"], how="left", validate="many_to_one")
 
 

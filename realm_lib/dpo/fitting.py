@@ -10,7 +10,10 @@ still is the reference.
 import hashlib
 import json
 import logging
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import pandas as pd
 import torch
 
 from realm_lib.dpo.errors import DPOError
+from realm_lib.dpo.held_out import HeldOutPairs
 from realm_lib.dpo.pairs import PreferencePairs
 from realm_lib.policies import Policy
 from realm_lib.rlhf_params import DPOParams
@@ -29,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 _IDS = ["prompt_ids", "chosen_ids", "rejected_ids"]
 _LOGGED = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy"}
+_HELD_OUT = "held out"
+_NOT_MOVED = 1e-6  # nats, a mean margin that is rounding
 _STATE = "trainer_state.json"  # what Trainer writes last into a checkpoint
 
 
@@ -42,7 +48,7 @@ def training_identity(params: DPOParams, policy: str, pairs: PreferencePairs, he
 def fit(
     policy: Policy,
     pairs: PreferencePairs,
-    held_out: PreferencePairs,
+    held_out: HeldOutPairs,
     params: DPOParams,
     checkpoints: Path,
     identity: str,
@@ -51,9 +57,10 @@ def fit(
 ) -> pd.DataFrame:
     """Train ``policy`` in place on ``pairs``; its history by step, on training batches and on ``held_out``.
 
-    Columns: step, split ("training", "held out"), loss, margin and accuracy (of implicit rewards, ties count as
-    wrong). A training of this ``identity`` that left a checkpoint in ``checkpoints`` goes on from there, and
-    reaches the weights that it would have reached; one of another identity is removed, which the log says.
+    Columns: step, split ("training", "held out"), loss, margin and accuracy of implicit rewards. Held-out pairs are
+    looked at before the first step, every ``evaluate_every`` and after the last. A training of this ``identity`` that
+    left a checkpoint in ``checkpoints`` goes on from there, and reaches the weights that it would have reached; one of
+    another identity is removed, which the log says.
 
     Checkpoints hold the weights as safetensors. Trainer keeps the optimiser's state as PyTorch's own file, which it
     reads with ``weights_only=True``: tensors and numbers, no code. ``training_args.bin``, a pickle, is never read.
@@ -78,7 +85,7 @@ def fit(
 
 
 def _trainer(
-    policy: Policy, pairs: PreferencePairs, held_out: PreferencePairs, params: DPOParams, home: Path, progress: bool
+    policy: Policy, pairs: PreferencePairs, held_out: HeldOutPairs, params: DPOParams, home: Path, progress: bool
 ) -> Any:
     import transformers
     from datasets import Dataset
@@ -93,6 +100,24 @@ def _trainer(
         def create_model_card(self, *_: Any, **__: Any) -> None:
             """None: checkpoints are not published."""
 
+    class Look(transformers.TrainerCallback):  # type: ignore[misc]
+        """Writes the held-out pairs' numbers into the history that checkpoints keep.
+
+        Trainer's own evaluation gives means of batches' means, in which a last batch of one pair weighs as much as a
+        whole one.
+        """
+
+        def on_train_begin(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+            if state.global_step == 0:
+                self._look(state)
+
+        def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+            if state.global_step % params.evaluate_every == 0 or state.global_step == state.max_steps:
+                self._look(state)
+
+        def _look(self, state: Any) -> None:
+            state.log_history.append({"step": state.global_step, _HELD_OUT: held_out.look(policy)})
+
     batch = params.batch_size // params.gradient_accumulation
     steps = -(-len(pairs) // params.batch_size) * params.num_epochs
     config = DPOConfig(
@@ -106,14 +131,10 @@ def _trainer(
         max_grad_norm=params.max_grad_norm,
         num_train_epochs=params.num_epochs,
         per_device_train_batch_size=batch,
-        per_device_eval_batch_size=batch,
         gradient_accumulation_steps=params.gradient_accumulation,
         gradient_checkpointing=params.gradient_checkpointing,
         max_length=None,  # nothing is cut
         precompute_ref_log_probs=True,
-        eval_strategy="steps",
-        eval_steps=params.evaluate_every,
-        eval_on_start=True,
         logging_steps=1,
         save_strategy="steps",
         save_steps=params.checkpoint_every,
@@ -124,15 +145,36 @@ def _trainer(
         disable_tqdm=not progress,
         seed=derive_seed(params.seed, "dpo", "order"),
     )
-    trainer = TokenisedDPOTrainer(
-        model=policy.model,
-        args=config,
-        train_dataset=Dataset.from_dict(pairs.table[_IDS].to_dict("list")),
-        eval_dataset=Dataset.from_dict(held_out.table[_IDS].to_dict("list")),
-        processing_class=policy.tokenizer,
-    )
+    try:
+        with _no_bars():
+            trainer = TokenisedDPOTrainer(
+                model=policy.model,
+                args=config,
+                train_dataset=Dataset.from_dict(pairs.table[_IDS].to_dict("list")),
+                processing_class=policy.tokenizer,
+            )
+    except ValueError as error:  # an adapter on the output layer, several GPUs without a launcher, ...
+        raise DPOError(f"TRL's DPOTrainer refuses: {error}") from error
+    if params.lora is not None:
+        for value in policy.model.parameters():
+            if value.requires_grad:  # TRL makes adapters on 4-bit weights bfloat16, where updates of 5e-7 vanish
+                value.data = value.data.float()
     trainer.remove_callback(transformers.PrinterCallback)
+    trainer.add_callback(Look())
     return trainer
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without the bars that TRL draws of its passes over the reference, whatever the arguments say."""
+    before = os.environ.get("TQDM_DISABLE")
+    os.environ["TQDM_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["TQDM_DISABLE"]
+        if before is not None:
+            os.environ["TQDM_DISABLE"] = before
 
 
 def _last_checkpoint(home: Path) -> str | None:
@@ -157,10 +199,14 @@ def _take_back(policy: Policy) -> None:
 
 
 def _history(log: list[dict[str, Any]]) -> pd.DataFrame:
-    rows: dict[tuple[int, str], dict[str, Any]] = {}
+    rows: list[dict[str, Any]] = []
     for entry in log:
-        for prefix, split in (("", "training"), ("eval_", "held out")):
-            if f"{prefix}rewards/margins" in entry:
-                values = {name: float(entry[f"{prefix}{key}"]) for key, name in _LOGGED.items()}
-                rows[int(entry["step"]), split] = {"step": int(entry["step"]), "split": split, **values}
-    return pd.DataFrame(list(rows.values()), columns=["step", "split", *_LOGGED.values()])
+        step = int(entry["step"])
+        if _HELD_OUT in entry:
+            rows.append({"step": step, "split": _HELD_OUT, **entry[_HELD_OUT]})
+        elif "rewards/margins" in entry:
+            values = {name: float(entry[key]) for key, name in _LOGGED.items()}
+            if abs(values["margin"]) < _NOT_MOVED:
+                values["accuracy"] = 0.5  # the policy is the reference: every pair ties, which TRL counts as wrong
+            rows.append({"step": step, "split": "training", **values})
+    return pd.DataFrame(rows, columns=["step", "split", *_LOGGED.values()])

@@ -18,7 +18,7 @@ from realm_lib.ppo.rewards import Reward, ask_reward
 from realm_lib.preferences import Prompt, as_text
 from realm_lib.rlhf_params import DPOParams, SamplingParams
 
-__all__ = ["PreferencePairs", "choose_pairs", "human_pairs", "on_policy_pairs", "shared_words"]
+__all__ = ["PreferencePairs", "choose_pairs", "human_pairs", "on_policy_pairs", "plain", "prompt_column"]
 
 _WORD = re.compile(r"\w+")
 _PROMPTS_AT_ONCE = 64  # of which the rewards are asked in one call
@@ -190,10 +190,12 @@ def human_pairs(policy: Policy, pairs: pd.DataFrame, params: DPOParams, sampling
     Raises :class:`DPOError` for missing columns and for texts that are empty, with the row.
     """
     frame = _chosen_rejected(pairs)
+    if frame.empty:
+        raise DPOError("there are no pairs, or all of them are of held-out prompts")
     for column in ("prompt", "chosen", "rejected"):
         empty = frame[column].map(lambda text: not isinstance(text, str) or not text.strip())
         if empty.any():
-            raise DPOError(f"pairs: row {int(np.argmax(empty.to_numpy()))} has no text in column {column!r}: remove it")
+            raise DPOError(f"pairs: row {frame.index[empty][0]} has no text in column {column!r}: remove it")
     limit = min(value for value in (params.max_length, policy.context, np.inf) if value is not None)
     dropped: Counter[str] = Counter()
     asked = len(frame)
@@ -228,11 +230,28 @@ def _response_ids(policy: Policy, text: str) -> list[int]:
     return [*ids, int(policy.tokenizer.eos_token_id)]
 
 
-def _chosen_rejected(pairs: pd.DataFrame) -> pd.DataFrame:
-    if {"prompt", "chosen", "rejected"} <= set(pairs.columns):
-        return pairs[["prompt", "chosen", "rejected"]].reset_index(drop=True)
-    if missing := sorted({"history", "human_ref_A", "human_ref_B", "labels"} - set(pairs.columns)):
+def prompt_column(pairs: pd.DataFrame) -> str:
+    """The column of a table of people's pairs that holds the prompts, every one of them text.
+
+    Raises :class:`DPOError` for a table in neither form, and for prompts that are no text.
+    """
+    ours = {"prompt", "chosen", "rejected"} <= set(pairs.columns)
+    missing = sorted({"history", "human_ref_A", "human_ref_B", "labels"} - set(pairs.columns))
+    if missing and not ours:
         raise DPOError(f"pairs lack the column {missing[0]!r}: give SHP's columns, or prompt, chosen and rejected")
+    column = "prompt" if ours else "history"
+    bad = pairs[column].map(lambda prompt: not isinstance(prompt, str)).to_numpy(dtype=bool)
+    if bad.any():
+        raise DPOError(
+            f"pairs: row {pairs.index[bad][0]} has no text in column {column!r}: remove it; pairs of chat messages "
+            "become texts in realm_lib.preferences.load_pairs"
+        )
+    return column
+
+
+def _chosen_rejected(pairs: pd.DataFrame) -> pd.DataFrame:
+    if prompt_column(pairs) == "prompt":
+        return pairs[["prompt", "chosen", "rejected"]]
     a_is_chosen = pairs["labels"] == 1
     return pd.DataFrame(
         {
@@ -240,4 +259,4 @@ def _chosen_rejected(pairs: pd.DataFrame) -> pd.DataFrame:
             "chosen": pairs["human_ref_A"].where(a_is_chosen, pairs["human_ref_B"]),
             "rejected": pairs["human_ref_B"].where(a_is_chosen, pairs["human_ref_A"]),
         }
-    ).reset_index(drop=True)
+    )

@@ -11,24 +11,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from realm_lib.dpo.errors import DPOError
 from realm_lib.dpo.fitting import fit, training_identity
-from realm_lib.dpo.loss import implicit_rewards
-from realm_lib.dpo.pairs import PreferencePairs, human_pairs, on_policy_pairs, plain
+from realm_lib.dpo.held_out import HeldOutPairs
+from realm_lib.dpo.pairs import PreferencePairs, human_pairs, on_policy_pairs, plain, prompt_column
 from realm_lib.dpo.result import DPOResult
 from realm_lib.dpo.samples import SampleStore, policy_identity
+from realm_lib.judges import check_judge_names, judged
 from realm_lib.policies import (
     EncodedPrompts,
     Policy,
     Response,
     encode_prompts,
     load_policy,
-    response_log_probs,
     save_policy,
 )
-from realm_lib.ppo.rewards import Judge, Reward, ask_judge
+from realm_lib.ppo.rewards import Judge, Reward
 from realm_lib.preferences import Prompt, as_text
 from realm_lib.rlhf_params import DPOParams, RlhfParams
 from realm_lib.runs import Run, derive_seed, write_text
@@ -58,7 +57,7 @@ def make_pairs(
     """
     dpo, folder = _params(params), _folder(run_folder)
     policy = load_policy(dpo, folder)
-    store = _store(policy, dpo, params, folder)
+    store = _store(dpo, params, folder)
     return _made(policy, params, reward, prompts_or_pairs, store, held_out, progress)
 
 
@@ -82,49 +81,50 @@ def train_dpo(
     as ``realm``. The reference is the policy as it was loaded.
 
     With ``run_folder`` the policy is saved in models/policy_NAME, the history in logs/NAME.jsonl, responses drawn in
-    samples, and a training that was killed goes on from its last checkpoint. No pair of a held-out prompt is trained
-    on. One process does it all.
+    samples, and a training that was killed goes on from its last checkpoint. No pair of a prompt of ``held_out`` or
+    ``held_out_pairs`` is trained on. One process does it all.
 
     Raises :class:`DPOError` for parameters or pairs that do not go together and for fewer pairs than a batch,
+    :class:`realm_lib.params.ParamsError` for a judge's name that is taken,
     :class:`realm_lib.ppo.RewardError` for a reward or judge whose answer cannot be used,
     :class:`realm_lib.policies.PolicyError` for policy and prompts.
     """
     start = time.monotonic()
     dpo, folder = _params(params), _folder(run_folder)
+    check_judge_names(judges or ())
+    held = [*held_out, *_prompts(held_out_pairs)]
     policy = _trainable(dpo, folder)
-    store = _store(policy, dpo, params, folder)
-    pairs = _made(policy, params, reward, prompts_or_pairs, store, held_out, progress)
-    _check(pairs, held_out, dpo)
+    store = _store(dpo, params, folder)
+    pairs = _made(policy, params, reward, prompts_or_pairs, store, held, progress)
+    _check(pairs, held, dpo)
     watched = _watched(policy, params, reward, held_out, held_out_pairs, store, progress)
     encoded = encode_prompts(policy.tokenizer, held_out, params.sampling.max_prompt_tokens)
     if encoded.dropped:
         _log.warning("held out: %s", encoded.reason)
     before = [row[0] for row in store.draw(policy, encoded.ids, [0], progress=progress)]
-    reference = _log_probs(policy, watched, params)
+    followed = HeldOutPairs.of(policy, watched, dpo, params.sampling.batch_size)
 
     with ExitStack() as stack:
         home = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         checkpoints = home / "models" / f".{name}_checkpoints"
         identity = training_identity(dpo, store.identity, pairs, watched)
-        history = fit(policy, pairs, watched, dpo, checkpoints, identity, progress=progress)
+        history = fit(policy, pairs, followed, dpo, checkpoints, identity, progress=progress)
         if folder is not None:
             _save(policy, history, folder, name)
             trained = dpo.model_copy(update={"model_name": f"run:models/policy_{name}", "revision": None})
-            store = _store(policy, trained, params, folder)
+            store = _store(trained, params, folder)
         else:
             store = SampleStore(None, identity, params.sampling, dpo.seed)
         after = [row[0] for row in store.draw(policy, encoded.ids, [0], progress=progress)]
         answers = _judged(held_out, encoded, before, after, {"realm": reward, **(judges or {})})
         shutil.rmtree(checkpoints, ignore_errors=True)
 
-    own = _log_probs(policy, watched, params)
-    sides = {side: implicit_rewards(own[side], reference[side], dpo.beta) for side in ("chosen", "rejected")}
     return DPOResult(
         policy=policy,
         pairs=pairs,
         held_out_pairs=watched,
         history=history,
-        implicit=pd.DataFrame({"prompt": watched.table["prompt"], **sides}),
+        implicit=followed.implicit(policy),
         answers=answers,
         judges=("realm", *(name for name in judges or {} if name != "realm")),
         dropped=encoded.reason,
@@ -146,17 +146,32 @@ def _folder(run_folder: str | Path | None) -> Path | None:
     return None if run_folder is None else Path(run_folder).resolve()
 
 
+def _prompts(given: Pairs | None) -> list[Prompt]:
+    """The prompts of pairs in any form."""
+    table = given.table if isinstance(given, PreferencePairs) else given
+    if not isinstance(table, pd.DataFrame):
+        return list(table or ())
+    column = prompt_column(table)
+    return table[column].tolist()
+
+
 def _trainable(dpo: DPOParams, folder: Path | None) -> Policy:
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(dpo.seed, "dpo", "new weights"))  # a LoRA adapter starts at random
         policy = load_policy(dpo, folder, trainable=True)
     if dpo.lora is None and hasattr(policy.model, "peft_config"):
         raise DPOError(f"{dpo.model_name}: is an adapter on another model: merge it into its base first")
+    if dpo.lora is None and dpo.dtype != "float32":
+        _log.warning(
+            "all weights are trained in %s, which cannot hold updates much below a hundredth of a weight: take dtype "
+            "float32, or lora, whose adapters are float32",
+            dpo.dtype,
+        )
     return policy
 
 
-def _store(policy: Policy, dpo: DPOParams, params: RlhfParams, folder: Path | None) -> SampleStore:
-    identity = policy_identity(policy, dpo, folder)
+def _store(dpo: DPOParams, params: RlhfParams, folder: Path | None) -> SampleStore:
+    identity = policy_identity(dpo, folder)
     return SampleStore(folder / "samples" if folder is not None else None, identity, params.sampling, dpo.seed)
 
 
@@ -177,15 +192,13 @@ def _made(
     kind = "human" if isinstance(given, pd.DataFrame) else "on_policy"
     if limit and kind != dpo.pairs:
         found = "a table of pairs" if kind == "human" else "prompts"
-        raise DPOError(f"rlhf.dpo.pairs is {dpo.pairs}, but {found} was given: change one")
+        raise DPOError(f"rlhf.dpo.pairs is {dpo.pairs}, but what was given is {found}: change one")
     held = {plain(prompt) for prompt in held_out}
     most = dpo.max_prompts if limit else None
     if isinstance(given, pd.DataFrame):
-        column = "prompt" if "prompt" in given else "history"
-        if column in given:
-            given = given[~given[column].map(lambda prompt: plain(prompt) in held)]
-            given = given[given[column].isin(given[column].drop_duplicates().head(most or len(given)))]
-        return human_pairs(policy, given, dpo, params.sampling)
+        names = given[prompt_column(given)].map(plain)
+        wanted = names[~names.isin(held)].drop_duplicates()[:most]
+        return human_pairs(policy, given[names.isin(wanted)], dpo, params.sampling)
     prompts = [prompt for prompt in given if plain(prompt) not in held][:most]
     if not prompts:
         raise DPOError("there are no prompts to make pairs from, or all of them are held out")
@@ -218,16 +231,6 @@ def _check(pairs: PreferencePairs, held_out: Sequence[Prompt], dpo: DPOParams) -
         )
 
 
-def _log_probs(policy: Policy, pairs: PreferencePairs, params: RlhfParams) -> dict[str, list[NDArray[np.float32]]]:
-    """Log-probabilities of the tokens of both responses of each pair, at temperature 1 as DPO's loss has them."""
-    prompts = pairs.table["prompt_ids"].tolist()
-    size = params.sampling.batch_size
-    return {
-        side: response_log_probs(policy.model, prompts, pairs.table[f"{side}_ids"].tolist(), batch_size=size)
-        for side in ("chosen", "rejected")
-    }
-
-
 def _save(policy: Policy, history: pd.DataFrame, folder: Path, name: str) -> None:
     save_policy(policy, folder / "models" / f"policy_{name}")
     lines = history.to_json(orient="records", lines=True, double_precision=15)
@@ -250,6 +253,6 @@ def _judged(
         columns[f"ended_{when}"] = [one.ended for one in responses]
     texts = [one.text for one in (*before, *after)]
     for name, judge in judges.items():
-        scores = ask_judge(judge, [*asked, *asked], texts, [*encoded.kept, *encoded.kept])  # type: ignore[arg-type]
+        scores = judged(name, judge, [*asked, *asked], texts, [*encoded.kept, *encoded.kept])
         columns[f"{name}_before"], columns[f"{name}_after"] = np.split(scores, 2)
     return pd.DataFrame(columns)
