@@ -8,11 +8,13 @@ FROM python:${PYTHON} AS build
 ARG TORCH=cpu
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /app
+COPY constraints.txt ./
 RUN python -m venv .venv
-RUN .venv/bin/pip install --find-links https://download.pytorch.org/whl/${TORCH}/torch/ torch==2.13.0+${TORCH}
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+RUN .venv/bin/pip install -c constraints.txt --find-links https://download.pytorch.org/whl/${TORCH}/torch/ torch==2.13.0+${TORCH}
+COPY pyproject.toml README.md LICENSE ./
 COPY realm_lib realm_lib
-RUN .venv/bin/pip install -c constraints.txt -e .
+# torch is named again: without it a resolver may take the package index's, of several GB.
+RUN .venv/bin/pip install -c constraints.txt -e . torch==2.13.0+${TORCH}
 RUN touch .venv/.installed
 
 FROM python:${PYTHON} AS run
@@ -25,8 +27,9 @@ COPY notebooks notebooks
 COPY params params
 COPY outputs/reference outputs/reference
 RUN chown -R realm:realm /app/outputs /app/.venv/.installed
-USER realm
-ENV PATH=/app/.venv/bin:$PATH HF_HUB_DISABLE_TELEMETRY=1 PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false
+# A number, so that an orchestrator can see that it is not root.
+USER 10001
+ENV PATH=/app/.venv/bin:$PATH HF_HUB_DISABLE_TELEMETRY=1 PYTHONUNBUFFERED=1
 VOLUME /app/outputs
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=120s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]

@@ -103,12 +103,20 @@ def evaluate(
 
 
 @app.command(rich_help_panel=_PEOPLE)
-def report(run: Annotated[Path, typer.Argument(help="A run's folder, as outputs/demo.")]) -> None:
-    """Render a run's notebooks and its index page into RUN/reports."""
-    from realm_lib.report import write_report
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="A run's folder, as outputs/demo; several are set side by side.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Several runs: the HTML file to write, instead of one in the first's reports.")
+    ] = None,
+) -> None:
+    """Render a run's notebooks and its index page into RUN/reports, or a page that compares several runs."""
+    from realm_lib.report import write_report, write_side_by_side
     from realm_lib.runs import Run
 
-    typer.echo(_relative(write_report(Run(run))))
+    if len(runs) == 1 and output is None:
+        typer.echo(_relative(write_report(Run(runs[0]))))
+    else:
+        typer.echo(_relative(write_side_by_side([Run(run) for run in runs], output)))
 
 
 @app.command(rich_help_panel=_MAKE)

@@ -49,8 +49,14 @@ class FeatureStore:
     def table(self, kind: str, identity: Mapping[str, Any], width: int) -> "FeatureTable":
         """The table of ``kind`` ("score", "embedding") for one model ``identity``, rows of ``width`` float32."""
         canonical = json.dumps(identity, sort_keys=True)
-        digest = hashlib.sha256(canonical.encode()).hexdigest()[:16]
-        return FeatureTable(self.folder / f"{kind}-{digest}.sqlite", canonical, width)
+        return FeatureTable(self._path(kind, canonical), canonical, width)
+
+    def has_table(self, kind: str, identity: Mapping[str, Any]) -> bool:
+        """Whether anything was ever stored for this model; :meth:`table` would make an empty file."""
+        return self._path(kind, json.dumps(identity, sort_keys=True)).exists()
+
+    def _path(self, kind: str, canonical: str) -> Path:
+        return self.folder / f"{kind}-{hashlib.sha256(canonical.encode()).hexdigest()[:16]}.sqlite"
 
 
 class FeatureTable:

@@ -16,9 +16,17 @@ from realm_lib.feature_store import FeatureStore, FeatureTable, text_key
 from realm_lib.preferences import distinct_texts
 from realm_lib.scorers import HostedScorer, LongResponseError, Scorer, ScorerError
 
-__all__ = ["FEATURE_COLUMNS", "Scores", "extract_features", "quote_embeddings", "score_texts"]
+__all__ = [
+    "FEATURE_COLUMNS",
+    "Scores",
+    "extract_features",
+    "quote_embeddings",
+    "score_texts",
+    "stored_similarities",
+]
 
 FEATURE_COLUMNS = ("reward_A", "reward_B", "similarity_A", "similarity_B")
+_RESPONSES = ("human_ref_A", "human_ref_B")
 _COSINES_AT_ONCE = 8192  # bounds memory: two matrices of that many vectors
 
 
@@ -37,7 +45,8 @@ def extract_features(
     it, and each ``batch_size`` of them is committed to ``store`` before the next is computed: an interrupted call goes
     on from there. ``attrs["counts"]`` has the fields of metrics/features.json.
 
-    With an embedder that is paid, what the run takes is printed first, and refused when it is over the budget.
+    With an embedder that is paid, what the run takes is printed first, and refused when it is over the budget; and the
+    columns of :func:`stored_similarities` are added, for notebook 03 to compare.
     Raises what the scorer and the embedder raise; a failed text is never a feature.
     """
     start = time.monotonic()
@@ -61,6 +70,8 @@ def extract_features(
     for side in "AB":
         values = texts.set_axis(["history", f"human_ref_{side}", f"reward_{side}", f"similarity_{side}"], axis=1)
         features = features.merge(values, on=["history", f"human_ref_{side}"], how="left", validate="many_to_one")
+    for name, (a, b) in stored_similarities(pairs, embedder, store).items():
+        features[f"similarity_A under {name}"], features[f"similarity_B under {name}"] = a, b
     times_used = pd.concat(
         [pairs[["history", f"human_ref_{side}"]].set_axis(["prompt", "response"], axis=1) for side in "AB"]
     ).value_counts()
@@ -163,6 +174,34 @@ def quote_embeddings(frames: Iterable[pd.DataFrame], embedder: Embedder, store: 
     return total
 
 
+def stored_similarities(
+    pairs: pd.DataFrame, embedder: Embedder, store: FeatureStore
+) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """The cosines of A and of B, each [pairs], by the task types under which ``store`` holds every text of ``pairs``.
+
+    A name is ``PROMPTS' TYPE, RESPONSES' TYPE``. Nothing is asked: what an earlier run embedded in another way is
+    found. Empty for an embedder without task types, and where there is one way only, with nothing to compare.
+    """
+    if not isinstance(embedder, HostedEmbedder):
+        return {}
+    tables = {
+        name: store.table("embedding", one.identity, one.dimensions)
+        for name, one in embedder.by_task_type().items()
+        if store.has_table("embedding", one.identity)
+    }
+    prompts, *responses = ([text_key(text) for text in pairs[name]] for name in ("history", *_RESPONSES))
+    of_prompts = [name for name, table in tables.items() if all(key in table for key in prompts)]
+    of_responses = [name for name, table in tables.items() if all(key in table for side in responses for key in side)]
+    if len(of_prompts) * len(of_responses) < 2:
+        return {}
+    found = {}
+    for asked in of_prompts:
+        for answered in of_responses:
+            a, b = (_cosines(tables[asked], prompts, tables[answered], side) for side in responses)
+            found[f"{asked}, {answered}"] = a, b
+    return found
+
+
 class _Side(NamedTuple):
     """Distinct texts, and the embedder and the table that they share."""
 
@@ -220,16 +259,20 @@ def _similarities(
                 batch_size=batch_size,
                 label=label,
             )
-    chunks = []
-    for start in range(0, len(prompts), _COSINES_AT_ONCE):
-        some = slice(start, start + _COSINES_AT_ONCE)
-        chunks.append(
-            cosine(
-                prompt_side.table.get([text_key(text) for text in prompts[some]]),
-                response_side.table.get([text_key(text) for text in responses[some]]),
-            )
-        )
-    return np.concatenate(chunks)
+    return _cosines(
+        prompt_side.table,
+        [text_key(text) for text in prompts],
+        response_side.table,
+        [text_key(text) for text in responses],
+    )
+
+
+def _cosines(
+    of_prompts: FeatureTable, prompts: Sequence[bytes], of_responses: FeatureTable, responses: Sequence[bytes]
+) -> NDArray[np.float64]:
+    """Cosines [n] of the vectors under the keys ``prompts`` and ``responses``."""
+    pieces = [slice(start, start + _COSINES_AT_ONCE) for start in range(0, len(prompts), _COSINES_AT_ONCE)]
+    return np.concatenate([cosine(of_prompts.get(prompts[some]), of_responses.get(responses[some])) for some in pieces])
 
 
 def _fill(

@@ -105,11 +105,16 @@ def predict(reward: RealmReward, questions: Iterable[Question]) -> Iterator[tupl
         outcomes = explain_each(reward, [q.prompt for q in batch], [q.response for q in batch])
         for question, outcome in zip(batch, outcomes, strict=True):
             if not isinstance(outcome, Explanation):
-                message = str(outcome).removeprefix("text 0: ")
-                raise PredictionError(f"{question.place}: {message}") from outcome
+                raise PredictionError(_in_place_of_text_0(question.place, str(outcome))) from outcome
             yield question, {**outcome.to_dict(), "models": models}
         if fault is not None:
             raise fault
+
+
+def _in_place_of_text_0(place: str, message: str) -> str:
+    """``message`` about the only text that was asked for, naming its line instead of its number."""
+    said = message.removeprefix("text 0")
+    return f"{place}: {message}" if said == message else f"{place}{said}"
 
 
 def _next(asked: Iterator[Question]) -> tuple[list[Question], PredictionError | None] | None:

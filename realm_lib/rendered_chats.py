@@ -53,11 +53,15 @@ def split_query(query: str, prompt: str) -> tuple[Prompt, str]:
     """Prompt and response of a ``query`` that begins with its ``prompt``, both as a template rendered them.
 
     White space may differ, and special tokens at the start may be missing on either side: decoding tokens does not
-    give back every text. The response loses the special tokens at its end, nothing else. Raises
-    :class:`RenderedChatError` when ``query`` begins otherwise.
+    give back every text. Where a trainer cut the start of a long prompt (OpenRLHF does, and sends the whole one beside
+    it), the query may begin with the prompt's end, down to the heading of the answer. The response loses the special
+    tokens at its end, nothing else. Raises :class:`RenderedChatError` when ``query`` begins otherwise.
     """
     whole, start = _without_start(query), _without_start(prompt)
     end = len(start) if whole.startswith(start) else _end_of_prefix(whole, start)
+    if end is None:
+        whole = query.lstrip("\ufffd")  # the cut may go through a character
+        end = _end_of_cut_prefix(whole, prompt)
     if end is None:
         raise RenderedChatError("does not begin with its prompt")
     return read_prompt(prompt), _AT_END.sub("", whole[end:])
@@ -96,6 +100,30 @@ def _turn(content: str) -> str:
 def _without_start(text: str) -> str:
     start = _AT_START.match(text)
     return text[start.end() :] if start else text
+
+
+def _end_of_cut_prefix(text: str, prefix: str) -> int | None:
+    """The length of the longest end of ``prefix`` with which ``text`` begins, if a heading is in it, else None.
+
+    Knuth, Morris and Pratt's prefix function of ``text``, run over ``prefix``.
+    """
+    headings = list(_HEADING.finditer(prefix))
+    if not headings:
+        return None
+    text = text[: len(prefix)]
+    borders = [0] * len(text)
+    length = 0
+    for place in range(1, len(text)):
+        while length and text[place] != text[length]:
+            length = borders[length - 1]
+        length += text[place] == text[length]
+        borders[place] = length
+    length = 0
+    for letter in prefix:
+        while length and (length == len(text) or letter != text[length]):
+            length = borders[length - 1]
+        length += bool(text) and letter == text[length]
+    return length if length >= len(prefix) - headings[-1].start() else None
 
 
 def _end_of_prefix(text: str, prefix: str) -> int | None:

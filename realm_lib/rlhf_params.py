@@ -76,54 +76,60 @@ class SamplingParams(Section):
 class PPOParams(PolicyParams):
     """Proximal policy optimisation (Schulman et al., arXiv 1707.06347) of a policy from a text-level reward.
 
-    Counts are over all processes of an ``accelerate launch`` together.
+    Counts are over all processes of an ``accelerate launch`` together. Sources by their names: N+ is Huang et al., "The
+    N+ Implementation Details of RLHF with PPO" (arXiv 2403.17031), GAE is Schulman et al. (1506.02438), Ziegler et al.
+    is 1909.08593.
     """
 
     total_episodes: Annotated[int, Field(ge=1)]
     """Responses sampled in all; a multiple of ``batch_size``."""
     batch_size: Annotated[int, Field(ge=2)] = 64
-    """Episodes (responses) of a rollout; advantages are whitened over all their tokens."""
+    """Episodes (responses) of a rollout; advantages are whitened over all their tokens (N+)."""
     minibatch_size: Annotated[int, Field(ge=1)] = 64
     """Episodes of one optimiser step; divides ``batch_size``."""
     gradient_accumulation: Annotated[int, Field(ge=1)] = 1
     """Parts into which a minibatch is split for memory; the gradient is that of the whole minibatch."""
     num_epochs: Annotated[int, Field(ge=1)] = 4
-    """Passes over a rollout."""
+    """Passes over a rollout, in a new order each (Schulman et al., algorithm 1)."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
-    """AdamW's rate; it falls in a straight line to zero at the last step."""
+    """AdamW's rate; it falls in a straight line to zero at the last step (N+)."""
     clip_range: Annotated[float, Field(gt=0)] = 0.2
-    """The probability ratio gains nothing beyond 1 +- this."""
+    """The probability ratio gains nothing beyond 1 +- this (Schulman et al., equation 7)."""
     value_clip_range: Annotated[float, Field(gt=0)] | None = 0.2
-    """Values move at most so far from those of the rollout within the loss; null does not clip."""
+    """Values move at most so far from those of the rollout within the loss; null does not clip (N+)."""
     value_coefficient: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of the value loss beside the policy's (Schulman et al., equation 9)."""
     value_model: Literal["backbone", "separate"] = "backbone"
-    """The value head's input: the policy's own last hidden states, or those of a second copy of the model."""
+    """The value head's input: the policy's own last hidden states, or those of a second copy of the model (N+)."""
     gamma: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    """Discount of what a later token earns (GAE); 1: a response counts as a whole, however long."""
     gae_lambda: Annotated[float, Field(ge=0.0, le=1.0)] = 0.95
+    """How far ahead an advantage looks before it trusts the value head (GAE); 1: to the end, whatever the head says."""
     kl_coefficient: Annotated[float, Field(ge=0)] = 0.05
-    """Weight of the per-token KL to the reference in the reward; where it starts, with ``kl_target``."""
+    """Weight of the per-token KL to the reference in the reward (Ziegler et al.); its start, with ``kl_target``."""
     kl_target: Annotated[float, Field(gt=0)] | None = None
     """Nats a response that an adaptive coefficient steers to (Ziegler et al., arXiv 1909.08593); null: fixed."""
     kl_horizon: Annotated[int, Field(ge=1)] = 10_000
-    """Episodes over which an adaptive coefficient reacts."""
+    """Episodes over which an adaptive coefficient reacts (Ziegler et al., section 2.2)."""
     kl_budget: Annotated[float, Field(gt=0)] | None = None
     """Nats a response from the reference at which training stops; null sets no limit."""
     whiten_rewards: bool = False
-    """Divide per-token rewards by their standard deviation over the rollout, the mean kept."""
+    """Divide per-token rewards by their standard deviation over the rollout, the mean kept (N+)."""
     reward_scaling: bool = False
-    """Divide the rewards of responses by the standard deviation of all those seen so far."""
+    """Divide responses' rewards by the deviation of all seen so far (Engstrom et al., arXiv 2005.12729)."""
     missing_eos_penalty: Annotated[float, Field(ge=0)] | None = None
-    """Taken off the reward of a response that was cut at ``max_new_tokens``."""
+    """Taken off the reward of a response that was cut at ``max_new_tokens`` (N+, where it is a fixed low score)."""
     entropy_bonus: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the mean entropy of the token distribution, in nats, in the loss."""
+    """Weight of the mean entropy of the token distribution, in nats, in the loss (Schulman et al., equation 9)."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """The gradient of all that is trained is scaled down to this norm."""
     reward_uncertainty_penalty: Annotated[float, Field(ge=0)] = 0.0
     """Standard deviations over the combiner's ensemble taken off the reward (Coste et al., arXiv 2310.02743)."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     checkpoint_every: Annotated[int, Field(ge=1)] = 10
     """Rollouts between two checkpoints: what a kill can cost."""
     evaluate_every: Annotated[int, Field(ge=1)] = 10
-    """Rollouts between two samples of the held-out prompts, from which the policy that is kept is chosen."""
+    """Rollouts between two looks at the prompts from which the policy that is kept is chosen."""
 
     @model_validator(mode="after")
     def _counts_divide(self) -> Self:

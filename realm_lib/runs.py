@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ __all__ = [
     "atomic_path",
     "derive_seed",
     "folder_digest",
+    "hub_commit",
     "locate_model",
     "open_run",
     "seed_everything",
@@ -351,6 +353,18 @@ def folder_digest(folder: Path) -> str:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def hub_commit(model_id: str, revision: str | None) -> str | None:
+    """The commit that ``revision`` (None: the main branch) of a hub's model is now; offline, in the hub's cache.
+
+    None when there is no telling: no such model, a gated one, no network. Loading says which.
+    """
+    from transformers.utils import resolve_revision
+
+    found = resolve_revision(model_id, revision)
+    commit: str | None = getattr(found, "resolved", found)
+    return commit if re.fullmatch("[0-9a-f]{40}", commit or "") else None
 
 
 def show_progress() -> bool:

@@ -16,6 +16,7 @@ import yaml
 from realm_lib.params import PPOParams, RlhfParams, SamplingParams
 
 PROMPTS = [f"Why {'really ' * (n % 4)}does bread {n} rise?" for n in range(23)]
+CHOOSE_ON = ["Which crumb is open?", "Which crust is thin?"]
 HELD_OUT = [f"What {'ever ' * (n % 3)}makes dough {n} rise?" for n in range(9)]
 
 
@@ -98,12 +99,14 @@ def main() -> None:
         time.sleep(pause * (run / "logs" / "ppo.jsonl").stat().st_size / 3000)
         return letters(prompts, completions)
 
-    result = train_ppo(params, reward, PROMPTS, held_out=HELD_OUT, judge=vowels, run=Run(run))
+    sets = {"held_out": HELD_OUT, "choose_on": CHOOSE_ON}
+    result = train_ppo(params, reward, PROMPTS, **sets, judge=vowels, run=Run(run))
     weights = {name: value.double().sum().item() for name, value in result.policy.model.named_parameters()}
     timed = [name for name in result.history if "second" in name]
     history = result.history.drop(columns=timed).to_dict("records")
     found = {"history": history, "evaluations": result.evaluations.to_dict("records"), "weights": weights}
     found["samples"] = result.samples.to_dict("records")
+    found["judged"] = result.judged.to_dict("records")
     found["processes"] = PartialState().num_processes
     if PartialState().is_main_process:
         write_json(target, json.loads(json.dumps(found).replace("NaN", "null")))

@@ -86,6 +86,25 @@ def test_a_folder_is_a_model_too(minilm: Any, folder: Path) -> None:
     assert other.identity["weights"] != minilm.identity["weights"]  # a folder's digest covers more than its weights
 
 
+def test_a_hub_id_is_a_model_too(minilm: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a download left it in the hub's cache; the commit stands for the weights."""
+    commit = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
+    place = tmp_path / "models--some--encoder"
+    shutil.copytree(folder, place / "snapshots" / commit)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    hub = build_embedder(params("some/encoder"))
+    np.testing.assert_allclose(hub.embed(TEXTS), minilm.embed(TEXTS), atol=1e-6)
+    assert (hub.identity["model"], hub.identity["weights"]) == ("some/encoder", commit)
+    assert dict(build_embedder(params("some/encoder", revision=commit)).identity) == dict(hub.identity)
+    # The hub's main moves on: other weights, and another key in the feature store.
+    other = "2" * 40
+    (place / "snapshots" / commit).rename(place / "snapshots" / other)
+    (place / "refs" / "main").write_text(other)
+    assert build_embedder(params("some/encoder")).identity["weights"] == other
+
+
 def test_dimensions_cut_the_vector_and_its_identity(minilm: Any) -> None:
     short = build_embedder(params(embedders.PACKAGED_MODEL, dimensions=64))
     vectors, whole = short.embed(TEXTS), minilm.embed(TEXTS)[:, :64]

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from realm_lib.embedders import EmbedderError, HostedEmbedder, build_embedder, by_role, cosine
 from realm_lib.embedders.gemini import BudgetError, GeminiEmbedder
+from realm_lib.evaluation import similarity_by_task_type
 from realm_lib.feature_store import FeatureStore, text_key
 from realm_lib.features import extract_features, quote_embeddings
 from realm_lib.params import EmbeddingParams, Params, ParamsError, load_params
@@ -168,6 +169,36 @@ def test_prompts_and_responses_have_their_own_task_types(server: GeminiServer, s
     first, second = by_role(same)
     assert first is second
     assert isinstance(same, HostedEmbedder)
+
+
+def test_other_task_types_in_the_store_are_compared_without_asking(server: GeminiServer, tmp_path: Path) -> None:
+    pairs = some_pairs(30).assign(post_id=[f"post {n // 2}" for n in range(30)], labels=[1, 0, 1] * 10)
+    embedder = gemini(server, prompt_task_type=QUESTION)
+    alone = extract(pairs, embedder, tmp_path)
+    assert not [name for name in alone if " under " in name], "there is one way only"
+    assert similarity_by_task_type(alone).empty
+
+    alike = "SEMANTIC_SIMILARITY"
+    extract(pairs, gemini(server, task_type=alike), tmp_path)
+    server.requests.clear()
+    files = set(tmp_path.iterdir())
+    features = extract(pairs, embedder, tmp_path)
+    assert not server.requests
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in files}
+    for prompts, responses in ((QUESTION, DOCUMENT), (alike, alike), (QUESTION, alike), (alike, DOCUMENT)):
+        for side in "AB":
+            wanted = expected(pairs["history"], prompts) * expected(pairs[f"human_ref_{side}"], responses)
+            found = features[f"similarity_{side} under {prompts}, {responses}"]
+            np.testing.assert_allclose(found, wanted.sum(axis=1), atol=1e-6)
+    assert len([name for name in features if " under " in name]) == 8
+
+    table = similarity_by_task_type(features, resamples=200).set_index(["prompts", "responses"])
+    assert table.loc[QUESTION, DOCUMENT]["difference"] == "+0.0 (+0.0 to +0.0)"
+    difference = expected(pairs["history"], alike) * (
+        expected(pairs["human_ref_A"], alike) - expected(pairs["human_ref_B"], alike)
+    )
+    right = ((difference.sum(axis=1) > 0) == (pairs["labels"] == 1)).mean()
+    assert table.loc[alike, alike]["accuracy"].startswith(f"{100 * right:.1f} % (")
 
 
 def test_identities_differ_where_vectors_may(server: GeminiServer) -> None:

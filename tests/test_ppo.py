@@ -117,14 +117,14 @@ def test_training_raises_the_reward_and_leaves_a_policy_log_and_tables(folder: P
     assert result.evaluations["step"].tolist() == [0, 3, 6, 9, 12]
     log = (tmp_path / "logs" / "ppo_samples.jsonl").read_text(encoding="utf-8").splitlines()
     samples = pd.DataFrame([json.loads(line, parse_constant=pytest.fail) for line in log])
-    assert samples.pop("asked").tolist() == HELD_OUT * 5
+    assert samples.pop("post").tolist() == HELD_OUT * 5
     pd.testing.assert_frame_equal(samples, result.samples)
     curve = result.curve().set_index("step")
-    assert curve.loc[0, ["reward_low", "reward_high"]].tolist() == [curve.loc[0, "reward"]] * 2
+    assert curve.loc[0, ["reward", "reward_low", "reward_high"]].tolist() == [0.0] * 3
     assert (curve["reward_low"] <= curve["reward"]).all()
     assert (curve["reward"] <= curve["reward_high"]).all()
-    np.testing.assert_allclose(curve["gold"], result.evaluations["gold"])
-    assert curve.loc[result.best_step, "reward"] == found["reward"]["after"]
+    np.testing.assert_allclose(curve["gold"], result.evaluations["gold"] - result.evaluations["gold"][0], atol=1e-12)
+    assert curve.loc[result.best_step, "reward"] == found["reward"]["difference"]
     assert set(curve["prompts"]) == {9}
     assert result.samples.groupby("step")["prompt"].apply(list).tolist() == [list(range(9))] * 5
     assert list(result.comparison()["prompt"]) == list(range(9))
@@ -142,6 +142,34 @@ def test_training_raises_the_reward_and_leaves_a_policy_log_and_tables(folder: P
     if len(answer) == kept["length"]:  # another split of the same text is possible
         own, reference = (response_log_probs(model, [prompt], [answer])[0] for model in (saved.model, base.model))
         assert float((own - reference).sum()) == pytest.approx(kept["kl"], abs=1e-3)
+
+
+def test_other_prompts_choose_the_policy_than_those_that_judge_it(folder: Path, tmp_path: Path) -> None:
+    params = make_params(folder, total_episodes=32 * 6, batch_size=32, minibatch_size=16, learning_rate=1e-2)
+    choose_on = ["Which crumb is open?", "Which crust is thin?", "Which flour is strong?"]
+    found = train_ppo(params, letters, PROMPTS, held_out=HELD_OUT, choose_on=choose_on, run=Run(tmp_path))
+    assert found.samples.groupby("step")["prompt"].apply(list).to_dict() == {step: [0, 1, 2] for step in (0, 3, 6)}
+    assert found.best_step == choose(found.evaluations.to_dict("records"), params.ppo) > 0
+    assert found.judged.groupby("step")["prompt"].apply(list).to_dict() == {
+        step: list(range(9)) for step in (0, found.best_step)
+    }
+    metrics = found.metrics()
+    assert metrics["held_out_prompts"] == 9
+    for step, when in ((0, "before"), (found.best_step, "after")):
+        answers = found.judged[found.judged["step"] == step]
+        assert metrics["reward"][when] == pytest.approx(answers["reward"].mean())
+        assert letters(HELD_OUT, answers["response"].tolist()) == pytest.approx(answers["reward"].tolist())
+
+    curve = found.curve().set_index("step")
+    means = found.samples.groupby("step")["reward"].mean()
+    pd.testing.assert_series_equal(curve["reward"], means - means[0], check_names=False)
+    assert (curve["reward_low"] <= curve["reward"]).all()
+    assert (curve["reward"] <= curve["reward_high"]).all()
+
+    lines = (tmp_path / "logs" / "ppo_samples.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["post"] for row in rows] == choose_on * 3
+    assert [row["response"] for row in rows] == found.samples["response"].tolist()
 
 
 # What changes nothing
@@ -212,7 +240,7 @@ def test_recomputed_activations_change_nothing_and_the_reference_stays(folder: P
     after = usual.models.reference_log_probs([rows[0][0].prompt_ids], [rows[0][0].response_ids], 1.0)
     assert torch.equal(before, after)
     own = usual.models.evaluate([rows[0][0].prompt_ids], [rows[0][0].response_ids], 1.0)
-    assert float((own.log_probs - before).abs().max()) > 1e-4
+    assert float((own.log_probs.detach() - before).abs().max()) > 1e-4
 
 
 @pytest.mark.parametrize("value_model", ["backbone", "separate"])
@@ -404,8 +432,10 @@ def test_what_cannot_be_trained_is_refused(folder: Path) -> None:
     endless.tokenizer.eos_token = None
     with pytest.raises(PPOError, match="no EOS token"):
         PPOTrainer(params, endless, letters, PROMPTS, held_out=HELD_OUT)
-    with pytest.raises(PolicyError, match="prompt 1 is empty"):
+    with pytest.raises(PolicyError, match="training: prompt 1 is empty"):
         train_ppo(params, letters, ["Why?", ""], held_out=HELD_OUT)
+    with pytest.raises(PolicyError, match="choosing: there are no prompts"):
+        train_ppo(params, letters, PROMPTS, held_out=HELD_OUT, choose_on=[])
 
 
 def test_prompts_that_are_too_long_are_counted(folder: Path) -> None:

@@ -51,6 +51,23 @@ def test_the_offline_models_own_tokenizer(tiny_tokenizer: Any) -> None:
     assert split_query(query, prompt) == (MESSAGES, RESPONSE)
 
 
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_prompt_that_lost_its_start_is_still_taken_off(name: str) -> None:
+    """OpenRLHF cuts the tokens of a long prompt at their start, and sends the whole prompt beside the query."""
+    prompt, answer = rendered(name)
+    heading = len(TEMPLATES[name][2])
+    for lost in range(len(prompt) - heading + 1):
+        assert split_query(prompt[lost:] + answer, prompt) == (MESSAGES, RESPONSE)
+    assert split_query("\ufffd\ufffd" + prompt[7:] + answer, prompt) == (MESSAGES, RESPONSE)
+    with pytest.raises(RenderedChatError):
+        split_query(prompt[-heading + 2 :] + answer, prompt)
+
+
+def test_a_long_prompt_that_lost_its_start_is_read_in_time() -> None:
+    turns = "<|im_start|>user\n" + "a" * 200_000 + "<|im_end|>\n<|im_start|>assistant\n"
+    assert split_query(turns[50_000:] + "Yes.", turns)[1] == "Yes."
+
+
 def test_mistral_and_a_transcript() -> None:
     assert split_rendered("<s>[INST] Why? [/INST] Because.</s>") == ([{"role": "user", "content": "Why?"}], "Because.")
     transcript = "\n\nHuman: Why?\n\nAssistant: Because."

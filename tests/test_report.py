@@ -1,16 +1,20 @@
 """The rendered report of a run that is made by hand: everything true is shown, nothing hostile acts."""
 
+import base64
 import copy
 import re
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
+from policies_made_up import PPO, write_policies
 
 from realm_lib.params import dump_yaml, load_params
-from realm_lib.report import write_report
+from realm_lib.report import ComparisonOfRunsError, write_report, write_side_by_side
+from realm_lib.report.answers import two_sentences
 from realm_lib.runs import MissingStepError, Run, write_text
 
 ROOT = Path(__file__).parents[1]
@@ -18,6 +22,10 @@ ROOT = Path(__file__).parents[1]
 
 def reward(accuracy: float, low: float, high: float) -> dict[str, Any]:
     return {"accuracy": accuracy, "ci": [low, high], "ties": 3, "log_loss": 0.61234, "ece": 0.02345}
+
+
+def difference(value: float, low: float, high: float, p: float = 0.0123) -> dict[str, Any]:
+    return {"value": value, "ci": [low, high], "p_value": p / 3, "p_holm": p, "detectable": 0.04}
 
 
 EVALUATION: dict[str, Any] = {
@@ -31,14 +39,16 @@ EVALUATION: dict[str, Any] = {
         "length": reward(0.55, 0.53, 0.57),
     },
     "differences": {
-        "realm - reward_model": {"value": 0.051, "ci": [0.02, 0.08], "p_value": 0.00004},
-        "realm - linear": {"value": 0.011, "ci": [-0.005, 0.03], "p_value": 0.21},
-        "realm - length": {"value": -0.06, "ci": [-0.1, -0.02], "p_value": 0.0123},
+        "realm - reward_model": difference(0.051, 0.02, 0.08, p=0.00004),
+        "realm - linear": difference(0.011, -0.005, 0.03, p=0.21),
+        "realm - length": difference(-0.06, -0.1, -0.02),
     },
     "by_domain": {},
     "ceiling": {"accuracy": 0.76, "ci": [0.74, 0.78]},
     "verdict": "On these pairs, REALM is fine.",
 }
+FIGURE = """<svg width="300pt" xmlns="http://www.w3.org/2000/svg">
+ <metadata>matplotlib's</metadata><path style="fill: #ffffff"/><path style="fill: #222222; stroke: #ffffff"/></svg>"""
 COUNTS = {
     "pairs": 5000,
     "unique_responses": 7000,
@@ -62,7 +72,7 @@ def make_run(folder: Path, evaluation: dict[str, Any] | None = EVALUATION) -> Ru
         run.write_metrics("evaluation", evaluation)
     run.path("models", "combiner").mkdir(parents=True)
     run.path("models", ".half").mkdir()
-    write_text(run.path("figures", "evaluation_accuracy.svg"), "<svg xmlns='http://www.w3.org/2000/svg'/>")
+    write_text(run.path("figures", "evaluation_differences.svg"), FIGURE)
     return run
 
 
@@ -99,7 +109,7 @@ def run(tmp_path: Path) -> Run:
 
 def test_the_page_is_written_and_returned(run: Run) -> None:
     assert write_report(run) == run.path("reports", "index.html")
-    assert [path.name for path in run.path("reports").iterdir()] == ["index.html"]
+    assert {path.name for path in run.path("reports").iterdir()} == {"index.html", "files"}
 
 
 def test_without_an_evaluation_there_is_nothing_to_report(tmp_path: Path) -> None:
@@ -112,8 +122,8 @@ def test_the_table_holds_every_reward_the_best_first(run: Run) -> None:
     write_report(run)
     rows = read(run).select("table.rewards tbody tr")
     cells = [[cell.get_text(strip=True) for cell in row.find_all(["th", "td"])] for row in rows]
-    assert [row[1] for row in cells] == ["76.0%", "70.1%", "69.0%", "65.0%", "60.0%", "55.0%"]
-    assert cells[1][1:3] == ["70.1%", "68.0% to 72.0%"]
+    assert [row[1] for row in cells] == ["76.0 %", "70.1 %", "69.0 %", "65.0 %", "60.0 %", "55.0 %"]
+    assert cells[1][1:3] == ["70.1 %", "68.0 % to 72.0 %"]
     assert cells[1][4:] == ["0.612", "0.023", "3"]
     assert cells[0][4:] == ["", "", ""], "the ceiling is an accuracy only"
     assert "1,234 test pairs (321 posts)" in shown(run)
@@ -142,7 +152,7 @@ def test_a_difference_is_said_in_words_whatever_its_sign(run: Run) -> None:
     write_report(run)
     rows = [
         [cell.get_text(strip=True) for cell in row.find_all(["th", "td"])]
-        for row in read(run).find_all("table")[1].select("tbody tr")
+        for row in read(run).select("table.differences tbody tr")
     ]
     assert [row[1] for row in rows] == ["+5.1", "+1.1", "-6.0"]
     assert [row[3] for row in rows] == ["below 0.0001", "0.2100", "0.0123"]
@@ -151,22 +161,103 @@ def test_a_difference_is_said_in_words_whatever_its_sign(run: Run) -> None:
 
 def test_an_interval_that_touches_zero_is_not_a_difference(tmp_path: Path) -> None:
     evaluation = copy.deepcopy(EVALUATION)
-    evaluation["differences"] = {"realm - linear": {"value": 0.01, "ci": [0.0, 0.02], "p_value": 0.05}}
+    evaluation["differences"]["realm - reward_model"] = difference(0.01, 0.0, 0.02)
     run = make_run(tmp_path / "trial", evaluation)
     write_report(run)
-    assert "the data cannot tell" in shown(run)
+    assert "the data cannot tell" in read(run).select("table.differences tbody tr")[0].get_text()
+    assert "not to be told from the reward model alone (+1.0 points, +0.0 to +2.0)" in shown(run)
 
 
 def test_a_reward_that_loses_is_reported_as_losing(tmp_path: Path) -> None:
     evaluation = copy.deepcopy(EVALUATION)
     evaluation["rewards"]["realm"] = reward(0.41, 0.35, 0.47)
-    evaluation["verdict"] = "Simply taking the longer response (55.0 %) is better."
+    evaluation["differences"]["realm - reward_model"] = difference(-0.24, -0.3, -0.18)
     run = make_run(tmp_path / "trial", evaluation)
     write_report(run)
-    assert read(run).select_one(".verdict").get_text() == evaluation["verdict"]  # type: ignore[union-attr]
+    verdict = read(run).select_one(".verdict").get_text()  # type: ignore[union-attr]
+    assert "it is worse than the reward model alone (-24.0 points, -30.0 to -18.0)" in verdict
+    assert "Simply taking the longer response" in verdict
+    assert "Is it better? No." in shown(run)
     rows = read(run).select("table.rewards tbody tr")
     assert "subject" in rows[-1]["class"], "the last of the table"
     assert float(read(run).select_one("th.plot span").get_text().split()[0]) <= 35  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("against", "controlled", "said"),
+    [
+        ((0.02, 0.10), (0.60, 0.65), "It is not only length"),
+        ((0.02, 0.10), (0.47, 0.55), "It may be only length"),
+        ((-0.02, 0.10), (0.60, 0.65), "not shown to be more than length"),
+        ((-0.10, -0.02), (0.40, 0.45), "Simply taking the longer response"),
+    ],
+)
+def test_the_verdict_is_two_sentences_that_follow_the_intervals(
+    against: tuple[float, float], controlled: tuple[float, float], said: str
+) -> None:
+    evaluation = copy.deepcopy(EVALUATION)
+    evaluation["differences"]["realm - length"] = difference(sum(against) / 2, *against)
+    evaluation["rewards"]["realm"]["length_controlled"] = {"accuracy": sum(controlled) / 2, "ci": list(controlled)}
+    verdict = two_sentences(evaluation)
+    assert said in verdict
+    assert len(re.findall(r"[a-z)%0-9]\.(?= |$)", verdict)) == 2, verdict
+    assert "70.1 %" in verdict
+
+
+def test_a_difference_that_correction_takes_back_is_not_called_sure(tmp_path: Path) -> None:
+    evaluation = copy.deepcopy(EVALUATION)
+    evaluation["differences"]["realm - linear"] = difference(-0.024, -0.042, -0.006, p=0.1158)
+    run = make_run(tmp_path / "trial", evaluation)
+    write_report(run)
+    text = shown(run)
+    assert "worse, not surely" in text
+    assert "(-2.4 points, -4.2 to -0.6, but p = 0.12 after correction)" in text
+    assert "A weighted sum of the two seems to do better" in text
+
+
+def test_domains_of_few_pairs_are_counted_and_not_named(tmp_path: Path) -> None:
+    evaluation = copy.deepcopy(EVALUATION)
+    evaluation["by_domain"] = {
+        name: {"pairs": pairs, "realm": reward(accuracy, 0.5, 1.0), "reward_model": reward(0.5, 0.4, 0.6)}
+        for name, pairs, accuracy in (("tiny", 1, 1.0), ("large", 50, 0.6))
+    }
+    run = make_run(tmp_path / "trial", evaluation)
+    write_report(run)
+    assert "Ahead of the reward model in 2 of 2" in shown(run)
+    assert "large (+10 points)" in shown(run)
+    assert "tiny (" not in shown(run)
+
+
+def test_the_index_alone_answers_the_questions_of_a_reader(tmp_path: Path) -> None:
+    evaluation = copy.deepcopy(EVALUATION)
+    evaluation["differences"]["realm - similarity"] = difference(0.1, 0.05, 0.15, p=0.002)
+    evaluation["seeds"] = {"sd": 0.0012}
+    gaps = {"askbaking": 0.10, "askvet": 0.02, "askhr": -0.03}
+    evaluation["by_domain"] = {
+        name: {"pairs": 40, "realm": reward(0.6 + gap, 0.5, 0.8), "reward_model": reward(0.6, 0.5, 0.7)}
+        for name, gap in gaps.items()
+    }
+    run = make_run(tmp_path / "trial", evaluation)
+    write_report(run)
+    answers = {
+        entry.find("dt").get_text(): entry.find("dd").get_text()  # type: ignore[union-attr]
+        for entry in read(run).select(".answers div")
+    }
+    better, much, sure, domains, length = answers.values()
+    assert better.startswith("Yes, than either of its parts. The network is not shown to be better than a plain")
+    assert "+5.1 points, +2.0 to +8.0" in much
+    assert "+10.0 points, +5.0 to +15.0" in much
+    assert "p < 0.001 against the reward model alone and p = 0.002 against similarity alone" in sure
+    assert "4.0 points would be found" in sure
+    assert "0.12 points" in sure
+    assert domains.startswith(
+        "Ahead of the reward model in 2 of 3, behind in 1. Furthest ahead in askbaking (+10 points)"
+    )
+    assert "furthest behind in askhr (-3)" in domains
+    assert "-6.0 points" in length
+    assert list(answers) == [
+        *("Is it better?", "By how much?", "How sure is that?", "On which domains?", "Is it only length?")
+    ]
 
 
 @pytest.mark.parametrize("simulated", [True, False])
@@ -187,22 +278,22 @@ def test_what_ran_is_there(run: Run) -> None:
     assert "03 Evaluation" in text
     assert "ok" in [cell.get_text() for cell in soup.find_all("td")]
     links = {link["href"] for link in soup.find_all("a")}
-    assert {"index.html", "03_evaluation.html", "../params.yaml", "../manifest.json"} <= links
-    assert {"../metrics/evaluation.json", "../metrics/features.json", "../models/combiner"} <= links
-    assert not any(".half" in link for link in links), "an unfinished model is no result"
-    assert all((run.path("reports") / link).exists() for link in links)
+    assert {"index.html", "03_evaluation.html", "files/params.yaml", "files/manifest.json"} <= links
+    assert {"files/evaluation.json", "files/features.json"} <= links
+    assert not any(link.startswith("..") for link in links), "the folder can be sent as it is"
+    assert all((run.path("reports") / link).exists() for link in links if not link.startswith("#"))
     assert "hidden_dims" in text
     assert "torch==" in text
     (image,) = soup.find_all("img")
     assert image["src"].startswith("data:image/svg+xml;base64,")
-    assert image["alt"]
+    assert "intervals" in image["alt"]
 
 
 def test_a_failed_notebook_is_no_page(run: Run) -> None:
     add_notebook(run, prose("# Good"))
     add_notebook(run, prose("# Bad"), name="02_combiner_training.failed")
     write_report(run)
-    assert {path.stem for path in run.path("reports").iterdir()} == {"index", "03_evaluation"}
+    assert {path.stem for path in run.path("reports").glob("*.html")} == {"index", "03_evaluation"}
 
 
 def test_a_second_report_replaces_the_first(tmp_path: Path) -> None:
@@ -212,6 +303,144 @@ def test_a_second_report_replaces_the_first(tmp_path: Path) -> None:
     write_report(run)
     assert "Another one." in shown(run)
     assert EVALUATION["verdict"] not in shown(run)
+    assert "Another one." in run.path("reports", "files", "evaluation.json").read_text(encoding="utf-8")
+
+
+def test_a_figure_has_its_colours_on_light_and_on_dark_pages(run: Run) -> None:
+    write_report(run)
+    (drawn,) = read(run).find_all("picture")
+    dark, light = (
+        base64.b64decode(address.partition(",")[2]).decode()
+        for address in (drawn.source["srcset"], drawn.img["src"])  # type: ignore[index]
+    )
+    assert 'style="fill: #222222; stroke: #ffffff"' in light
+    assert 'style="fill: #e6e9ee; stroke: #ffffff"' in dark, "words turn light, white rims stay"
+    assert "fill: #ffffff" not in dark
+    assert "matplotlib" not in light + dark
+    assert drawn.source["media"] == "screen and (prefers-color-scheme: dark)"  # type: ignore[index]
+    assert drawn.img["width"] == "400"  # type: ignore[index]
+
+
+# Policies
+
+
+def test_a_run_without_policies_has_no_section_on_them(run: Run) -> None:
+    write_report(run)
+    assert "language model" not in shown(run)
+    assert read(run).find("table", class_="policies") is None
+
+
+def test_policies_are_compared_with_their_intervals(run: Run) -> None:
+    found = write_policies(run)
+    for name in ("policies_win_rates_gold", "policies_reward_kl"):
+        write_text(run.path("figures", f"{name}.svg"), FIGURE)
+    write_report(run)
+    rows = {
+        row.find("th").get_text(): [cell.get_text() for cell in row.find_all("td")]  # type: ignore[union-attr]
+        for row in read(run).select("table.policies tbody tr")
+    }
+    assert list(rows) == ["Starting policy", "Best-of-4", "PPO"]
+    low, high = found["policies"]["ppo"]["ci"]
+    assert rows["PPO"][0] == f"{100 * found['policies']['ppo']['win_rate']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+    assert rows["Starting policy"][0] == ""
+    assert rows["PPO"][4] == "3.2"
+    assert rows["Best-of-4"][4].startswith("at most ")
+    assert "judged by the simulated truth" in shown(run)
+    described = [image["alt"] for image in read(run).find_all("img")]
+    assert [text for text in described if "Win rate" in text]
+    assert [text for text in described if "distance from the start" in text]
+    samples = read(run).select(".sample")
+    assert len(samples) == 3
+    assert "Post 0?" in samples[0].get_text()
+    assert [term.get_text().split(" reward")[0] for term in samples[0].select("dt")] == list(rows)
+
+
+def test_a_training_stands_there_before_policies_are_compared(run: Run) -> None:
+    run.write_metrics("ppo", PPO)
+    write_report(run)
+    assert "-0.50 → 0.25 (+0.75, +0.50 to +1.00)" in shown(run)
+    assert "20 → 31" in shown(run)
+    assert "1,024 episodes" in shown(run)
+
+
+def test_what_did_not_run_is_said(run: Run) -> None:
+    params = load_params(run.path("params.yaml"))
+    with pytest.raises(KeyError), run.step("05_dpo", params):
+        raise KeyError
+    write_report(run)
+    assert "Unfinished: 05_dpo" in shown(run)
+
+
+# Runs side by side
+
+
+def other_run(folder: Path, **changes: str) -> Run:
+    evaluation = copy.deepcopy(EVALUATION)
+    evaluation["rewards"]["realm"] = reward(0.8, 0.78, 0.82)
+    run = make_run(folder, evaluation)
+    overrides = [f"{key.replace('__', '.')}={value}" for key, value in changes.items()]
+    params = load_params(ROOT / "params" / "test.yaml", [f"run.output_dir={folder.parent}", *overrides])
+    write_text(run.path("params.yaml"), dump_yaml(params))
+    return run
+
+
+def test_runs_stand_side_by_side_with_what_differs(run: Run, tmp_path: Path) -> None:
+    write_policies(run)
+    other = other_run(tmp_path / "seed7", training__seed="7", run__name="seed7", model__hidden_dims="[8, 4]")
+    write_report(other)
+    page = write_side_by_side([run, other])
+    assert page == run.path("reports", "side_by_side_seed7.html")
+    soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+    rows = {
+        row.find("th").get_text(): [cell.get_text() for cell in row.find_all("td")]  # type: ignore[union-attr]
+        for row in soup.select("tbody tr")
+    }
+    own = load_params(run.path("params.yaml"))
+    assert rows["training.seed"] == [str(own.training.seed), "7"]
+    assert rows["model.hidden_dims"] == [str(own.model.hidden_dims), "[8, 4]"]
+    assert "run.name" not in rows
+    assert "data.seed" not in rows, "what is equal is left out"
+    assert rows["REALM (combined)"] == ["70.1 % (68.0 to 72.0)", "80.0 % (78.0 to 82.0)"]
+    assert rows["REALM (combined) minus Linear combination"][0].endswith("the data cannot tell")
+    assert rows["PPO"][1] == "", "a run without policies has no number there"
+    assert rows["PPO"][0].endswith(")")
+    summary = soup.select_one(".verdict").get_text()  # type: ignore[union-attr]
+    assert "training.seed" in summary
+    assert "80.0 %" in summary
+    assert "lie apart" in summary
+    assert "Simulated data." in soup.get_text()
+    assert [link["href"] for link in soup.select("nav a")] == [page.name, "../../seed7/reports/index.html"]
+    assert (page.parent / "../../seed7/reports/index.html").exists()
+
+
+def test_the_page_goes_where_it_is_asked_to(run: Run, tmp_path: Path) -> None:
+    write_report(run)
+    page = write_side_by_side([run, other_run(tmp_path / "b" / "trial")], tmp_path / "both.html")
+    soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+    assert [link["href"] for link in soup.select("nav a")] == ["both.html", "trial/reports/index.html"]
+    assert [cell.get_text() for cell in soup.select("thead th")][:2] == [f"{tmp_path.name}-trial", "b-trial"]
+
+
+def test_equal_runs_are_said_to_be_equal(run: Run, tmp_path: Path) -> None:
+    page = write_side_by_side([run, make_run(tmp_path / "again")])
+    text = page.read_text(encoding="utf-8")
+    assert "The runs have the same parameters." in text
+    assert "overlap" in text
+
+
+def test_what_cannot_be_compared_is_named(run: Run, tmp_path: Path) -> None:
+    failed = make_run(tmp_path / "failed", evaluation=None)
+    with pytest.raises(KeyError), failed.step("02_combiner_training", load_params(failed.path("params.yaml"))):
+        raise KeyError
+    for runs, message in (
+        ([run], "two runs or more"),
+        ([run, run], "trial is named twice"),
+        ([run, Run(tmp_path / "nowhere")], "nowhere: no run here"),
+        ([run, failed], "failed: no evaluation to compare: 02_combiner_training ended as failed"),
+    ):
+        with pytest.raises(ComparisonOfRunsError, match=message):
+            write_side_by_side(runs)
+    assert not run.path("reports").exists()
 
 
 # Pages of notebooks
@@ -254,6 +483,40 @@ def test_what_libraries_mutter_is_not_for_readers(run: Run) -> None:
     write_report(run)
     assert "from stdout" in shown(run, "03_evaluation")
     assert "from stderr" not in shown(run, "03_evaluation")
+
+
+def test_bars_and_widgets_leave_no_debris(run: Run) -> None:
+    bar = nbformat.v4.new_output("stream", name="stdout", text="\r  0%|   | 0/3\r100%|###| 3/3\ndone\r\nnext")
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "HBox(children=())"}
+    beside = {**widget, "text/html": "<p>beside</p>"}
+    outputs = [bar, *(nbformat.v4.new_output("display_data", data=data) for data in (widget, beside))]
+    add_notebook(run, nbformat.v4.new_code_cell("x", outputs=outputs))
+    write_report(run)
+    text = shown(run, "03_evaluation")
+    assert "done next" in text
+    assert "%|" not in text
+    assert "HBox" not in text
+    assert "beside" in text
+
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
+def test_a_picture_is_described_and_drawn_sharp_where_it_was_saved(run: Run) -> None:
+    shown_picture = [nbformat.v4.new_output("display_data", data={"image/png": PIXEL})]
+    saving = 'outputs.save_figure(ax.figure, "evaluation_differences")'
+    add_notebook(
+        run,
+        prose("## How sure?"),
+        nbformat.v4.new_code_cell(saving, outputs=shown_picture),
+        nbformat.v4.new_code_cell("plot()", outputs=copy.deepcopy(shown_picture)),
+    )
+    write_report(run)
+    sharp, other = read(run, "03_evaluation").find_all("img")
+    assert sharp["src"].startswith("data:image/svg+xml")
+    assert "Differences in accuracy" in sharp["alt"]
+    assert other["src"].startswith("data:image/png")
+    assert other["alt"] == "Figure 1 of “How sure?”"
 
 
 def test_rendering_leaves_the_executed_notebook_alone(run: Run) -> None:
@@ -315,9 +578,16 @@ def test_what_a_cell_shows_is_text_and_does_nothing(run: Run, text: str) -> None
 def test_the_index_escapes_what_it_is_given(tmp_path: Path, text: str) -> None:
     folder = re.sub(r"[/\n]", "", text)
     run = make_run(tmp_path / folder, EVALUATION | {"verdict": text})
+    write_policies(run, answer=text)
+    pairs = {"post_id": ["p"], "labels": [1], "realm_p": [0.1], "realm_A": [0.0], "realm_B": [1.0]}
+    pd.DataFrame(pairs).to_parquet(run.path("metrics", "pairs.parquet"))
+    run.path("features").mkdir()
+    texts = {"history": [text], "human_ref_A": [text], "human_ref_B": [text]}
+    pd.DataFrame(texts).to_parquet(run.path("features", "test.parquet"))
     write_report(run)
     soup = read(run)
     assert_harmless(soup)
-    assert soup.select_one(".verdict").get_text() == text  # type: ignore[union-attr]
+    assert text in [node.get_text() for node in soup.select("details p")]
+    assert [node.get_text() for node in soup.select(".said dd")].count(text) >= 4
     assert soup.title is not None
     assert folder in soup.title.get_text()

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -149,6 +150,7 @@ def test_from_the_shell(
     assert "2 rows, 2 distinct texts, 2 scored now, 0 known" in shown.out
     assert "tok/s" in shown.err
     assert "2 of 2 texts" in shown.err
+    assert re.search(r"\[\d\d:\d\d<\d\d:\d\d, ", shown.err)  # time gone, time left
     monkeypatch.setenv("REALM_QUIET", "1")
     monkeypatch.setattr(sys, "argv", [*sys.argv[:-1], str(tmp_path / "quiet.parquet")])
     with pytest.raises(SystemExit):

@@ -22,6 +22,8 @@ from transformers import (
     Qwen2Model,
 )
 
+from realm_lib.feature_store import FeatureStore, text_key
+from realm_lib.features import score_texts
 from realm_lib.params import RewardModelParams
 from realm_lib.runs import MissingStepError
 from realm_lib.scorers import ScorerError, build_scorer
@@ -411,7 +413,9 @@ def test_a_response_too_long_by_itself_is_an_error_that_names_it(inform_folder: 
 # Failures
 
 
-def test_a_score_that_is_no_number_names_its_text(inform_folder: Path, tmp_path: Path, oracle: Oracle) -> None:
+def test_a_score_that_is_no_number_names_its_text_and_is_never_cached(
+    inform_folder: Path, tmp_path: Path, oracle: Oracle
+) -> None:
     [spoiled] = oracle.tokenizer("~", add_special_tokens=False)["input_ids"]
 
     def edit(weights: dict[str, torch.Tensor]) -> None:
@@ -421,6 +425,11 @@ def test_a_score_that_is_no_number_names_its_text(inform_folder: Path, tmp_path:
     with pytest.raises(ScorerError, match=r"score of text 2 \(id \w{12}, prompt 'spoiled ~'.* is nan \(2 of 4"):
         scorer.score(["a", "b", "spoiled ~", "c"], ["x", "y", "z", "~"])
     np.testing.assert_allclose(scorer.score(["a", "b"], ["x", "y"]), oracle(["a", "b"], ["x", "y"]), atol=1e-4, rtol=0)
+    store = FeatureStore(tmp_path / "store")
+    with pytest.raises(ScorerError, match=r"response '~'\) is nan") as caught:
+        score_texts(scorer, ["a", "c"], ["x", "~"], store, batch_size=1, progress=False)
+    assert text_key("c", "~").hex()[:12] in str(caught.value)  # the id is the start of its key
+    assert text_key("c", "~") not in store.table("score", scorer.identity, 1)
 
 
 # Precision and identity

@@ -40,6 +40,16 @@ def test_inform_70b_takes_what_it_takes() -> None:
         assert found == pytest.approx(gib, rel=0.03)
 
 
+def test_inform_70b_in_4_bit_needs_a_card_of_40_gib_or_more() -> None:
+    params = RewardModelParams(
+        backend="inform", model_id="infly/INF-ORM-Llama3.1-70B", quantization="4bit", dtype="bfloat16"
+    )
+    estimate = estimate_memory(INFORMForSequenceClassification, LlamaConfig(**LLAMA_70B), params)
+    assert 36 < estimate.total / GIB < 38
+    with pytest.raises(ScorerError, match=r"GiB in all; the GPU memory has 24\.0 GiB free"):
+        check_memory(estimate, params, (24.0 * GIB, "the GPU memory"))
+
+
 @pytest.mark.parametrize("quantization", [None, "4bit", "8bit"])
 def test_the_estimate_is_what_a_loaded_model_takes(inform_folder: Path, quantization: str | None) -> None:
     """Counted in the storage of a loaded model; at this size what does not scale with the weights shows, so 6 %."""

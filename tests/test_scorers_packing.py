@@ -1,5 +1,7 @@
 """Shared prefixes: each text's score is the one it has alone, and each token that can be shared is computed once."""
 
+import copy
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaF
 
 from realm_lib.scorers import ScorerError
 from realm_lib.scorers.forward import block_mask, why_not_shared
+from realm_lib.scorers.loading import take_apart
 from realm_lib.scorers.packing import common_prefix, plan_batches
 from realm_lib.scorers.transformer import TransformerScorer
 
@@ -43,12 +46,23 @@ def scorers(folders: dict[str, Path]) -> dict[str, TransformerScorer]:
 
 
 @pytest.fixture(scope="module")
+def eager_scorers(scorers: dict[str, TransformerScorer]) -> dict[str, TransformerScorer]:
+    """The same weights with eager attention, which would add the block mask as numbers: nothing is shared."""
+    found = {}
+    for backend, scorer in scorers.items():
+        model = copy.deepcopy(scorer.model)
+        model.set_attn_implementation("eager")
+        loaded = take_apart(model, scorer.encoder.tokenizer, scorer.params, None)
+        assert loaded.not_shared == "its attention is eager, not sdpa"
+        found[backend] = TransformerScorer(scorer.params, loaded=loaded)
+    return found
+
+
+@pytest.fixture(scope="module")
 def alone(scorers: dict[str, TransformerScorer]) -> dict[str, Callable[[str, str], float]]:
     """One text at a time through the whole model in float64, read by hand."""
 
     def of(scorer: TransformerScorer) -> Callable[[str, str], float]:
-        import copy
-
         model = copy.deepcopy(scorer.model).double()
         known: dict[tuple[str, str], float] = {}
 
@@ -85,20 +99,27 @@ comments = st.one_of(
 trees = st.lists(st.tuples(posts, st.lists(comments, min_size=1, max_size=6)), max_size=4)
 
 
-@given(tree=trees, budget=st.sampled_from([1, 90, 400, 10**6]), seed=st.integers(0, 5))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    tree=trees,
+    budget=st.sampled_from([1, 90, 400, 10**6]),
+    seed=st.integers(0, 5),
+    shared=st.booleans(),
+)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("backend", ["inform", "sequence_classification", "nemotron"])
 def test_any_tree_of_posts_and_comments_scores_as_one_at_a_time(
     scorers: dict[str, TransformerScorer],
+    eager_scorers: dict[str, TransformerScorer],
     alone: dict[str, Callable[[str, str], float]],
     backend: str,
     tree: list[tuple[str, list[str]]],
     budget: int,
     seed: int,
+    shared: bool,
 ) -> None:
     texts = [(post, comment) for post, comments in tree for comment in comments]
     texts = [texts[n] for n in np.random.default_rng(seed).permutation(len(texts))]
-    scorer = scorers[backend]
+    scorer = (scorers if shared else eager_scorers)[backend]
     scorer.budget = budget
     expected = [alone[backend](*text) for text in texts]
     np.testing.assert_allclose(score(scorer, texts), expected, atol=1e-5, rtol=1e-5)
@@ -282,6 +303,38 @@ def test_every_text_is_planned_once_whole_and_within_the_budget(
     assert computed <= sum(map(len, texts))
     longest = [batch[0].length for batch in batches]
     assert longest == sorted(longest, reverse=True)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 400), min_size=1, max_size=9),
+    budget=st.integers(1, 2000),
+    attention=st.sampled_from([None, 300.0, 5000.0]),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_other_way_to_cut_batches_costs_less(lengths: list[int], budget: int, attention: float | None) -> None:
+    """Against every way there is: each set of cuts through the rows in order of length."""
+
+    def cost(batches: Sequence[Sequence[int]]) -> float:
+        if any(len(batch) > 1 and len(batch) * batch[0] > budget for batch in batches):
+            return np.inf
+        each = [(len(batch), batch[0]) for batch in batches]
+        return sum(256 + rows * (longest + (4 * longest**2 / attention if attention else 0)) for rows, longest in each)
+
+    lengths.sort(reverse=True)
+    least = np.inf
+    for cuts in itertools.product([False, True], repeat=len(lengths) - 1):
+        ends = [n + 1 for n, cut in enumerate(cuts) if cut]
+        least = min(least, cost([lengths[a:b] for a, b in itertools.pairwise([0, *ends, len(lengths)])]))
+    batches = plan_batches([[7] * n for n in lengths], range(len(lengths)), budget, attention_length=attention)
+    assert cost([[row.length for row in batch] for batch in batches]) == pytest.approx(least)
+
+
+def test_short_rows_are_not_padded_to_the_length_of_long_ones() -> None:
+    lengths = [3000, *range(900, 20, -7)]
+    batches = plan_batches([[7] * n for n in lengths], range(len(lengths)), 10**6, attention_length=None)
+    padded = sum(batch[0].length * len(batch) for batch in batches)
+    assert padded < 1.15 * sum(lengths)
+    assert len(batches) < 20
 
 
 # Out of memory

@@ -2,16 +2,22 @@
 
 import asyncio
 import base64
+import html
 import json
 import logging
 import math
+import re
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from realm_lib.remote import Secret
@@ -123,6 +129,10 @@ def test_llama_factory(client: TestClient, wanted: Any) -> None:
         (b'{"prompt": ["a", "b"], "response": "secret"}', 422, "several prompts but one response"),
         (b'{"prompt": [{"role": "robot", "content": "secret"}], "response": "b"}', 422, "role"),
         (b'{"prompt": "secret \\ud800", "response": "b"}', 422, "lone surrogate"),
+        (b'{"prompt": "secret", "response": []}', 422, "at least 1 item"),
+        (b'{"prompt": [], "response": "secret"}', 422, "at least 1 item"),
+        (b'{"prompt": [], "response": []}', 422, "at least 1 item"),
+        (b'{"model": "secret", "messages": []}', 422, "at least 1 item"),
         (json.dumps({"prompt": "a", "response": ["secret"] * 9}).encode(), 422, "9 texts, the limit is 8"),
         (json.dumps({"prompt": "a", "response": "secret" * 1000}).encode(), 422, "6000 characters, the limit is 5000"),
         (json.dumps({"prompt": "a", "response": "secret \t" * 600}).encode(), 422, "the reward model reads 512"),
@@ -135,6 +145,7 @@ def test_a_bad_body_is_a_clear_4xx_that_repeats_nothing(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     path = "/get_reward" if b"query" in content else "/predict"
+    path = "/v1/score/evaluation" if b"messages" in content else path
     answer = client.post(path + "?secret=1", content=content, headers=JSON)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
     assert message in answer.json()["detail"]
@@ -186,7 +197,29 @@ def test_the_openapi_page_has_examples(client: TestClient) -> None:
     schema = client.get("/openapi.json").json()
     assert {"/predict", "/get_reward", "/v1/score/evaluation"} <= set(schema["paths"])
     assert all(schema["components"]["schemas"][name]["examples"] for name in ("PredictRequest", "GetRewardRequest"))
-    assert client.get("/docs").status_code == 200
+
+
+def test_the_page_of_the_api_needs_no_network(client: TestClient) -> None:
+    """Every operation with its example, and nothing that a browser would fetch."""
+    answer = client.get("/docs")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    page = html.unescape(answer.text)
+    schema = client.get("/openapi.json").json()
+    assert all(f"<code>{path}</code>" in page for path in schema["paths"])
+    for name in ("PredictRequest", "GetRewardRequest", "ScoresRequest", "Explained"):
+        assert json.dumps(schema["components"]["schemas"][name]["examples"][0], indent=2) in page
+    assert "Retry-After says when" in page
+    assert re.findall(r"(?:src|href)=\"([^\"]*)", page) == ["openapi.json"]
+    assert not re.search(r"<script|@import|url\(|https?:", page)
+
+
+@given(content=st.one_of(st.binary(max_size=300), st.text().map(lambda text: json.dumps(text).encode())))
+@settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.parametrize("path", ["/predict", "/get_reward", "/v1/score/evaluation"])
+def test_random_bytes_are_a_4xx(client: TestClient, path: str, content: bytes) -> None:
+    answer = client.post(path, content=content, headers=JSON)
+    assert answer.status_code in {400, 422}
+    assert answer.json()["detail"]
 
 
 def test_schemathesis_finds_no_500(client: TestClient) -> None:
@@ -260,6 +293,42 @@ def test_an_open_address_without_a_token_is_refused(monkeypatch: pytest.MonkeyPa
 
 
 # Before the model is there, and when it cannot be loaded
+
+
+def test_what_comes_while_the_model_is_loaded_waits_for_it(run_folder: Path, wanted: Any) -> None:
+    go = threading.Event()
+
+    class SlowService(RewardService):
+        def load(self) -> None:
+            assert go.wait(60)
+            super().load()
+
+    service = SlowService(run_folder, replace(LIMITS, queue=2))
+    with TestClient(guarded(create_app(service), service, None)) as client, ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(client.post, "/predict", json={"prompt": PROMPT, "response": text}) for text in ("a", "b")]
+        while service.batcher.waiting < 2:
+            time.sleep(0.01)
+        assert client.get("/readyz").status_code == 503
+        assert client.post("/predict", json={"prompt": PROMPT, "response": "c"}).status_code == 429
+        go.set()
+        answers = [each.result() for each in asked]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert [answer.json()["reward"] for answer in answers] == [wanted("a"), wanted("b")]
+
+
+def test_a_model_that_takes_too_long_to_load_is_503(run_folder: Path) -> None:
+    go = threading.Event()
+
+    class SlowService(RewardService):
+        def load(self) -> None:
+            assert go.wait(60)
+
+    service = SlowService(run_folder, replace(LIMITS, timeout=0.2))
+    with TestClient(guarded(create_app(service), service, None)) as client:
+        answer = client.post("/predict", json={"prompt": PROMPT, "response": RESPONSE})
+        go.set()
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert "the model is being loaded" in answer.json()["detail"]
 
 
 def test_not_ready_is_503_and_a_failure_is_kept(tmp_path: Path) -> None:

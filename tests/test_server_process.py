@@ -5,6 +5,8 @@ import random
 import signal
 import socket
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -13,11 +15,13 @@ from server_process import REALM, ServerProcess
 
 from realm_lib.reward import RealmReward
 
+OPENRLHFS_TRIES = 5
+"""And a second after each: SingleTurnAgentExecutor of OpenRLHF 0.11."""
 PAIRS = [(f"Why does {word} rise?", f"It is the {other}.") for word in "abcdef" for other in ("gas", "heat", "yeast")]
 
 
 async def ask(http: httpx.AsyncClient, url: str, pair: tuple[str, str], tries: int = 1) -> float | int:
-    """The reward, or the last status; asked again as OpenRLHF does, which waits a second between its tries."""
+    """The reward, or the last status."""
     status = 0
     for _ in range(tries):
         try:
@@ -43,7 +47,7 @@ def asked(url: str, pairs: list[tuple[str, str]], tries: int = 1) -> list[float 
 def test_load_overload_and_a_graceful_stop(run_folder: Path, run_reward: RealmReward) -> None:
     pairs = random.Random(0).choices(PAIRS, k=200)
     wanted = run_reward([prompt for prompt, _ in pairs], [response for _, response in pairs])
-    with ServerProcess(run_folder, limits="queue=6") as server:
+    with ServerProcess(run_folder, limits="queue=6, wait=1.5") as server:
         server.wait_ready()
         found = asked(server.url, pairs)
         full = [place for place, value in enumerate(found) if value == 429]
@@ -51,8 +55,12 @@ def test_load_overload_and_a_graceful_stop(run_folder: Path, run_reward: RealmRe
         assert full, "200 at once are more than a queue of 6 takes"
         assert answered
         assert [found[n] for n in answered] == pytest.approx([wanted[n] for n in answered], abs=1e-4)
-        assert asked(server.url, pairs[:4]) == pytest.approx(wanted[:4], abs=1e-4)
-        server.process.send_signal(signal.SIGTERM)
+        with ThreadPoolExecutor(1) as pool:
+            last = pool.submit(asked, server.url, pairs[:4])
+            while "realm_waiting_responses 4.0" not in httpx.get(f"{server.url}/metrics", timeout=60).text:
+                time.sleep(0.05)
+            server.process.send_signal(signal.SIGTERM)
+            assert last.result() == pytest.approx(wanted[:4], abs=1e-4), "what was accepted is answered"
         assert server.process.wait(120) in (0, -signal.SIGTERM)
     assert "POST /get_reward 429" in server.log
     assert "Traceback" not in server.log
@@ -63,6 +71,7 @@ def test_load_overload_and_a_graceful_stop(run_folder: Path, run_reward: RealmRe
 def test_killed_and_restarted_under_load_clients_get_the_right_rewards(
     run_folder: Path, run_reward: RealmReward
 ) -> None:
+    """With no more tries than OpenRLHF makes: the new process listens at once, and holds requests while it loads."""
     pairs = PAIRS * 8
     wanted = run_reward([prompt for prompt, _ in pairs], [response for _, response in pairs])
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -72,11 +81,11 @@ def test_killed_and_restarted_under_load_clients_get_the_right_rewards(
         first = await asyncio.to_thread(ServerProcess, run_folder, port=port)
         await asyncio.to_thread(first.wait_ready)
         async with httpx.AsyncClient(timeout=180) as http:
-            some = [asyncio.create_task(ask(http, first.url, pair, tries=300)) for pair in pairs]
+            some = [asyncio.create_task(ask(http, first.url, pair, tries=OPENRLHFS_TRIES)) for pair in pairs]
             await asyncio.wait(some, return_when=asyncio.FIRST_COMPLETED)
             first.process.kill()
             await asyncio.to_thread(first.process.wait)
-            late = [asyncio.create_task(ask(http, first.url, pair, tries=300)) for pair in pairs[:6]]
+            late = [asyncio.create_task(ask(http, first.url, pair, tries=OPENRLHFS_TRIES)) for pair in pairs[:6]]
             second = await asyncio.to_thread(ServerProcess, run_folder, port=port)
             with second:
                 return list(await asyncio.gather(*some, *late))

@@ -2,13 +2,14 @@
 
 from realm_lib.comparison.answers import compare_policies, starting_policy, trained_policy
 from realm_lib.comparison.result import ComparisonError, PolicyComparison
-from realm_lib.comparison.verdict import label, verdict
+from realm_lib.comparison.verdict import label, limits, verdict
 
 __all__ = [
     "ComparisonError",
     "PolicyComparison",
     "compare_policies",
     "label",
+    "limits",
     "starting_policy",
     "trained_policy",
     "verdict",

@@ -1,9 +1,9 @@
 """Which policy is better, in plain words made from the numbers, and what cannot be said."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["label", "verdict"]
+__all__ = ["label", "limits", "verdict"]
 
 _LABELS = {"base": "the starting policy", "ppo": "PPO", "dpo": "DPO"}
 
@@ -37,6 +37,33 @@ def verdict(metrics: Mapping[str, Any]) -> str:
             "(`rlhf.judges`)."
         )
     return "\n".join(lines)
+
+
+def limits(*, simulated: bool, trained_here: bool, pairs: Literal["human", "on_policy"]) -> str:
+    """What a comparison of policies can and cannot say, whatever its numbers; empty where nothing has to be said.
+
+    ``trained_here``: the starting policy is the small one of notebook 00; ``pairs`` are those that DPO learned from.
+    """
+    lines = []
+    if simulated:
+        lines.append(
+            "Posts, comments and the truth that judges are **simulated**: it is found here whether the method and its "
+            "code do what they should, not what people would prefer."
+        )
+    if trained_here:
+        lines.append(
+            "The policies are small: they start from the language model that notebook 00 trained on this run's own "
+            "comments. Read the answers before the numbers: one poor answer can win against another. What can be "
+            "concluded: whether training moves a policy to what its reward or its pairs prefer, on prompts that it has "
+            "not seen, and how far it goes for that. What cannot: that anybody would want these answers, or that a "
+            "larger model would gain as much."
+        )
+    if pairs == "human" and not simulated:
+        lines.append(
+            "DPO learned from pairs that people decided, of answers that others wrote; PPO and best-of-n follow the "
+            "reward. A win rate under the reward measures these two by their own aim, and DPO by another's."
+        )
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _against_start(name: str, entry: Mapping[str, Any]) -> str:

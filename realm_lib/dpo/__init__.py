@@ -4,7 +4,7 @@ from realm_lib.dpo.errors import DPOError
 from realm_lib.dpo.loss import dpo_losses, implicit_rewards
 from realm_lib.dpo.material import Material, load_material
 from realm_lib.dpo.pairs import PreferencePairs
-from realm_lib.dpo.result import DPOResult, ranking_agreement, with_margins
+from realm_lib.dpo.result import DPOResult, conclusion, ranking_agreement, with_margins
 from realm_lib.dpo.samples import SampleStore, policy_identity
 from realm_lib.dpo.training import make_pairs, train_dpo
 
@@ -14,6 +14,7 @@ __all__ = [
     "Material",
     "PreferencePairs",
     "SampleStore",
+    "conclusion",
     "dpo_losses",
     "implicit_rewards",
     "load_material",

@@ -146,7 +146,7 @@ def _trainer(
         seed=derive_seed(params.seed, "dpo", "order"),
     )
     try:
-        with _bars(progress):
+        with _no_bars():
             trainer = TokenisedDPOTrainer(
                 model=policy.model,
                 args=config,
@@ -165,18 +165,16 @@ def _trainer(
 
 
 @contextmanager
-def _bars(shown: bool) -> Iterator[None]:
-    """TRL draws bars of its own unless this variable of the environment tells it not to."""
+def _no_bars() -> Iterator[None]:
+    """Without the bars that TRL draws of its passes over the reference, whatever the arguments say."""
     before = os.environ.get("TQDM_DISABLE")
-    if not shown:
-        os.environ["TQDM_DISABLE"] = "1"
+    os.environ["TQDM_DISABLE"] = "1"
     try:
         yield
     finally:
-        if not shown:
-            del os.environ["TQDM_DISABLE"]
-            if before is not None:
-                os.environ["TQDM_DISABLE"] = before
+        del os.environ["TQDM_DISABLE"]
+        if before is not None:
+            os.environ["TQDM_DISABLE"] = before
 
 
 def _last_checkpoint(home: Path) -> str | None:

@@ -1,5 +1,6 @@
 """What a training leaves: its history, its pairs, the held-out answers before and after, and metrics/dpo.json."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from realm_lib.policies import Policy
 from realm_lib.ppo.rewards import Judge, Reward
 from realm_lib.win_rates import win_rate, win_shares
 
-__all__ = ["DPOResult", "ranking_agreement", "with_margins"]
+__all__ = ["DPOResult", "conclusion", "ranking_agreement", "with_margins"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,11 @@ class DPOResult:
             "win_rate": rates[self.judge]["win_rate"],
             "win_rate_ci": rates[self.judge]["ci"],
             "win_rates": rates,
-            "reward_margin": {"before": 0.0, "after": float(margins.mean())},
+            "reward_margin": {
+                "before": 0.0,
+                "after": float(margins.mean()),
+                "ci": _interval(margins, self.implicit["prompt"]),
+            },
             "accuracy": {"before": 0.5, "after": float(right.mean()), "ci": _interval(right, self.implicit["prompt"])},
             **found,
             "seconds": self.seconds,
@@ -110,6 +115,33 @@ def ranking_agreement(pairs: PreferencePairs, gold: Judge | None = None) -> dict
         "share": float(right.mean()),
         "ci": _interval(right, pairs.table["prompt"]),
     }
+
+
+def conclusion(metrics: Mapping[str, Any]) -> str:
+    """What a training changed, in sentences from metrics/dpo.json; called better only where the interval says so."""
+    low, high = metrics["win_rate_ci"]
+    word = "more often than" if low > 0.5 else "less often than" if high < 0.5 else "neither more nor less often than"
+    ordered = metrics["pairs_from"] == "on_policy"
+    own = "REALM's reward, which ordered its pairs" if ordered else "REALM's reward, while its pairs came from people"
+    judge = "the simulated truth" if metrics["judge"] == "gold" else own
+    margin, right = metrics["reward_margin"], metrics["accuracy"]
+    sure = "more than chance" if right["ci"][0] > 0.5 else "which cannot be told from chance"
+    if right["ci"][1] < 0.5:
+        sure = "less than chance"
+    length, ended = metrics["length"], metrics["ended"]
+    return (
+        f"The trained policy's answer wins {word} the starting policy's: **{_percent(metrics['win_rate'])}** "
+        f"({_percent(low)} to {_percent(high)}), judged by {judge}, on {metrics['held_out_prompts']} held-out prompts. "
+        f"The margin of {metrics['held_out_pairs']} held-out pairs went from 0 to {margin['after']:.3f} nats "
+        f"({margin['ci'][0]:.3f} to {margin['ci'][1]:.3f}); {_percent(right['after'])} of them are in the right order "
+        f"({_percent(right['ci'][0])} to {_percent(right['ci'][1])}), {sure}. Answers have "
+        f"{length['after']:.0f} tokens ({length['before']:.0f} before); {ended['after']:.0%} end by themselves "
+        f"({ended['before']:.0%} before)."
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _scores(name: str, judge: Judge | Reward, table: pd.DataFrame, side: str) -> NDArray[np.float64]:

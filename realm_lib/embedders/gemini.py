@@ -4,16 +4,16 @@ import math
 import random
 import threading
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any, Self
+from contextlib import closing
+from typing import Any, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from realm_lib.embedders.gemini_clients import GeminiClient, build_client
 from realm_lib.embedders.vectors import EmbedderError, Quote, Role, cosine, unit_vectors
-from realm_lib.params import GEMINI_MODEL, GEMINI_TEXTS_PER_REQUEST, EmbeddingParams
-from realm_lib.remote import Cancelled, RateLimiter, RemoteError, Secret, with_retries
+from realm_lib.params import GEMINI_MODEL, GEMINI_TEXTS_PER_REQUEST, EmbeddingParams, TaskType
+from realm_lib.remote import RateLimiter, RemoteError, Secret, ask_all, with_retries
 from realm_lib.runs import derive_seed
 
 __all__ = ["BudgetError", "GeminiEmbedder", "estimate_tokens"]
@@ -105,6 +105,14 @@ class GeminiEmbedder:
         """The embedder of prompts or of responses, with the same key, limits and budget."""
         return type(self)(self.params, role, self._account)
 
+    def by_task_type(self) -> Mapping[str, Self]:
+        """This embedder under each of Gemini's task types, by its name."""
+        changed = {name: {"task_type": name, "prompt_task_type": None} for name in get_args(TaskType)}
+        return {
+            name: type(self)(self.params.model_copy(update=change), "response", self._account)
+            for name, change in changed.items()
+        }
+
     def quote(self, texts: Sequence[str]) -> Quote:
         """Number, tokens and cost of the distinct ``texts``, estimated without asking; and how many are cut."""
         distinct = {_as_sent(text, place) for place, text in enumerate(texts)}
@@ -145,43 +153,24 @@ class GeminiEmbedder:
             places.setdefault(_as_sent(text, place), []).append(place)
         self.authorise(self.quote(texts))
         requests = _requests(list(places), self._texts_per_request, self.params.tokens_per_minute)
-        stopped = threading.Event()
         if any(len(request) > 1 for request in requests):
             try:
-                self._learn_probes(stopped)
+                self._learn_probes()
             except (RemoteError, EmbedderError) as error:
                 raise EmbedderError(f"none of {len(texts)} texts was embedded: {error}") from None
         done = 0
-        waiting = iter(requests)
-        in_flight: dict[Future[NDArray[np.float32]], list[str]] = {}
         failures: list[tuple[list[str], Exception]] = []
-        pool = ThreadPoolExecutor(self.params.max_in_flight, thread_name_prefix="gemini")
-        try:
-            while True:
-                # Twice as many as there are threads, so that none waits for the consumer, which writes to a disk.
-                while not failures and len(in_flight) < 2 * self.params.max_in_flight:
-                    request = next(waiting, None)
-                    if request is None:
-                        break
-                    in_flight[pool.submit(self._ask, request, stopped)] = request
-                if not in_flight:
-                    break
-                for future in wait(in_flight, return_when=FIRST_COMPLETED).done:
-                    request = in_flight.pop(future)
-                    try:
-                        vectors = future.result()
-                    except Cancelled:
-                        continue
-                    except (RemoteError, EmbedderError) as error:
-                        failures.append((request, error))
-                        stopped.set()
-                        continue
-                    found = [(place, row) for row, text in enumerate(request) for place in places[text]]
-                    done += len(found)
-                    yield [place for place, _ in found], vectors[[row for _, row in found]]
-        finally:
-            stopped.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+        answers = ask_all(
+            requests, self._ask, max_in_flight=self.params.max_in_flight, expected=(RemoteError, EmbedderError)
+        )
+        with closing(answers):  # a consumer that stops early must not leave requests in flight
+            for number, answer in answers:
+                if isinstance(answer, Exception):
+                    failures.append((requests[number], answer))
+                    continue
+                found = [(place, row) for row, text in enumerate(requests[number]) for place in places[text]]
+                done += len(found)
+                yield [place for place, _ in found], answer[[row for _, row in found]]
         if failures:
             raise _incomplete(texts, done, failures, places)
 
@@ -189,10 +178,11 @@ class GeminiEmbedder:
     def _texts_per_request(self) -> int:
         return self.params.batch_size or GEMINI_TEXTS_PER_REQUEST
 
-    def _learn_probes(self, stopped: threading.Event) -> None:
+    def _learn_probes(self) -> None:
         """The probes' vectors, each from a request that holds nothing else."""
         if self._probes is None:
-            self._probes = np.concatenate([self._vectors([probe], stopped) for probe in _PROBES])
+            never = threading.Event()
+            self._probes = np.concatenate([self._vectors([probe], never) for probe in _PROBES])
 
     def _ask(self, texts: list[str], stopped: threading.Event) -> NDArray[np.float32]:
         """Unit vectors of ``texts`` [n, dimensions], from one request."""

@@ -54,6 +54,9 @@ class HostedEmbedder(Embedder, Protocol):
     def for_role(self, role: Role) -> Self:
         """The embedder of prompts or of responses; they share limits and budget, and differ in identity if at all."""
 
+    def by_task_type(self) -> Mapping[str, Self]:
+        """This embedder under each purpose that the service embeds for, by the purpose's name."""
+
     def quote(self, texts: Sequence[str]) -> Quote:
         """What ``texts`` would take, estimated here without asking."""
 

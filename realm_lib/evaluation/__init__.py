@@ -2,8 +2,8 @@
 
 ``judging`` has :func:`evaluate_rewards`, ``resampling`` the statistics under it, ``calibration`` probabilities,
 ``slices`` the groups of pairs that are looked at, ``standard`` the rewards that are always compared, ``bias`` and
-``perturbations`` what a reward likes beside quality, ``learned`` what the combiner makes of its features, ``result``
-the tables and the verdict in words.
+``perturbations`` what a reward likes beside quality, ``learned`` what the combiner makes of its features,
+``task_types`` the ways to embed, ``result`` the tables and the verdict in words.
 """
 
 from realm_lib.evaluation.bias import length_bias, length_bias_table
@@ -28,6 +28,7 @@ from realm_lib.evaluation.resampling import (
 )
 from realm_lib.evaluation.result import Evaluation
 from realm_lib.evaluation.standard import feature_ceiling, fit_rewards, fit_scales, standard_rewards
+from realm_lib.evaluation.task_types import similarity_by_task_type
 
 __all__ = [
     "Bootstrap",
@@ -53,6 +54,7 @@ __all__ = [
     "perturbation_table",
     "seed_sentence",
     "seed_spread",
+    "similarity_by_task_type",
     "spread_against_error",
     "standard_rewards",
 ]

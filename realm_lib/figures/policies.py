@@ -95,24 +95,23 @@ def _grid(panels: int) -> list[Axes]:
 
 
 def over_optimisation(
-    trainings: Mapping[str, pd.DataFrame],
+    curves: Mapping[str, pd.DataFrame],
     *,
     kept: Mapping[str, int] | None = None,
     simulated: bool = False,
     axes: tuple[Axes, Axes] | None = None,
 ) -> tuple[Axes, Axes]:
-    """Proxy reward, and the true utility where a judge told it, against KL from the reference (Gao et al. 2210.10760).
+    """Change of the proxy reward, and of the true utility where a judge told it, against KL from the reference.
 
-    ``trainings`` holds the points of each training by name, as :meth:`realm_lib.ppo.PPOResult.curve` tells them: a row
-    a look at the held-out prompts, with columns step, kl, reward and perhaps gold, and perhaps reward_low, reward_high,
-    gold_low and gold_high, which become bars. Points are numbered with their updates and darken with time; ``kept``
-    holds the steps of the policies that were kept, which get a ring.
+    The curve of Gao et al. (arXiv 2210.10760). ``curves`` holds :meth:`realm_lib.ppo.PPOResult.curve` of each training
+    by name; bars are its 95 % intervals. Points are numbered with their updates and darken with time; ``kept`` holds
+    the steps of the policies that were kept, which get a ring.
     """
     left, right = axes or new_pair(11, 4.4)
     colours = [COLOURS["realm"], COLOURS["reward_model"], COLOURS["similarity"]]
     for ax, column in ((left, "reward"), (right, "gold")):
-        for place, (name, evaluations) in enumerate(trainings.items()):
-            found = evaluations.sort_values("step")
+        for place, (name, curve) in enumerate(curves.items()):
+            found = curve.sort_values("step")
             if column not in found:
                 continue
             colour = colours[place % len(colours)]
@@ -121,15 +120,16 @@ def over_optimisation(
                 chosen = found[found["step"] == kept[name]]
                 ax.plot(chosen["kl"], chosen[column], "o", markersize=12, fillstyle="none", color=colour,
                         markeredgewidth=1.8)  # fmt: skip
+        ax.axhline(0, color=SOFT, linewidth=1.2, linestyle=(0, (1, 2)), zorder=1)
         ax.margins(0.07, 0.1)
-        _number(ax, trainings, kept or {}, column, colours)
-    facts = _facts(trainings, kept)
+        _number(ax, curves, kept or {}, column, colours)
+    facts = _facts(curves, kept)
     titles = "Proxy: the reward that is trained on", "Truth: the utility that it stands for"
     for ax, title, said in zip((left, right), titles, facts, strict=True):
-        ax.set(xlabel="KL from the reference (nats a response)", ylabel="Mean over the held-out prompts")
+        ax.set(xlabel="KL from the reference (nats a response)", ylabel="Change of the mean since the start")
         draw_title(ax, title, said, simulated)
-    if len(trainings) > 1:
-        legend_below(left, left, len(trainings))
+    if len(curves) > 1:
+        legend_below(left, left, len(curves))
     return left, right
 
 

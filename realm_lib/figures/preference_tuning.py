@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from realm_lib.figures.theme import (
@@ -52,30 +52,38 @@ def pair_margins(margins: ArrayLike, *, simulated: bool, ax: Axes | None = None)
 
 
 def dpo_training(
-    history: pd.DataFrame, *, simulated: bool, axes: Sequence[Axes] | NDArray[np.object_] | None = None
+    history: pd.DataFrame,
+    *,
+    simulated: bool,
+    held_out_pairs: int | None = None,
+    axes: Sequence[Axes] | NDArray[np.object_] | None = None,
 ) -> tuple[Axes, Axes, Axes]:
-    """Loss, margin and accuracy of implicit rewards by step, on training batches and on held-out pairs."""
+    """Loss, margin and accuracy of implicit rewards by step, on training batches and on held-out pairs.
+
+    A dashed line marks a policy that nothing has moved: a loss of log 2 (sigmoid), no margin, half of the pairs right.
+    """
     import matplotlib.pyplot as plt
 
-    first, second, third = axes if axes is not None else plt.subplots(1, 3, figsize=(12, 3.5))[1]
-    for ax, column, text in (
-        (first, "loss", "Loss (nats a pair)"),
-        (second, "margin", "Margin of implicit rewards (nats)"),
-        (third, "accuracy", "Pairs with a positive margin"),
+    first, second, third = axes if axes is not None else plt.subplots(1, 3, figsize=(10.5, 3.4))[1]
+    facts = [] if held_out_pairs is None else [f"{counted(held_out_pairs, 'pair')} held out"]
+    start = float(history.loc[history["step"] == history["step"].min(), "loss"].iloc[0])
+    for ax, column, title, unit, unmoved in (
+        (first, "loss", "Loss", "nats a pair", start),
+        (second, "margin", "Margin of implicit rewards", "nats", 0.0),
+        (third, "accuracy", "Pairs in the right order", "", 0.5),
     ):
-        for split, colour, style in (("training", COLOURS["length"], "-"), ("held out", COLOURS["realm"], "o-")):
+        for split, colour, style in (("training", "#B5B5B5", "-"), ("held out", COLOURS["realm"], "o-")):
             some = history[history["split"] == split]
             width = 1.0 if split == "training" else 2.0
             ax.plot(
                 some["step"], some[column], style, color=colour, linewidth=width, markersize=4, label=split.capitalize()
             )
-        ax.set(xlabel="Step", ylabel=text)
+        ax.axhline(unmoved, color=SOFT, linewidth=1, linestyle="--", zorder=1)
+        ax.set(xlabel="Step", ylabel=unit)
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    first.axhline(np.log(2), color=SOFT, linewidth=1, linestyle="--")
+        draw_title(ax, title, facts, simulated)
     third.yaxis.set_major_formatter(PERCENT)
     first.legend(loc="best")
-    for ax, title in ((first, "Loss"), (second, "Margin"), (third, "Accuracy")):
-        draw_title(ax, title, [], simulated)
     return first, second, third
 
 
@@ -112,7 +120,7 @@ def reward_against_kl(
     """Mean reward, and mean gold where it is known, against the distance from the start, with intervals.
 
     Best-of-n stands at its analytic KL, an upper bound (a line joins them); trained policies at their estimate with
-    its standard error.
+    its standard error. Distances are drawn by their square root, as Gao et al. (arXiv 2210.10760) do.
     """
     judges = [judge for judge in ("realm", "gold") if judge in metrics["policies"]["base"]]
     if axes is None:
@@ -127,11 +135,36 @@ def reward_against_kl(
                 found["kl"], mean, yerr=[[mean - low], [high - mean]], xerr=found.get("kl_error") or None,
                 fmt="o", color=colour, markersize=7, linewidth=1.6,
             )  # fmt: skip
-            ax.annotate(_name(name), (found["kl"], mean), xytext=(7, 5), textcoords="offset points", color=colour)
-        ax.margins(x=0.15)
+            side: dict[str, Any] = {"xytext": (8, -15)} if name == "base" else {"xytext": (7, 5)}
+            if name.startswith("best_of_"):
+                side = {"xytext": (-8, 6), "ha": "right"}
+            ax.annotate(_name(name), (found["kl"], mean), textcoords="offset points", color=colour, **side)
+        ends = [found["kl"] + 2 * found.get("kl_error", 0.0) for found in metrics["policies"].values()]
+        ax.set_xscale("function", functions=(_root, _square))
+        width = 1.12 * float(_root(np.array(max(ends))))
+        ax.set_xlim(_square(np.array(-0.15 * width)), _square(np.array(width)))
+        ax.xaxis.set_major_locator(FixedLocator(_squares(width)))
         ax.set(xlabel="KL to the start (nats a response)", ylabel=f"Mean, {_JUDGES[judge]}")
-        draw_title(ax, "Reward and distance", [counted(metrics["prompts"], "prompt")], _simulated(metrics))
+        facts = [counted(metrics["prompts"], "prompt"), "95 % intervals"]
+        draw_title(ax, "Reward and distance", facts, _simulated(metrics))
     return list(axes)
+
+
+def _root(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The square root, and of an estimate below 0 that of its mirror image."""
+    roots: NDArray[np.float64] = np.sign(values) * np.sqrt(np.abs(values))
+    return roots
+
+
+def _square(roots: NDArray[np.float64]) -> NDArray[np.float64]:
+    squares: NDArray[np.float64] = np.sign(roots) * np.square(roots)
+    return squares
+
+
+def _squares(width: float) -> list[float]:
+    """Five ticks or so, whose square roots are evenly spaced from 0 to ``width``."""
+    step = next(step for step in (0.2, 0.5, 1, 2, 5, 10, 20, 50) if width / step <= 6 or step == 50)
+    return [round(float(root) ** 2, 2) for root in np.arange(0, width, step)]
 
 
 def _simulated(metrics: Mapping[str, Any]) -> bool:

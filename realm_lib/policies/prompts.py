@@ -58,16 +58,19 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt], max_prompt_tokens:
     return EncodedPrompts([rows[place] for place in kept], kept, dropped, reason)
 
 
-def load_prompts(data: DataParams, sampling: SamplingParams, split: Literal["train", "test"]) -> list[str]:
-    """The distinct posts of a split, in the order of its pairs: prompts to train on, or held-out ones to judge by.
+def load_prompts(
+    data: DataParams, sampling: SamplingParams, split: Literal["train", "validation", "test"]
+) -> list[str]:
+    """The distinct posts of a split, in the order of its pairs: prompts to train on, to choose by, or to judge by.
 
-    Of the test split the first ``sampling.held_out_prompts``; raises :class:`PolicyError` when there are fewer.
+    Of the test split the first ``sampling.held_out_prompts``; raises :class:`PolicyError` when there are fewer. Of the
+    validation split at most so many.
     """
     asked = data if sampling.domains is None else data.model_copy(update={"domains": sampling.domains})
     prompts: list[str] = load_pairs(asked, split)["history"].drop_duplicates().tolist()
     if split == "train":
         return prompts
-    if len(prompts) < sampling.held_out_prompts:
+    if split == "test" and len(prompts) < sampling.held_out_prompts:
         raise PolicyError(
             f"rlhf.sampling.held_out_prompts is {sampling.held_out_prompts}, but the test split has {len(prompts)} "
             "distinct prompts: lower it, or take a larger data.splits.test or more domains"

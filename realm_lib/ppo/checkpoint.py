@@ -36,6 +36,8 @@ class Progress:
     """One row an update: what logs/ppo.jsonl holds."""
     evaluations: list[dict[str, float]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    judged: list[dict[str, Any]] = field(default_factory=list)
+    """The held-out answers before training, where others choose."""
     best_step: int = 0
 
 

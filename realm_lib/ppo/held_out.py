@@ -1,21 +1,60 @@
-"""Held-out prompts: the same prompts answered at several points of a training, and which policy is kept."""
+"""Prompts that are not learned from, answered at several points of a training; which policy is kept, and its gain."""
 
-from collections.abc import Sequence
-from typing import Any
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
 from realm_lib.evaluation.resampling import bootstrap_over_posts
+from realm_lib.policies import EncodedPrompts, PolicyError, encode_prompts
 from realm_lib.ppo.monitor import describe
 from realm_lib.ppo.rollout import Episode
+from realm_lib.preferences import Prompt, as_text
 from realm_lib.rlhf_params import PPOParams
+from realm_lib.runs import derive_seed, write_text
 
-__all__ = ["choose", "paired_difference", "sample_rows", "summary"]
+__all__ = ["PromptSet", "choose", "paired_difference", "sample_rows", "summary", "write_lines"]
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts that are answered to watch the policy, from the same random numbers each time."""
+
+    kind: str
+    prompts: list[Prompt]
+    encoded: EncodedPrompts
+
+    @classmethod
+    def of(cls, kind: str, prompts: Sequence[Prompt], tokenizer: Any, max_prompt_tokens: int) -> Self:
+        """As tokens; raises what :func:`realm_lib.policies.encode_prompts` raises, and says of which set."""
+        try:
+            return cls(kind, list(prompts), encode_prompts(tokenizer, prompts, max_prompt_tokens))
+        except PolicyError as error:
+            raise PolicyError(f"{kind}: {error}") from error
+
+    def asked(self, seed: int) -> list[tuple[int, Prompt, list[int], int]]:
+        """What :func:`realm_lib.ppo.rollout.play` takes: place, prompt, its tokens and the answer's seed, of each."""
+        return [
+            (place, self.prompts[place], ids, derive_seed(seed, "ppo", self.kind, place))
+            for place, ids in zip(self.encoded.kept, self.encoded.ids, strict=True)
+        ]
+
+    def with_prompts(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Rows of answers with the text of their prompts, for a file that is read by itself."""
+        return [{**row, "post": as_text(self.prompts[row["prompt"]])} for row in rows]
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON, one row a line; the file appears when it is whole."""
+    write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 
 def summary(step: int, episodes: Sequence[Episode], params: PPOParams) -> dict[str, float]:
-    """The means over the held-out prompts after ``step`` updates; ``objective`` is the reward less the penalty."""
+    """The means over the watched prompts after ``step`` updates; ``objective`` is the reward less the penalty."""
     worth = [episode.worth(params.reward_uncertainty_penalty) for episode in episodes]
     return {
         "step": step,
@@ -26,7 +65,7 @@ def summary(step: int, episodes: Sequence[Episode], params: PPOParams) -> dict[s
 
 
 def sample_rows(step: int, episodes: Sequence[Episode]) -> list[dict[str, Any]]:
-    """One row a held-out prompt, for the table of samples."""
+    """One row a watched prompt, for the table of samples."""
     return [
         {
             "step": step,
@@ -42,9 +81,9 @@ def sample_rows(step: int, episodes: Sequence[Episode]) -> list[dict[str, Any]]:
 
 
 def choose(evaluations: Sequence[dict[str, float]], params: PPOParams) -> int:
-    """The step whose policy is kept: the best mean objective on the held-out prompts.
+    """The step whose policy is kept: the best mean objective on the prompts to choose on.
 
-    Objective: reward less ``reward_uncertainty_penalty`` spreads. Only steps whose held-out KL is within ``kl_budget``
+    Objective: reward less ``reward_uncertainty_penalty`` spreads. Only steps whose KL there is within ``kl_budget``
     count, where there is one; the policy as it came (KL 0) always does. The earliest of equals. The judge has no say.
     """
     budget = np.inf if params.kl_budget is None else params.kl_budget
@@ -56,7 +95,7 @@ def choose(evaluations: Sequence[dict[str, float]], params: PPOParams) -> int:
 def paired_difference(samples: pd.DataFrame, column: str, step: int) -> dict[str, Any]:
     """Mean of ``column`` before (step 0) and after ``step``, and the 95 % interval of their paired difference.
 
-    The interval resamples held-out prompts; both policies drew each answer from the same random numbers.
+    The interval resamples prompts; both policies drew each answer from the same random numbers.
     """
     before = samples[samples["step"] == 0].set_index("prompt")[column]
     after = samples[samples["step"] == step].set_index("prompt")[column].loc[before.index]

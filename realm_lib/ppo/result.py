@@ -19,9 +19,11 @@ class PPOResult:
     history: pd.DataFrame
     """One row an update."""
     evaluations: pd.DataFrame
-    """One row a point at which the held-out prompts were answered: means of reward, objective, gold, kl, ..."""
+    """One row a point at which the prompts to choose on were answered: means of reward, objective, gold, kl, ..."""
     samples: pd.DataFrame
-    """One row a held-out prompt and point: step, prompt (its place), response, reward and its parts, gold, kl, ..."""
+    """One row a point and prompt to choose on: step, prompt (its place), response, reward, its parts, gold, kl, ..."""
+    judged: pd.DataFrame
+    """The held-out prompts before training (step 0) and with the policy that is kept; columns as ``samples``."""
     best_step: int
     """The update after which the kept policy stood; 0 is the policy as it came."""
     stopped: str
@@ -30,46 +32,45 @@ class PPOResult:
     """Which prompts were left out, in words; empty when none was."""
 
     def comparison(self) -> pd.DataFrame:
-        """Before and after on each held-out prompt: columns as ``samples`` with the suffixes _before and _after."""
-        before = self.samples[self.samples["step"] == 0].drop(columns="step")
-        after = self.samples[self.samples["step"] == self.best_step].drop(columns="step")
+        """Before and after on each held-out prompt: columns as ``judged`` with the suffixes _before and _after."""
+        before = self.judged[self.judged["step"] == 0].drop(columns="step")
+        after = self.judged[self.judged["step"] == self.best_step].drop(columns="step")
         return before.merge(after, on="prompt", suffixes=("_before", "_after"), validate="one_to_one")
 
     def curve(self) -> pd.DataFrame:
-        """One row a look at the held-out prompts: step, episodes, prompts (their number), kl, reward, perhaps gold.
+        """How far the mean reward, and the judge's, moved from where they began, a row a point of ``evaluations``.
 
-        Beside reward and gold stand their _low and _high: the 95 % interval of the paired difference from the policy
-        as it came, added to what that policy had. What :func:`realm_lib.figures.over_optimisation` draws.
+        Columns: step, kl, prompts (their number), and for reward and gold (where there is a judge) the paired change,
+        its NAME_low and NAME_high (95 %, prompts resampled). What :func:`realm_lib.figures.over_optimisation` draws.
         """
-        rows: list[dict[str, float]] = []
-        for look in self.evaluations.to_dict("records"):
-            row = {name: look[name] for name in ("step", "episodes", "kl")}
-            row["prompts"] = int(self.samples["prompt"].nunique())
-            for name in ("reward", "gold"):
-                if name in self.samples:
-                    found = paired_difference(self.samples, name, int(look["step"]))
-                    low, high = found["ci_of_difference"]
-                    before = found["before"]
-                    row |= {name: found["after"], f"{name}_low": before + low, f"{name}_high": before + high}
+        names = [name for name in ("reward", "gold") if name in self.samples]
+        prompts = int(self.samples["prompt"].nunique())
+        rows = []
+        for step, kl in zip(self.evaluations["step"], self.evaluations["kl"], strict=True):
+            row = {"step": step, "kl": kl, "prompts": prompts}
+            for name in names:
+                found = paired_difference(self.samples, name, step)
+                row[name] = found["difference"]
+                row[f"{name}_low"], row[f"{name}_high"] = found["ci_of_difference"]
             rows.append(row)
         return pd.DataFrame(rows)
 
     def metrics(self) -> dict[str, Any]:
         """What metrics/ppo.json holds; means are over the held-out prompts, kl in nats a response."""
-        kept = self.evaluations[self.evaluations["step"] == self.best_step].iloc[0]
+        both = self.comparison()
         seconds = float(self.history["seconds"].sum()) if len(self.history) else 0.0
         episodes = int(self.history["episodes"].iloc[-1]) if len(self.history) else 0
         found: dict[str, Any] = {
-            name: paired_difference(self.samples, name, self.best_step)
+            name: paired_difference(self.judged, name, self.best_step)
             for name in ("reward", "gold")
-            if name in self.samples
+            if name in self.judged
         }
         return {
             **found,
-            "kl": float(kept["kl"]),
-            "length": {"before": float(self.evaluations["length"].iloc[0]), "after": float(kept["length"])},
-            "ended": {"before": float(self.evaluations["ended"].iloc[0]), "after": float(kept["ended"])},
-            "held_out_prompts": int(self.samples["prompt"].nunique()),
+            "kl": float(both["kl_after"].mean()),
+            "length": {when: float(both[f"length_{when}"].mean()) for when in ("before", "after")},
+            "ended": {when: float(both[f"ended_{when}"].mean()) for when in ("before", "after")},
+            "held_out_prompts": len(both),
             "best_step": self.best_step,
             "updates": len(self.history),
             "episodes": episodes,

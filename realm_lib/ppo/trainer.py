@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from realm_lib.policies import Policy, encode_prompts, load_policy, save_policy
+from realm_lib.policies import Policy, load_policy, save_policy
 from realm_lib.ppo import checkpoint
 from realm_lib.ppo.actor_critic import ActorCritic
 from realm_lib.ppo.checkpoint import Progress
@@ -28,7 +28,7 @@ from realm_lib.ppo.estimators import (
     explained_variance,
     masked_mean,
 )
-from realm_lib.ppo.held_out import choose, sample_rows, summary
+from realm_lib.ppo.held_out import PromptSet, choose, sample_rows, summary, write_lines
 from realm_lib.ppo.monitor import describe, warnings_of
 from realm_lib.ppo.processes import Processes
 from realm_lib.ppo.result import PPOResult
@@ -36,7 +36,7 @@ from realm_lib.ppo.rewards import Judge, Reward
 from realm_lib.ppo.rollout import Episode, Learnable, learnable, play
 from realm_lib.preferences import Prompt
 from realm_lib.rlhf_params import RlhfParams
-from realm_lib.runs import Run, derive_seed, write_text
+from realm_lib.runs import Run, derive_seed
 
 __all__ = ["PPOTrainer", "train_ppo"]
 
@@ -52,17 +52,22 @@ def train_ppo(
     prompts: Sequence[Prompt],
     *,
     held_out: Sequence[Prompt],
+    choose_on: Sequence[Prompt] | None = None,
     judge: Judge | None = None,
     run: Run | None = None,
     name: str = "ppo",
     progress: bool = False,
 ) -> PPOResult:
-    """Fine-tune the policy of ``params.ppo`` on ``prompts`` for ``reward``; the one kept is chosen on ``held_out``.
+    """Fine-tune the policy of ``params.ppo`` on ``prompts`` for ``reward``, and judge it on ``held_out``.
+
+    ``choose_on`` are prompts that are answered at several points of the training; the policy that is kept is the one
+    that does best on them. Without them ``held_out`` chooses too, and the gain that is reported there flatters: it is
+    the best of several looks.
 
     ``judge`` is another reward that is logged and never learned from, as the simulator's true utility. With ``run``,
-    the policy is saved in models/policy_NAME, each update is a line of logs/NAME.jsonl, each answer to a held-out
-    prompt one of logs/NAME_samples.jsonl, and a training that was killed goes on from its last checkpoint to the
-    weights that it would have reached. Under ``accelerate launch`` all processes work on one training.
+    the policy is saved in models/policy_NAME, each update is a line of logs/NAME.jsonl, the answers at several points
+    are in logs/NAME_samples.jsonl, and a training that was killed goes on from its last checkpoint to the weights that
+    it would have reached. Under ``accelerate launch`` all processes work on one training.
 
     Raises :class:`PPOError` for parameters that do not go together, :class:`realm_lib.ppo.RewardError` for a reward
     whose answer cannot be used, :class:`realm_lib.policies.PolicyError` for policy and prompts: each before an update.
@@ -70,7 +75,9 @@ def train_ppo(
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(params.ppo.seed, "ppo", "new weights"))  # a LoRA adapter starts at random
         policy = load_policy(params.ppo, run.folder if run is not None else None, trainable=True)
-    trainer = PPOTrainer(params, policy, reward, prompts, held_out=held_out, judge=judge, run=run, name=name)
+    trainer = PPOTrainer(
+        params, policy, reward, prompts, held_out=held_out, choose_on=choose_on, judge=judge, run=run, name=name
+    )
     return trainer.train(progress=progress)
 
 
@@ -88,6 +95,7 @@ class PPOTrainer:
         prompts: Sequence[Prompt],
         *,
         held_out: Sequence[Prompt],
+        choose_on: Sequence[Prompt] | None = None,
         judge: Judge | None = None,
         run: Run | None = None,
         name: str = "ppo",
@@ -96,15 +104,15 @@ class PPOTrainer:
         self.reward, self.judge, self.run, self.name = reward, judge, run, name
         self.processes = Processes()
         self._check(policy)
-        self.prompts, self.held_out = list(prompts), list(held_out)
+        self.prompts = list(prompts)
         limit = self.sampling.max_prompt_tokens
-        self._encoded = encode_prompts(policy.tokenizer, self.prompts, limit)
-        self._encoded_held_out = encode_prompts(policy.tokenizer, self.held_out, limit)
-        self.dropped = "; ".join(
-            f"{kind}: {encoded.reason}"
-            for kind, encoded in (("training", self._encoded), ("held out", self._encoded_held_out))
-            if encoded.dropped
-        )
+        self._encoded = PromptSet.of("training", self.prompts, policy.tokenizer, limit).encoded
+        self._held_out = PromptSet.of("held out", held_out, policy.tokenizer, limit)
+        self._choosing = self._held_out
+        if choose_on is not None:
+            self._choosing = PromptSet.of("choosing", choose_on, policy.tokenizer, limit)
+        sets = {"training": self._encoded, **{part.kind: part.encoded for part in (self._choosing, self._held_out)}}
+        self.dropped = "; ".join(f"{kind}: {encoded.reason}" for kind, encoded in sets.items() if encoded.dropped)
         if self.dropped:
             _log.warning("%s", self.dropped)
         self.models = ActorCritic(policy, self.params)
@@ -118,7 +126,7 @@ class PPOTrainer:
         self.state = Progress()
         self._best = self._policy_weights()
         self._identity = checkpoint.fingerprint(
-            params.model_dump(mode="json"), [self._encoded.ids, self._encoded_held_out.ids], self._parameters
+            params.model_dump(mode="json"), [encoded.ids for encoded in sets.values()], self._parameters
         )
         self._clock = _Clock()
 
@@ -129,6 +137,8 @@ class PPOTrainer:
                 f"rlhf.ppo.minibatch_size {self.params.minibatch_size} is not a multiple of gradient_accumulation "
                 f"{self.params.gradient_accumulation} times {self.processes.count} processes"
             )
+        if policy.tokenizer.eos_token_id is None:
+            raise PPOError("the tokenizer has no EOS token: responses would never end")
         if self.sampling.temperature <= 0:
             raise PPOError("rlhf.sampling.temperature must be above 0 to train: a greedy policy explores nothing")
         longest = self.sampling.max_prompt_tokens + self.sampling.max_new_tokens
@@ -137,8 +147,6 @@ class PPOTrainer:
                 f"rlhf.sampling: max_prompt_tokens {self.sampling.max_prompt_tokens} and max_new_tokens "
                 f"{self.sampling.max_new_tokens} are more than the policy's context of {policy.context} tokens"
             )
-        if policy.tokenizer.eos_token_id is None:
-            raise PPOError("the tokenizer has no EOS token: responses would never end")
         if not any(value.requires_grad for value in policy.model.parameters()):
             raise PPOError("the policy has no trainable weights: load it with trainable=True")
 
@@ -315,38 +323,32 @@ class PPOTrainer:
             if _kind(warning) not in known:
                 _log.warning("update %d: %s", row["step"], warning)
         self.state.step += 1
-        self._append(self._log_path, [row])
-
-    def _append(self, path: Path | None, rows: Iterable[dict[str, Any]]) -> None:
-        if path is not None and self.processes.is_main:
+        if (path := self._log_path) is not None and self.processes.is_main:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
-                file.write(_lines(rows))
-
-    def _with_text(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A row of the samples' log, which is read without the prompts at hand."""
-        return {**row, "asked": self.held_out[row["prompt"]]}
+                file.write(json.dumps(row, allow_nan=False) + "\n")
 
     def _evaluate(self) -> None:
-        """Answer the held-out prompts, from the same random numbers each time, and keep the best policy so far."""
+        """Answer the prompts to choose on, from the same random numbers each time, and keep the best policy so far."""
         state = self.state
         if state.evaluations and state.evaluations[-1]["step"] == state.step:
             return
-        encoded = self._encoded_held_out
-        episodes = self._play(
-            [
-                (place, self.held_out[place], ids, derive_seed(self.params.seed, "ppo", "held out", place))
-                for place, ids in zip(encoded.kept, encoded.ids, strict=True)
-            ]
-        )
-        self._clock.take()
+        if state.step == 0 and self._choosing is not self._held_out:
+            state.judged = self._answers(self._held_out)[1]
+        episodes, rows = self._answers(self._choosing)
         state.evaluations.append(summary(state.step, episodes, self.params))
-        rows = sample_rows(state.step, episodes)
         state.samples += rows
-        self._append(self._samples_path, map(self._with_text, rows))
         state.best_step = choose(state.evaluations, self.params)
         if state.best_step == state.step:
             self._best = self._policy_weights()
+        if self.run is not None and self.processes.is_main:
+            write_lines(self.run.path("logs", f"{self.name}_samples.jsonl"), self._choosing.with_prompts(state.samples))
+
+    def _answers(self, prompts: PromptSet) -> tuple[list[Episode], list[dict[str, Any]]]:
+        """The policy's answers to prompts that it does not learn from, and their rows for a table."""
+        episodes = self._play(prompts.asked(self.params.seed))
+        self._clock.take()
+        return episodes, sample_rows(self.state.step, episodes)
 
     def _policy_weights(self) -> dict[str, Tensor]:
         return {name: value.detach().cpu().clone() for name, value in self.models.policy_parameters().items()}
@@ -355,23 +357,23 @@ class PPOTrainer:
         with torch.no_grad():
             for name, value in self.models.policy_parameters().items():
                 value.copy_(self._best[name])
-        policy = self.models.policy
+        policy, state = self.models.policy, self.state
+        judged = [row for row in state.samples if row["step"] in (0, state.best_step)]
+        if self._choosing is not self._held_out:
+            after = [] if state.best_step == 0 else self._answers(self._held_out)[1]
+            judged = [*state.judged, *({**row, "step": state.best_step} for row in after)]
         if self.run is not None and self.processes.is_main:
             save_policy(policy, self.run.path("models", f"policy_{self.name}"))
         self.processes.wait()
         if self._checkpoint_path is not None and self.processes.is_main:
             self._checkpoint_path.unlink(missing_ok=True)
-        tables = (pd.DataFrame(rows) for rows in (self.state.history, self.state.evaluations, self.state.samples))
-        history, evaluations, samples = tables
-        return PPOResult(policy, history, evaluations, samples, self.state.best_step, stopped, self.dropped)
+        tables = (pd.DataFrame(rows) for rows in (state.history, state.evaluations, state.samples, judged))
+        history, evaluations, samples, answers = tables
+        return PPOResult(policy, history, evaluations, samples, answers, state.best_step, stopped, self.dropped)
 
     @property
     def _log_path(self) -> Path | None:
         return None if self.run is None else self.run.path("logs", f"{self.name}.jsonl")
-
-    @property
-    def _samples_path(self) -> Path | None:
-        return None if self.run is None else self.run.path("logs", f"{self.name}_samples.jsonl")
 
     @property
     def _checkpoint_path(self) -> Path | None:
@@ -386,7 +388,7 @@ class PPOTrainer:
             checkpoint.save(path, self._identity, state, self._parameters, self._best, self.optimiser)
 
     def _resume(self) -> None:
-        if self._checkpoint_path is None or self._log_path is None or self._samples_path is None:
+        if self._checkpoint_path is None or self._log_path is None:
             return
         found = checkpoint.restore(self._checkpoint_path, self._identity, self._parameters, self.optimiser)
         if found is not None:
@@ -395,17 +397,11 @@ class PPOTrainer:
             self._scale = RunningScale.restored(self.state.reward_scale)
             _log.info("%s goes on after update %d", self.name, self.state.step)
         if self.processes.is_main:
-            # What was logged after the checkpoint is done again.
-            write_text(self._log_path, _lines(self.state.history))
-            write_text(self._samples_path, _lines(map(self._with_text, self.state.samples)))
+            write_lines(self._log_path, self.state.history)  # what was logged after the checkpoint is done again
         self.processes.wait()
 
 
 _LOSSES = ("policy_loss", "value_loss", "clip_fraction", "approximate_kl")
-
-
-def _lines(rows: Iterable[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
 def _kind(warning: str) -> str:

@@ -7,6 +7,10 @@ model each text sees the shared tokens and its own and nothing else (:mod:`realm
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["Row", "common_prefix", "plan_batches"]
 
@@ -14,6 +18,8 @@ _LEAST_SHARED = 16
 """Tokens that a shared prefix must save: a template's opening is common to all texts, and masking has its price too."""
 _ATTENTION_COST = 4.0
 """How much slower a number is computed in masked attention than in a matrix product, about."""
+_PASS_COST = 256.0
+"""What a pass through the model costs beside its tokens, in tokens, about: reading (or unpacking) the weights."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +63,33 @@ def plan_batches(
     for place in range(len(texts)):
         members[groups[place] if attention_length else place].append(place)
     rows = [row for places in members.values() for row in _rows(texts, places, budget, attention_length or 0.0)]
-    batches: list[list[Row]] = []
-    for row in sorted(rows, key=lambda row: -row.length):
-        if not batches or batches[-1][0].length * (len(batches[-1]) + 1) > budget:
-            batches.append([])
-        batches[-1].append(row)
-    return batches
+    rows.sort(key=lambda row: -row.length)
+    ends = _best_cuts(np.array([row.length for row in rows], dtype=np.int64), budget, attention_length)
+    return [rows[start:end] for start, end in pairwise([0, *ends])]
+
+
+def _best_cuts(lengths: NDArray[np.int64], budget: int, attention_length: float | None) -> list[int]:
+    """Where to cut rows of falling ``lengths`` into batches so that passes and padding together cost least.
+
+    By dynamic programming over the last cut. Filling each batch up to the budget instead would pad short rows to the
+    length of long ones: a tenth to a third of what is computed, for texts like SHP's.
+    """
+    padded = lengths.astype(np.float64)
+    if attention_length:
+        padded += _ATTENTION_COST * lengths**2 / attention_length
+    least = np.zeros(len(lengths) + 1)
+    cut_before = np.zeros(len(lengths) + 1, dtype=np.int64)
+    first = 0  # the longest row that a batch up to here may begin with
+    for end in range(1, len(lengths) + 1):
+        while first < end - 1 and (end - first) * lengths[first] > budget:
+            first += 1
+        costs = least[first:end] + _PASS_COST + np.arange(end - first, 0, -1) * padded[first:end]
+        cut_before[end] = first + int(costs.argmin())
+        least[end] = costs.min()
+    ends = [len(lengths)]
+    while ends[0]:
+        ends.insert(0, int(cut_before[ends[0]]))
+    return ends[1:]
 
 
 def _rows(texts: Sequence[Sequence[int]], places: Sequence[int], budget: int, attention_length: float) -> list[Row]:

@@ -13,7 +13,7 @@ from realm_lib.preferences import Prompt, as_text
 from realm_lib.scorers import ScorerError
 from realm_lib.scorers.chat import ChatEncoder, EncodedChat, name_text
 from realm_lib.scorers.forward import last_states
-from realm_lib.scorers.loading import load_model, log
+from realm_lib.scorers.loading import LoadedModel, load_model, log
 from realm_lib.scorers.packing import Row, plan_batches
 from realm_lib.scorers.text_pair import TextPairEncoder
 
@@ -25,12 +25,15 @@ class TransformerScorer:
 
     A decoder is read at the last real token and shares the prefix of texts with the same prompt, where its kind allows
     (:func:`realm_lib.scorers.forward.why_not_shared`); an encoder classifier reads each text whole.
+    ``loaded`` is a model that is in memory already; without it the one that ``params`` name is loaded.
     Raises :class:`ScorerError` when the model cannot be loaded whole or does not fit.
     """
 
-    def __init__(self, params: RewardModelParams, run_folder: Path | None = None) -> None:
+    def __init__(
+        self, params: RewardModelParams, run_folder: Path | None = None, *, loaded: LoadedModel | None = None
+    ) -> None:
         self.params = params
-        self._loaded = loaded = load_model(params, run_folder)
+        self._loaded = loaded = loaded or load_model(params, run_folder)
         self.model = loaded.model
         self.encoder: ChatEncoder | TextPairEncoder
         if loaded.body is None and not loaded.tokenizer.chat_template:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp
@@ -21,6 +21,7 @@ from realm_lib.server.batching import ClosedError, MicroBatcher, Pair, QueueFull
 from realm_lib.server.guards import AccessLog, BodyLimit, TokenGuard
 from realm_lib.server.limits import Limits
 from realm_lib.server.metrics import Metrics
+from realm_lib.server.reference import render_reference
 from realm_lib.server.wire import (
     BadRequestError,
     Explained,
@@ -56,7 +57,11 @@ _FAULTS: dict[int | str, dict[str, Any]] = {
 
 
 class RewardService:
-    """A run's reward behind a queue: loads, computes, and turns each fault into a status."""
+    """A run's reward behind a queue: loads, computes, and turns each fault into a status.
+
+    The queue takes requests while the reward is loaded, so that a client that tries a few times (OpenRLHF: five, a
+    second apart) outlives a restart.
+    """
 
     def __init__(self, run: Path, limits: Limits) -> None:
         self.run = run
@@ -81,13 +86,13 @@ class RewardService:
     def _compute(self, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[object]:
         from realm_lib.explanations import explain_each
 
+        if self._reward is None:
+            return [ClosedError("the model cannot be loaded")] * len(prompts)
         return explain_each(self._reward, prompts, responses)
 
     async def explain(self, pairs: Sequence[Pair]) -> list[Explained]:
         """The explanation of each pair. Raises HTTPException with the status of what went wrong."""
         wait = {"Retry-After": str(self.limits.retry_after)}
-        if self.models is None:
-            raise HTTPException(503, "the model is being loaded", wait)
         try:
             results = await self.batcher.submit(pairs)
         except QueueFullError as error:
@@ -98,7 +103,8 @@ class RewardService:
             late = f"no answer within {self.limits.timeout:g} s"
             if error.started:
                 raise HTTPException(504, late) from None
-            raise HTTPException(503, f"{late}: too much waits", wait) from None
+            why = "the model is being loaded" if self.models is None else "too much waits"
+            raise HTTPException(503, f"{late}: {why}", wait) from None
         explained = [self._answer(place, result) for place, result in enumerate(results)]
         self.metrics.responses.inc(len(explained))
         return explained
@@ -108,7 +114,7 @@ class RewardService:
 
         if not isinstance(result, Explanation):
             self._refuse(place, result)
-        assert self.models is not None
+        assert self.models is not None, "a result is computed by the loaded reward"
         return Explained(**result.to_dict(), models=self.models)
 
     def _refuse(self, place: int, error: object) -> NoReturn:
@@ -117,6 +123,8 @@ class RewardService:
         from realm_lib.explanations import HostedModelError, RewardNotFiniteError
         from realm_lib.scorers import LongResponseError, ScorerError
 
+        if isinstance(error, ClosedError):
+            raise HTTPException(503, str(error), {"Retry-After": str(self.limits.retry_after)})
         if isinstance(error, LongResponseError):
             raise HTTPException(
                 422,
@@ -177,25 +185,27 @@ def create_app(service: RewardService, on_failure: Callable[[], None] = lambda: 
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        async def load() -> None:
+        async def work() -> None:
             try:
                 await asyncio.to_thread(service.load)
             except Exception as error:
                 service.failure = error
+                service.batcher.close()
                 on_failure()
+            await service.batcher.run()
 
-        loading = asyncio.create_task(load())
-        working = asyncio.create_task(service.batcher.run())
+        working = asyncio.create_task(work())
         yield
         service.batcher.close()
         await working
-        await loading
 
     app = FastAPI(
         title="REALM",
         version=version("realm-lib"),
         summary="A reward for RLHF: a reward model's score and prompt-response similarity, combined.",
         lifespan=lifespan,
+        docs_url=None,  # FastAPI's own pages load their scripts from a CDN
+        redoc_url=None,
         telemetry={"tracing": False},
     )
     app.router.route_class = _StrictRoute
@@ -212,6 +222,11 @@ def create_app(service: RewardService, on_failure: Callable[[], None] = lambda: 
 
     _add_rewards(app, service)
     _add_state(app, service)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(render_reference(app.openapi()))
+
     return app
 
 

@@ -6,11 +6,8 @@ import socket
 import sys
 from pathlib import Path
 
-import uvicorn
-
 from realm_lib.params import ParamsError, reveal_secret
 from realm_lib.remote import Secret
-from realm_lib.server.app import RewardService, create_app, guarded
 from realm_lib.server.limits import Limits, ServerError
 
 __all__ = ["serve"]
@@ -25,9 +22,19 @@ def serve(run: Path, host: str, port: int, limits: Limits) -> None:
     and what loading the reward raises.
     """
     token = _token(host)
+    # Before all that takes a second to import: from here on a client waits instead of being refused.
     listener = _bind(host, port)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("realm_lib.server").setLevel(logging.INFO)
+    shown, bound = listener.getsockname()[:2]
+    address = f"[{shown}]:{bound}" if ":" in shown else f"{shown}:{bound}"
+    logging.getLogger("realm_lib.server").info(
+        "serving %s on http://%s, %s; loading", run, address, "with a token" if token else "without a token"
+    )
+    import uvicorn
+
+    from realm_lib.server.app import RewardService, create_app, guarded
+
     service = RewardService(run, limits)
 
     def stop() -> None:
@@ -44,11 +51,6 @@ def serve(run: Path, host: str, port: int, limits: Limits) -> None:
         server_header=False,
     )
     server = uvicorn.Server(config)
-    shown, bound = listener.getsockname()[:2]
-    address = f"[{shown}]:{bound}" if ":" in shown else f"{shown}:{bound}"
-    logging.getLogger("realm_lib.server").info(
-        "serving %s on http://%s, %s; loading", run, address, "with a token" if token else "without a token"
-    )
     server.run(sockets=[listener])
     if service.failure is not None:
         raise service.failure

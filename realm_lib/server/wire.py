@@ -49,8 +49,8 @@ class PredictRequest(BaseModel):
     """A prompt with one response; or a list of responses with one prompt for all, or a prompt for each."""
 
     model_config = _example(prompt="Why does bread rise?", response="Yeast turns sugar into gas.")
-    prompt: str | Chat | list[str] | list[Chat]
-    response: str | list[str]
+    prompt: str | Chat | Annotated[list[str], Field(min_length=1)] | Annotated[list[Chat], Field(min_length=1)]
+    response: str | Annotated[list[str], Field(min_length=1)]
 
 
 class Explained(BaseModel):
@@ -91,6 +91,9 @@ class GetRewardRequest(BaseModel):
 class GetRewardAnswer(BaseModel):
     """OpenRLHF's: rewards, their probabilities as scores between 0 and 1 (dynamic filtering), and logs."""
 
+    model_config = _example(
+        rewards=[0.83], scores=[0.7], extra_logs={"score": [1.91], "similarity": [0.62], "spread": [0.04]}
+    )
     rewards: list[float]
     scores: list[float]
     extra_logs: dict[str, list[float]]
@@ -102,12 +105,13 @@ class ScoresRequest(BaseModel):
     model_config = _example(
         model="model", messages=["<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nYeast.<|im_end|>"]
     )
-    messages: list[str]
+    messages: Annotated[list[str], Field(min_length=1)]
 
 
 class ScoresAnswer(BaseModel):
     """LLaMA-Factory's: the rewards, called scores."""
 
+    model_config = _example(object="score.evaluation", model="realm", scores=[0.83])
     object: Literal["score.evaluation"] = "score.evaluation"
     model: str = "realm"
     scores: list[float]

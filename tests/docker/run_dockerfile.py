@@ -2,19 +2,25 @@
 
 Run as root with ``python tests/docker/run_dockerfile.py ROOT [NAME=VALUE ...]``, NAME an ARG of the Dockerfile. ROOT is
 a folder that ``debootstrap bookworm ROOT`` made, with python3.11, python3-venv and python-is-python3 installed in it.
-The stages share the root, so ``COPY --from`` finds its files in place. What an engine alone does (layers, VOLUME,
-EXPOSE, HEALTHCHECK as a timer) is not tried. Not a part of ``make test``: it takes root, a network and some minutes.
+The stages share the root, so ``COPY --from`` finds its files in place. After the build it does what ``docker run`` is
+for: trains the smallest run, serves it with a token, runs the health check and asks for a reward. What an engine alone
+does (layers, VOLUME, EXPOSE, HEALTHCHECK as a timer) is not tried. Not a part of ``make test``: it takes root, a
+network and about ten minutes.
 """
 
+import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+import time
+import urllib.request
+from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[2]
+TOKEN = "a-token-of-this-test"
 
 
 @dataclass(frozen=True)
@@ -38,35 +44,86 @@ def expand(text: str, values: dict[str, str]) -> str:
     return re.sub(r"\$\{?(\w+)\}?", lambda found: values.get(found[1], found[0]), text)
 
 
+@dataclass
+class Root:
+    """A clean root that stands in for the image, and what the Dockerfile has said so far."""
+
+    path: Path
+    values: dict[str, str]
+    """Of each ARG."""
+    environment: dict[str, str] = field(
+        default_factory=lambda: {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"}
+    )
+    folder: str = "/"
+    user: str = "root"
+    health: str = ""
+    """The command of HEALTHCHECK."""
+
+    def enter(self, command: str, **more: str) -> list[str]:
+        """The host's command line that runs ``command`` in the root, as the user and in the folder that are set."""
+        variables = {**self.environment, **self.values, **more}
+        chroot = ["chroot", f"--userspec={self.user}", str(self.path), "/usr/bin/env", "-i"]
+        pairs = [f"{name}={value}" for name, value in variables.items()]
+        home = 'export HOME="$(getent passwd "$(id -u)" | cut -d: -f6)"'
+        return [*chroot, *pairs, "/bin/sh", "-c", f"{home}; cd {shlex.quote(self.folder)} && exec {command}"]
+
+    def run(self, command: str) -> int:
+        """Show and run ``command``; its exit status."""
+        print(f"{self.user}$ {command}", flush=True)
+        return subprocess.run(self.enter(f"sh -c {shlex.quote(command)}"), check=False).returncode
+
+
 def main() -> int:
-    """Run each instruction; the exit status of the first command that fails, or of the last one."""
-    root, *given = sys.argv[1:]
-    values = dict(entry.split("=", 1) for entry in given)
-    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/root"}
-    folder, user = "/", "root"
+    """Build and use the image; the exit status of the first command that fails, or 0."""
+    place, *given = sys.argv[1:]
+    root = Root(Path(place), dict(entry.split("=", 1) for entry in given))
+    return build(root) or use(root)
+
+
+def build(root: Root) -> int:
+    """Follow the Dockerfile; the exit status of the first RUN that fails."""
     for step in parse((HERE / "Dockerfile").read_text(encoding="utf-8")):
-        rest = step.rest if step.word == "RUN" else expand(step.rest, {**values, **environment})
+        known = {**root.values, **root.environment}
+        rest = step.rest if step.word in {"RUN", "HEALTHCHECK"} else expand(step.rest, known)
         if step.word == "ARG":
             name, _, value = rest.partition("=")
-            values.setdefault(name, value)
+            root.values.setdefault(name, value)
         elif step.word == "ENV":
-            environment |= dict(entry.split("=", 1) for entry in shlex.split(rest))
+            root.environment |= dict(entry.split("=", 1) for entry in shlex.split(rest))
         elif step.word == "WORKDIR":
-            folder = rest
-            (Path(root) / folder.lstrip("/")).mkdir(parents=True, exist_ok=True)
+            root.folder = rest
+            (root.path / root.folder.lstrip("/")).mkdir(parents=True, exist_ok=True)
         elif step.word == "USER":
-            user = rest
+            root.user = rest
+        elif step.word == "HEALTHCHECK":
+            root.health = shlex.join(json.loads(rest.partition("CMD ")[2]))
         elif step.word == "COPY" and not rest.startswith("--from"):
-            copy(rest.split(), Path(root) / folder.lstrip("/"))
-        elif step.word in {"RUN", "ENTRYPOINT"}:
-            command = expand(rest, values) if step.word == "RUN" else "realm --help"
-            print(f"{step.word} {command}", flush=True)
-            line = f"cd {shlex.quote(folder)} && {command}"
-            chroot = ["chroot", f"--userspec={user}", root, "/usr/bin/env", "-i"]
-            pairs = [f"{name}={value}" for name, value in {**environment, **values}.items()]
-            done = subprocess.run([*chroot, *pairs, "/bin/sh", "-c", line], check=False)
-            if done.returncode:
-                return done.returncode
+            copy(rest.split(), root.path / root.folder.lstrip("/"))
+        elif step.word == "RUN" and (status := root.run(expand(rest, root.values))):
+            return status
+    return root.run("realm --help")  # ENTRYPOINT and CMD
+
+
+def use(root: Root) -> int:
+    """What ``docker run`` is for: train a run, serve it to other machines with a token, and ask it."""
+    if status := root.run("make PROFILE=test"):
+        return status
+    command = "realm serve --run outputs/test --host 0.0.0.0 --port 8765"
+    health = root.health.replace(":8000", ":8765")
+    print(f"{root.user}$ {command}", flush=True)
+    with subprocess.Popen(root.enter(command, REALM_SERVER_TOKEN=TOKEN)) as server:
+        try:
+            while root.run(health) and server.poll() is None:
+                time.sleep(1)
+            request = urllib.request.Request(
+                "http://127.0.0.1:8765/predict",
+                json.dumps({"prompt": "Why does bread rise?", "response": "Yeast makes gas."}).encode(),
+                {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"},
+            )
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                print(answer.read().decode(), flush=True)
+        finally:
+            server.terminate()
     return 0
 
 

@@ -1,0 +1,53 @@
+"""Which task types serve the similarity best, where the features hold it under several (Gemini's embeddings)."""
+
+import numpy as np
+import pandas as pd
+
+from realm_lib.evaluation.resampling import bootstrap_over_posts, percentiles
+from realm_lib.runs import derive_seed
+
+__all__ = ["similarity_by_task_type"]
+
+_COLUMN = "similarity_{} under "
+
+
+def similarity_by_task_type(
+    features: pd.DataFrame, *, resamples: int = 10_000, seed: int = 42, confidence: float = 0.95
+) -> pd.DataFrame:
+    """How often the cosine is larger for the preferred response, under each pair of task types in ``features``.
+
+    Columns: prompts, responses (the task types), accuracy and its difference to the run's own similarity in points,
+    each with its interval over posts, as text for display. The row whose difference is 0.0 is the run's own. Empty
+    where there is one way only.
+    """
+    start = _COLUMN.format("A")
+    names = [column.removeprefix(start) for column in map(str, features) if column.startswith(start)]
+    if not names:
+        return pd.DataFrame(columns=["prompts", "responses", "accuracy", "difference"])
+    pairs = [("similarity_A", "similarity_B")]
+    pairs += [(start + name, _COLUMN.format("B") + name) for name in names]
+    sign = np.where(features["labels"] == 1, 1.0, -1.0)
+    right = np.stack([(1 + np.sign(sign * (features[a] - features[b]))) / 2 for a, b in pairs], axis=1)
+    drawn = bootstrap_over_posts(
+        right,
+        features["post_id"].to_numpy(),
+        resamples=resamples,
+        seed=derive_seed(seed, "task types"),
+        confidence=confidence,
+    )
+    apart = 100 * (drawn.resampled - drawn.resampled[:, :1])
+    lows, highs = percentiles(apart, confidence)
+    rows = []
+    for place, name in enumerate(names, start=1):
+        prompts, responses = name.split(", ")
+        rows.append(
+            {
+                "prompts": prompts,
+                "responses": responses,
+                "accuracy": f"{100 * drawn.means[place]:.1f} % "
+                f"({100 * drawn.lows[place]:.1f} to {100 * drawn.highs[place]:.1f})",
+                "difference": f"{100 * (drawn.means[place] - drawn.means[0]):+.1f} "
+                f"({lows[place]:+.1f} to {highs[place]:+.1f})",
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,43 @@
+"""Tables that people read: prompts and answers as text, with their numbers."""
+
+import re
+from html import escape
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
+
+__all__ = ["text_table"]
+
+_NUMBERS = "{:.2f}"
+
+
+def text_table(frame: pd.DataFrame, *, characters: int = 500) -> "Styler":
+    """``frame`` with its texts to the left, their line breaks kept; numbers with two digits; no index of numbers.
+
+    Texts, an index of them too, are shown as they are, never as HTML; over ``characters`` they are cut, which they say.
+    """
+    shown = frame.copy()
+    texts = [name for name in shown if not pd.api.types.is_numeric_dtype(shown[name])]
+    for name in texts:
+        shown[name] = shown[name].map(lambda text: _cut(str(text), characters))
+    styler = shown.style.format(_NUMBERS, subset=[name for name in shown if name not in texts])
+    styler = styler.format(escape="html", subset=texts)
+    left = {"text-align": "left", "vertical-align": "top"}
+    styler = styler.set_properties(
+        subset=texts, **{**left, "white-space": "pre-wrap", "overflow-wrap": "anywhere", "min-width": "9em"}
+    )
+    rows = ".row_heading, th.col_heading, th.index_name"
+    styler = styler.set_table_styles(
+        [{"selector": rows, "props": list(left.items())}, {"selector": "td", "props": [("vertical-align", "top")]}]
+    )
+    if isinstance(shown.index, pd.RangeIndex):
+        return styler.hide(axis="index")
+    return styler.format_index(lambda text: escape(_cut(str(text), characters)))
+
+
+def _cut(text: str, characters: int) -> str:
+    text = re.sub(r"\n\s*\n", "\n", text.strip())
+    return text if len(text) <= characters else f"{text[:characters].rstrip()} … ({len(text)} characters in all)"

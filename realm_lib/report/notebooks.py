@@ -1,0 +1,93 @@
+"""An executed notebook as part of a page: prose and results open, code folded, formulas drawn, figures described."""
+
+import re
+from html import unescape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from realm_lib.report.pages import TEMPLATES
+from realm_lib.report.pictures import describe, picture
+from realm_lib.runs import Run
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+__all__ = ["notebook_body"]
+
+
+def notebook_body(path: Path, run: Run) -> "Markup":
+    """The notebook at ``path`` as an HTML fragment; figures that ``run`` has as SVG are drawn from it."""
+    import nbformat
+    from markupsafe import Markup
+    from nbconvert import HTMLExporter
+
+    notebook = nbformat.read(path, as_version=4)
+    heading = "the notebook"
+    for cell in notebook.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.source = "# The parameters of this run:\n" + cell.source.removeprefix("# Parameters\n")
+        if cell.cell_type == "markdown":
+            heading = (re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE) or [heading])[-1]
+            cell.source = _with_mathml(re.sub(r"\]\((\d\d_\w+)\.ipynb\)", r"](\1.html)", cell.source))
+        elif cell.cell_type == "code":
+            # What libraries say on standard error stays in the executed notebook; a reader has no use for it.
+            readable = (_readable(out) for out in cell.outputs if out.get("name") != "stderr")
+            cell.outputs = [out for out in readable if out is not None]
+            _draw_figures(cell, heading, run)
+    exporter = HTMLExporter(template_name="notebook", extra_template_basedirs=[str(TEMPLATES)])
+    exporter.exclude_output_prompt = exporter.exclude_input_prompt = True
+    html, _ = exporter.from_notebook_node(notebook)
+    html = re.sub(r'href="([^"]*)"', _safe_link, html)
+    # What scrolls sideways must be reachable without a mouse.
+    return Markup(re.sub(r'<div class="(output_html[^"]*)"', r'<div tabindex="0" class="\1"', html))
+
+
+def _draw_figures(cell: Any, heading: str, run: Run) -> None:
+    """Give the pictures that a cell shows their vector form, where the cell saved them, and a text for the blind."""
+    shown = [out for out in cell.outputs if "image/png" in out.get("data", {})]
+    saved = re.findall(r'save_figure\([^"]+"(\w+)"\)', cell.source)
+    for place, output in enumerate(shown):
+        if len(saved) == len(shown) and run.path("figures", f"{saved[place]}.svg").exists():
+            output["data"] = {"text/html": str(picture(run, saved[place]))}
+            continue
+        alt = describe(saved[0]) if len(saved) == 1 else f"Figure {place + 1} of “{heading}”"
+        output.setdefault("metadata", {})["image/png"] = {"alt": alt}
+
+
+def _safe_link(match: re.Match[str]) -> str:
+    """A link that is not to a page or a file (javascript: and the like, out of a quoted post) leads nowhere."""
+    target = re.sub(r"[\x00-\x20]", "", unescape(match[1])).lower()
+    scheme = re.match(r"[a-z][a-z0-9+.-]*:", target)
+    return match[0] if scheme is None or scheme[0] in {"http:", "https:", "mailto:"} else 'href="#"'
+
+
+def _readable(output: Any) -> Any:
+    """An output for readers: quoted texts are text and nothing more, widgets are pictures, bars have left no trace.
+
+    None for what only a kernel can show.
+    """
+    if output.get("output_type") == "stream":
+        output["text"] = re.sub(r"(?m)^[^\n]*\r(?!\n)[^\n]*\n?", "", output["text"])
+        return output
+    data = output.get("data", {})
+    # A widget needs a kernel; a picture or a table that stands beside it does not. Its name as text says nothing.
+    if data.pop("application/vnd.jupyter.widget-view+json", None) and not {"image/png", "text/html"} & data.keys():
+        return None
+    if (markdown := data.get("text/markdown")) is not None:
+        # Markdown that a cell made quotes posts and comments: their tags, dollars and pictures are only text.
+        data["text/markdown"] = markdown.replace("<", "&lt;").replace("$", "&#36;").replace("![", "!&#91;")
+    return output
+
+
+def _with_mathml(markdown: str) -> str:
+    """TeX between dollars as MathML, which browsers draw without a script; code spans are left alone."""
+    from latex2mathml.converter import convert
+
+    def formula(match: re.Match[str]) -> str:
+        if match["code"]:
+            return match[0]
+        tex, display = (match["block"], "block") if match["block"] else (match["inline"], "inline")
+        return str(convert(" ".join(tex.split()), display=display))
+
+    pattern = r"(?P<code>```.*?```|`[^`\n]+`)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+?)\$"
+    return re.sub(pattern, formula, markdown, flags=re.DOTALL)
