@@ -10,8 +10,6 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /app
 COPY constraints.txt ./
 RUN python -m venv .venv
-# Older ones backtrack over the constraints, whatever base image this is built on.
-RUN .venv/bin/pip install pip==24.0
 RUN .venv/bin/pip install -c constraints.txt --find-links https://download.pytorch.org/whl/${TORCH}/torch/ torch==2.13.0+${TORCH}
 COPY pyproject.toml README.md LICENSE ./
 COPY realm_lib realm_lib

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from realm_lib.params import Params, load_params
@@ -56,6 +57,17 @@ def test_conda_installs_the_python_that_the_package_wants() -> None:
     assert PYPROJECT["project"]["requires-python"] == f">={version},<3.{int(version.split('.')[1]) + 1}"
     assert PYPROJECT["tool"]["mypy"]["python_version"] == version
     assert PYPROJECT["tool"]["ruff"]["target-version"] == f"py{version.replace('.', '')}"
+
+
+def test_every_pinned_version_runs_on_every_python_that_is_allowed() -> None:
+    """Debian 12 has Python 3.11.2, where a pin that wants 3.11.5 leaves pip without a solution."""
+    wants = {
+        canonicalize_name(one.metadata["Name"]): one.metadata.get("Requires-Python") or ""
+        for one in importlib.metadata.distributions()
+        if pins().get(canonicalize_name(one.metadata["Name"])) == one.version
+    }
+    assert len(wants) > 100
+    assert [name for name, wanted in wants.items() if not SpecifierSet(wanted).contains("3.11.0")] == []
 
 
 def test_conda_installs_this_project_under_the_constraints() -> None:

@@ -259,6 +259,21 @@ def test_a_checkpoint_whose_head_was_quantised_is_refused(
         scorer_of(tmp_path, quantization=quantization)
 
 
+def test_what_bitsandbytes_would_say_in_the_middle_of_a_run(
+    tmp_path: Path, tiny_config: Any, tiny_tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    bnb = pytest.importorskip("bitsandbytes", reason="quantisation needs bitsandbytes")
+    config = type(tiny_config).from_dict(tiny_config.to_dict() | {"intermediate_size": 72})
+    INFORMForSequenceClassification(config).save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    scorer = scorer_of(tmp_path, quantization="8bit")
+    assert np.isfinite(scorer.score(["Why?"], ["So."])).all()
+    assert "will be cast" not in caplog.text  # once a layer and a pass
+    if bnb.nn.Linear4bit(32, 32).support_avx512bf16_for_cpu:
+        with pytest.raises(ScorerError, match=r"mlp\.gate_proj has 72 outputs; .*set reward_model\.quantization"):
+            scorer_of(tmp_path, quantization="4bit")
+
+
 def test_what_dtype_a_checkpoint_is_loaded_in_is_in_the_identity(inform_folder: Path, tmp_path: Path) -> None:
     """Also when the checkpoint's own is bf16, whose values float32 holds exactly and computes differently."""
 

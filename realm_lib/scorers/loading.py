@@ -83,7 +83,9 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
             params.model_id,
             commit,
         )
-    return take_apart(model, tokenizer, params, weights)
+    loaded = take_apart(model, tokenizer, params, weights)
+    _check_quantised(model, params)
+    return loaded
 
 
 def take_apart(model: Any, tokenizer: Any, params: RewardModelParams, weights: str | None) -> LoadedModel:
@@ -152,6 +154,25 @@ def _check_keys(info: Mapping[str, Any], params: RewardModelParams) -> None:
             raise ScorerError(
                 f"{params.model_id}: {fault.replace('_', ' ')} in the checkpoint ({', '.join(keys[:4])}): "
                 f"backend {params.backend} is not this model's class, its scores would be random"
+            )
+
+
+_CPU_BLOCK = 32
+
+
+def _check_quantised(model: torch.nn.Module, params: RewardModelParams) -> None:
+    """What bitsandbytes would say for each layer and pass, or by an assertion in the middle of a run, said once."""
+    if params.quantization == "8bit" and params.dtype != "float16":
+        log.info("%s: 8bit multiplies in float16, whatever reward_model.dtype is", params.model_id)
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    if params.quantization != "4bit":
+        return
+    for name, layer in model.named_modules():
+        packs = getattr(layer, "support_avx512bf16_for_cpu", False) and layer.weight.device.type == "cpu"
+        if packs and layer.out_features % _CPU_BLOCK:
+            raise ScorerError(
+                f"{params.model_id}: {name} has {layer.out_features} outputs; bitsandbytes' 4 bit on this CPU takes "
+                f"multiples of {_CPU_BLOCK} only: set reward_model.quantization to 8bit or null"
             )
 
 
