@@ -519,6 +519,28 @@ def test_a_picture_is_described_and_drawn_sharp_where_it_was_saved(run: Run) -> 
     assert other["alt"] == "Figure 1 of “How sure?”"
 
 
+def test_tables_are_set_for_reading(run: Run) -> None:
+    frame = pd.DataFrame(
+        {
+            "answer": ["Yeast.\nAnd <b>time</b>.", "7 days"],
+            "reward": [1.5, -2.0],
+            "share": ["68.7 % (65.8 to 71.4)", ""],
+        }
+    )
+    named = frame.set_index(pd.MultiIndex.from_product([["Why?"], ["base", "ppo"]], names=["prompt", "policy"]))
+    add_notebook(run, *(shows(html=table.to_html()) for table in (frame, frame.rename(index={1: 5}), named)))
+    write_report(run)
+    counted, kept, levels = read(run, "03_evaluation").find_all("table")
+    assert [cell.get_text() for cell in counted.find_all("th")] == ["answer", "reward", "share"], "0, 1 say nothing"
+    assert [cell.get_text() for cell in kept.select("tbody th")] == ["0", "5"], "an index that says something stays"
+    for table in (counted, kept, levels):
+        assert {cell.get_text().split("\n")[0] for cell in table.select("td.text")} == {"Yeast.", "7 days"}
+        assert "And <b>time</b>." in table.get_text()
+        assert "\\n" not in table.get_text()
+        assert table.select("th.text")[0].get_text() == "answer"
+    assert [cell.get_text() for cell in levels.select("tbody th")] == ["Why?", "base", "ppo"]
+
+
 def test_rendering_leaves_the_executed_notebook_alone(run: Run) -> None:
     add_notebook(run, prose("$x$"), shows(markdown="a < b"))
     before = run.path("notebooks", "03_evaluation.ipynb").read_bytes()

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["notebook_body"]
 
+_NUMBER = re.compile(r"[-+−≥<~]?\s*[\d.,]*\d(e[-+]?\d+)?\s*%?(\s*\(.*\))?$|$|nan$|True$|False$|None$", re.IGNORECASE)
+"""What stands to the right: a number, perhaps with its interval in brackets, or nothing."""
+
 
 def notebook_body(path: Path, run: Run) -> "Markup":
     """The notebook at ``path`` as an HTML fragment; figures that ``run`` has as SVG are drawn from it."""
@@ -38,6 +41,7 @@ def notebook_body(path: Path, run: Run) -> "Markup":
     exporter.exclude_output_prompt = exporter.exclude_input_prompt = True
     html, _ = exporter.from_notebook_node(notebook)
     html = re.sub(r'href="([^"]*)"', _safe_link, html)
+    html = re.sub(r"<table.*?</table>", lambda found: _table_for_reading(found[0]), html, flags=re.DOTALL)
     # What scrolls sideways must be reachable without a mouse.
     return Markup(re.sub(r'<div class="(output_html[^"]*)"', r'<div tabindex="0" class="\1"', html))
 
@@ -52,6 +56,29 @@ def _draw_figures(cell: Any, heading: str, run: Run) -> None:
             continue
         alt = describe(saved[0]) if len(saved) == 1 else f"Figure {place + 1} of “{heading}”"
         output.setdefault("metadata", {})["image/png"] = {"alt": alt}
+
+
+def _table_for_reading(html: str) -> str:
+    """A table with words to the left and numbers to the right, and without an index that only counts rows."""
+    from bs4 import BeautifulSoup
+
+    table = BeautifulSoup(html, "html.parser")
+    body, heads = ([row.find_all(["th", "td"]) for row in table.select(f"{part} tr")] for part in ("tbody", "thead"))
+    first = [row[0] for row in [*heads, *body] if row]
+    labels = [cell.get_text(strip=True) for cell in first]
+    if body and labels == [""] * len(heads) + [str(n) for n in range(len(body))] and first[-1].name == "th":
+        for cell in first:
+            cell.decompose()
+    # Columns are counted from the right: an index of several levels spans rows on the left.
+    cells = [[cell for cell in row if cell.name == "td"][::-1] for row in body]
+    wordy = {n for row in cells for n, cell in enumerate(row) if not _NUMBER.match(cell.get_text(strip=True))}
+    for row in [*cells, *(row[::-1] for row in heads)]:
+        for n in wordy & set(range(len(row))):
+            cell = row[n]
+            cell["class"] = f"{' '.join(cell.get_attribute_list('class'))} text".strip()
+            if cell.name == "td" and cell.string is not None:
+                cell.string = cell.string.replace("\\n", "\n")  # pandas writes line breaks as two characters
+    return str(table)
 
 
 def _safe_link(match: re.Match[str]) -> str:

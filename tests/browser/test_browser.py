@@ -178,7 +178,7 @@ def test_every_link_of_a_page_opens(browser: Browser, run: Run, name: str) -> No
         if address.scheme != "file":
             assert address.scheme == "https", link
         elif address.fragment:
-            assert unquote(address.fragment) in ids, link
+            assert {address.fragment, unquote(address.fragment)} & ids, link
         else:
             assert Path(unquote(address.path)).exists(), link
     page.close()
@@ -229,7 +229,11 @@ def lab(project: Path, run: Run) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}/lab/tree/notebooks/{{}}?token=open"
     finally:
         server.terminate()
-        server.wait(timeout=60)
+        try:
+            server.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
         log.close()
 
 
@@ -254,7 +258,7 @@ def test_notebook_03_runs_in_jupyterlab_and_its_explorer_answers(
     page.set_default_timeout(1000 * PATIENCE)
     page.goto(lab.format("03_evaluation.ipynb"))
     page.locator(".jp-Notebook").wait_for()
-    assert page.locator(".jp-KernelName").inner_text().startswith("Python 3"), "no kernel has to be chosen"
+    page.locator(".jp-KernelName", has_text="Python 3").wait_for()  # nobody has to choose one
     page.locator('.lm-MenuBar-itemLabel:text-is("Run")').click()
     page.locator('.lm-Menu-itemLabel:text-is("Run All Cells")').click()
     button = page.get_by_role("button", name="Compare")
