@@ -1,6 +1,7 @@
 # REALM. `make` runs the demo, `make test` the tests, `make help` lists the rest.
 PROFILE ?= demo
 SET ?=
+LAB_OPTIONS ?=
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -38,8 +39,10 @@ lint: $(BIN)/.installed-dev ## Check style, types and that notebooks are stored 
 	$(BIN)/mypy
 	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
 
+# The environment's own kernel is meant even where the user has another python3, and no news is asked for.
 lab: $(BIN)/.installed ## Open JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir . notebooks
+	@$(BIN)/jupyter labextension disable "@jupyterlab/apputils-extension:announcements" > /dev/null 2>&1
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --ServerApp.root_dir=. $(LAB_OPTIONS) notebooks/00_offline_models.ipynb
 
 report: $(BIN)/.installed ## Render the report of a run again (RUN=outputs/demo)
 	$(BIN)/realm report $(or $(RUN),outputs/$(PROFILE))

@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -29,8 +30,8 @@ __all__ = [
     "atomic_path",
     "derive_seed",
     "folder_digest",
+    "hub_commit",
     "locate_model",
-    "model_digest",
     "open_run",
     "seed_everything",
     "show_progress",
@@ -354,20 +355,16 @@ def folder_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def model_digest(source: Path | str, revision: str | None = None) -> str:
-    """What tells the weights of a loaded model from others: a folder's digest, or the commit of the hub's copy here.
+def hub_commit(model_id: str, revision: str | None) -> str | None:
+    """The commit that ``revision`` (None: the main branch) of a hub's model is now; offline, in the hub's cache.
 
-    Under ``main`` a hub id names other weights tomorrow; the folder of the copy in the hub's cache is named after the
-    commit. Raises :class:`ParamsError` when there is no copy to ask.
+    None when there is no telling: no such model, a gated one, no network. Loading says which.
     """
-    if Path(source).is_dir():
-        return folder_digest(Path(source))
-    from huggingface_hub import try_to_load_from_cache
+    from transformers.utils import resolve_revision
 
-    found = try_to_load_from_cache(str(source), "config.json", revision=revision)
-    if not isinstance(found, str):
-        raise ParamsError(f"model_id {source}: its copy in the hub's cache is gone; load it again")
-    return Path(found).parent.name
+    found = resolve_revision(model_id, revision)
+    commit: str | None = getattr(found, "resolved", found)
+    return commit if re.fullmatch("[0-9a-f]{40}", commit or "") else None
 
 
 def show_progress() -> bool:

@@ -124,7 +124,7 @@ def test_the_start_s_own_answer_is_none_of_those_that_best_of_n_chooses_from(
     place = starting_policy(params)
     policy = load_policy(place, folder)
     ids = encode_prompts(policy.tokenizer, ASKED[:12], 60).ids
-    drawn = SampleStore(None, policy_identity(policy, place, folder), params.sampling, 42).draw(policy, ids, range(5))
+    drawn = SampleStore(None, policy_identity(place, folder), params.sampling, 42).draw(policy, ids, range(5))
     for base, best, row in zip(answers(comparison, "base"), answers(comparison, "best_of_4"), drawn, strict=True):
         assert base["answer"].tolist() == [row[0].text]
         assert best["answer"].tolist() == [one.text for one in row[1:]]
@@ -208,7 +208,7 @@ def test_the_kl_is_the_mean_log_ratio_at_the_sampling_temperature(
         place = trained_policy(params.ppo, f"models/policy_{name}")
         policy = load_policy(place, folder)
         ids = encode_prompts(policy.tokenizer, ASKED[:12], 60).ids
-        drawn = SampleStore(None, policy_identity(policy, place, folder), params.sampling, 42).draw(policy, ids, [0])
+        drawn = SampleStore(None, policy_identity(place, folder), params.sampling, 42).draw(policy, ids, [0])
         ratios = []
         for prompt, (response,) in zip(ids, drawn, strict=True):
             own, other = (by_the_forward_pass(model, prompt, response.ids, 0.8) for model in (policy, base))

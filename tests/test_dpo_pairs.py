@@ -3,6 +3,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def test_the_pairs_of_a_policy_are_its_own_samples_ranked_by_the_reward(folder: 
     found = make_pairs(params, letters, PROMPTS)
     policy = load_policy(params.dpo)  # type: ignore[arg-type]
     encoded = encode_prompts(policy.tokenizer, PROMPTS, params.sampling.max_prompt_tokens)
-    identity = policy_identity(policy, params.dpo, None)  # type: ignore[arg-type]
+    identity = policy_identity(params.dpo, None)  # type: ignore[arg-type]
     drawn = SampleStore(None, identity, params.sampling, params.dpo.seed).draw(policy, encoded.ids, range(4))  # type: ignore[union-attr]
     expected = []
     for place, ids, answers in zip(encoded.kept, encoded.ids, drawn, strict=True):
@@ -313,17 +314,36 @@ def test_a_broken_file_of_samples_is_named_and_a_half_written_one_is_not_read(po
     assert store(tmp_path).draw(policy, ids, [0])
 
 
-def test_samples_are_known_by_the_weights_that_drew_them(folder: Path, policy: Policy, tmp_path: Path) -> None:
+def test_samples_are_known_by_the_weights_that_drew_them(folder: Path, tmp_path: Path) -> None:
     params = make_params(folder).dpo
     assert params is not None
     same = make_policy(tmp_path / "same")
     other = make_policy(tmp_path / "other", seed=1)
     identities = [
-        policy_identity(policy, params.model_copy(update={"model_name": str(where)}), None)
-        for where in (folder, same, other)
+        policy_identity(params.model_copy(update={"model_name": str(where)}), None) for where in (folder, same, other)
     ]
     assert identities[0] == identities[1] != identities[2]
-    assert policy_identity(policy, params.model_copy(update={"dtype": "bfloat16"}), None) != identities[0]
+    assert policy_identity(params.model_copy(update={"dtype": "bfloat16"}), None) != identities[0]
+
+
+def test_samples_of_a_hub_s_model_are_known_by_its_commit(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a download left it in the hub's cache; when main moves on, other weights answer."""
+    params = make_params(Path("some/policy")).dpo
+    assert params is not None
+    place = tmp_path / "models--some--policy"
+    (place / "refs").mkdir(parents=True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(DPOError, match="some/policy: cannot tell which commit of it is meant; give a revision"):
+        policy_identity(params, None)
+    found = []
+    for commit in ("1" * 40, "2" * 40):
+        shutil.copytree(folder, place / "snapshots" / commit)
+        (place / "refs" / "main").write_text(commit)
+        found.append(policy_identity(params, None))
+    assert found[0] != found[1]
+    assert found[0] == policy_identity(params.model_copy(update={"revision": "1" * 40}), None)
 
 
 def test_a_policy_without_tokenizer_or_chat_template_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib as mpl
@@ -154,6 +155,18 @@ def test_surface_asks_the_reward_in_the_order_of_the_features():
     assert asked[0][:, 1].min() > 90
 
 
+def test_of_many_domains_the_largest_are_drawn():
+    features = make_features(False)
+    features["domain"] = ["large"] * 60 + ["small"] * 60 + [f"d{number}" for number in range(60)]
+    rewards = {name: np.random.default_rng(1).normal(size=(180, 2)) for name in ("realm", "reward_model")}
+    evaluation = evaluate_rewards(features, rewards, scales=dict.fromkeys(rewards, 1.0), resamples=20)
+    ax = figures.accuracy_by_domain(evaluation)
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert len(labels) == 24
+    assert {"large  (n = 60)", "small  (n = 60)"} <= set(labels)
+    assert any("the 24 largest of 62 domains" in text for text in texts(ax))
+
+
 @pytest.mark.parametrize("column", ["reward", "similarity"])
 def test_a_constant_feature_can_be_drawn(column):
     features = make_features(False).assign(**{f"{column}_A": 0.3, f"{column}_B": 0.3})
@@ -285,3 +298,11 @@ def test_perturbations_show_the_mean_change_with_its_interval():
     assert sum(list(line.get_xdata()) == [0.3, 0.5] for line in ax.lines) == 8
     labels = [label.get_text() for label in ax.get_yticklabels()]
     assert labels == ["Empty phrases\nat the end (n = 40)", "Under another\npost (n = 40)"]
+
+
+def test_the_readmes_pipeline_is_the_one_that_is_drawn(tmp_path):
+    from realm_lib.figures.pipeline import main
+
+    main(str(tmp_path / "pipeline.svg"))
+    committed = Path(__file__).parents[1] / "outputs" / "reference" / "demo" / "figures" / "pipeline.svg"
+    assert (tmp_path / "pipeline.svg").read_bytes() == committed.read_bytes()

@@ -32,25 +32,23 @@ def test_every_watched_number_is_drawn(parts: list[str]) -> None:
     rows = history(WATCHED + parts)
     rows["explained_variance"] = rows["explained_variance"].astype(object).where(rows.index > 0, None)
     axes = figures.ppo_progress(rows)
-    drawn = [line.get_ydata() for ax in axes.flat for line in ax.lines]
+    drawn = [line.get_ydata() for ax in axes for line in ax.lines]
     for name in WATCHED + parts:
         assert any(np.array_equal(values, rows[name].astype(float), equal_nan=True) for values in drawn), name
-    assert [ax.get_title() for ax in axes.flat].count("") == 3 - len(parts)
-    last = axes.flat[-1]
-    assert {text.get_text() for text in last.texts} == {"sampling", "reward", "passes without gradient", "update"}
+    assert [bool(ax.get_title()) for ax in axes].count(True) == len(WATCHED) - 1 + len(parts)  # gold is in reward's
 
 
 @pytest.mark.parametrize("judged", [True, False])
 def test_the_curve_has_its_intervals_and_a_ring_at_the_kept_policy(judged: bool) -> None:
-    rows = {"step": [0, 4, 8], "kl": [0.0, 2.0, 5.0]}
+    rows = {"step": [0, 4, 8], "kl": [0.0, 2.0, 5.0], "prompts": [40, 40, 40]}
     for name in ("reward", "gold")[: 1 + judged]:
         rows |= {name: [0.0, 0.3, 0.5], f"{name}_low": [0.0, 0.1, 0.2], f"{name}_high": [0.0, 0.5, 0.9]}
     left, right = figures.over_optimisation({"plain": pd.DataFrame(rows)}, kept={"plain": 4}, simulated=judged)
     for ax in (left, right) if judged else (left,):
-        points, ring = ax.lines[0], ax.lines[1]
-        assert points.get_xydata().tolist() == [[0.0, 0.0], [2.0, 0.3], [5.0, 0.5]]
-        assert ring.get_xydata().tolist() == [[2.0, 0.3]]
+        lines = [line.get_xydata().tolist() for line in ax.lines]
+        assert [[0.0, 0.0], [2.0, 0.3], [5.0, 0.5]] in lines
+        assert [[2.0, 0.3]] in lines, "the ring"
         bars = [segment.tolist() for segment in ax.collections[0].get_segments()]
         assert bars[1:] == [[[2.0, 0.1], [2.0, 0.5]], [[5.0, 0.2], [5.0, 0.9]]]
-    assert len(right.lines) == (3 if judged else 1)
-    assert [text.get_text() for text in left.get_legend().get_texts()] == ["plain"]
+        assert {"0", "4", "8"} == {text.get_text() for text in ax.texts if text.get_text().isdigit()}
+    assert any("40 prompts" in text.get_text() for text in left.texts)

@@ -138,6 +138,33 @@ def test_an_adapter_is_saved_alone_and_loaded_with_its_base(
         load_policy(PolicyParams(model_name=str(folder), lora=unknown), trainable=True)
 
 
+def test_gradients_pass_through_four_bit_layers_that_have_answered_before(tmp_path: Path) -> None:
+    """As through a model in float32 whose weights are what the four bits stand for."""
+    functional = pytest.importorskip("bitsandbytes.functional", reason="4 bit needs bitsandbytes")
+    folder = make_policy(tmp_path / "wide", hidden_size=64, intermediate_size=128)
+    gradients = []
+    dequantised: dict[str, torch.Tensor] = {}
+    for quantization in ("4bit", None):
+        params = PolicyParams(model_name=str(folder), quantization=quantization, lora=LoraParams(r=2, alpha=4.0))
+        torch.manual_seed(0)
+        policy = load_policy(params, trainable=True)
+        for name, value in policy.model.named_parameters():
+            if hasattr(value, "quant_state"):
+                dequantised[name] = functional.dequantize_4bit(value.data, value.quant_state)
+            elif quantization is None and name in dequantised:
+                value.data.copy_(dequantised[name])
+        ids = torch.arange(5, 25)[None]
+        with torch.no_grad():
+            policy.model(ids)
+        policy.model(ids, labels=ids).loss.backward()
+        gradients.append({n: v.grad for n, v in policy.model.named_parameters() if v.grad is not None})
+    assert len(dequantised) == 14
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, value in gradients[1].items():
+        torch.testing.assert_close(gradients[0][name], value, atol=1e-5, rtol=1e-3)
+    assert any(float(value.abs().max()) > 1e-3 for name, value in gradients[1].items() if "layers.0" in name)
+
+
 # Prompts
 
 

@@ -16,7 +16,7 @@ from ppo_run import HELD_OUT, PROMPTS, letters, make_params, make_policy, vowels
 from pydantic import ValidationError
 
 from realm_lib.params import LoraParams, PPOParams
-from realm_lib.policies import Policy, PolicyError, load_policy, response_log_probs
+from realm_lib.policies import Policy, PolicyError, backbone_of, load_policy, response_log_probs
 from realm_lib.ppo import PPOError, PPOTrainer, RewardError, train_ppo
 from realm_lib.ppo.held_out import choose
 from realm_lib.ppo.monitor import warnings_of
@@ -115,6 +115,17 @@ def test_training_raises_the_reward_and_leaves_a_policy_log_and_tables(folder: P
     assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-4), "the first rollout is the reference's own"
 
     assert result.evaluations["step"].tolist() == [0, 3, 6, 9, 12]
+    log = (tmp_path / "logs" / "ppo_samples.jsonl").read_text(encoding="utf-8").splitlines()
+    samples = pd.DataFrame([json.loads(line, parse_constant=pytest.fail) for line in log])
+    assert samples.pop("post").tolist() == HELD_OUT * 5
+    pd.testing.assert_frame_equal(samples, result.samples)
+    curve = result.curve().set_index("step")
+    assert curve.loc[0, ["reward", "reward_low", "reward_high"]].tolist() == [0.0] * 3
+    assert (curve["reward_low"] <= curve["reward"]).all()
+    assert (curve["reward"] <= curve["reward_high"]).all()
+    np.testing.assert_allclose(curve["gold"], result.evaluations["gold"] - result.evaluations["gold"][0], atol=1e-12)
+    assert curve.loc[result.best_step, "reward"] == found["reward"]["difference"]
+    assert set(curve["prompts"]) == {9}
     assert result.samples.groupby("step")["prompt"].apply(list).tolist() == [list(range(9))] * 5
     assert list(result.comparison()["prompt"]) == list(range(9))
 
@@ -230,6 +241,63 @@ def test_recomputed_activations_change_nothing_and_the_reference_stays(folder: P
     assert torch.equal(before, after)
     own = usual.models.evaluate([rows[0][0].prompt_ids], [rows[0][0].response_ids], 1.0)
     assert float((own.log_probs.detach() - before).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("value_model", ["backbone", "separate"])
+def test_activations_are_recomputed_where_asked(folder: Path, value_model: str) -> None:
+    calls = {}
+    for flag in (False, True):
+        ppo = trainer(folder, gradient_checkpointing=flag, value_model=value_model, minibatch_size=8, num_epochs=1)
+        episodes = ppo.collect()
+        seen: list[int] = []
+        models = [ppo.models.model, ppo.models._value_backbone or ppo.models.model]
+        for model in models:
+            backbone_of(model).layers[0].self_attn.register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        ppo.update(episodes)
+        calls[flag] = len(seen)
+    assert calls[True] == 2 * calls[False]
+
+
+def test_blocks_of_the_output_layer_change_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual, lean = trainer(folder), trainer(folder, gradient_checkpointing=True)
+    episodes = usual.collect()
+    answers = [[episode.prompt_ids for episode in episodes], [episode.response_ids for episode in episodes]]
+    expected = response_log_probs(usual.models.model, *answers)
+    usual.update(episodes)
+    monkeypatch.setattr("realm_lib.policies.log_probs.BLOCK", 7 * 300)  # a vocabulary of 293: seven tokens at a time
+    sizes: list[int] = []
+    lean.models.model.get_output_embeddings().register_forward_hook(lambda _, __, out: sizes.append(len(out)))
+    again = lean.collect()
+    for episode, other, row in zip(episodes, again, expected, strict=True):
+        np.testing.assert_allclose(other.log_probs, episode.log_probs, atol=1e-5)
+        np.testing.assert_allclose(other.reference_log_probs, row, atol=1e-5)
+        assert other.entropy == pytest.approx(episode.entropy, abs=1e-5)
+    np.testing.assert_allclose(response_log_probs(lean.models.model, *answers)[0], expected[0], atol=1e-5)
+    sizes.clear()
+    lean.update(again)
+    assert max(sizes) == 7
+    assert largest_difference(weights(usual.models.policy), weights(lean.models.policy)) < 1e-5
+
+
+def test_an_adapter_on_four_bit_weights_learns_and_nothing_else_moves(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="4 bit needs bitsandbytes")
+    folder = make_policy(tmp_path / "wide", hidden_size=64, intermediate_size=64)  # 4-bit blocks hold 64 weights
+    options = {"quantization": "4bit", "lora": LORA, "dtype": "bfloat16", "learning_rate": 1e-2, "kl_coefficient": 0.0}
+    params = make_params(
+        folder, total_episodes=32 * 6, batch_size=32, minibatch_size=32, gradient_checkpointing=True, **options
+    )
+    policy = load_policy(params.ppo, trainable=True)
+    layers = {type(value).__name__ for value in policy.model.parameters() if not value.requires_grad}
+    assert "Params4bit" in layers
+    before = {name: value.detach().clone() for name, value in policy.model.named_parameters()}
+    result = PPOTrainer(params, policy, letters, PROMPTS, held_out=HELD_OUT, run=Run(tmp_path)).train()
+    moved = {name for name, value in policy.model.named_parameters() if not torch.equal(value, before[name])}
+    assert moved
+    assert all("lora_" in name for name in moved)
+    assert {value.dtype for value in policy.model.parameters() if value.requires_grad} == {torch.float32}
+    assert result.history["kl"].iloc[0] == pytest.approx(0.0, abs=0.05)
+    assert result.metrics()["reward"]["difference"] > 0
+    assert not (tmp_path / "models" / "policy_ppo" / "model.safetensors").exists()
 
 
 def test_a_checkpoint_is_of_one_training_only(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -360,8 +428,14 @@ def test_what_cannot_be_trained_is_refused(folder: Path) -> None:
     frozen = load_policy(params.ppo)
     with pytest.raises(PPOError, match="no trainable weights"):
         PPOTrainer(params, frozen, letters, PROMPTS, held_out=HELD_OUT)
-    with pytest.raises(PolicyError, match="prompt 1 is empty"):
+    endless = load_policy(params.ppo, trainable=True)
+    endless.tokenizer.eos_token = None
+    with pytest.raises(PPOError, match="no EOS token"):
+        PPOTrainer(params, endless, letters, PROMPTS, held_out=HELD_OUT)
+    with pytest.raises(PolicyError, match="training: prompt 1 is empty"):
         train_ppo(params, letters, ["Why?", ""], held_out=HELD_OUT)
+    with pytest.raises(PolicyError, match="choosing: there are no prompts"):
+        train_ppo(params, letters, PROMPTS, held_out=HELD_OUT, choose_on=[])
 
 
 def test_prompts_that_are_too_long_are_counted(folder: Path) -> None:

@@ -80,6 +80,9 @@ def test_a_training_killed_in_the_middle_ends_where_an_uninterrupted_one_does(
     assert all(torch.equal(saved_weights(run)[name], value) for name, value in saved_weights(whole_run).items())
     lines = log.read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    texts = [(folder / "logs" / "ppo_samples.jsonl").read_text(encoding="utf-8") for folder in (run, whole_run)]
+    assert texts[0] == texts[1]
+    assert len(texts[0].splitlines()) == 27
     assert sorted(path.name for path in (run / "models").iterdir()) == ["policy_ppo"]
 
 

@@ -10,10 +10,9 @@ import nbformat
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
+from policies_made_up import PPO, write_policies
 
-from realm_lib.comparison import PolicyComparison
 from realm_lib.params import dump_yaml, load_params
-from realm_lib.policies import SequenceKL
 from realm_lib.report import ComparisonOfRunsError, write_report, write_side_by_side
 from realm_lib.report.answers import two_sentences
 from realm_lib.runs import MissingStepError, Run, write_text
@@ -205,13 +204,37 @@ def test_the_verdict_is_two_sentences_that_follow_the_intervals(
     assert "70.1 %" in verdict
 
 
+def test_a_difference_that_correction_takes_back_is_not_called_sure(tmp_path: Path) -> None:
+    evaluation = copy.deepcopy(EVALUATION)
+    evaluation["differences"]["realm - linear"] = difference(-0.024, -0.042, -0.006, p=0.1158)
+    run = make_run(tmp_path / "trial", evaluation)
+    write_report(run)
+    text = shown(run)
+    assert "worse, not surely" in text
+    assert "(-2.4 points, -4.2 to -0.6, but p = 0.12 after correction)" in text
+    assert "A weighted sum of the two seems to do better" in text
+
+
+def test_domains_of_few_pairs_are_counted_and_not_named(tmp_path: Path) -> None:
+    evaluation = copy.deepcopy(EVALUATION)
+    evaluation["by_domain"] = {
+        name: {"pairs": pairs, "realm": reward(accuracy, 0.5, 1.0), "reward_model": reward(0.5, 0.4, 0.6)}
+        for name, pairs, accuracy in (("tiny", 1, 1.0), ("large", 50, 0.6))
+    }
+    run = make_run(tmp_path / "trial", evaluation)
+    write_report(run)
+    assert "Ahead of the reward model in 2 of 2" in shown(run)
+    assert "large (+10 points)" in shown(run)
+    assert "tiny (" not in shown(run)
+
+
 def test_the_index_alone_answers_the_questions_of_a_reader(tmp_path: Path) -> None:
     evaluation = copy.deepcopy(EVALUATION)
     evaluation["differences"]["realm - similarity"] = difference(0.1, 0.05, 0.15, p=0.002)
     evaluation["seeds"] = {"sd": 0.0012}
     gaps = {"askbaking": 0.10, "askvet": 0.02, "askhr": -0.03}
     evaluation["by_domain"] = {
-        name: {"pairs": 10, "realm": reward(0.6 + gap, 0.5, 0.8), "reward_model": reward(0.6, 0.5, 0.7)}
+        name: {"pairs": 40, "realm": reward(0.6 + gap, 0.5, 0.8), "reward_model": reward(0.6, 0.5, 0.7)}
         for name, gap in gaps.items()
     }
     run = make_run(tmp_path / "trial", evaluation)
@@ -224,10 +247,13 @@ def test_the_index_alone_answers_the_questions_of_a_reader(tmp_path: Path) -> No
     assert better.startswith("Yes, than either of its parts. The network is not shown to be better than a plain")
     assert "+5.1 points, +2.0 to +8.0" in much
     assert "+10.0 points, +5.0 to +15.0" in much
-    assert "p = 0.002" in sure, "the larger of the two"
+    assert "p < 0.001 against the reward model alone and p = 0.002 against similarity alone" in sure
     assert "4.0 points would be found" in sure
     assert "0.12 points" in sure
-    assert domains.startswith("Ahead of the reward model in 2 of 3, most in askbaking (+10 points); behind in 1: askhr")
+    assert domains.startswith(
+        "Ahead of the reward model in 2 of 3, behind in 1. Furthest ahead in askbaking (+10 points)"
+    )
+    assert "furthest behind in askhr (-3)" in domains
     assert "-6.0 points" in length
     assert list(answers) == [
         *("Is it better?", "By how much?", "How sure is that?", "On which domains?", "Is it only length?")
@@ -296,39 +322,6 @@ def test_a_figure_has_its_colours_on_light_and_on_dark_pages(run: Run) -> None:
 
 
 # Policies
-
-
-def write_policies(run: Run, answer: str = "Yeast makes gas.") -> dict[str, Any]:
-    """metrics/policies.json and policy_answers.parquet as the library's own comparison makes them."""
-    rows = []
-    for policy, gain in (("base", 0.0), ("best_of_4", 0.4), ("ppo", 1.0)):
-        for row in range(40):
-            luck = ((row * 7) % 11 - 5) / 5
-            rows.append(
-                {
-                    "policy": policy, "row": row, "number": 0, "answer": answer, "length": 20 + row % 3,
-                    "characters": 90.0 + (row * 5) % 13, "ended": True, "weight": 1.0, "picked": True,
-                    "prompt": f"Post {row}?", "realm": gain + luck, "gold": gain / 2 - luck,
-                }
-            )  # fmt: skip
-    comparison = PolicyComparison(
-        answers=pd.DataFrame(rows),
-        kls={"ppo": SequenceKL(k1=3.25, k1_error=0.2, k3=3.3)},
-        judges=("realm", "gold"),
-        best_of=(4,),
-        resamples=200,
-        dropped="",
-    )
-    comparison.answers.to_parquet(run.path("metrics", "policy_answers.parquet"))
-    return run.write_metrics("policies", comparison.metrics())
-
-
-PPO = {
-    "reward": {"before": -0.5, "after": 0.25, "difference": 0.75, "ci_of_difference": [0.5, 1.0]},
-    "length": {"before": 20.0, "after": 31.0},
-    "episodes": 1024,
-    "seconds": 31.6,
-}
 
 
 def test_a_run_without_policies_has_no_section_on_them(run: Run) -> None:
@@ -409,8 +402,8 @@ def test_runs_stand_side_by_side_with_what_differs(run: Run, tmp_path: Path) -> 
     assert "data.seed" not in rows, "what is equal is left out"
     assert rows["REALM (combined)"] == ["70.1 % (68.0 to 72.0)", "80.0 % (78.0 to 82.0)"]
     assert rows["REALM (combined) minus Linear combination"][0].endswith("the data cannot tell")
-    assert rows["ppo"][1] == "", "a run without policies has no number there"
-    assert rows["ppo"][0].endswith(")")
+    assert rows["PPO"][1] == "", "a run without policies has no number there"
+    assert rows["PPO"][0].endswith(")")
     summary = soup.select_one(".verdict").get_text()  # type: ignore[union-attr]
     assert "training.seed" in summary
     assert "80.0 %" in summary

@@ -5,6 +5,7 @@ import errno
 import http.server
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -99,6 +100,36 @@ def test_a_gated_model_without_a_token_and_one_that_is_not_there(tmp_path: Path)
 def test_a_model_that_is_not_on_this_machine_while_offline() -> None:
     with pytest.raises(ScorerError, match=r"some/model: cannot be loaded: .*the hub cannot be reached"):
         scorer_of(Path("some/model"))
+
+
+def test_weights_and_tokenizer_are_those_of_the_commit(
+    inform_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a hub's cache of two commits: the pinned one, or the branch's and a warning that says which that is."""
+
+    def nudge(weights: dict[str, torch.Tensor]) -> None:
+        weights["score.2.bias"] += 1
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    home = tmp_path / "models--some--model"
+    old, new = "a" * 40, "b" * 40
+    (home / "snapshots").mkdir(parents=True)
+    copied(inform_folder, home / "snapshots" / old)
+    copied(inform_folder, home / "snapshots" / new, nudge)
+    retemplate(home / "snapshots" / new, lambda text: text + " ")
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(new)
+    pinned = scorer_of(Path("some/model"), revision=old)
+    assert "reward_model.revision" not in caplog.text
+    moving = scorer_of(Path("some/model"))
+    assert f"this is commit {new}; write it into reward_model.revision" in caplog.text
+    assert [scorer.identity["weights"] for scorer in (pinned, moving)] == [old, new]
+    assert pinned.identity["template"] != moving.identity["template"]
+    for commit, scorer in ((old, pinned), (new, moving)):
+        np.testing.assert_array_equal(
+            scorer.score(["Why?"], ["So."]), scorer_of(home / "snapshots" / commit).score(["Why?"], ["So."])
+        )
+    assert pinned.score(["Why?"], ["So."]) != moving.score(["Why?"], ["So."])
 
 
 def test_a_template_that_fails_names_the_text(inform_folder: Path, tmp_path: Path) -> None:
@@ -228,6 +259,21 @@ def test_a_checkpoint_whose_head_was_quantised_is_refused(
         scorer_of(tmp_path, quantization=quantization)
 
 
+def test_what_bitsandbytes_would_say_in_the_middle_of_a_run(
+    tmp_path: Path, tiny_config: Any, tiny_tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    bnb = pytest.importorskip("bitsandbytes", reason="quantisation needs bitsandbytes")
+    config = type(tiny_config).from_dict(tiny_config.to_dict() | {"intermediate_size": 72})
+    INFORMForSequenceClassification(config).save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    scorer = scorer_of(tmp_path, quantization="8bit")
+    assert np.isfinite(scorer.score(["Why?"], ["So."])).all()
+    assert "will be cast" not in caplog.text  # once a layer and a pass
+    if bnb.nn.Linear4bit(32, 32).support_avx512bf16_for_cpu:
+        with pytest.raises(ScorerError, match=r"mlp\.gate_proj has 72 outputs; .*set reward_model\.quantization"):
+            scorer_of(tmp_path, quantization="4bit")
+
+
 def test_what_dtype_a_checkpoint_is_loaded_in_is_in_the_identity(inform_folder: Path, tmp_path: Path) -> None:
     """Also when the checkpoint's own is bf16, whose values float32 holds exactly and computes differently."""
 
@@ -247,7 +293,9 @@ def test_what_dtype_a_checkpoint_is_loaded_in_is_in_the_identity(inform_folder: 
     assert np.abs(scores[1] - scores[0]).max() < 0.05 * np.ptp(scores[0]) + 0.05
 
 
-def test_an_embedder_has_one_dtype_whatever_its_checkpoint(tmp_path: Path, minilm: Any) -> None:
+def test_an_embedder_has_one_dtype_whatever_its_checkpoint(
+    tmp_path: Path, minilm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """float32 always, so that its identity (a digest of the weights) need not name it."""
     minilm.model.save(str(tmp_path / "full"))
     copy.deepcopy(minilm.model).bfloat16().save(str(tmp_path / "half"))  # the fixture's own weights stay exact
@@ -257,20 +305,18 @@ def test_an_embedder_has_one_dtype_whatever_its_checkpoint(tmp_path: Path, minil
     )
     assert {str(weights.dtype) for weights in half.model.parameters()} == {"torch.float32"}  # type: ignore[attr-defined]
     assert full.identity["weights"] != half.identity["weights"]
-
-
-def test_a_hub_models_commit_is_its_weights(
-    inform_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A copy as a download left it; transformers says nothing of the commit any more."""
-    place = copied(inform_folder, tmp_path / "models--some--model" / "snapshots" / ("1" * 40)).parents[1]
-    (place / "refs").mkdir()
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    for commit in ("1" * 40, "2" * 40):
-        if not (place / "snapshots" / commit).exists():
-            (place / "snapshots" / ("1" * 40)).rename(place / "snapshots" / commit)
-        (place / "refs" / "main").write_text(commit)
-        assert scorer_of(Path("some/model")).identity["weights"] == commit
+    # From a hub's cache, the commit is the weights' name.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    home = tmp_path / "hub" / "models--some--encoder"
+    commits = ["a" * 40, "b" * 40]
+    for commit in commits:
+        (home / "snapshots").mkdir(parents=True, exist_ok=True)
+        shutil.copytree(tmp_path / "half", home / "snapshots" / commit, copy_function=os.link)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(commits[1])
+    for revision, commit in ((commits[0], commits[0]), (None, commits[1])):
+        params = EmbeddingParams(backend="sentence_transformers", model_id="some/encoder", revision=revision)
+        assert build_embedder(params).identity["weights"] == commit
 
 
 def test_a_causal_model_of_another_dtype_keeps_its_row(tmp_path: Path, tiny_config: Any, tiny_tokenizer: Any) -> None:

@@ -85,7 +85,7 @@ def compare_policies(
     asked = [prompts[place] for place in encoded.kept]
     most = max(settings.best_of)
 
-    drawn = _store(base, start, params, folder, seed).draw(base, encoded.ids, range(most + 1), progress=progress)
+    drawn = _store(start, params, folder, seed).draw(base, encoded.ids, range(most + 1), progress=progress)
     frames = [_rows("base", [row[:1] for row in drawn]), _rows("best", [row[1:] for row in drawn])]
     kls: dict[str, SequenceKL] = {}
     for name, policy_params in trained.items():
@@ -97,7 +97,7 @@ def compare_policies(
         ids = encode_prompts(policy.tokenizer, asked, sampling.max_prompt_tokens).ids
         if ids != encoded.ids:
             raise ComparisonError(f"{name}: its chat template is not that of {start.model_name}: the prompts differ")
-        answers = _store(policy, policy_params, params, folder, seed).draw(policy, ids, [0], progress=progress)
+        answers = _store(policy_params, params, folder, seed).draw(policy, ids, [0], progress=progress)
         frames.append(_rows(name, answers))
         kls[name] = _kl(policy, base, ids, [row[0] for row in answers], params)
         del policy  # before the next is loaded: two models in memory, not three
@@ -114,8 +114,8 @@ def compare_policies(
     )
 
 
-def _store(policy: Policy, own: PolicyParams, params: RlhfParams, folder: Path | None, seed: int) -> SampleStore:
-    identity = policy_identity(policy, own, folder)
+def _store(own: PolicyParams, params: RlhfParams, folder: Path | None, seed: int) -> SampleStore:
+    identity = policy_identity(own, folder)
     return SampleStore(folder / "samples" if folder is not None else None, identity, params.sampling, seed)
 
 

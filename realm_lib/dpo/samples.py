@@ -17,29 +17,34 @@ from tqdm.auto import tqdm
 from realm_lib.dpo.errors import DPOError
 from realm_lib.policies import Policy, Response, sample
 from realm_lib.rlhf_params import PolicyParams, SamplingParams
-from realm_lib.runs import derive_seed, folder_digest, locate_model, write_text
+from realm_lib.runs import derive_seed, folder_digest, hub_commit, locate_model, write_text
 
 __all__ = ["SampleStore", "policy_identity"]
 
 _FIELDS = {"key", "ids", "text", "ended"}
 
 
-def policy_identity(policy: Policy, params: PolicyParams, run_folder: Path | None) -> str:
-    """A hash of what decides a policy's answers: weights, tokenizer, precision; for a hub model, its commit.
+def policy_identity(params: PolicyParams, run_folder: Path | None) -> str:
+    """A hash of what decides the answers of the policy that ``params`` names: weights, tokenizer, precision.
 
-    ``params`` must be those that ``policy`` was loaded by.
+    Raises :class:`DPOError` for a model of the hub whose commit cannot be told: answers kept under its name alone would
+    be taken for those of its next version.
     """
     source = locate_model(params.model_name, run_folder)
-    weights: list[Any]
-    if isinstance(source, Path):
-        weights = [folder_digest(source)]
-        adapter = source / "adapter_config.json"
-        if adapter.is_file():  # its base lies elsewhere
-            base = Path(str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]))
-            weights.append(folder_digest(base) if base.is_dir() else str(base))
-    else:
-        weights = [source, params.revision, getattr(policy.model.config, "_commit_hash", None)]
+    weights = [_weights(source, params.revision)]
+    if isinstance(source, Path) and (adapter := source / "adapter_config.json").is_file():  # its base lies elsewhere
+        base = str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+        weights.append(_weights(Path(base) if Path(base).is_dir() else base, None))
     return _digest([weights, params.dtype, params.quantization])
+
+
+def _weights(source: Path | str, revision: str | None) -> str:
+    if isinstance(source, Path):
+        return folder_digest(source)
+    commit = hub_commit(source, revision)
+    if commit is None:
+        raise DPOError(f"{source}: cannot tell which commit of it is meant; give a revision, or a folder")
+    return f"{source}@{commit}"
 
 
 class SampleStore:

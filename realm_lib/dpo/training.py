@@ -57,7 +57,7 @@ def make_pairs(
     """
     dpo, folder = _params(params), _folder(run_folder)
     policy = load_policy(dpo, folder)
-    store = _store(policy, dpo, params, folder)
+    store = _store(dpo, params, folder)
     return _made(policy, params, reward, prompts_or_pairs, store, held_out, progress)
 
 
@@ -94,7 +94,7 @@ def train_dpo(
     check_judge_names(judges or ())
     held = [*held_out, *_prompts(held_out_pairs)]
     policy = _trainable(dpo, folder)
-    store = _store(policy, dpo, params, folder)
+    store = _store(dpo, params, folder)
     pairs = _made(policy, params, reward, prompts_or_pairs, store, held, progress)
     _check(pairs, held, dpo)
     watched = _watched(policy, params, reward, held_out, held_out_pairs, store, progress)
@@ -112,7 +112,7 @@ def train_dpo(
         if folder is not None:
             _save(policy, history, folder, name)
             trained = dpo.model_copy(update={"model_name": f"run:models/policy_{name}", "revision": None})
-            store = _store(policy, trained, params, folder)
+            store = _store(trained, params, folder)
         else:
             store = SampleStore(None, identity, params.sampling, dpo.seed)
         after = [row[0] for row in store.draw(policy, encoded.ids, [0], progress=progress)]
@@ -170,8 +170,8 @@ def _trainable(dpo: DPOParams, folder: Path | None) -> Policy:
     return policy
 
 
-def _store(policy: Policy, dpo: DPOParams, params: RlhfParams, folder: Path | None) -> SampleStore:
-    identity = policy_identity(policy, dpo, folder)
+def _store(dpo: DPOParams, params: RlhfParams, folder: Path | None) -> SampleStore:
+    identity = policy_identity(dpo, folder)
     return SampleStore(folder / "samples" if folder is not None else None, identity, params.sampling, dpo.seed)
 
 

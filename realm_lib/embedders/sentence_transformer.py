@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from realm_lib.embedders.vectors import EmbedderError, unit_vectors
 from realm_lib.params import EmbeddingParams
-from realm_lib.runs import locate_model, model_digest
+from realm_lib.runs import folder_digest, hub_commit, locate_model
 
 __all__ = ["PACKAGED_MODEL", "SentenceTransformerEmbedder", "measured_batch_size"]
 
@@ -36,10 +36,11 @@ class SentenceTransformerEmbedder:
         self.params = params
         packaged = params.model_id == PACKAGED_MODEL
         source = _packaged_model() if packaged else locate_model(params.model_id, run_folder)
+        commit = None if Path(source).is_dir() else hub_commit(str(source), params.revision)
         try:
             self.model = SentenceTransformer(
                 str(source),
-                revision=params.revision,
+                revision=commit or params.revision,
                 truncate_dim=params.dimensions,
                 local_files_only=packaged,
                 # Without use_safetensors pytorch_model.bin would be unpickled; half precision makes a vector depend
@@ -54,7 +55,17 @@ class SentenceTransformerEmbedder:
             raise EmbedderError(f"{params.model_id}: does not say how long its vectors are")
         self._dimensions = int(dimensions)
         self._batch_size = params.batch_size
-        weights = PACKAGED_WEIGHTS if packaged else model_digest(source, params.revision)
+        if packaged:
+            weights: str | None = PACKAGED_WEIGHTS
+        elif Path(source).is_dir():
+            weights = folder_digest(Path(source))
+        else:
+            weights = commit
+        if weights is None:
+            raise EmbedderError(
+                f"embedding.model_id {params.model_id}: the hub does not say which commit it is: set "
+                "embedding.revision to one (40 digits), so that its vectors are not taken for another's"
+            )
         self._identity = {
             "backend": params.backend,
             "model": params.model_id,

@@ -15,6 +15,7 @@ from realm_lib.figures.judging import (
 from realm_lib.figures.learning import (
     feature_distributions,
     response_surface,
+    responses_on_surface,
     reward_distributions,
     reward_model_training,
     training_curves,
@@ -37,6 +38,7 @@ __all__ = [
     "ppo_progress",
     "reliability",
     "response_surface",
+    "responses_on_surface",
     "reward_distributions",
     "reward_model_training",
     "seed_points",

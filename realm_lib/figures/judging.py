@@ -36,6 +36,8 @@ _GROUPS = {
     "by_post_size": ("Accuracy by how many pairs a post has", "Pairs of the post among these"),
 }
 
+_MOST_DOMAINS = 24
+
 __all__ = ["accuracy_bars", "accuracy_by_domain", "accuracy_by_group", "difference_bars", "reliability"]
 
 
@@ -73,10 +75,12 @@ def accuracy_by_domain(
 ) -> Axes:
     """Accuracy of some rewards by domain, with intervals, domains in the order of the first reward's accuracy.
 
-    The n beside a domain counts its pairs.
+    The n beside a domain counts its pairs. Of more than 24 domains, those with most pairs are drawn.
     """
     found = evaluation.metrics["by_domain"]
-    domains = sorted(found, key=lambda domain: float(found[domain][names[0]]["accuracy"]))
+    largest = sorted(found, key=lambda domain: -int(found[domain]["pairs"]))[:_MOST_DOMAINS]
+    domains = sorted(largest, key=lambda domain: float(found[domain][names[0]]["accuracy"]))
+    facts = [f"the {len(domains)} largest of {len(found)} domains"] if len(domains) < len(found) else []
     ax = ax or new_axes(6.4, 1.7 + len(domains) * (0.1 + 0.11 * len(names)))
     offsets = np.linspace(0.18, -0.18, len(names)) if len(names) > 1 else [0.0]
     for name, offset in zip(names, offsets, strict=True):
@@ -90,7 +94,8 @@ def accuracy_by_domain(
     ax.set_yticks(range(len(domains)), labels, color=INK)
     ax.set_ylim(-0.7, len(domains) - 0.3)
     legend_below(ax, ax, columns=len(names))
-    draw_title(ax, "Accuracy by domain", sizes(evaluation), evaluation.simulated, above=True)
+    facts = [*sizes(evaluation), *facts]
+    draw_title(ax, "Accuracy by domain", facts, evaluation.simulated, above=True)
     return ax
 
 

@@ -10,11 +10,23 @@ from matplotlib.colors import to_rgba
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from realm_lib.figures.theme import AXIS_LABELS, COLOURS, LABELS, PERCENT, SOFT, counted, draw_title, new_axes, new_pair
+from realm_lib.figures.theme import (
+    AXIS_LABELS,
+    COLOURS,
+    INK,
+    LABELS,
+    PERCENT,
+    SOFT,
+    counted,
+    draw_title,
+    new_axes,
+    new_pair,
+)
 
 __all__ = [
     "feature_distributions",
     "response_surface",
+    "responses_on_surface",
     "reward_distributions",
     "reward_model_training",
     "training_curves",
@@ -68,10 +80,13 @@ def response_surface(
     reward_of: Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]],
     features: pd.DataFrame,
     ax: Axes | None = None,
+    *,
+    including: Sequence[tuple[float, float]] = (),
 ) -> Axes:
     """The combined reward over both features, with lines around the half and around nine tenths of the responses.
 
-    ``reward_of`` maps features float32 [n, 2], reward-model score and similarity, to rewards [n].
+    ``reward_of`` maps features float32 [n, 2], reward-model score and similarity, to rewards [n]. The area drawn holds
+    nearly all responses, and the points of ``including`` (score, similarity).
     """
     points = np.concatenate(
         [features[[f"reward_{side}", f"similarity_{side}"]].to_numpy(dtype=np.float64) for side in "AB"]
@@ -79,6 +94,8 @@ def response_surface(
     _need_finite(points, "reward or similarity")
     ax = ax or new_axes(6.4, 4.6)
     low, high = np.quantile(points, [0.002, 0.998], axis=0)
+    for point in including:
+        low, high = np.minimum(low, point), np.maximum(high, point)
     room = 0.03 * (high - low) + 1e-9  # a constant feature still gets an area
     xs, ys = (np.linspace(low[i] - room[i], high[i] + room[i], 120) for i in (0, 1))
     grid = np.stack(np.meshgrid(xs, ys), axis=-1)
@@ -98,6 +115,25 @@ def response_surface(
         [counted(len(points), "response"), "white lines hold 50 % and 90 % of them"],
         "gold_A" in features,
     )
+    return ax
+
+
+def responses_on_surface(
+    reward_of: Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]],
+    features: pd.DataFrame,
+    responses: Sequence[tuple[str, float, float]],
+    ax: Axes | None = None,
+) -> Axes:
+    """:func:`response_surface` with single responses marked: each a name, its score and its similarity."""
+    ax = response_surface(
+        reward_of, features, ax, including=[(score, similarity) for _, score, similarity in responses]
+    )
+    for name, score, similarity in responses:
+        ax.plot(
+            score, similarity, "o", color="white", markersize=17, markeredgecolor=INK, markeredgewidth=1.6, zorder=5
+        )
+        ax.annotate(name, (score, similarity), ha="center", va="center_baseline", fontsize=10, fontweight="bold",
+                    color=INK, zorder=6)  # fmt: skip
     return ax
 
 

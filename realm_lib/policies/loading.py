@@ -89,6 +89,8 @@ def load_policy(params: PolicyParams, run_folder: Path | None = None, *, trainab
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+    if trainable and params.quantization is not None:
+        _keep_gradients(model)
     if trainable and params.lora is not None:
         model = _with_new_adapter(model, params, adapter)
     else:
@@ -150,6 +152,17 @@ def _base_of(adapter: Path) -> str:
     if not base:
         raise PolicyError(f"{adapter / _ADAPTER}: does not say which model the adapter belongs to")
     return base
+
+
+def _keep_gradients(model: Any) -> None:
+    """Keep 4-bit layers in the form through which gradients pass.
+
+    On some CPUs bitsandbytes repacks a layer for good at its first pass without a gradient, into a form whose backward
+    pass gives wrong gradients and only a warning; and rollouts are such passes.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _with_new_adapter(model: Any, params: PolicyParams, adapter: Path | None) -> Any:

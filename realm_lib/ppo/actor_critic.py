@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from realm_lib.policies import Policy, backbone_of, next_token_logits, pad_right
-from realm_lib.policies.log_probs import check_output_layer, places_before_responses
+from realm_lib.policies.log_probs import check_output_layer, in_blocks, log_probs_of, places_before_responses
 from realm_lib.rlhf_params import PPOParams
 
 __all__ = ["ActorCritic", "Tokens"]
@@ -51,6 +52,7 @@ class ActorCritic:
         self.value_head = nn.Linear(width, 1).to(self.model.device)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
+        self._recompute = params.gradient_checkpointing
         if params.gradient_checkpointing:
             for part in (self.model, self._value_backbone):
                 if part is not None:
@@ -83,13 +85,23 @@ class ActorCritic:
         before = places_before_responses(prompts, responses, ids.shape[1], self.device)
         states = self._states(backbone_of(self.model), ids, before)
         value_states = states if self._value_backbone is None else self._states(self._value_backbone, ids, before)
-        logits = next_token_logits(self.model, states).float() / temperature
-        total = torch.logsumexp(logits, dim=-1)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_gradient):
-            # H = log Z - E[logit]; exp(logits - total) are the probabilities.
-            entropies = total - (torch.exp(logits - total[:, None]) * logits).sum(dim=-1)
         values = self.value_head(value_states.float()).squeeze(1)
-        return Tokens(_chosen(logits, responses) - total, values, entropies)
+
+        def block(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+            logits = next_token_logits(self.model, states).float() / temperature
+            total = torch.logsumexp(logits, dim=-1)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_gradient):
+                # H = log Z - E[logit]; exp(logits - total) are the probabilities.
+                entropies = total - (torch.exp(logits - total[:, None]) * logits).sum(dim=-1)
+            return logits.gather(1, targets[:, None]).squeeze(1) - total, entropies
+
+        blocks = in_blocks(self.model, states, self._targets(responses))
+        if self._recompute and torch.is_grad_enabled():
+            found = [torch_checkpoint(block, *part, use_reentrant=False) for part in blocks]
+        else:
+            found = [block(*part) for part in blocks]
+        log_probs, entropies = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return Tokens(log_probs, values, entropies)
 
     @torch.no_grad()
     def reference_log_probs(self, prompts: Ids, responses: Ids, temperature: float) -> Tensor:
@@ -98,8 +110,8 @@ class ActorCritic:
         before = places_before_responses(prompts, responses, ids.shape[1], self.device)
         with self._reference() as model:
             states = self._states(backbone_of(model), ids, before)
-            logits = next_token_logits(model, states).float() / temperature
-        return _chosen(logits, responses) - torch.logsumexp(logits, dim=-1)
+            blocks = in_blocks(model, states, self._targets(responses))
+            return torch.cat([log_probs_of(model, *block, temperature) for block in blocks])
 
     @contextmanager
     def _reference(self) -> Iterator[Any]:
@@ -131,7 +143,5 @@ class ActorCritic:
         hidden: Tensor = backbone(input_ids=ids, use_cache=False).last_hidden_state
         return hidden.flatten(0, 1)[places]
 
-
-def _chosen(logits: Tensor, responses: Ids) -> Tensor:
-    targets = torch.tensor([token for response in responses for token in response], device=logits.device)
-    return logits.gather(1, targets[:, None]).squeeze(1)
+    def _targets(self, responses: Ids) -> Tensor:
+        return torch.tensor([token for response in responses for token in response], device=self.device)

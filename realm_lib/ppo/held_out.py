@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from realm_lib.evaluation.resampling import bootstrap_over_posts
-from realm_lib.policies import EncodedPrompts, encode_prompts
+from realm_lib.policies import EncodedPrompts, PolicyError, encode_prompts
 from realm_lib.ppo.monitor import describe
 from realm_lib.ppo.rollout import Episode
 from realm_lib.preferences import Prompt, as_text
@@ -30,8 +30,11 @@ class PromptSet:
 
     @classmethod
     def of(cls, kind: str, prompts: Sequence[Prompt], tokenizer: Any, max_prompt_tokens: int) -> Self:
-        """As tokens; raises what :func:`realm_lib.policies.encode_prompts` raises."""
-        return cls(kind, list(prompts), encode_prompts(tokenizer, prompts, max_prompt_tokens))
+        """As tokens; raises what :func:`realm_lib.policies.encode_prompts` raises, and says of which set."""
+        try:
+            return cls(kind, list(prompts), encode_prompts(tokenizer, prompts, max_prompt_tokens))
+        except PolicyError as error:
+            raise PolicyError(f"{kind}: {error}") from error
 
     def asked(self, seed: int) -> list[tuple[int, Prompt, list[int], int]]:
         """What :func:`realm_lib.ppo.rollout.play` takes: place, prompt, its tokens and the answer's seed, of each."""

@@ -40,13 +40,14 @@ class PPOResult:
     def curve(self) -> pd.DataFrame:
         """How far the mean reward, and the judge's, moved from where they began, a row a point of ``evaluations``.
 
-        Columns: step, kl, and for reward and gold (where there is a judge) the paired change, its NAME_low and
-        NAME_high (95 %, prompts resampled).
+        Columns: step, kl, prompts (their number), and for reward and gold (where there is a judge) the paired change,
+        its NAME_low and NAME_high (95 %, prompts resampled). What :func:`realm_lib.figures.over_optimisation` draws.
         """
         names = [name for name in ("reward", "gold") if name in self.samples]
+        prompts = int(self.samples["prompt"].nunique())
         rows = []
         for step, kl in zip(self.evaluations["step"], self.evaluations["kl"], strict=True):
-            row = {"step": step, "kl": kl}
+            row = {"step": step, "kl": kl, "prompts": prompts}
             for name in names:
                 found = paired_difference(self.samples, name, step)
                 row[name] = found["difference"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from realm_lib.policies import Policy, encode_prompts, load_policy, save_policy
+from realm_lib.policies import Policy, load_policy, save_policy
 from realm_lib.ppo import checkpoint
 from realm_lib.ppo.actor_critic import ActorCritic
 from realm_lib.ppo.checkpoint import Progress
@@ -106,7 +106,7 @@ class PPOTrainer:
         self._check(policy)
         self.prompts = list(prompts)
         limit = self.sampling.max_prompt_tokens
-        self._encoded = encode_prompts(policy.tokenizer, self.prompts, limit)
+        self._encoded = PromptSet.of("training", self.prompts, policy.tokenizer, limit).encoded
         self._held_out = PromptSet.of("held out", held_out, policy.tokenizer, limit)
         self._choosing = self._held_out
         if choose_on is not None:
@@ -137,6 +137,8 @@ class PPOTrainer:
                 f"rlhf.ppo.minibatch_size {self.params.minibatch_size} is not a multiple of gradient_accumulation "
                 f"{self.params.gradient_accumulation} times {self.processes.count} processes"
             )
+        if policy.tokenizer.eos_token_id is None:
+            raise PPOError("the tokenizer has no EOS token: responses would never end")
         if self.sampling.temperature <= 0:
             raise PPOError("rlhf.sampling.temperature must be above 0 to train: a greedy policy explores nothing")
         longest = self.sampling.max_prompt_tokens + self.sampling.max_new_tokens
@@ -236,7 +238,12 @@ class PPOTrainer:
         }
 
     def _scores(self, episodes: Sequence[Episode]) -> "np.ndarray[Any, np.dtype[np.float64]]":
-        """What each response earns, [episodes]: penalised, scaled, less the penalty for a missing EOS."""
+        """What each response earns, [episodes]: penalised, scaled, less the penalty for a missing EOS.
+
+        The penalty on the ensemble's spread is that of Coste et al. (arXiv 2310.02743). Scaling by the deviation of all
+        rewards seen is OpenAI's baselines' (Engstrom et al., 2005.12729, section 3); a reward for responses without an
+        EOS that is lower than others is the "EOS trick" of Huang et al. (2403.17031).
+        """
         params = self.params
         scores = np.array([episode.worth(params.reward_uncertainty_penalty) for episode in episodes])
         if params.reward_scaling:
@@ -273,7 +280,10 @@ class PPOTrainer:
         return self.processes.sum(sums) / tokens, norm
 
     def _losses(self, episodes: Sequence[Episode], data: Learnable, rows: list[int]) -> tuple[Tensor, Tensor]:
-        """Sum of the loss over the rows' tokens, and the sums of what is watched, in the order of ``_LOSSES``."""
+        """Sum of the loss over the rows' tokens, and the sums of what is watched, in the order of ``_LOSSES``.
+
+        Schulman et al. (arXiv 1707.06347), equation 9: clipped objective, value error, entropy bonus.
+        """
         params, models = self.params, self.models
         mask = data.mask[rows]
 

@@ -14,6 +14,8 @@ _NAMES = {
     "length": "taking the longer response",
 }
 _PARTS = ("reward_model", "similarity")
+_NAMED_PAIRS = 30
+"""A domain of fewer pairs is counted but not named: its accuracy is mostly luck."""
 
 Metrics = Mapping[str, Any]
 
@@ -26,7 +28,8 @@ def share(value: float) -> str:
 def points(found: Metrics) -> str:
     """A difference in accuracy in percentage points, with its interval: ``+6.8 points, +3.9 to +9.7``."""
     low, high = found["ci"]
-    return f"{100 * found['value']:+.1f} points, {100 * low:+.1f} to {100 * high:+.1f}"
+    text = f"{100 * found['value']:+.1f} points, {100 * low:+.1f} to {100 * high:+.1f}"
+    return text if _sure(found) or low <= 0 <= high else f"{text}, but p = {found['p_holm']:.2f} after correction"
 
 
 def in_words(ci: Sequence[float]) -> str:
@@ -64,12 +67,11 @@ def questions_answered(evaluation: Metrics) -> list[tuple[str, str]]:
     else:
         better = "These pairs do not show it."
     if "linear" in differences:
-        linear = in_words(differences["linear"]["ci"])
         better += {
             "better": " It is also better than a weighted sum of the two, so the network earns its place.",
-            "worse": " A weighted sum of the two does better than the network.",
+            "worse": f" A weighted sum of the two {_does(differences['linear'])} better than the network.",
             "the data cannot tell": " The network is not shown to be better than a plain weighted sum of the two.",
-        }[linear]
+        }[in_words(differences["linear"]["ci"])]
     much = "; ".join(f"against {_NAMES[name]} {points(found)}" for name, found in parts.items())
     answers = [("Is it better?", better), ("By how much?", f"{_capital(much)} (95 % intervals over posts).")]
     answers.append(("How sure is that?", _how_sure(evaluation, parts)))
@@ -138,6 +140,20 @@ def _sorted_by_outcome(differences: Mapping[str, Metrics], names: Sequence[str])
     return found
 
 
+def _sure(found: Metrics) -> bool:
+    """Whether a difference stands after correction for all comparisons made."""
+    return float(found.get("p_holm", found["p_value"])) <= 0.05
+
+
+def _p_value(found: Metrics) -> str:
+    p = found.get("p_holm", found["p_value"])
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def _does(found: Metrics) -> str:
+    return "does" if _sure(found) else "seems to do"
+
+
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -147,11 +163,8 @@ def _between(ci: Sequence[float]) -> str:
 
 
 def _how_sure(evaluation: Metrics, parts: Mapping[str, Metrics]) -> str:
-    p = max(found.get("p_holm", found["p_value"]) for found in parts.values())
-    text = f"p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}" + (
-        " or less for each part, after correction for all comparisons made." if p >= 0.001 else
-        " for each part, after correction for all comparisons made."
-    )  # fmt: skip
+    values = [f"p {_p_value(found)} against {_NAMES[name]}" for name, found in parts.items()]
+    text = f"{' and '.join(values)}, after correction for all comparisons made."
     if "detectable" in parts.get("reward_model", {}):
         text += (
             f" A true difference of {100 * parts['reward_model']['detectable']:.1f} points would be found in four of "
@@ -167,24 +180,19 @@ def _how_sure(evaluation: Metrics, parts: Mapping[str, Metrics]) -> str:
 
 def _domains(evaluation: Metrics) -> str | None:
     """In how many domains REALM is ahead of the reward model, and where most and least; None with one domain."""
-    gaps = {
-        domain: found["realm"]["accuracy"] - found["reward_model"]["accuracy"]
-        for domain, found in evaluation["by_domain"].items()
-        if found["pairs"]
-    }
-    if len(gaps) < 2:
+    found = {domain: entry for domain, entry in evaluation["by_domain"].items() if entry["pairs"]}
+    if len(found) < 2:
         return None
-    ahead = sum(gap > 0 for gap in gaps.values())
-    ordered = sorted(gaps, key=lambda domain: gaps[domain])
-    behind = [domain for domain in ordered if gaps[domain] < 0]
-    text = (
-        f"Ahead of the reward model in {ahead} of {len(gaps)}, most in {ordered[-1]} ({100 * gaps[ordered[-1]]:+.0f} "
-        "points)"
-    )
-    if behind:
-        named = ", ".join(f"{domain} ({100 * gaps[domain]:+.0f})" for domain in behind[:3])
-        text += f"; behind in {len(behind)}: {named}{' and others' if len(behind) > 3 else ''}"
-    return f"{text}. One domain alone has few pairs."
+    gaps = {domain: entry["realm"]["accuracy"] - entry["reward_model"]["accuracy"] for domain, entry in found.items()}
+    ahead, behind = sum(gap > 0 for gap in gaps.values()), sum(gap < 0 for gap in gaps.values())
+    named = sorted((gap, domain) for domain, gap in gaps.items() if found[domain]["pairs"] >= _NAMED_PAIRS)
+    text = f"Ahead of the reward model in {ahead} of {len(gaps)}, behind in {behind}."
+    if best := [f"{domain} ({100 * gap:+.0f} points)" for gap, domain in named[::-1][:2] if gap > 0]:
+        text += f" Furthest ahead in {' and '.join(best)}"
+        worst = [f"{domain} ({100 * gap:+.0f})" for gap, domain in named[:2] if gap < 0]
+        text += f", furthest behind in {' and '.join(worst)}." if worst else "."
+    fewest, most = (pick(entry["pairs"] for entry in found.values()) for pick in (min, max))
+    return f"{text} A domain has {fewest:,} to {most:,} pairs, too few to rank them."
 
 
 def _length_sentence(evaluation: Metrics) -> str:
@@ -202,8 +210,8 @@ def _length_sentence(evaluation: Metrics) -> str:
         start = "It is not only length" if found is None or found["ci"][0] > 0.5 else "It may be only length"
         return f"{start}: it beats {longer}, by {points(against)},{controlled}."
     if word == "worse":
-        return f"Simply {longer} is better: the combined reward stands {points(against)} from it{controlled}."
-    return f"It is not shown to be more than length: {longer} does as well, as far as the data can tell{controlled}."
+        return f"Simply {longer}, is better: the combined reward is {points(against)}, against it{controlled}."
+    return f"It is not shown to be more than length: {longer}, does as well, as far as the data can tell{controlled}."
 
 
 def _length_answer(evaluation: Metrics) -> str:
@@ -213,7 +221,12 @@ def _length_answer(evaluation: Metrics) -> str:
     found = evaluation["rewards"]["realm"].get("length_controlled")
     beats = in_words(differences["length"]["ci"]) == "better"
     more = found is None or found["ci"][0] > 0.5
-    text = "No." if beats and more else "It may be." if beats or (found is not None and more) else "Not more, as shown."
+    if beats:
+        text = "No." if more else "It may be."
+    elif in_words(differences["length"]["ci"]) == "worse":
+        text = "It is worse than length."
+    else:
+        text = "More than length is not shown."
     text += f" Against taking the longer response {points(differences['length'])}."
     if found:
         text += (

@@ -130,7 +130,7 @@ def _difference_row(name: str, found: Mapping[str, Any]) -> dict[str, str]:
         "value": f"{100 * found['value']:+.1f}",
         "interval": f"{100 * low:+.1f} to {100 * high:+.1f}",
         "p": f"{p:.4f}" if p >= 0.0001 else "below 0.0001",
-        "words": in_words(found["ci"]),
+        "words": in_words(found["ci"]) + ("" if p <= 0.05 or low <= 0 <= high else ", not surely"),
     }
 
 

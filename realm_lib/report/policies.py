@@ -1,14 +1,18 @@
 """What the reward was used for: trainings and policies compared, with intervals, and answers to read."""
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from realm_lib.comparison import label, verdict
 from realm_lib.runs import Run
 
-__all__ = ["policies_content", "read_policies", "samples", "training_rows"]
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+__all__ = ["policies_content", "policy_name", "read_policies", "samples", "training_rows"]
 
 _SHOWN_PROMPTS = 3
 
@@ -30,7 +34,7 @@ def policies_content(run: Run) -> dict[str, Any] | None:
             "judge": _judge(compared),
             "prompts": compared["prompts"],
             "lead": lead,
-            "found": [line.removeprefix("- ") for line in found],
+            "found": [_with_code(line.removeprefix("- ")) for line in found],
             "has_gold": _has_gold(compared),
             "rows": [_row(name, entry) for name, entry in compared["policies"].items()],
             "figures": [name for name in _figures(compared) if run.path("figures", f"{name}.svg").exists()],
@@ -70,7 +74,7 @@ def samples(run: Run) -> list[dict[str, Any]]:
             "prompt": rows["prompt"].iloc[0],
             "answers": [
                 {
-                    "policy": _name(str(row.policy)),
+                    "policy": policy_name(str(row.policy)),
                     "text": row.answer or "(empty)",
                     "realm": f"{row.realm:+.2f}",
                     "gold": f"{row.gold:+.2f}" if "gold" in answers else None,
@@ -85,7 +89,7 @@ def samples(run: Run) -> list[dict[str, Any]]:
 def _row(name: str, entry: Mapping[str, Any]) -> dict[str, str]:
     start = name == "base"
     return {
-        "name": _name(name),
+        "name": policy_name(name),
         "win_rate": "" if start else _share_with(entry["win_rate"], entry["ci"]),
         "equal": "" if start else _share_with(entry["length_controlled"], entry["length_controlled_ci"]),
         "realm": _mean(entry["realm"]),
@@ -107,7 +111,15 @@ def _judge(compared: Mapping[str, Any]) -> str:
     return "the simulated truth" if compared["judge"] == "gold" else "REALM's own reward, which has an interest"
 
 
-def _name(policy: str) -> str:
+def _with_code(markdown: str) -> "Markup":
+    """The words of a verdict, the names between backticks as code."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(markdown))))
+
+
+def policy_name(policy: str) -> str:
+    """A policy's name at the head of a row."""
     text = label(policy).removeprefix("the ")
     return text[0].upper() + text[1:]
 

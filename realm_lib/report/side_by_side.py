@@ -9,7 +9,7 @@ import yaml
 
 from realm_lib.report.answers import in_words, points, share
 from realm_lib.report.pages import Page, write_page
-from realm_lib.report.policies import read_policies, training_rows
+from realm_lib.report.policies import policy_name, read_policies, training_rows
 from realm_lib.runs import Run
 
 __all__ = ["ComparisonOfRunsError", "write_side_by_side"]
@@ -147,7 +147,7 @@ def _tables(runs: Sequence[Run], evaluations: list[dict[str, Any]]) -> list[dict
             "title": "Policies: wins over the start",
             "note": "Ties count half; judged by the simulated truth where it is known, else by the reward itself.",
             "rows": [
-                (name.replace("_", "-"), [_wins((found or {}).get("policies", {}).get(name)) for found in compared])
+                (policy_name(name), [_wins((found or {}).get("policies", {}).get(name)) for found in compared])
                 for name in policies
             ],
         },

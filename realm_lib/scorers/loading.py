@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from realm_lib.params import RewardModelParams
-from realm_lib.runs import locate_model, model_digest
+from realm_lib.runs import folder_digest, hub_commit, locate_model
 from realm_lib.scorers import ScorerError
 from realm_lib.scorers.forward import SHARING_MODELS, why_not_shared
 from realm_lib.scorers.inform import INFORMForSequenceClassification
@@ -51,9 +51,13 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
 
     transformers.utils.logging.disable_progress_bar()
     source = locate_model(params.model_id, run_folder)
+    local = Path(source).is_dir()
+    # A branch may move between two reads: configuration, tokenizer and weights are of one commit.
+    commit = None if local else hub_commit(str(source), params.revision)
+    revision = commit or params.revision
     try:
-        config = transformers.AutoConfig.from_pretrained(source, revision=params.revision)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=params.revision)
+        config = transformers.AutoConfig.from_pretrained(source, revision=revision)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise explain_failure(params, error) from error
     _check_config(config, params)
@@ -62,12 +66,26 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
     check_memory(estimate, params)
     try:
         model, info = model_class(params).from_pretrained(
-            source, config=config, output_loading_info=True, **_load_options(params, config)
+            source, config=config, revision=revision, output_loading_info=True, **_load_options(params, config)
         )
     except (OSError, ValueError, RuntimeError, SafetensorError, ImportError) as error:
         raise explain_failure(params, error) from error
     _check_keys(info, params)
-    return take_apart(model, tokenizer, params, model_digest(source, params.revision))
+    weights = folder_digest(Path(source)) if local else commit
+    if weights is None:
+        raise ScorerError(
+            f"{params.model_id}: the hub does not say which commit {params.revision or 'its main branch'} is: set "
+            "reward_model.revision to a commit (40 digits), so that its scores are not taken for another's"
+        )
+    if commit != params.revision and not local:
+        log.warning(
+            "%s: this is commit %s; write it into reward_model.revision: later runs then score with the same weights",
+            params.model_id,
+            commit,
+        )
+    loaded = take_apart(model, tokenizer, params, weights)
+    _check_quantised(model, params)
+    return loaded
 
 
 def take_apart(model: Any, tokenizer: Any, params: RewardModelParams, weights: str | None) -> LoadedModel:
@@ -112,7 +130,7 @@ def _load_options(params: RewardModelParams, config: Any) -> dict[str, Any]:
 
     dtype = getattr(torch, params.dtype)
     # Without use_safetensors a folder that has only pytorch_model.bin would be unpickled.
-    options: dict[str, Any] = {"dtype": dtype, "revision": params.revision, "use_safetensors": True}
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     if params.device_map is not None:
         options["device_map"] = params.device_map
     if config.model_type in SHARING_MODELS:  # others may not have it
@@ -136,6 +154,25 @@ def _check_keys(info: Mapping[str, Any], params: RewardModelParams) -> None:
             raise ScorerError(
                 f"{params.model_id}: {fault.replace('_', ' ')} in the checkpoint ({', '.join(keys[:4])}): "
                 f"backend {params.backend} is not this model's class, its scores would be random"
+            )
+
+
+_CPU_BLOCK = 32
+
+
+def _check_quantised(model: torch.nn.Module, params: RewardModelParams) -> None:
+    """What bitsandbytes would say for each layer and pass, or by an assertion in the middle of a run, said once."""
+    if params.quantization == "8bit" and params.dtype != "float16":
+        log.info("%s: 8bit multiplies in float16, whatever reward_model.dtype is", params.model_id)
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    if params.quantization != "4bit":
+        return
+    for name, layer in model.named_modules():
+        packs = getattr(layer, "support_avx512bf16_for_cpu", False) and layer.weight.device.type == "cpu"
+        if packs and layer.out_features % _CPU_BLOCK:
+            raise ScorerError(
+                f"{params.model_id}: {name} has {layer.out_features} outputs; bitsandbytes' 4 bit on this CPU takes "
+                f"multiples of {_CPU_BLOCK} only: set reward_model.quantization to 8bit or null"
             )
 
 

@@ -70,7 +70,7 @@ def tagged(path: Path) -> list[Cell]:
 
 
 def test_there_are_notebooks_and_they_are_numbered_in_order() -> None:
-    assert [path.stem for path in NOTEBOOKS][:4] == STEPS
+    assert [path.stem for path in NOTEBOOKS] == STEPS
     assert all(re.fullmatch(r"\d\d_[a-z_]+", path.stem) for path in NOTEBOOKS)
 
 
@@ -518,7 +518,7 @@ def test_predict_prints_the_reward_of_each_response(project: Project, whole: Pat
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = pd.DataFrame([json.loads(line) for line in done.stdout.splitlines()])
-    assert list(found.columns) == ["reward", "spread", "score", "similarity"]
+    assert list(found.columns) == ["reward", "spread", "score", "similarity", "models"]
     np.testing.assert_allclose(found["score"], pair[["reward_A", "reward_B"]].astype(float), atol=1e-4)
     np.testing.assert_allclose(found["similarity"], pair[["similarity_A", "similarity_B"]].astype(float), atol=1e-4)
     expected = pd.read_parquet(whole / "metrics" / "pairs.parquet").loc[0, ["realm_A", "realm_B"]]
