@@ -66,6 +66,9 @@ def test_a_comparison_holds_the_rewards_own_numbers(run_reward: RealmReward) -> 
     swapped = compare(run_reward, PROMPT, (TEXTS[1], TEXTS[0]), scale=SCALE)
     assert swapped.probability == 1 - found.probability
     assert compare(run_reward, PROMPT, (TEXTS[0], TEXTS[0]), scale=SCALE).sentence() == "Both get the same reward."
+    unsure = compare(run_reward, PROMPT, (TEXTS[0], TEXTS[1]), scale=0.0)
+    assert unsure.probability == 0.5
+    assert "no better than chance" in unsure.sentence(), "a scale of 0 says so; the rewards are not the same"
 
 
 @pytest.mark.parametrize("preferred", [0, 1, None])
@@ -152,6 +155,7 @@ def test_typed_responses_are_answered(explorer: Explorer, run_reward: RealmRewar
         assert f"<b>{value:+.2f}</b>" in explorer.answer.value
     assert "would be preferred with" in explorer.answer.value
     assert "Readers" not in explorer.answer.value, "nobody has judged what was typed"
+    assert (explorer.pick.label, explorer.prompt.value) == ("your own prompt", PROMPT)
     assert pixels(explorer.surface.value).shape == pixels(before).shape
     assert explorer.surface.value != before
 

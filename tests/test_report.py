@@ -471,10 +471,12 @@ def test_code_is_there_but_folded(run: Run) -> None:
 
 
 def test_links_to_notebooks_lead_to_their_pages(run: Run) -> None:
-    add_notebook(run, prose("[next](04_ppo.ipynb) and [home](https://example.org/04_ppo.ipynb)"))
+    add_notebook(run, prose("[next](04_ppo.ipynb), [later](05_dpo.ipynb), [home](https://example.org/04_ppo.ipynb)"))
+    add_notebook(run, prose("# PPO"), name="04_ppo")
     write_report(run)
     links = {link["href"] for link in read(run, "03_evaluation").select("main a")}
-    assert links >= {"04_ppo.html", "https://example.org/04_ppo.ipynb"}
+    assert links == {"04_ppo.html", "https://example.org/04_ppo.ipynb"}, "05 has not run: no link to nowhere"
+    assert "later" in shown(run, "03_evaluation")
 
 
 def test_what_libraries_mutter_is_not_for_readers(run: Run) -> None:

@@ -39,8 +39,10 @@ class Comparison:
 
     def sentence(self) -> str:
         """Which response the reward prefers and how sure it is, and whether people agree where that is known."""
-        if self.probability == 0.5:
+        if self.explanations[0].reward == self.explanations[1].reward:
             return "Both get the same reward."
+        if self.probability == 0.5:
+            return "Which would be preferred cannot be said: on validation pairs the reward was no better than chance."
         winner = 0 if self.probability > 0.5 else 1
         sure = max(self.probability, 1 - self.probability)
         text = f"Response {'AB'[winner]} would be preferred with {100 * sure:.0f} % probability."
@@ -54,11 +56,14 @@ class Comparison:
     def to_html(self) -> str:
         """The sentence and a table: score, similarity, combined reward and spread of each response."""
         rows = "".join(
-            f"<tr><th scope='row'>{name}</th><td>{one.score:+.2f}</td><td>{one.similarity:.2f}</td>"
-            f"<td><b>{one.reward:+.2f}</b></td><td>{one.spread:.2f}</td></tr>"
+            f"<tr><th scope='row'>{name}</th>{_cell(f'{one.score:+.2f}')}{_cell(f'{one.similarity:.2f}')}"
+            f"{_cell(f'<b>{one.reward:+.2f}</b>')}{_cell(f'{one.spread:.2f}')}</tr>"
             for name, one in zip("AB", self.explanations, strict=True)
         )
-        heads = "".join(f"<th scope='col'>{name}</th>" for name in ("Score", "Similarity", "Combined reward", "Spread"))
+        heads = "".join(
+            f"<th scope='col' style='padding: 2px 14px'>{name}</th>"
+            for name in ("Score", "Similarity", "Combined reward", "Spread")
+        )
         return (
             f"<p><b>{escape(self.sentence())}</b></p>"
             f"<table><thead><tr><td></td>{heads}</tr></thead><tbody>{rows}</tbody></table>"
@@ -68,6 +73,10 @@ class Comparison:
         """The prompt and both responses, for where nobody can type."""
         parts = zip(("Prompt", "A", "B"), (self.prompt, *self.responses), strict=True)
         return "".join(f"<p><b>{name}.</b> {escape(text)}</p>" for name, text in parts)
+
+
+def _cell(text: str) -> str:
+    return f"<td style='padding: 2px 14px; text-align: right'>{text}</td>"
 
 
 def compare(

@@ -21,7 +21,7 @@ __all__ = ["Explorer"]
 _OWN = "your own prompt"
 _OFFERED = 20  # posts to pick from
 _LISTED = 200  # wrong pairs in the list
-_WIDE = {"width": "100%"}
+_WIDE = {"width": "99%"}
 
 
 class Explorer:
@@ -99,7 +99,7 @@ class Explorer:
         offered = [(_OWN, -1), *((_short(self.features["history"].iloc[row], 90), row) for row in rows)]
         self.pick = widgets.Dropdown(options=offered, value=0, layout=_WIDE)
         self.prompt, self.first, self.second = (
-            widgets.Textarea(layout={"width": "100%", "height": height}) for height in ("70px", "110px", "110px")
+            widgets.Textarea(layout={"width": "99%", "height": height}) for height in ("70px", "110px", "110px")
         )
         self.button = widgets.Button(description="Compare", button_style="primary", icon="balance-scale")
         self.answer = widgets.HTML()
@@ -171,6 +171,11 @@ class Explorer:
     def _on_compare(self, _: Any = None) -> None:
         typed = (self.prompt.value, self.first.value, self.second.value)
         same = typed == (self.shown.prompt, *self.shown.responses)
+        if not same:
+            # What was typed is none of the offered posts' pairs any more; choosing this again would empty the fields.
+            self.pick.unobserve(self._on_pick, "value")
+            self.pick.value = -1
+            self.pick.observe(self._on_pick, "value")
         self._show_or_say(lambda: self.compare(*typed, preferred=self.shown.preferred if same else None))
 
     def _on_filter(self, _: Any = None) -> None:

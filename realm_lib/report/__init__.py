@@ -31,7 +31,7 @@ def write_report(run: Run) -> Path:
             "page.html.j2",
             pages,
             title=f"{notebook_label(path.stem)} · REALM {run.folder.name}",
-            body=notebook_body(path, run),
+            body=notebook_body(path, run, {other.stem for other in notebooks}),
             simulated=simulated,
             source=run.folder.name,
         )

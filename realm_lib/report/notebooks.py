@@ -1,6 +1,7 @@
 """An executed notebook as part of a page: prose and results open, code folded, formulas drawn, figures described."""
 
 import re
+from collections.abc import Collection
 from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,11 @@ _NUMBER = re.compile(r"[-+−≥<~]?\s*[\d.,]*\d(e[-+]?\d+)?\s*%?(\s*\(.*\))?$|$
 """What stands to the right: a number, perhaps with its interval in brackets, or nothing."""
 
 
-def notebook_body(path: Path, run: Run) -> "Markup":
-    """The notebook at ``path`` as an HTML fragment; figures that ``run`` has as SVG are drawn from it."""
+def notebook_body(path: Path, run: Run, pages: Collection[str]) -> "Markup":
+    """The notebook at ``path`` as an HTML fragment; figures that ``run`` has as SVG are drawn from it.
+
+    A link to another notebook leads to its page where ``pages`` (stems) has it, and is plain text elsewhere.
+    """
     import nbformat
     from markupsafe import Markup
     from nbconvert import HTMLExporter
@@ -31,7 +35,7 @@ def notebook_body(path: Path, run: Run) -> "Markup":
             cell.source = "# The parameters of this run:\n" + cell.source.removeprefix("# Parameters\n")
         if cell.cell_type == "markdown":
             heading = (re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE) or [heading])[-1]
-            cell.source = _with_mathml(re.sub(r"\]\((\d\d_\w+)\.ipynb\)", r"](\1.html)", cell.source))
+            cell.source = _with_mathml(_linked(cell.source, pages))
         elif cell.cell_type == "code":
             # What libraries say on standard error stays in the executed notebook; a reader has no use for it.
             readable = (_readable(out) for out in cell.outputs if out.get("name") != "stderr")
@@ -44,6 +48,13 @@ def notebook_body(path: Path, run: Run) -> "Markup":
     html = re.sub(r"<table.*?</table>", lambda found: _table_for_reading(found[0]), html, flags=re.DOTALL)
     # What scrolls sideways must be reachable without a mouse.
     return Markup(re.sub(r'<div class="(output_html[^"]*)"', r'<div tabindex="0" class="\1"', html))
+
+
+def _linked(markdown: str, pages: Collection[str]) -> str:
+    def link(match: re.Match[str]) -> str:
+        return f"[{match[1]}]({match[2]}.html)" if match[2] in pages else match[1]
+
+    return re.sub(r"\[([^\]]+)\]\((\d\d_\w+)\.ipynb\)", link, markdown)
 
 
 def _draw_figures(cell: Any, heading: str, run: Run) -> None:

@@ -487,13 +487,27 @@ def test_formulas_are_drawn_without_a_script(whole: Path) -> None:
 def test_the_index_holds_the_headline(whole: Path) -> None:
     evaluation = metrics(whole, "evaluation")
     soup = page(whole, "index.html")
-    assert soup.find(class_="verdict").get_text() == evaluation["verdict"]  # type: ignore[union-attr]
     shown = soup.get_text(" ")
+    verdict = soup.find(class_="verdict").get_text()  # type: ignore[union-attr]
+    assert f"{evaluation['pairs']:,} simulated pairs of {evaluation['posts']:,} posts" in verdict
+    assert f"{100 * evaluation['rewards']['realm']['accuracy']:.1f} % rightly" in verdict
+    assert evaluation["verdict"] in shown
     for found in [*evaluation["rewards"].values(), evaluation["ceiling"]]:
-        assert f"{found['accuracy']:.1%}" in shown
-        assert f"{found['ci'][0]:.1%} to {found['ci'][1]:.1%}" in shown
+        low, high = found["ci"]
+        assert f"{100 * found['accuracy']:.1f} %" in shown
+        assert f"{100 * low:.1f} % to {100 * high:.1f} %" in shown
+    assert soup.select("table.policies tbody th")[0].get_text() == "Starting policy"
+    assert len(soup.select(".sample")) >= 4, "answers of policies, and pairs that the reward gets wrong"
+    assert len(soup.select("figure img")) >= 7
     links = {link["href"] for link in soup.find_all("a")}
-    assert {"../params.yaml", "../manifest.json", "../metrics/evaluation.json", "../models/combiner"} <= links
+    assert {"files/params.yaml", "files/manifest.json", "files/evaluation.json", "files/policies.json"} <= links
+
+
+def test_the_explorer_is_a_picture_in_the_report(whole: Path) -> None:
+    soup = page(whole, "03_evaluation.html")
+    assert soup.find("img", alt=re.compile("Two responses to a prompt")) is not None
+    assert "would be preferred" in soup.get_text() or "no better than chance" in soup.get_text()
+    assert "Explorer object" not in soup.get_text()
 
 
 # The reward of the run
