@@ -15,7 +15,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY realm_lib realm_lib
 # torch is named again: without it a resolver may take the package index's, of several GB.
 RUN .venv/bin/pip install -c constraints.txt -e . torch==2.13.0+${TORCH}
-RUN touch .venv/.installed
+RUN touch .venv/bin/.installed
 
 FROM python:${PYTHON} AS run
 RUN apt-get update && apt-get install --yes --no-install-recommends make && rm -rf /var/lib/apt/lists/*
@@ -26,7 +26,7 @@ COPY Makefile .env.example ./
 COPY notebooks notebooks
 COPY params params
 COPY outputs/reference outputs/reference
-RUN chown -R realm:realm /app/outputs /app/.venv/.installed
+RUN chown -R realm:realm /app/outputs /app/.venv/bin/.installed
 # A number, so that an orchestrator can see that it is not root.
 USER 10001
 ENV PATH=/app/.venv/bin:$PATH HF_HUB_DISABLE_TELEMETRY=1 PYTHONUNBUFFERED=1

@@ -43,6 +43,14 @@ def test_torch_is_the_projects_and_for_the_cpu_unless_told() -> None:
     assert all("-c constraints.txt" in line or "==" in line for line in installs), "everything is pinned"
 
 
+def test_make_finds_the_image_installed() -> None:
+    """Else ``docker run --entrypoint make`` would install again, as a user who may not."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "\n$(BIN)/.installed: pyproject.toml constraints.txt" in makefile
+    assert "\nBIN := $(VENV)/bin\n" in makefile
+    assert "touch .venv/bin/.installed" in rest_of("RUN")
+
+
 def test_it_runs_as_somebody_else_than_root() -> None:
     last = [step for step in STEPS if step.word in {"FROM", "USER"}][-1]
     assert (last.word, last.rest) == ("USER", "10001")

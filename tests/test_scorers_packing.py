@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaF
 from realm_lib.scorers import ScorerError
 from realm_lib.scorers.forward import block_mask, why_not_shared
 from realm_lib.scorers.loading import take_apart
-from realm_lib.scorers.packing import common_prefix, plan_batches
+from realm_lib.scorers.packing import _ATTENTION_COST, common_prefix, plan_batches
 from realm_lib.scorers.transformer import TransformerScorer
 
 Texts = Sequence[tuple[str, str]]
@@ -309,29 +309,34 @@ def test_every_text_is_planned_once_whole_and_within_the_budget(
     lengths=st.lists(st.integers(1, 400), min_size=1, max_size=9),
     budget=st.integers(1, 2000),
     attention=st.sampled_from([None, 300.0, 5000.0]),
+    pass_cost=st.sampled_from([0.0, 64.0, 256.0]),
 )
 @settings(max_examples=60, deadline=None)
-def test_no_other_way_to_cut_batches_costs_less(lengths: list[int], budget: int, attention: float | None) -> None:
+def test_no_other_way_to_cut_batches_costs_less(
+    lengths: list[int], budget: int, attention: float | None, pass_cost: float
+) -> None:
     """Against every way there is: each set of cuts through the rows in order of length."""
 
     def cost(batches: Sequence[Sequence[int]]) -> float:
         if any(len(batch) > 1 and len(batch) * batch[0] > budget for batch in batches):
             return np.inf
         each = [(len(batch), batch[0]) for batch in batches]
-        return sum(256 + rows * (longest + (4 * longest**2 / attention if attention else 0)) for rows, longest in each)
+        slow = _ATTENTION_COST / attention if attention else 0
+        return sum(pass_cost + rows * (longest + slow * longest**2) for rows, longest in each)
 
     lengths.sort(reverse=True)
     least = np.inf
     for cuts in itertools.product([False, True], repeat=len(lengths) - 1):
         ends = [n + 1 for n, cut in enumerate(cuts) if cut]
         least = min(least, cost([lengths[a:b] for a, b in itertools.pairwise([0, *ends, len(lengths)])]))
-    batches = plan_batches([[7] * n for n in lengths], range(len(lengths)), budget, attention_length=attention)
+    texts = [[7] * n for n in lengths]
+    batches = plan_batches(texts, range(len(texts)), budget, attention_length=attention, pass_cost=pass_cost)
     assert cost([[row.length for row in batch] for batch in batches]) == pytest.approx(least)
 
 
 def test_short_rows_are_not_padded_to_the_length_of_long_ones() -> None:
     lengths = [3000, *range(900, 20, -7)]
-    batches = plan_batches([[7] * n for n in lengths], range(len(lengths)), 10**6, attention_length=None)
+    batches = plan_batches([[7] * n for n in lengths], range(len(lengths)), 10**6, attention_length=None, pass_cost=256)
     padded = sum(batch[0].length * len(batch) for batch in batches)
     assert padded < 1.15 * sum(lengths)
     assert len(batches) < 20

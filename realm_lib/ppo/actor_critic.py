@@ -26,8 +26,8 @@ class Tokens:
     log_probs: Tensor
     values: Tensor
     """Value of the state before the token."""
-    entropies: Tensor
-    """Of the distribution that the token was drawn from, in nats."""
+    entropies: Tensor | None
+    """Of the distribution that the token was drawn from, in nats; None where they were not asked for."""
 
 
 class ActorCritic:
@@ -76,10 +76,10 @@ class ActorCritic:
             found |= {f"value_model.{name}": value for name, value in named if value.requires_grad}
         return found
 
-    def evaluate(self, prompts: Ids, responses: Ids, temperature: float, *, entropy_gradient: bool = False) -> Tokens:
+    def evaluate(self, prompts: Ids, responses: Ids, temperature: float, *, entropy: bool = True) -> Tokens:
         """One pass over the rows; only states that predict a response's token reach output layer and value head.
 
-        The entropy carries a gradient only when asked for: it is a second use of all logits.
+        The entropies are another pass over all logits: they are left out where nobody reads them.
         """
         ids = pad_right([[*p, *r] for p, r in zip(prompts, responses, strict=True)], self.device)
         before = places_before_responses(prompts, responses, ids.shape[1], self.device)
@@ -87,21 +87,22 @@ class ActorCritic:
         value_states = states if self._value_backbone is None else self._states(self._value_backbone, ids, before)
         values = self.value_head(value_states.float()).squeeze(1)
 
-        def block(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        def block(states: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
             logits = next_token_logits(self.model, states).float() / temperature
             total = torch.logsumexp(logits, dim=-1)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_gradient):
-                # H = log Z - E[logit]; exp(logits - total) are the probabilities.
-                entropies = total - (torch.exp(logits - total[:, None]) * logits).sum(dim=-1)
-            return logits.gather(1, targets[:, None]).squeeze(1) - total, entropies
+            log_probs = logits.gather(1, targets[:, None]).squeeze(1) - total
+            if not entropy:
+                return (log_probs,)
+            # H = log Z - E[logit]; exp(logits - total) are the probabilities.
+            return log_probs, total - (torch.exp(logits - total[:, None]) * logits).sum(dim=-1)
 
         blocks = in_blocks(self.model, states, self._targets(responses))
         if self._recompute and torch.is_grad_enabled():
             found = [torch_checkpoint(block, *part, use_reentrant=False) for part in blocks]
         else:
             found = [block(*part) for part in blocks]
-        log_probs, entropies = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return Tokens(log_probs, values, entropies)
+        log_probs, *entropies = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return Tokens(log_probs, values, entropies[0] if entropy else None)
 
     @torch.no_grad()
     def reference_log_probs(self, prompts: Ids, responses: Ids, temperature: float) -> Tensor:

@@ -108,6 +108,7 @@ def play(
             asked_ids, answers = [ids[n] for n in batch], [responses[n].ids for n in batch]
             tokens = models.evaluate(asked_ids, answers, sampling.temperature)
             reference = models.reference_log_probs(asked_ids, answers, sampling.temperature)
+            assert tokens.entropies is not None
             found = (tokens.log_probs, reference, tokens.values, tokens.entropies)
             for n, parts in zip(batch, zip(*(_by_row(part, answers) for part in found), strict=True), strict=True):
                 episodes[n] = Episode(

@@ -295,14 +295,14 @@ class PPOTrainer:
             [episode.prompt_ids for episode in episodes],
             [episode.response_ids for episode in episodes],
             self.sampling.temperature,
-            entropy_gradient=params.entropy_bonus > 0,
+            entropy=params.entropy_bonus > 0,
         )
         policy_loss = clipped_policy_loss(found.log_probs, old, advantages, params.clip_range).sum()
         value_loss = clipped_value_loss(
             found.values, flat(data.old_values), flat(data.returns), params.value_clip_range
         ).sum()
         loss = policy_loss + params.value_coefficient * value_loss
-        if params.entropy_bonus > 0:
+        if found.entropies is not None:
             loss = loss - params.entropy_bonus * found.entropies.sum()
         with torch.no_grad():
             log_ratio = found.log_probs - old

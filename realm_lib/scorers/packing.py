@@ -16,10 +16,9 @@ __all__ = ["Row", "common_prefix", "plan_batches"]
 
 _LEAST_SHARED = 16
 """Tokens that a shared prefix must save: a template's opening is common to all texts, and masking has its price too."""
-_ATTENTION_COST = 4.0
-"""How much slower a number is computed in masked attention than in a matrix product, about."""
-_PASS_COST = 256.0
-"""What a pass through the model costs beside its tokens, in tokens, about: reading (or unpacking) the weights."""
+_ATTENTION_COST = 2.0
+"""How much slower a number is computed in masked attention than in a matrix product: about 1 was measured on a CPU
+(bench_scoring's model under a profiler); kernels of a GPU are said to lose more by the mask."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,13 @@ def plan_batches(
     budget: int,
     *,
     attention_length: float | None,
+    pass_cost: float = 64.0,
 ) -> list[list[Row]]:
     """The texts (token ids) in batches of rows, longest first, of at most ``budget`` tokens with padding each.
 
     ``groups`` says which texts may share a prefix (those of one post). ``attention_length`` is the length of a row at
     which the model's attention costs as many operations as all else; None for a model whose prefixes cannot be shared.
+    ``pass_cost`` is what a pass through the model costs beside its tokens, in tokens.
     A row that is longer than the budget, which only a single text can be, is a batch by itself.
     """
     members: dict[Hashable, list[int]] = defaultdict(list)
@@ -64,11 +65,11 @@ def plan_batches(
         members[groups[place] if attention_length else place].append(place)
     rows = [row for places in members.values() for row in _rows(texts, places, budget, attention_length or 0.0)]
     rows.sort(key=lambda row: -row.length)
-    ends = _best_cuts(np.array([row.length for row in rows], dtype=np.int64), budget, attention_length)
+    ends = _best_cuts(np.array([row.length for row in rows], dtype=np.int64), budget, attention_length, pass_cost)
     return [rows[start:end] for start, end in pairwise([0, *ends])]
 
 
-def _best_cuts(lengths: NDArray[np.int64], budget: int, attention_length: float | None) -> list[int]:
+def _best_cuts(lengths: NDArray[np.int64], budget: int, attention_length: float | None, pass_cost: float) -> list[int]:
     """Where to cut rows of falling ``lengths`` into batches so that passes and padding together cost least.
 
     By dynamic programming over the last cut. Filling each batch up to the budget instead would pad short rows to the
@@ -83,7 +84,7 @@ def _best_cuts(lengths: NDArray[np.int64], budget: int, attention_length: float 
     for end in range(1, len(lengths) + 1):
         while first < end - 1 and (end - first) * lengths[first] > budget:
             first += 1
-        costs = least[first:end] + _PASS_COST + np.arange(end - first, 0, -1) * padded[first:end]
+        costs = least[first:end] + pass_cost + np.arange(end - first, 0, -1) * padded[first:end]
         cut_before[end] = first + int(costs.argmin())
         least[end] = costs.min()
     ends = [len(lengths)]

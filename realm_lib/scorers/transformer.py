@@ -121,6 +121,7 @@ class TransformerScorer:
                 [groups[place] for place in left],
                 self.budget,
                 attention_length=None if self.not_shared else self._attention_length,
+                pass_cost=self._pass_cost,
             )
             for batch in batches:
                 places = [left[place] for row in batch for place in row.places]
@@ -181,6 +182,11 @@ class TransformerScorer:
                 inputs["token_type_ids"][number, : len(chat.ids)] = torch.tensor(chat.types)
         logits: torch.Tensor = self.model(**{name: part.to(self.model.device) for name, part in inputs.items()}).logits
         return logits.squeeze(-1)
+
+    @property
+    def _pass_cost(self) -> float:
+        """Tokens that a pass costs beside its own: a GPU waits for the weights, and 4 and 8 bit are unpacked first."""
+        return 64.0 if self.model.device.type == "cpu" and self.params.quantization is None else 256.0
 
     @property
     def _attention_length(self) -> float:
