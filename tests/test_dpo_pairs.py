@@ -51,18 +51,18 @@ def common_share(first: str, second: str) -> float:
 
 
 def by_a_plain_loop(
-    responses: list[str], rewards: list[float], selection: str, margin: float, near: float
+    responses: list[str], rewards: list[float], ended: list[bool], selection: str, margin: float, near: float
 ) -> list[tuple[int, int]]:
     first_places = [i for i in range(len(responses)) if responses[i] not in responses[:i]]
     pairs = []
     for i in first_places:
         for j in first_places:
-            if rewards[i] > rewards[j] and rewards[i] - rewards[j] >= margin:
+            if ended[i] and rewards[i] > rewards[j] and rewards[i] - rewards[j] >= margin:
                 pairs.append((i, j))
     if selection == "best_vs_worst" and pairs:
-        best, worst = first_places[0], first_places[0]
+        best, worst = next(place for place in first_places if ended[place]), first_places[0]
         for place in first_places:
-            if rewards[place] > rewards[best]:
+            if ended[place] and rewards[place] > rewards[best]:
                 best = place
             if rewards[place] < rewards[worst]:
                 worst = place
@@ -72,34 +72,41 @@ def by_a_plain_loop(
 
 @settings(max_examples=300, deadline=None)
 @given(
-    rows=st.lists(st.tuples(WORDS, st.sampled_from([-1.0, 0.0, 0.25, 0.5, 2.0]) | st.floats(-3, 3)), max_size=7),
+    rows=st.lists(
+        st.tuples(WORDS, st.sampled_from([-1.0, 0.0, 0.25, 0.5, 2.0]) | st.floats(-3, 3), st.booleans()), max_size=7
+    ),
     selection=st.sampled_from(["best_vs_worst", "all_above_margin"]),
     margin=st.sampled_from([0.0, 0.25, 1.5]),
     near=st.sampled_from([0.5, 0.8, 1.0]),
 )
 def test_pairs_are_those_of_a_plain_loop(rows: Any, selection: Any, margin: float, near: float) -> None:
-    responses, rewards = [text for text, _ in rows], [reward for _, reward in rows]
-    pairs, reason = choose_pairs(responses, rewards, selection=selection, min_margin=margin, near_duplicate=near)
-    assert pairs == by_a_plain_loop(responses, rewards, selection, margin, near)
+    responses, rewards, ended = ([row[part] for row in rows] for part in range(3))
+    pairs, reason = choose_pairs(responses, rewards, ended, selection=selection, min_margin=margin, near_duplicate=near)
+    assert pairs == by_a_plain_loop(responses, rewards, ended, selection, margin, near)
     assert bool(reason) == (not pairs)
     for chosen, rejected in pairs:
         assert rewards[chosen] > rewards[rejected], "a tie never makes a pair"
         assert responses[chosen] != responses[rejected]
+        assert ended[chosen], "what was cut is never an example"
 
 
 @pytest.mark.parametrize(
-    ("responses", "rewards", "reason"),
+    ("responses", "rewards", "ended", "reason"),
     [
-        (["gas", "gas ", " gas"], [1.0, 2.0, 3.0], "all samples are identical"),
-        (["gas", "yeast"], [1.0, 1.0], "all samples have the same reward"),
-        (["gas", "yeast"], [1.0, 1.2], "no two samples differ by min_margin 0.5"),
-        (["gas and yeast", "yeast and gas"], [1.0, 3.0], "chosen and rejected are near-duplicates"),
+        (["gas", "gas ", " gas"], [1.0, 2.0, 3.0], [True] * 3, "all samples are identical"),
+        (["gas", "yeast"], [1.0, 1.0], [True] * 2, "all samples have the same reward"),
+        (["gas", "yeast"], [1.0, 3.0], [False] * 2, "no sample ended within max_new_tokens"),
+        (["gas", "yeast"], [1.0, 3.0], [True, False], "the better samples were cut at max_new_tokens"),
+        (["gas", "yeast"], [1.0, 1.2], [True] * 2, "no two samples differ by min_margin 0.5"),
+        (["gas and yeast", "yeast and gas"], [1.0, 3.0], [True] * 2, "chosen and rejected are near-duplicates"),
     ],
 )
-def test_a_prompt_that_makes_no_pair_has_a_reason(responses: list[str], rewards: list[float], reason: str) -> None:
+def test_a_prompt_that_makes_no_pair_has_a_reason(
+    responses: list[str], rewards: list[float], ended: list[bool], reason: str
+) -> None:
     options = {"min_margin": 0.5, "near_duplicate": 0.9}
     for selection in ("best_vs_worst", "all_above_margin"):
-        found = choose_pairs(responses, rewards, selection=selection, **options)  # type: ignore[arg-type]
+        found = choose_pairs(responses, rewards, ended, selection=selection, **options)  # type: ignore[arg-type]
         assert found == ([], reason)
 
 
@@ -114,7 +121,8 @@ def test_the_pairs_of_a_policy_are_its_own_samples_ranked_by_the_reward(folder: 
     expected = []
     for place, ids, answers in zip(encoded.kept, encoded.ids, drawn, strict=True):
         rewards = [letters([], [answer.text])[0] for answer in answers]
-        for a, b in by_a_plain_loop([one.text for one in answers], rewards, selection, 0.02, 1.0):
+        texts, ended = [one.text for one in answers], [one.ended for one in answers]
+        for a, b in by_a_plain_loop(texts, rewards, ended, selection, 0.02, 1.0):
             margin = pytest.approx(rewards[a] - rewards[b])
             expected.append((PROMPTS[place], ids, answers[a].ids, answers[b].ids, margin))
     columns = ["prompt", "prompt_ids", "chosen_ids", "rejected_ids", "margin"]

@@ -73,6 +73,7 @@ def shared_words(first: str, second: str) -> float:
 def choose_pairs(
     responses: Sequence[str],
     rewards: Sequence[float],
+    ended: Sequence[bool],
     *,
     selection: Literal["best_vs_worst", "all_above_margin"],
     min_margin: float,
@@ -80,8 +81,9 @@ def choose_pairs(
 ) -> tuple[list[tuple[int, int]], str]:
     """Places (chosen, rejected) of the pairs that one prompt's ``responses`` make; if none, the reason.
 
-    The better reward is chosen; it must be better by more than 0 and by at least ``min_margin``. A repeated response
-    counts once, with its first place, and responses that share ``near_duplicate`` of their words make no pair.
+    The better reward is chosen; it must be better by more than 0 and by at least ``min_margin``. A response that was
+    cut, which ``ended`` tells, is never chosen: a policy would learn from it to go on until it is cut. A repeated
+    response counts once, with its first place, and responses that share ``near_duplicate`` of their words make no pair.
     Best against worst takes the first of equals; all pairs come in the order of chosen, then rejected.
     """
     places: dict[str, int] = {}
@@ -90,17 +92,24 @@ def choose_pairs(
     distinct = list(places.values())
     if len(distinct) < 2:
         return [], "all samples are identical"
-    best = max(distinct, key=lambda place: (rewards[place], -place))
+    if len({rewards[place] for place in distinct}) == 1:
+        return [], "all samples have the same reward"
+    whole = [place for place in distinct if ended[place]]
+    if not whole:
+        return [], "no sample ended within max_new_tokens"
+    best = max(whole, key=lambda place: (rewards[place], -place))
     worst = min(distinct, key=lambda place: (rewards[place], place))
     if rewards[best] == rewards[worst]:
-        return [], "all samples have the same reward"
+        return [], "the better samples were cut at max_new_tokens"
     if rewards[best] - rewards[worst] < min_margin:
         return [], f"no two samples differ by min_margin {min_margin:g}"
     if selection == "best_vs_worst":
         pairs = [(best, worst)]
     else:
         both = [(first, second) for pair in combinations(distinct, 2) for first, second in (pair, pair[::-1])]
-        pairs = sorted((a, b) for a, b in both if rewards[a] > rewards[b] and rewards[a] - rewards[b] >= min_margin)
+        pairs = sorted(
+            (a, b) for a, b in both if ended[a] and rewards[a] > rewards[b] and rewards[a] - rewards[b] >= min_margin
+        )
     kept = [(a, b) for a, b in pairs if shared_words(responses[a], responses[b]) < near_duplicate]
     return kept, "" if kept else "chosen and rejected are near-duplicates"
 
@@ -135,6 +144,7 @@ def on_policy_pairs(
         pairs, reason = choose_pairs(
             [answer.text for answer in answers],
             values.tolist(),
+            [answer.ended for answer in answers],
             selection=params.selection,
             min_margin=params.min_margin,
             near_duplicate=params.near_duplicate,
