@@ -15,6 +15,7 @@ from policies_made_up import PPO, write_policies
 from realm_lib.params import dump_yaml, load_params
 from realm_lib.report import ComparisonOfRunsError, write_report, write_side_by_side
 from realm_lib.report.answers import two_sentences
+from realm_lib.report.pictures import describe
 from realm_lib.runs import MissingStepError, Run, write_text
 
 ROOT = Path(__file__).parents[1]
@@ -615,3 +616,10 @@ def test_the_index_escapes_what_it_is_given(tmp_path: Path, text: str) -> None:
     assert [node.get_text() for node in soup.select(".said dd")].count(text) >= 4
     assert soup.title is not None
     assert folder in soup.title.get_text()
+
+
+def test_every_figure_that_a_notebook_saves_is_described() -> None:
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "notebooks").glob("*.ipynb"))
+    saved = set(re.findall(r'save_figure\([^)]*?, f?\\"(\w+)', sources))
+    assert len(saved) > 15
+    assert {name for name in saved if describe(name).startswith("Figure ")} == set()
