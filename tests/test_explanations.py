@@ -33,6 +33,9 @@ class Hosted:
     def for_role(self, role: str) -> "Hosted":  # noqa: ARG002
         return self
 
+    def by_task_type(self) -> dict[str, "Hosted"]:
+        return {"any": self}
+
     def quote(self, texts: Sequence[str]) -> Quote:
         for place, text in enumerate(texts):
             if not text:

@@ -16,8 +16,10 @@ SECONDS = [f"seconds_{part}" for part in ("sampling", "reward", "forward", "upda
 
 
 @pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
-    yield
+def themed_and_closed() -> Iterator[None]:
+    with plt.rc_context():
+        figures.set_theme()
+        yield
     plt.close("all")
 
 
@@ -35,7 +37,14 @@ def test_every_watched_number_is_drawn(parts: list[str]) -> None:
     drawn = [line.get_ydata() for ax in axes for line in ax.lines]
     for name in WATCHED + parts:
         assert any(np.array_equal(values, rows[name].astype(float), equal_nan=True) for values in drawn), name
-    assert [bool(ax.get_title()) for ax in axes].count(True) == len(WATCHED) - 1 + len(parts)  # gold is in reward's
+    assert [bool(ax.get_title("left")) for ax in axes].count(True) == len(WATCHED) - 1 + len(
+        parts
+    )  # gold is in reward's
+
+
+def test_a_constant_is_drawn_above_a_zero_line() -> None:
+    ax = figures.ppo_progress(history(["kl_coefficient"]).assign(kl_coefficient=0.05))[0]
+    assert ax.get_ylim() == (0.0, 0.1)
 
 
 @pytest.mark.parametrize("judged", [True, False])

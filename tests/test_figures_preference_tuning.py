@@ -1,5 +1,6 @@
 """Figures and tables of DPO and of the comparison: what they show is read back from their artists."""
 
+import re
 from typing import Any
 
 import matplotlib as mpl
@@ -103,7 +104,7 @@ def test_bars_show_both_rates_with_their_intervals_for_the_judge_that_is_asked()
         ]  # fmt: skip
         assert [line.get_markerfacecolor() for line in own][1::2] == [policy_colour("dpo"), "white"]
         shown = [label.get_text() for label in ax.get_yticklabels()]
-        assert shown == ["DPO", "PPO", "Best of 16", "Best of 4"]
+        assert shown == ["DPO", "PPO", "Best-of-16", "Best-of-4"]
         assert any(f"judge: {'REALM' if judge == 'realm' else 'the simulated truth'}" in text for text in texts(ax))
 
 
@@ -115,7 +116,7 @@ def test_every_policy_stands_at_its_reward_and_distance() -> None:
             "the start and best-of-n are joined"
         )
         places = {text.get_text(): text.xy for text in ax.texts if hasattr(text, "xy")}
-        names = {"Start": "base", "PPO": "ppo", "DPO": "dpo", "Best of 4": "best_of_4", "Best of 16": "best_of_16"}
+        names = {"Start": "base", "PPO": "ppo", "DPO": "dpo", "Best-of-4": "best_of_4", "Best-of-16": "best_of_16"}
         for label, name in names.items():
             entry = found["policies"][name]
             assert places[label] == (entry["kl"], entry[judge]["mean"])
@@ -156,3 +157,9 @@ def test_texts_are_shown_as_they_are_cut_where_they_are_long() -> None:
     assert "<b>" not in named
     assert "(900 characters in all)" in named
     assert frame["prompt"].iloc[1] == "x" * 900, "the frame stays as it is"
+
+
+def test_short_names_of_rows_stand_on_one_line() -> None:
+    frame = pd.DataFrame({"prompt": ["x" * 40], "policy": ["best-of-16"], "answer": ["Yeast."]})
+    html = text_table(frame.set_index(["prompt", "policy"])).to_html()
+    assert re.findall(r"\.row_heading\.level(\d) \{\s*white-space: nowrap", html) == ["1"]

@@ -47,7 +47,7 @@ def accuracy_bars(evaluation: "Evaluation", ax: Axes | None = None) -> Axes:
     names = sorted(found, key=lambda name: float(found[name]["accuracy"]))
     ax = ax or new_axes(6.4, 1.7 + 0.36 * len(names))
     for place, name in enumerate(names):
-        draw_point(ax, found[name], place, colour_of(name))
+        _draw_point(ax, found[name], place, colour_of(name))
         text = f"{100 * found[name]['accuracy']:.1f} %"
         ax.annotate(text, (1.01, place), xycoords=ax.get_yaxis_transform(), va="center", fontsize=9.5, color=INK)
     ax.axvline(0.5, color=SOFT, linewidth=1.2, linestyle=(0, (1, 2)))
@@ -85,7 +85,7 @@ def accuracy_by_domain(
     offsets = np.linspace(0.18, -0.18, len(names)) if len(names) > 1 else [0.0]
     for name, offset in zip(names, offsets, strict=True):
         for place, domain in enumerate(domains):
-            draw_point(ax, found[domain][name], place + offset, colour_of(name), size=5)
+            _draw_point(ax, found[domain][name], place + offset, colour_of(name), size=5)
         ax.plot([], [], "o-", color=colour_of(name), markersize=5, label=LABELS.get(name, name))
     ax.axvline(0.5, color=SOFT, linewidth=1.2, linestyle=(0, (1, 2)))
     line_label(ax, 0.5, "chance")
@@ -198,7 +198,7 @@ def reliability(evaluation: "Evaluation", names: Sequence[str] = ("realm",), ax:
     return ax
 
 
-def draw_point(ax: Axes, found: dict[str, Any], place: float, colour: str, size: float = 8) -> None:
+def _draw_point(ax: Axes, found: dict[str, Any], place: float, colour: str, size: float = 8) -> None:
     ax.plot(found["ci"], [place, place], color=colour, linewidth=size / 3, solid_capstyle="round")
     ax.plot(found["accuracy"], place, "o", color=colour, markersize=size, markeredgecolor="white", markeredgewidth=0.8)
 

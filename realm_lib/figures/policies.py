@@ -78,6 +78,8 @@ def ppo_progress(
         ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
         ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
         ax.set_xlim(0, None)
+        if values.min() == values.max():
+            ax.set_ylim(0, 2 * values.iloc[0] or 1)  # a constant would get ticks of its rounding errors
         if place >= len(panels) - _COLUMNS:
             ax.set_xlabel("Episodes")
         elif axes[0].get_shared_x_axes().joined(axes[0], ax):

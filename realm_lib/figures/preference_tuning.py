@@ -34,7 +34,7 @@ def policy_colour(name: str) -> str:
 
 
 def _name(policy: str) -> str:
-    return _NAMES.get(policy, policy.replace("best_of_", "Best of "))
+    return _NAMES.get(policy, policy.replace("best_of_", "Best-of-"))
 
 
 def pair_margins(margins: ArrayLike, *, simulated: bool, ax: Axes | None = None) -> Axes:

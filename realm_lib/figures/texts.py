@@ -8,10 +8,13 @@ import pandas as pd
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
+    from pandas.io.formats.style_render import CSSDict
 
 __all__ = ["text_table"]
 
 _NUMBERS = "{:.2f}"
+_UNBROKEN = 24
+"""Characters up to which the names of an index stand on one line."""
 
 
 def text_table(frame: pd.DataFrame, *, characters: int = 500) -> "Styler":
@@ -30,9 +33,17 @@ def text_table(frame: pd.DataFrame, *, characters: int = 500) -> "Styler":
         subset=texts, **{**left, "white-space": "pre-wrap", "overflow-wrap": "anywhere", "min-width": "9em"}
     )
     rows = ".row_heading, th.col_heading, th.index_name"
-    styler = styler.set_table_styles(
-        [{"selector": rows, "props": list(left.items())}, {"selector": "td", "props": [("vertical-align", "top")]}]
-    )
+    short = [
+        level
+        for level in range(shown.index.nlevels)
+        if all(len(str(name)) <= _UNBROKEN for name in shown.index.get_level_values(level))
+    ]
+    styles: list[CSSDict] = [
+        {"selector": rows, "props": list(left.items())},
+        {"selector": "td", "props": [("vertical-align", "top")]},
+    ]
+    styles += [{"selector": f".row_heading.level{level}", "props": [("white-space", "nowrap")]} for level in short]
+    styler = styler.set_table_styles(styles)
     if isinstance(shown.index, pd.RangeIndex):
         return styler.hide(axis="index")
     return styler.format_index(lambda text: escape(_cut(str(text), characters)))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import pandas as pd
 
 from realm_lib.params import Params, load_params
 from realm_lib.report.answers import captions, in_words, questions_answered, share, two_sentences
@@ -136,6 +135,8 @@ def _difference_row(name: str, found: Mapping[str, Any]) -> dict[str, str]:
 
 def _surest_errors(run: Run) -> list[dict[str, str]]:
     """The test pairs that the combined reward is surest of and wrong about, one a post."""
+    import pandas as pd
+
     judged, texts = run.path("metrics", "pairs.parquet"), run.path("features", "test.parquet")
     if not (judged.exists() and texts.exists()):
         return []

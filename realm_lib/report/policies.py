@@ -4,9 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from realm_lib.comparison import label, verdict
+from realm_lib.policy_verdict import label, verdict
 from realm_lib.runs import Run
 
 if TYPE_CHECKING:
@@ -64,6 +62,8 @@ def training_rows(run: Run) -> list[dict[str, str]]:
 
 def samples(run: Run) -> list[dict[str, Any]]:
     """The first held-out prompts with every policy's answer and its scores; none where notebook 06 has not run."""
+    import pandas as pd
+
     path = run.path("metrics", "policy_answers.parquet")
     if not path.exists():
         return []

@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from pages import CHROMIUM, NO_BROWSER, Watched, check_page, open_browser
+from playwright.sync_api import Browser
 from policies_made_up import PPO, write_policies
 
 from realm_lib import figures
@@ -33,17 +33,11 @@ from realm_lib.scorers import build_scorer
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-QUIET_CHROMIUM = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
 ANNOUNCEMENTS = "@jupyterlab/apputils-extension:announcements"  # as `make lab` does
 PATIENCE = 240.0  # seconds for what takes twenty on two idle cores
-WIDTHS = {"phone": 390, "desk": 1440}
 
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no browser is installed (Debian: apt-get install chromium)"),
+    pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER),
     pytest.mark.timeout(3 * PATIENCE),
 ]
 
@@ -115,32 +109,8 @@ def run(project: Path, inform_folder: Path, minilm: Any) -> Run:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET_CHROMIUM)
+    with open_browser() as browser:
         yield browser
-        browser.close()
-
-
-class Watched:
-    """A page whose console, faults and requests are written down."""
-
-    def __init__(self, browser: Browser, **options: Any) -> None:
-        self.page: Page = browser.new_context(**options).new_page()
-        self.errors: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda message: self._note(message.text) if message.type == "error" else None)
-        self.page.on("pageerror", lambda error: self._note(str(error)))
-        self.page.on("requestfailed", lambda request: self._note(f"{request.url[:200]} failed"))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-
-    def _note(self, text: str) -> None:
-        self.errors.append(text)
-
-    @property
-    def outside(self) -> list[str]:
-        """Requests that leave the machine."""
-        here = ("file:", "data:", "blob:", "about:")
-        return [url for url in self.requests if not url.startswith(here) and urlsplit(url).hostname != "127.0.0.1"]
 
 
 # The report
@@ -156,22 +126,8 @@ VIEWS = [("phone", "light"), ("desk", "dark"), ("phone", "dark"), ("desk", "ligh
     [(name, *view) for name in PAGES for view in (VIEWS if name == "index" else VIEWS[:2])],
 )
 def test_a_page_is_whole_quiet_and_accessible(browser: Browser, run: Run, name: str, device: str, scheme: Any) -> None:
-    viewport = {"width": WIDTHS[device], "height": 900}
-    watched = Watched(browser, viewport=viewport, color_scheme=scheme)
-    page = watched.page
-    page.goto(run.path("reports", f"{name}.html").as_uri())
-    page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
-    assert watched.errors == []
-    assert watched.outside == []
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it overflows sideways"
-    pictures = page.locator("img")
-    assert name == "side_by_side_other" or pictures.count() >= 5
-    assert all(image.evaluate("image => image.complete && image.naturalWidth > 0") for image in pictures.all())
-    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
-    serious = {fault["id"]: [node["html"][:150] for node in fault["nodes"][:3]] for fault in found
-               if fault["impact"] in {"serious", "critical"}}  # fmt: skip
-    assert serious == {}
-    page.context.close()
+    pictures = check_page(browser, run.path("reports", f"{name}.html"), device, scheme)
+    assert name == "side_by_side_other" or pictures >= 5
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -25,6 +25,7 @@ import psutil
 import pytest
 import yaml
 from bs4 import BeautifulSoup
+from pages import CHROMIUM, NO_BROWSER, check_page, open_browser
 
 from realm_lib.reward import RealmReward
 from realm_lib.verification import compare_runs
@@ -388,11 +389,19 @@ def test_the_accuracies_are_those_of_the_pairs(whole: Path) -> None:
     assert (pairs["similarity_A"] == features["similarity_A"].astype("float32")).all()
 
 
+@pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER)
+@pytest.mark.parametrize(("device", "scheme"), [("phone", "light"), ("desk", "dark")])
+def test_every_page_of_the_report_can_be_read(whole: Path, device: str, scheme: str) -> None:
+    with open_browser() as browser:
+        for page in sorted((whole / "reports").glob("*.html")):
+            check_page(browser, page, device, scheme)
+
+
 def test_the_manifest_says_what_ran(whole: Path) -> None:
     manifest = json.loads((whole / "manifest.json").read_text(encoding="utf-8"))
     assert {name: step["exit"] for name, step in manifest["steps"].items()} == dict.fromkeys(STEPS, "ok")
     assert all(step["seconds"] > 0 for step in manifest["steps"].values())
-    assert manifest["seeds"] == {"run": 42, "data": 42, "training": 42}
+    assert manifest["seeds"] == {"run": 42, "data": 42, "training": 42, "ppo": 42, "dpo": 42}
     assert {"commit", "params_sha256", "hardware", "python", "packages"} <= manifest.keys()
     assert {"torch", "numpy", "realm-lib"} <= manifest["packages"].keys()
     log = [json.loads(line) for line in (whole / "logs" / "run.jsonl").read_text().splitlines()]
