@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from realm_lib.remote import Secret
 from realm_lib.reward import RealmReward
 from realm_lib.server import Limits, ServerError
 from realm_lib.server.app import RewardService, create_app, guarded
-from realm_lib.server.running import serve
+from realm_lib.server.running import _bind, serve
 
 PROMPT, RESPONSE = "Why does bread rise?", "Yeast makes gas."
 TOKEN = "a-long-and-random-token"
@@ -343,3 +344,11 @@ def test_not_ready_is_503_and_a_failure_is_kept(tmp_path: Path) -> None:
         assert client.get("/readyz").status_code == 503
     assert failed == [True]
     assert "02_combiner_training" in str(service.failure)
+
+
+def test_an_answer_is_not_held_back_until_its_headers_are_acknowledged() -> None:
+    """Forty milliseconds a request, for a client that asks one at a time."""
+    with _bind("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

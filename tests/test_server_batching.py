@@ -148,3 +148,38 @@ def test_a_fault_is_the_answer_of_its_batch_and_the_worker_lives(caplog: pytest.
     served(faulty, scenario)
     assert "ZeroDivisionError" in caplog.text
     assert "secret text" not in caplog.text
+
+
+def test_what_was_answered_is_remembered_up_to_a_number_and_faults_are_not() -> None:
+    worker = Worker()
+    broken = {"times": 0}
+
+    def compute(prompts: Sequence[str], responses: Sequence[str]) -> Sequence[object]:
+        if "broken" in responses:
+            broken["times"] += 1
+            return [ValueError(response) for response in responses]
+        return worker(prompts, responses)
+
+    async def scenario(batcher: MicroBatcher) -> None:
+        for response in ("1", "2", "1", "3", "1", "2"):
+            assert await batcher.submit([("p", response)]) == [f"p|{response}"]
+        assert await batcher.submit([("p", "1"), ("q", "1"), ("p", "1")]) == ["p|1", "q|1", "p|1"]
+        assert await batcher.submit([("p1", "")]) == ["p1|"], "where a prompt ends is part of what is remembered"
+        for _ in range(2):
+            assert isinstance((await batcher.submit([("p", "broken")]))[0], ValueError)
+
+    served(compute, scenario, replace(LIMITS, remembered=2))
+    asked = [response for batch in worker.batches for _, response in batch]
+    assert asked == ["1", "2", "3", "2", "1", ""], "2 was the longest unused when 3 came"
+    assert broken == {"times": 2}
+
+
+def test_nothing_is_remembered_where_nothing_may_be() -> None:
+    worker = Worker()
+
+    async def scenario(batcher: MicroBatcher) -> None:
+        for _ in range(2):
+            assert await batcher.submit([("p", "r")]) == ["p|r"]
+
+    served(worker, scenario, replace(LIMITS, remembered=0))
+    assert len(worker.batches) == 2

@@ -47,6 +47,8 @@ def asked(url: str, pairs: list[tuple[str, str]], tries: int = 1) -> list[float 
 def test_load_overload_and_a_graceful_stop(run_folder: Path, run_reward: RealmReward) -> None:
     pairs = random.Random(0).choices(PAIRS, k=200)
     wanted = run_reward([prompt for prompt, _ in pairs], [response for _, response in pairs])
+    new = [(f"{prompt} And why?", response) for prompt, response in PAIRS[:4]]  # remembered ones would not wait
+    wanted_of_new = run_reward([prompt for prompt, _ in new], [response for _, response in new])
     with ServerProcess(run_folder, limits="queue=6, wait=1.5") as server:
         server.wait_ready()
         found = asked(server.url, pairs)
@@ -56,11 +58,11 @@ def test_load_overload_and_a_graceful_stop(run_folder: Path, run_reward: RealmRe
         assert answered
         assert [found[n] for n in answered] == pytest.approx([wanted[n] for n in answered], abs=1e-4)
         with ThreadPoolExecutor(1) as pool:
-            last = pool.submit(asked, server.url, pairs[:4])
+            last = pool.submit(asked, server.url, new)
             while "realm_waiting_responses 4.0" not in httpx.get(f"{server.url}/metrics", timeout=60).text:
                 time.sleep(0.05)
             server.process.send_signal(signal.SIGTERM)
-            assert last.result() == pytest.approx(wanted[:4], abs=1e-4), "what was accepted is answered"
+            assert last.result() == pytest.approx(wanted_of_new, abs=1e-4), "what was accepted is answered"
         assert server.process.wait(120) in (0, -signal.SIGTERM)
     assert "POST /get_reward 429" in server.log
     assert "Traceback" not in server.log

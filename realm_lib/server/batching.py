@@ -1,7 +1,9 @@
 """Concurrent requests gathered into batches, computed by one thread; equal texts computed once."""
 
 import asyncio
+import hashlib
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -47,7 +49,9 @@ class MicroBatcher:
 
     ``compute(prompts, responses)`` gives for each either its result or an exception as a value. It runs in one thread,
     so that models are never entered twice at once. A text that already waits, or is being computed, is not computed
-    again. Results go by text, so a mix-up of two requests is not possible by order.
+    again, nor is one of the last ``limits.remembered`` that were answered: trainers send a text again when an answer is
+    late, and a response stands in several pairs. Errors are not remembered. Results go by text, so a mix-up of two
+    requests is not possible by order.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class MicroBatcher:
         self._limits = limits
         self._on_batch = on_batch
         self._entries: dict[Pair, _Entry] = {}  # in order of arrival: those under way, then those that wait
+        self._answered: OrderedDict[bytes, object] = OrderedDict()
         self._new = asyncio.Event()
         self._closed = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="reward")
@@ -74,10 +79,15 @@ class MicroBatcher:
         """
         if self._closed:
             raise ClosedError("the server is stopping")
-        if self.waiting + len(pairs) > self._limits.queue:
+        known = {pair: self._recall(pair) for pair in pairs}
+        asked = [pair for pair in pairs if known[pair] is None]
+        if self.waiting + len(asked) > self._limits.queue:
             raise QueueFullError(f"{self.waiting} responses wait, the queue holds {self._limits.queue}")
-        if not pairs:
-            return []
+        if asked:
+            known |= await self._computed(asked)
+        return [known[pair] for pair in pairs]
+
+    async def _computed(self, pairs: Sequence[Pair]) -> dict[Pair, object]:
         self.waiting += len(pairs)
         entries = [self._entry(pair) for pair in pairs]
         self._new.set()
@@ -85,7 +95,7 @@ class MicroBatcher:
             _, late = await asyncio.wait({entry.future for entry in entries}, timeout=self._limits.timeout)
             if late:
                 raise TimedOutError(all(entry.started for entry in entries))
-            return [entry.future.result() for entry in entries]
+            return {pair: entry.future.result() for pair, entry in zip(pairs, entries, strict=True)}
         finally:
             self.waiting -= len(pairs)
             for pair, entry in zip(pairs, entries, strict=True):
@@ -97,6 +107,17 @@ class MicroBatcher:
         entry = self._entries.setdefault(pair, _Entry())
         entry.waiters += 1
         return entry
+
+    def _recall(self, pair: Pair) -> object | None:
+        key = _digest(pair)
+        if key in self._answered:
+            self._answered.move_to_end(key)
+        return self._answered.get(key)
+
+    def _remember(self, pair: Pair, result: object) -> None:
+        self._answered[_digest(pair)] = result
+        while len(self._answered) > self._limits.remembered:
+            self._answered.popitem(last=False)
 
     async def run(self) -> None:
         """Compute batches until :meth:`close`, and then what is left; the server runs this as a task."""
@@ -130,8 +151,15 @@ class MicroBatcher:
         for (pair, entry), result in zip(batch, results, strict=True):
             del self._entries[pair]
             entry.future.set_result(result)
+            if not isinstance(result, Exception):
+                self._remember(pair, result)
 
     def close(self) -> None:
         """Take no more; :meth:`run` ends when everything that was accepted is answered."""
         self._closed = True
         self._new.set()
+
+
+def _digest(pair: Pair) -> bytes:
+    prompt, response = (text.encode("utf-8", "surrogatepass") for text in pair)
+    return hashlib.sha256(b"%d:%b%b" % (len(prompt), prompt, response)).digest()

@@ -25,6 +25,8 @@ class Limits:
     """Most responses that wait for an answer (429)."""
     batch: int = 64
     """Most distinct responses computed together."""
+    remembered: int = 16_384
+    """Most rewards kept in memory for when their texts come again, as a hash of the texts and a few numbers each."""
     wait: float = 0.004
     """Seconds that the first response of a batch waits for others."""
     timeout: float = 120.0

@@ -1,22 +1,32 @@
 """Load on ``realm serve``: every answer checked, gathered requests against one at a time, and overload.
 
 Run with ``python tests/benchmarks/bench_server.py outputs/demo [requests]``, after ``make``. 64 clients ask as OpenRLHF
-does, a response a request, eight responses to each post as its trainers sample them. Two servers share the machine:
-ours, and one that computes one response at a time (the same code, batches of one); they take turns, round by round,
-the slow one with the first quarter of each round's requests.
+does, a response a request. Two loads: a rollout, eight responses to each post, all different; and a data set, the two
+responses of pair after pair, a response standing in several pairs as in SHP. Two servers share the machine: ours, and
+one that gets one request after the other from one client and keeps nothing (the same code, batches of one); they take
+turns, round by round, the slow one with the first quarter of each round's requests. The clients run on the same cores.
 """
 
 import asyncio
+import json
 import random
 import statistics
 import sys
+import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from itertools import islice
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
+
+from realm_lib.simulator import simulate_pairs, simulate_posts  # noqa: E402
 
 CLIENTS = 64
 ROUNDS = 8
@@ -25,12 +35,8 @@ TOLERANCE = 1e-4
 Pair = tuple[str, str]
 
 
-def pairs_of_posts(number: int) -> list[Pair]:
+def rollout(number: int) -> list[Pair]:
     """Distinct (post, response): eight responses to a post, of that post and others."""
-    from itertools import islice
-
-    from realm_lib.simulator import simulate_posts
-
     chance = random.Random(0)
     posts = list(islice(simulate_posts(seed=7, split="test"), number // 8 + 1))
     responses = [comment.text for post in posts for comment in post.comments]
@@ -38,25 +44,40 @@ def pairs_of_posts(number: int) -> list[Pair]:
     return pairs[:number]
 
 
-async def ask_all(url: str, pairs: list[Pair], wanted: dict[Pair, float]) -> tuple[float, list[float], int]:
+def data_set(number: int) -> list[Pair]:
+    """Both responses of each pair of the demo's test split, in its order."""
+    rows = simulate_pairs(number // 2, seed=7, split="test")
+    return [(row["history"], row[side]) for row in rows for side in ("human_ref_A", "human_ref_B")]
+
+
+def ask_all(
+    url: str, pairs: Sequence[Pair], wanted: dict[Pair, float], clients: int = CLIENTS
+) -> tuple[float, list[float], int]:
     """Seconds in all, seconds of each request, and how many answers were wrong or no answers."""
-    left = iter(pairs)
+    left, lock = iter(pairs), threading.Lock()
     took: list[float] = []
-    wrong = 0
+    wrong: list[Pair] = []
 
-    async def client(http: httpx.AsyncClient) -> None:
-        nonlocal wrong
-        for prompt, response in left:
+    def client(_: int) -> None:
+        connection = HTTPConnection(urlsplit(url).netloc, timeout=600)
+        while True:
+            with lock:
+                pair = next(left, None)
+            if pair is None:
+                return connection.close()
+            body = json.dumps({"query": ["".join(pair)], "prompts": [pair[0]]})
             start = time.perf_counter()
-            answer = await http.post(f"{url}/get_reward", json={"query": [prompt + response], "prompts": [prompt]})
+            connection.request("POST", "/get_reward", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            content = answer.read()
             took.append(time.perf_counter() - start)
-            good = answer.status_code == 200 and abs(answer.json()["rewards"][0] - wanted[prompt, response]) < TOLERANCE
-            wrong += not good
+            if answer.status != 200 or abs(json.loads(content)["rewards"][0] - wanted[pair]) >= TOLERANCE:
+                wrong.append(pair)
 
-    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=CLIENTS)) as http:
-        start = time.perf_counter()
-        await asyncio.gather(*(client(http) for _ in range(CLIENTS)))
-        return time.perf_counter() - start, took, wrong
+    start = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(client, range(clients)))
+    return time.perf_counter() - start, took, len(wrong)
 
 
 async def overload(url: str, pairs: list[Pair]) -> dict[str, int]:
@@ -82,6 +103,31 @@ def memory(url: str) -> float:
     return next(float(line.split()[1]) for line in lines if line.startswith("process_resident")) / 2**20
 
 
+def take_turns(servers: dict[str, str], pairs: Sequence[Pair], wanted: dict[Pair, float]) -> int:
+    """Print what each server reached and the ratios; how many answers were wrong."""
+    seconds = dict.fromkeys(servers, 0.0)
+    latencies: dict[str, list[float]] = {name: [] for name in servers}
+    ratios, wrong = [], 0
+    for number in range(ROUNDS):
+        some = pairs[number * len(pairs) // ROUNDS : (number + 1) * len(pairs) // ROUNDS]
+        took = {}
+        for name, url in servers.items():
+            share, clients = (some, CLIENTS) if name == "gathered" else (some[: len(some) // 4], 1)
+            spent, each, bad = ask_all(url, share, wanted, clients)
+            took[name] = spent / len(share)
+            seconds[name] += spent
+            latencies[name] += each
+            wrong += bad
+        ratios.append(took["one at a time"] / took["gathered"])
+    for name, each in latencies.items():
+        p50, p99 = statistics.median(each), statistics.quantiles(each, n=100)[98]
+        rate = len(each) / seconds[name]
+        print(f"  {name:14} {len(each)} requests: {rate:6.1f} a second, median {p50:.2f} s, p99 {p99:.2f} s")
+    slow, fast = (seconds[name] / len(latencies[name]) for name in ("one at a time", "gathered"))
+    print(f"  ratio {slow / fast:.2f}; by round {' '.join(f'{ratio:.2f}' for ratio in ratios)}; wrong answers: {wrong}")
+    return wrong
+
+
 def main() -> int:
     """Print the measurements; 1 when an answer was wrong or missing."""
     from server_process import ServerProcess
@@ -89,40 +135,27 @@ def main() -> int:
     from realm_lib import RealmReward
 
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "outputs/demo").resolve()
-    pairs = pairs_of_posts(int(sys.argv[2]) if len(sys.argv) > 2 else 2000)
-    expected = RealmReward.from_pretrained(run)([prompt for prompt, _ in pairs], [response for _, response in pairs])
-    wanted = dict(zip(pairs, expected, strict=True))
-    seconds = {"gathered": 0.0, "one at a time": 0.0}
-    latencies: dict[str, list[float]] = {name: [] for name in seconds}
-    ratios = []
+    number = int(sys.argv[2]) if len(sys.argv) > 2 else 2000
+    loads = {"a rollout": rollout(number), "a data set": data_set(number)}
+    warming = [(post, "Thank you.") for post, _ in loads["a rollout"][:64:8]]
+    distinct = list(dict.fromkeys([*warming, *(pair for pairs in loads.values() for pair in pairs)]))
+    expected = RealmReward.from_pretrained(run)([post for post, _ in distinct], [response for _, response in distinct])
+    wanted = dict(zip(distinct, expected, strict=True))
     wrong = 0
-    with ServerProcess(run) as ours, ServerProcess(run, limits="batch=1, wait=0.0") as single:
+    with ServerProcess(run) as ours, ServerProcess(run, limits="batch=1, wait=0.0, remembered=0") as single:
         servers = {"gathered": ours.wait_ready().url, "one at a time": single.wait_ready().url}
         for url in servers.values():
-            asyncio.run(ask_all(url, pairs[:8], wanted))
-        for number in range(ROUNDS):
-            some = pairs[number * len(pairs) // ROUNDS : (number + 1) * len(pairs) // ROUNDS]
-            took = {}
-            for name, url in servers.items():
-                share = some if name == "gathered" else some[: len(some) // 4]
-                spent, each, bad = asyncio.run(ask_all(url, share, wanted))
-                took[name] = spent / len(share)
-                seconds[name] += spent
-                latencies[name] += each
-                wrong += bad
-            ratios.append(took["one at a time"] / took["gathered"])
-    for name, each in latencies.items():
-        p50, p99 = statistics.median(each), statistics.quantiles(each, n=100)[98]
-        rate = len(each) / seconds[name]
-        print(f"{name:14} {len(each)} requests: {rate:6.1f} a second, median {p50:.2f} s, p99 {p99:.2f} s")
-    slow, fast = (seconds[name] / len(latencies[name]) for name in ("one at a time", "gathered"))
-    print(f"ratio {slow / fast:.2f}; by round {' '.join(f'{ratio:.2f}' for ratio in ratios)}; wrong answers: {wrong}")
+            ask_all(url, warming, wanted)
+        for name, pairs in loads.items():
+            print(f"{name}: {len(pairs)} requests, {len(set(pairs))} different, {CLIENTS} clients")
+            wrong += take_turns(servers, pairs, wanted)
+    pairs = loads["a rollout"]
     with ServerProcess(run, limits="queue=64") as small:
         url = small.wait_ready().url
         before = memory(url)
         statuses = asyncio.run(overload(url, pairs))
         print(f"overload: {statuses}; memory {before:.0f} MiB before, {memory(url):.0f} after")
-        wrong += asyncio.run(ask_all(url, pairs[:64], wanted))[2]
+        wrong += ask_all(url, pairs[:64], wanted)[2]
     return int(wrong > 0)
 
 
