@@ -47,6 +47,7 @@ def _code_colours() -> str:
     from pygments.formatters import HtmlFormatter
 
     light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("default", "github-dark"))
+    light += "\n.highlight .ow { color: #7a1fb8 }"  # the style's own is too pale on the pages' grey
     return (
         f"{light}\n@media screen and (prefers-color-scheme: dark) {{ {dark} }}\n"
         ".highlight { background: none !important; }"
