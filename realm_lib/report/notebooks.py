@@ -47,8 +47,7 @@ def notebook_body(path: Path, run: Run, pages: Collection[str]) -> "Markup":
     html = re.sub(r'href="([^"]*)"', _safe_link, html)
     html = re.sub(r"<table.*?</table>", lambda found: _table_for_reading(found[0]), html, flags=re.DOTALL)
     # What scrolls sideways must be reachable without a mouse.
-    html = html.replace('<math display="block"', '<math tabindex="0" display="block"')
-    return Markup(re.sub(r'<div class="(output_html[^"]*)"', r'<div tabindex="0" class="\1"', html))
+    return Markup(re.sub(r'<(div(?= class="output_html)|math(?= display="block"))', r'<\1 tabindex="0"', html))
 
 
 def _linked(markdown: str, pages: Collection[str]) -> str:
