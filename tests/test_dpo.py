@@ -395,8 +395,10 @@ def refused(folder: Path, error: type[Exception], says: str, prompts: Any = PROM
 
 
 def test_fewer_pairs_than_a_batch(folder: Path) -> None:
-    says = r"[1-5] pairs from 5 prompts.*\. That is fewer than rlhf.dpo.batch_size 8: lower it, or take more prompts"
-    refused(folder, DPOError, says, PROMPTS[:5])
+    says = r"5 pairs from 5 human pairs\. That is fewer than rlhf.dpo.batch_size 8: lower it, or take more prompts"
+    table = pd.DataFrame({"prompt": PROMPTS[:5], "chosen": "Yeast makes gas.", "rejected": "No idea, thank you."})
+    watched = table.assign(prompt=HELD_OUT[0]).head(4)
+    refused(folder, DPOError, says, table, given={"held_out_pairs": watched}, pairs="human")
     tie = {"reward": lambda prompts, completions: [1.0] * len(prompts)}
     refused(folder, DPOError, "0 pairs from 23 prompts; left out: 23: all samples have the same reward", **tie)
 
