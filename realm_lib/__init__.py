@@ -4,6 +4,7 @@ Names are loaded on first use, so that ``import realm_lib`` costs nothing until 
 """
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ __all__ = [
     "load_params",
     "train_ppo",
 ]
+
+# peft, which transformers loads, loads bitsandbytes; on some CPUs that warns of a package for faster 4-bit products.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def __getattr__(name: str) -> Any:

@@ -174,7 +174,7 @@ def _arguments(folder: Path, params: OfflineModelParams, examples: int, seed: in
         "report_to": "none",
         "use_cpu": not torch.cuda.is_available(),
         "bf16": False,
-        "gradient_checkpointing": False,
+        "activation_checkpointing": False,
         "disable_tqdm": not progress,
         "seed": seed,
     }

@@ -194,5 +194,4 @@ def test_a_broken_pipe_is_quiet(run_folder: Path, tmp_path: Path) -> None:
         process.stdout.close()
         said = process.stderr.read()
         assert process.wait(timeout=300) != 0
-    assert "Traceback" not in said
-    assert "BrokenPipe" not in said
+    assert said == "", "not of the pipe, nor of what was loaded"

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,7 +78,9 @@ def fit(
             shutil.rmtree(other)
     trainer = _trainer(policy, pairs, held_out, params, home, progress)
     try:
-        trainer.train(resume_from_checkpoint=_last_checkpoint(home))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # TRL's own use of it
+            trainer.train(resume_from_checkpoint=_last_checkpoint(home))
     except OSError as error:
         raise DPOError(f"{home}: a checkpoint cannot be written or read: {error}") from error
     _take_back(policy)
@@ -132,7 +135,7 @@ def _trainer(
         num_train_epochs=params.num_epochs,
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=params.gradient_accumulation,
-        gradient_checkpointing=params.gradient_checkpointing,
+        activation_checkpointing=params.gradient_checkpointing,
         max_length=None,  # nothing is cut
         precompute_ref_log_probs=True,
         logging_steps=1,

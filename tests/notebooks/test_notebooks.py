@@ -426,6 +426,8 @@ def test_an_executed_notebook_is_fit_to_be_read(whole: Path, step: str) -> None:
     assert [output for output in outputs if output["output_type"] == "error"] == []
     streams = "".join("".join(output["text"]) for output in outputs if output["output_type"] == "stream")
     assert not re.search(r"\r|\d+%\||it/s|Traceback", streams), streams
+    warnings = ["".join(output["text"]) for output in outputs if output.get("name") == "stderr"]
+    assert warnings == [], "a warning that a reader would have to understand"
     assert "FloatProgress" not in json.dumps(outputs), "a progress bar as a widget"
     assert any("image/png" in output.get("data", {}) for output in outputs), "a figure"
     words = [
