@@ -3,14 +3,19 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-__all__ = ["label", "limits", "verdict"]
+__all__ = ["label", "limits", "policy_name", "verdict"]
 
 _LABELS = {"base": "the starting policy", "ppo": "PPO", "dpo": "DPO"}
 
 
 def label(name: str) -> str:
-    """A policy's name for people: ``best_of_16`` is best-of-16."""
+    """A policy's name within a sentence: ``best_of_16`` is best-of-16."""
     return _LABELS.get(name, name.replace("_", "-"))
+
+
+def policy_name(name: str) -> str:
+    """A policy's name where it stands alone, as at the head of a row or at a point of a figure."""
+    return _capital(label(name).removeprefix("the "))
 
 
 def verdict(metrics: Mapping[str, Any]) -> str:

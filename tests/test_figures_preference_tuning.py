@@ -116,7 +116,8 @@ def test_every_policy_stands_at_its_reward_and_distance() -> None:
             "the start and best-of-n are joined"
         )
         places = {text.get_text(): text.xy for text in ax.texts if hasattr(text, "xy")}
-        names = {"Start": "base", "PPO": "ppo", "DPO": "dpo", "Best-of-4": "best_of_4", "Best-of-16": "best_of_16"}
+        names = {"Starting policy": "base", "PPO": "ppo", "DPO": "dpo"}
+        names |= {"Best-of-4": "best_of_4", "Best-of-16": "best_of_16"}
         for label, name in names.items():
             entry = found["policies"][name]
             assert places[label] == (entry["kl"], entry[judge]["mean"])

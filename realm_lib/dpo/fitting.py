@@ -76,13 +76,13 @@ def fit(
         if other != home:
             _log.warning("%s: a checkpoint of other parameters, pairs or weights: training starts over", other)
             shutil.rmtree(other)
-    trainer = _trainer(policy, pairs, held_out, params, home, progress)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # TRL's own use of it
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # TRL's own use of it
+        trainer = _trainer(policy, pairs, held_out, params, home, progress)
+        try:
             trainer.train(resume_from_checkpoint=_last_checkpoint(home))
-    except OSError as error:
-        raise DPOError(f"{home}: a checkpoint cannot be written or read: {error}") from error
+        except OSError as error:
+            raise DPOError(f"{home}: a checkpoint cannot be written or read: {error}") from error
     _take_back(policy)
     return _history(trainer.state.log_history)
 

@@ -20,10 +20,10 @@ from realm_lib.figures.theme import (
     new_axes,
     new_pair,
 )
+from realm_lib.policy_verdict import policy_name
 
 __all__ = ["dpo_training", "pair_margins", "policy_colour", "reward_against_kl", "win_rate_bars"]
 
-_NAMES = {"base": "Start", "ppo": "PPO", "dpo": "DPO"}
 _COLOURS = {"base": "#7A7A7A", "ppo": "#D55E00", "dpo": "#0072B2"}
 _JUDGES = {"realm": "REALM's reward", "gold": "the simulated truth"}
 
@@ -31,10 +31,6 @@ _JUDGES = {"realm": "REALM's reward", "gold": "the simulated truth"}
 def policy_colour(name: str) -> str:
     """A policy's own colour; best-of-n are greens, others black."""
     return "#009E73" if name.startswith("best_of_") else _COLOURS.get(name, INK)
-
-
-def _name(policy: str) -> str:
-    return _NAMES.get(policy, policy.replace("best_of_", "Best-of-"))
 
 
 def pair_margins(margins: ArrayLike, *, simulated: bool, ax: Axes | None = None) -> Axes:
@@ -104,7 +100,7 @@ def win_rate_bars(metrics: Mapping[str, Any], *, judge: str | None = None, ax: A
             ax.plot(value, place + offset, "o", color=policy_colour(name), markerfacecolor=fill, markersize=8)
     ax.axvline(0.5, color=SOFT, linewidth=1.2, linestyle=(0, (1, 2)))
     line_label(ax, 0.5, "no better")
-    ax.set_yticks(range(len(names)), [_name(name) for name in names], color=INK, fontsize=10)
+    ax.set_yticks(range(len(names)), [policy_name(name) for name in names], color=INK, fontsize=10)
     ax.set_ylim(-0.6, len(names) - 0.4)
     ax.xaxis.set_major_formatter(PERCENT)
     ax.set_xlabel("Wins over the start, ties half (hollow: at equal length)")
@@ -138,7 +134,7 @@ def reward_against_kl(
             side: dict[str, Any] = {"xytext": (8, -15)} if name == "base" else {"xytext": (7, 5)}
             if name.startswith("best_of_"):
                 side = {"xytext": (-8, 6), "ha": "right"}
-            ax.annotate(_name(name), (found["kl"], mean), textcoords="offset points", color=colour, **side)
+            ax.annotate(policy_name(name), (found["kl"], mean), textcoords="offset points", color=colour, **side)
         ends = [found["kl"] + 2 * found.get("kl_error", 0.0) for found in metrics["policies"].values()]
         ax.set_xscale("function", functions=(_root, _square))
         width = 1.12 * float(_root(np.array(max(ends))))

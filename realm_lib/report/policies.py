@@ -4,13 +4,13 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from realm_lib.policy_verdict import label, verdict
+from realm_lib.policy_verdict import policy_name, verdict
 from realm_lib.runs import Run
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["policies_content", "policy_name", "read_policies", "samples", "training_rows"]
+__all__ = ["policies_content", "read_policies", "samples", "training_rows"]
 
 _SHOWN_PROMPTS = 3
 
@@ -116,12 +116,6 @@ def _with_code(markdown: str) -> "Markup":
     from markupsafe import Markup, escape
 
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(markdown))))
-
-
-def policy_name(policy: str) -> str:
-    """A policy's name at the head of a row."""
-    text = label(policy).removeprefix("the ")
-    return text[0].upper() + text[1:]
 
 
 def _share_with(value: float, ci: list[float]) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 
 import yaml
 
+from realm_lib.policy_verdict import policy_name
 from realm_lib.report.answers import in_words, points, share
 from realm_lib.report.pages import Page, write_page
-from realm_lib.report.policies import policy_name, read_policies, training_rows
+from realm_lib.report.policies import read_policies, training_rows
 from realm_lib.runs import Run
 
 __all__ = ["ComparisonOfRunsError", "write_side_by_side"]
