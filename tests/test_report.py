@@ -462,6 +462,20 @@ def test_formulas_become_mathml_and_code_stays_as_it_is(run: Run) -> None:
     assert "It costs 5 $ in all." in soup.get_text()
 
 
+def test_a_functions_name_stands_apart_as_in_tex(run: Run) -> None:
+    """``log2`` would be read as another thing than the logarithm of 2."""
+    add_notebook(run, prose(r"$\log 2$, $-\log\sigma$, $\beta\log\frac{a}{b}$, $\log(x)$, $xy$"))
+    write_report(run)
+    parts = [[part.name for part in node.mrow.find_all(recursive=False)] for node in read(run, "03_evaluation")("math")]
+    assert parts == [
+        ["mi", "mspace", "mn"],
+        ["mo", "mi", "mspace", "mi"],
+        ["mi", "mspace", "mi", "mspace", "mfrac"],
+        ["mi", "mo", "mi", "mo"],
+        ["mi", "mi"],
+    ]
+
+
 def test_code_is_there_but_folded(run: Run) -> None:
     add_notebook(run, nbformat.v4.new_code_cell("answer = 6 * 7", execution_count=1))
     write_report(run)

@@ -2,7 +2,7 @@
 
 from realm_lib.comparison.answers import compare_policies, starting_policy, trained_policy
 from realm_lib.comparison.result import ComparisonError, PolicyComparison
-from realm_lib.policy_verdict import label, limits, verdict
+from realm_lib.policy_verdict import label, limits, policy_name, verdict
 
 __all__ = [
     "ComparisonError",
@@ -10,6 +10,7 @@ __all__ = [
     "compare_policies",
     "label",
     "limits",
+    "policy_name",
     "starting_policy",
     "trained_policy",
     "verdict",

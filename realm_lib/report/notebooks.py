@@ -125,7 +125,14 @@ def _with_mathml(markdown: str) -> str:
         if match["code"]:
             return match[0]
         tex, display = (match["block"], "block") if match["block"] else (match["inline"], "inline")
-        return str(convert(" ".join(tex.split()), display=display))
+        return _space_functions(str(convert(" ".join(tex.split()), display=display)))
 
     pattern = r"(?P<code>```.*?```|`[^`\n]+`)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+?)\$"
     return re.sub(pattern, formula, markdown, flags=re.DOTALL)
+
+
+def _space_functions(mathml: str) -> str:
+    """With TeX's thin space between a function's name (log, exp) and what stands beside it, brackets excepted."""
+    name, thin = "<mi>[a-z]{2,}</mi>", '<mspace width="0.167em"></mspace>'
+    mathml = re.sub(f"(?<=</m[in]>)(?={name})", thin, mathml)
+    return re.sub(f"({name})(?=<m[^o])", rf"\1{thin}", mathml)
