@@ -239,7 +239,10 @@ def test_the_reference_is_never_loaded_by_name(
     policy, params = trainable(folder)
     policy.model.config._name_or_path = "no-such-organisation/no-such-model"
     policy.model.name_or_path = "no-such-organisation/no-such-model"
-    fit(policy, pairs, held_out, params, tmp_path, "identity")
+    history = fit(policy, pairs, held_out, params, tmp_path, "identity")
+    before, *_, after = history.loc[history["split"] == "held out", "margin"]
+    assert before == 0.0, "policy and reference are the same"
+    assert after != 0.0, "the policy moved, the reference stayed"
 
 
 def test_an_adapter_on_4_bit_weights_is_trained_in_float32(tmp_path: Path) -> None:
