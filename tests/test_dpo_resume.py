@@ -22,8 +22,15 @@ def pieces(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("samples/*/*.jsonl") if not path.name.startswith("."))
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    return sorted(folder.glob("models/.dpo_checkpoints/*/checkpoint-*/trainer_state.json"))
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """The whole ones, by their step: Trainer writes the state last, and not at once."""
+    found = {}
+    for path in folder.glob("models/.dpo_checkpoints/*/checkpoint-*/trainer_state.json"):
+        try:
+            found[int(json.loads(path.read_text())["global_step"])] = path.parent
+        except (json.JSONDecodeError, FileNotFoundError):  # half-written, or just removed for a newer one
+            continue
+    return found
 
 
 def kill_when(ready: Callable[[], object], policy: Path, folder: Path) -> None:
@@ -57,11 +64,14 @@ def test_killed_in_sampling_and_in_training_it_ends_as_if_it_had_not_been(
 
     kill_when(lambda: checkpoints(killed), policy, killed)
     assert all(path.stat().st_mtime_ns == time_then for path, time_then in drawn.items()), "nothing is drawn twice"
-    at = max(json.loads(path.read_text())["global_step"] for path in checkpoints(killed))
+    at, last = max(checkpoints(killed).items())
     assert 2 <= at < 50, "killed before the last step"
-    broken = checkpoints(killed)[0].parents[1] / "checkpoint-99"
+    broken = last.with_name("checkpoint-99")
     broken.mkdir()
     (broken / "model.safetensors").write_bytes(b"half of it")
+    unfinished = last.with_name("checkpoint-98")
+    unfinished.mkdir()
+    (unfinished / "trainer_state.json").touch()
 
     found = run(policy, killed)
     assert json.loads(json.dumps(found)) == json.loads(json.dumps(wanted))
