@@ -26,7 +26,7 @@ steps: $(RUN)/reports/index.html
 $(RUN)/notebooks/%.ipynb: notebooks/%.ipynb $(RUN)/.steps/%.yaml
 	@echo "running $* ..." && $(BIN)/realm execute $(RUN) $*
 
-$(RUN)/reports/index.html: $(EXECUTED) $(wildcard realm_lib/report/*.py realm_lib/templates/*)
+$(RUN)/reports/index.html: $(EXECUTED) $(shell find realm_lib/report -type f -not -name "*.pyc")
 	@echo "rendering the report ..." && $(BIN)/realm report $(RUN)
 endif
 

@@ -35,8 +35,8 @@ def predict(
     """Print the reward of each response, a JSON object a line: reward, spread, score, similarity, models."""
     if (source is None) == (prompt is None) or (prompt is None) != (not response):
         raise typer.BadParameter("give --prompt with --response (one or more), or --input")
-    from realm_lib import prediction
-    from realm_lib.reward import RealmReward
+    from realm_lib.inference import predict as prediction
+    from realm_lib.reward.realm_reward import RealmReward
 
     if source is None:
         questions = iter(prediction.from_options(prompt or "", response or []))
@@ -54,7 +54,7 @@ def score(
     target: Annotated[Path, typer.Option("--output", help="The .parquet file to write: the input and its rewards.")],
 ) -> None:
     """Score a file with a run's reward model: {prompt, response}, {prompt, chosen, rejected} or SHP's columns."""
-    from realm_lib.score_file import score_file
+    from realm_lib.inference.score_file import score_file
 
     done = score_file(run, source, target)
     known = done.texts - done.scored
@@ -78,8 +78,8 @@ def serve(
 
     Clients send the token in REALM_SERVER_TOKEN (environment or .env) as `Authorization: Bearer ...`, where it is set.
     """
-    from realm_lib.server import Limits
-    from realm_lib.server.running import serve as serve_run
+    from realm_lib.inference.server import Limits
+    from realm_lib.inference.server.running import serve as serve_run
 
     serve_run(run, host, port, Limits(queue=queue, timeout=timeout))
 
@@ -94,8 +94,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Judge a run's reward on another file of pairs, and print the verdict and where the report page is."""
-    from realm_lib.benchmark import evaluate_file
-    from realm_lib.runs import Run
+    from realm_lib.report.pages.benchmark import evaluate_file
+    from realm_lib.runs.run import Run
 
     verdict, page = evaluate_file(Run(run), pairs, subset_column=subset_column, name=name)
     typer.echo(verdict)
@@ -110,8 +110,9 @@ def report(
     ] = None,
 ) -> None:
     """Render a run's notebooks and its index page into RUN/reports, or a page that compares several runs."""
-    from realm_lib.report import write_report, write_side_by_side
-    from realm_lib.runs import Run
+    from realm_lib.report.pages import write_report
+    from realm_lib.report.pages.side_by_side import write_side_by_side
+    from realm_lib.runs.run import Run
 
     if len(runs) == 1 and output is None:
         typer.echo(_relative(write_report(Run(runs[0]))))
@@ -125,7 +126,7 @@ def prepare(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")] = None,
 ) -> None:
     """Resolve a profile into its run's folder and print that folder."""
-    from realm_lib.pipeline import prepare as prepare_run
+    from realm_lib.runs.notebooks import prepare as prepare_run
 
     typer.echo(_relative(prepare_run(profile, overrides or []).folder))
 
@@ -136,8 +137,8 @@ def execute(
     notebook: Annotated[str, typer.Argument(help="A notebook's name, as 02_combiner_training.")],
 ) -> None:
     """Execute one notebook into a run."""
-    from realm_lib.pipeline import execute as execute_notebook
-    from realm_lib.runs import Run
+    from realm_lib.runs.notebooks import execute as execute_notebook
+    from realm_lib.runs.run import Run
 
     execute_notebook(Run(run), notebook)
 
@@ -148,7 +149,7 @@ def verify(
     reference: Annotated[Path, typer.Argument(help="The run that it should reproduce.")],
 ) -> None:
     """Compare a run's parameters and metrics with a reference; exit code 1 when they differ."""
-    from realm_lib.verification import compare_runs
+    from realm_lib.runs.verification import compare_runs
 
     differences = compare_runs(run, reference)
     for line in differences:

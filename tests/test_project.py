@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from realm_lib.params import Params, load_params
+from realm_lib.config.profile import Params, load_params
 
 ROOT = Path(__file__).parents[1]
 PROFILES = sorted((ROOT / "params").glob("*.yaml"))

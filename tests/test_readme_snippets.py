@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server_process import ServerProcess
+from support.server_process import ServerProcess
 
 ROOT = Path(__file__).parents[1]
 SECTION = re.search(

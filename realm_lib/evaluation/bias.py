@@ -7,7 +7,7 @@ import pandas as pd
 
 from realm_lib.evaluation.resampling import EvaluationError, Floats, bootstrap_over_posts, percentiles
 from realm_lib.evaluation.result import Evaluation
-from realm_lib.runs import derive_seed
+from realm_lib.runs.seeds import derive_seed
 
 __all__ = ["length_bias", "length_bias_table"]
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from realm_lib.data.pairs import bare_domain
 from realm_lib.evaluation.calibration import calibration_interval, confidences, expected_calibration_error
 from realm_lib.evaluation.resampling import (
     Bootstrap,
@@ -28,8 +29,7 @@ from realm_lib.evaluation.resampling import (
 )
 from realm_lib.evaluation.result import Evaluation
 from realm_lib.evaluation.slices import longer_chosen, slices
-from realm_lib.preferences import bare_domain
-from realm_lib.runs import derive_seed
+from realm_lib.runs.seeds import derive_seed
 
 __all__ = ["evaluate_rewards"]
 

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from realm_lib.combiner import FEATURES, Combiner, chosen_and_rejected
+from realm_lib.config.training import ModelParams, TrainingParams
 from realm_lib.evaluation.resampling import EvaluationError, bootstrap_over_posts
 from realm_lib.evaluation.result import Evaluation
 from realm_lib.evaluation.standard import RewardOf
-from realm_lib.params import ModelParams, TrainingParams
-from realm_lib.runs import derive_seed
+from realm_lib.reward.combiner import FEATURES, Combiner, chosen_and_rejected
+from realm_lib.runs.seeds import derive_seed
 
 __all__ = [
     "disagreement",

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from realm_lib.evaluation.resampling import EvaluationError, Floats, bootstrap_over_posts
-from realm_lib.runs import derive_seed
+from realm_lib.runs.seeds import derive_seed
 
 __all__ = ["PERTURBATIONS", "perturbation_suite", "perturbation_table", "perturbed", "wrong_prompts"]
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from realm_lib.evaluation.calibration import calibration_bins, calibration_places, confidences
+from realm_lib.evaluation.display import _counted, _interval, _percent
 from realm_lib.evaluation.resampling import EvaluationError, bootstrap_over_posts
 
 __all__ = ["Evaluation"]
@@ -259,23 +260,10 @@ def _name(reward: str) -> str:
     return _NAMES.get(reward, reward)
 
 
-def _counted(count: int, things: str) -> str:
-    return f"{count:,} {things.removesuffix('s') if count == 1 else things}"
-
-
 def _quoted(text: str, most: int = 600) -> str:
     """One paragraph of a block quote, whatever the text holds; long texts are cut with an ellipsis."""
     flat = " ".join(text.split()).replace("<", "&lt;").replace("$", "&#36;")
     return flat if len(flat) <= most else f"{flat[:most]} ..."
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _interval(ci: Sequence[float], brackets: bool = True) -> str:
-    text = f"{100 * ci[0]:.1f} to {100 * ci[1]:.1f}"
-    return f"({text})" if brackets else text
 
 
 def _points(difference: Mapping[str, Any], signed: bool = False) -> str:

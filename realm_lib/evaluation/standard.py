@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from realm_lib.combiner import Combiner, LinearCombiner, TreePreference, feature_matrix
+from realm_lib.config.training import ModelParams, TrainingParams
 from realm_lib.evaluation.calibration import fit_scale
 from realm_lib.evaluation.resampling import EvaluationError
-from realm_lib.params import ModelParams, TrainingParams
+from realm_lib.reward.combiner import Combiner, LinearCombiner, TreePreference, feature_matrix
 
 __all__ = ["PairReward", "RewardOf", "feature_ceiling", "fit_rewards", "fit_scales", "standard_rewards"]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from realm_lib.evaluation.resampling import bootstrap_over_posts, percentiles
-from realm_lib.runs import derive_seed
+from realm_lib.runs.seeds import derive_seed
 
 __all__ = ["similarity_by_task_type"]
 

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from realm_lib.combiner import Combiner, LinearCombiner, chosen_and_rejected
-from realm_lib.params import ModelParams, TrainingParams
+from realm_lib.config.training import ModelParams, TrainingParams
+from realm_lib.reward.combiner import Combiner, LinearCombiner, chosen_and_rejected
 
 EPOCHS = 10
 PAIRS = 350_000

@@ -12,7 +12,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from realm_lib.evaluation import bootstrap_over_posts, permutation_p_value
+from realm_lib.evaluation.resampling import bootstrap_over_posts, permutation_p_value
 
 REWARDS, ROUNDS, SHARE = 10, 3, 100
 

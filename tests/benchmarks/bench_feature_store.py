@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from realm_lib.feature_store import FeatureStore, text_key
+from realm_lib.features.store import FeatureStore, text_key
 
 BATCH = 256
 ROUNDS = 3

@@ -17,7 +17,7 @@ LIMITS = ((300, None), (600, None), (None, 30_000))
 SECONDS = 10
 SERVER = """
 import time
-from gemini_server import running_server
+from support.gemini_server import running_server
 with running_server() as server:
     server.latency = 0.05
     print(server.url, flush=True)
@@ -29,8 +29,8 @@ def main() -> int:
     """Print a line for each limit and client library; 1 when one of them is more than 10 % off."""
     from test_gemini import all_texts, extract, params, some_pairs
 
-    from realm_lib.embedders import build_embedder
-    from realm_lib.embedders.gemini import estimate_tokens
+    from realm_lib.models.embedders import build_embedder
+    from realm_lib.models.embedders.gemini import estimate_tokens
 
     os.environ["GEMINI_API_KEY"] = "a-key"
     process = subprocess.Popen([sys.executable, "-c", SERVER], cwd=TESTS, stdout=subprocess.PIPE, text=True)

@@ -47,7 +47,7 @@ def make_models(folder: Path, ends: bool) -> None:
     """A policy, its tokenizer, and a value model with the policy's backbone and a head of zeros."""
     from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-    from realm_lib.offline_models import train_tokenizer
+    from realm_lib.models.offline import train_tokenizer
 
     tokenizer = train_tokenizer(["Why does bread rise? Yeast makes gas, and gluten holds it."] * 4, 300)
     torch.manual_seed(0)
@@ -165,9 +165,9 @@ def run_trl(folder: Path, target: Path, updates: int, seed: int, ends: bool) -> 
 
 def our_trainer(folder: Path, updates: int, value_model: str) -> Any:
     """Our side, with TRL's settings."""
-    from realm_lib.params import PPOParams, RlhfParams, SamplingParams
-    from realm_lib.policies import EncodedPrompts, load_policy
-    from realm_lib.ppo import PPOTrainer
+    from realm_lib.config.rlhf import PPOParams, RlhfParams, SamplingParams
+    from realm_lib.rlhf.policies import EncodedPrompts, load_policy
+    from realm_lib.rlhf.ppo.trainer import PPOTrainer
 
     params = RlhfParams(
         sampling=SamplingParams(max_prompt_tokens=PROMPT, max_new_tokens=RESPONSE, batch_size=64),
@@ -203,8 +203,8 @@ def run_ours(folder: Path, target: Path, updates: int, value_model: str) -> None
 
 def compare_update(folder: Path, found: dict[str, Any], weights: dict[str, dict[str, torch.Tensor]]) -> None:
     """One update of four epochs on TRL's own rollout: how far the weights are apart."""
-    from realm_lib.policies import response_log_probs
-    from realm_lib.ppo.rollout import Episode
+    from realm_lib.rlhf.policies import response_log_probs
+    from realm_lib.rlhf.ppo.rollout import Episode
 
     trainer = our_trainer(folder, 1, "separate")
     trainer.models.value_head.bias.requires_grad_(False)  # TRL's head has none

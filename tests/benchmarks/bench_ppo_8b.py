@@ -28,9 +28,9 @@ def make_policy(options: argparse.Namespace, params: Any, device: str) -> Any:
     """The policy under a new adapter, and a tokenizer of a few hundred words of its vocabulary."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from realm_lib.offline_models import train_tokenizer
-    from realm_lib.policies import Policy
-    from realm_lib.policies.loading import _with_new_adapter
+    from realm_lib.models.offline import train_tokenizer
+    from realm_lib.rlhf.policies import Policy
+    from realm_lib.rlhf.policies.loading import _with_new_adapter
 
     tokenizer = train_tokenizer(["Why does bread rise? Yeast makes gas, and gluten holds it."] * 4, 300)
     shape: dict[str, Any] = {
@@ -64,9 +64,9 @@ def make_policy(options: argparse.Namespace, params: Any, device: str) -> Any:
 
 
 def make_trainer(options: argparse.Namespace, device: str) -> Any:
-    from realm_lib.params import LoraParams, PPOParams, RlhfParams, SamplingParams
-    from realm_lib.policies import EncodedPrompts
-    from realm_lib.ppo import PPOTrainer
+    from realm_lib.config.rlhf import LoraParams, PPOParams, RlhfParams, SamplingParams
+    from realm_lib.rlhf.policies import EncodedPrompts
+    from realm_lib.rlhf.ppo.trainer import PPOTrainer
 
     params = RlhfParams(
         sampling=SamplingParams(max_prompt_tokens=PROMPT, max_new_tokens=options.tokens, batch_size=options.batch),

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from transformers import LlamaConfig
 
-from realm_lib.offline_models import train_tokenizer
-from realm_lib.params import RewardModelParams
-from realm_lib.scorers import build_scorer
-from realm_lib.scorers.inform import INFORMForSequenceClassification
-from realm_lib.simulator import simulate_posts
+from realm_lib.config.reward_model import RewardModelParams
+from realm_lib.data.simulator import simulate_posts
+from realm_lib.models.offline import train_tokenizer
+from realm_lib.models.reward_models import build_scorer
+from realm_lib.models.reward_models.inform import INFORMForSequenceClassification
 
 TEXTS = 120
 PRECISIONS = (("float32", None), ("bfloat16", None), ("float32", "8bit"), ("float32", "4bit"))

@@ -25,16 +25,16 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
-from realm_lib.feature_store import FeatureStore
-from realm_lib.features import score_texts
-from realm_lib.offline_models import train_tokenizer
-from realm_lib.params import RewardModelParams
-from realm_lib.preferences import distinct_texts, read_pairs
-from realm_lib.scorers.forward import last_states
-from realm_lib.scorers.loading import take_apart
-from realm_lib.scorers.packing import plan_batches
-from realm_lib.scorers.transformer import TransformerScorer
-from realm_lib.simulator.knowledge import DOMAINS, load_domain
+from realm_lib.config.reward_model import RewardModelParams
+from realm_lib.data.pairs import distinct_texts, read_pairs
+from realm_lib.data.simulator.knowledge import DOMAINS, load_domain
+from realm_lib.features.extraction import score_texts
+from realm_lib.features.store import FeatureStore
+from realm_lib.models.offline import train_tokenizer
+from realm_lib.models.reward_models.forward import last_states
+from realm_lib.models.reward_models.loading import take_apart
+from realm_lib.models.reward_models.packing import plan_batches
+from realm_lib.models.reward_models.transformer import TransformerScorer
 
 PEERS_BATCH = 8
 SHP_PAIRS = 385_563

@@ -26,7 +26,7 @@ import httpx
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
-from realm_lib.simulator import simulate_pairs, simulate_posts  # noqa: E402
+from realm_lib.data.simulator import simulate_pairs, simulate_posts  # noqa: E402
 
 CLIENTS = 64
 ROUNDS = 8
@@ -130,7 +130,7 @@ def take_turns(servers: dict[str, str], pairs: Sequence[Pair], wanted: dict[Pair
 
 def main() -> int:
     """Print the measurements; 1 when an answer was wrong or missing."""
-    from server_process import ServerProcess
+    from support.server_process import ServerProcess
 
     from realm_lib import RealmReward
 

@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 
-from realm_lib.simulator import simulate_pairs
+from realm_lib.data.simulator import simulate_pairs
 
 
 def peak_mib() -> float:

@@ -15,21 +15,22 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from pages import CHROMIUM, NO_BROWSER, Watched, check_page, open_browser
 from playwright.sync_api import Browser
-from policies_made_up import PPO, write_policies
+from support.pages import CHROMIUM, NO_BROWSER, Watched, check_page, open_browser
+from support.policies_made_up import PPO, write_policies
 
 from realm_lib import figures
-from realm_lib.combiner import Combiner
-from realm_lib.feature_store import FeatureStore
-from realm_lib.features import extract_features
-from realm_lib.figures.preference_tuning import reward_against_kl, win_rate_bars
-from realm_lib.params import load_params
-from realm_lib.preferences import load_pairs
-from realm_lib.report import write_report, write_side_by_side
-from realm_lib.reward import RealmReward
-from realm_lib.runs import Run
-from realm_lib.scorers import build_scorer
+from realm_lib.config.profile import load_params
+from realm_lib.data.pairs import load_pairs
+from realm_lib.features.extraction import extract_features
+from realm_lib.features.store import FeatureStore
+from realm_lib.models.reward_models import build_scorer
+from realm_lib.report.figures.preference_tuning import reward_against_kl, win_rate_bars
+from realm_lib.report.pages import write_report
+from realm_lib.report.pages.side_by_side import write_side_by_side
+from realm_lib.reward.combiner import Combiner
+from realm_lib.reward.realm_reward import RealmReward
+from realm_lib.runs.run import Run
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

@@ -97,7 +97,7 @@ def verl(run: Path, tokenizer: Any, folder: Path) -> list[float]:
     protocol = importlib.import_module("verl.protocol")
     load("verl.experimental.reward_loop.reward_manager")
     reward = importlib.import_module("verl.trainer.ppo.reward")
-    (folder / "reward_score.py").write_text("from realm_lib.frameworks import compute_score\n")
+    (folder / "reward_score.py").write_text("from realm_lib.inference.frameworks import compute_score\n")
     function = {
         "path": str(folder / "reward_score.py"),
         "name": "compute_score",
@@ -131,7 +131,7 @@ def verl(run: Path, tokenizer: Any, folder: Path) -> list[float]:
 
 def killed_and_restarted(run: Path, tokenizer: Any) -> list[float]:
     """OpenRLHF's rewards when the server is killed and started again while it is asked."""
-    from server_process import ServerProcess
+    from support.server_process import ServerProcess
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -147,7 +147,7 @@ def killed_and_restarted(run: Path, tokenizer: Any) -> list[float]:
 
 def main() -> int:
     """Ask each client."""
-    from server_process import ServerProcess
+    from support.server_process import ServerProcess
     from transformers import AutoTokenizer
 
     from realm_lib import RealmReward
@@ -164,7 +164,7 @@ def main() -> int:
     compare("RealmReward", wanted)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        (folder / "reward_func.py").write_text("from realm_lib.frameworks import reward_func\n")
+        (folder / "reward_func.py").write_text("from realm_lib.inference.frameworks import reward_func\n")
         compare("OpenRLHF, a file", openrlhf(str(folder / "reward_func.py"), tokenizer))
         compare("verl", verl(run, tokenizer, folder))
     with ServerProcess(run) as server:

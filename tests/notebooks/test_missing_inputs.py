@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from realm_lib.params import dump_yaml, load_params
-from realm_lib.runs import MissingStepError
+from realm_lib.config.profile import dump_yaml, load_params
+from realm_lib.runs.run import MissingStepError
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = [path for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if not path.name.startswith("00")]

@@ -25,10 +25,10 @@ import psutil
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from pages import CHROMIUM, NO_BROWSER, check_page, open_browser
+from support.pages import CHROMIUM, NO_BROWSER, check_page, open_browser
 
-from realm_lib.reward import RealmReward
-from realm_lib.verification import compare_runs
+from realm_lib.reward.realm_reward import RealmReward
+from realm_lib.runs.verification import compare_runs
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -1,0 +1,68 @@
+"""The section ``reward_model`` of a profile."""
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from realm_lib.config.base import SecretReference, Section
+
+__all__ = ["RewardModelParams", "check_endpoint"]
+
+_SAFE_ENDPOINT = re.compile(r"https://[^@\s]+|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(/[^@\s]*)?")
+
+
+class RewardModelParams(Section):
+    """The reward model that scores (prompt, response)."""
+
+    backend: Literal["inform", "sequence_classification", "nemotron", "nim"]
+    """``inform``: INF-ORM-Llama3.1-70B's class and head. ``sequence_classification``: any one-label model.
+    ``nemotron``: a causal LM whose reward is the logit of token 0. ``nim``: NVIDIA's hosted model."""
+    model_id: str
+    """A hub id, a folder, or ``run:FOLDER`` for a folder of this run (a model that 00_offline_models trained); for nim
+    the service's name, as ``nvidia/llama-3.1-nemotron-70b-reward``."""
+    revision: str | None = None
+    quantization: Literal["4bit", "8bit"] | None = None
+    device_map: str | None = None
+    """``auto`` (the GPUs that there are), ``cuda:0``, ``cpu``; null means the CPU."""
+    max_length: Annotated[int, Field(ge=8)] = 2048
+    """Most tokens of a chat; a longer prompt loses its oldest tokens, the response none. The service behind nim has a
+    limit of its own."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_tokens: Annotated[int, Field(ge=1)] = 4096
+    """Most tokens in a batch, padding included; halved by itself when memory runs out."""
+    long_responses: Literal["refuse", "cut"] = "refuse"
+    """What to do with a response that does not fit ``max_length`` by itself: an error, or a score without its end."""
+    allow_oversize: bool = False
+    """Load a model although the estimate says that it does not fit this machine's memory."""
+    api_key: SecretReference = None
+    """nim: null means ``${NVIDIA_API_KEY}``."""
+    api_endpoint: str | None = None
+    """nim: another address than NVIDIA's ``https://integrate.api.nvidia.com/v1``."""
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    max_in_flight: Annotated[int, Field(ge=1, le=64)] = 8
+    """nim: requests at once."""
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+    """nim: seconds to wait for an answer."""
+    max_attempts: Annotated[int, Field(ge=1)] = 6
+    """nim: how often one request is tried."""
+    retry_wait: Annotated[float, Field(gt=0)] = 1.0
+    """nim: the first wait between two tries is up to so many seconds; later ones double, up to a minute."""
+
+    @model_validator(mode="after")
+    def _nim_can_be_asked(self) -> Self:
+        if self.backend != "nim":
+            return self
+        if set_locally := [key for key in ("revision", "quantization", "device_map") if getattr(self, key) is not None]:
+            raise ValueError(f"{set_locally[0]} must be null: backend nim runs the model elsewhere")
+        check_endpoint(self.api_endpoint)
+        return self
+
+
+def check_endpoint(address: str | None) -> None:
+    """Raise ValueError unless a key may travel to ``address``: https, or this machine."""
+    if address is not None and not _SAFE_ENDPOINT.fullmatch(address):
+        raise ValueError(
+            "api_endpoint must be https://HOST, or http:// with this machine's 127.0.0.1 or localhost: the key "
+            "travels with every request"
+        )

@@ -1,0 +1,233 @@
+"""The ``rlhf`` section of a profile: policies, how they are sampled, and how they are fine-tuned."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from realm_lib.config.base import Section
+
+__all__ = [
+    "RESERVED_JUDGES",
+    "ComparisonParams",
+    "DPOParams",
+    "LoraParams",
+    "PPOParams",
+    "PolicyParams",
+    "RlhfParams",
+    "SamplingParams",
+]
+
+RESERVED_JUDGES = frozenset(
+    """reward score similarity spread length characters ended weight picked row number policy prompt answer before
+    after win_rate win_rates win_rate_ci ci by_judge judge kl kl_error kl_k3 kl_kind distinct_1 distinct_2
+    length_controlled length_controlled_ci pairs pairs_from asked dropped held_out_pairs held_out_prompts reward_margin
+    accuracy agreement seconds""".split()
+)
+"""What stands beside the judges in tables of answers and in metrics: a judge of that name would overwrite it."""
+
+
+class LoraParams(Section):
+    """Low-rank adapters (Hu et al., arXiv 2106.09685): few trained weights beside frozen ones."""
+
+    r: Annotated[int, Field(ge=1)]
+    """Rank."""
+    alpha: Annotated[float, Field(gt=0)]
+    """The adapter's output is scaled by alpha / r."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+    """Names of the layers that get an adapter, as ``q_proj``."""
+
+
+class PolicyParams(Section):
+    """A language model to sample from or to train."""
+
+    model_name: str
+    """A hub id, a folder, or ``run:FOLDER`` for a folder of this run, as ``run:models/policy_sft``."""
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantization: Literal["4bit"] | None = None
+    """Of the frozen weights; what is trained is then a LoRA adapter."""
+    device_map: str | None = None
+    """Null: this process's device (the GPU, where there is one)."""
+    pad_token: str | None = None
+    """For tokenizers that have none: a token that stands for padding, as Llama-3.1's ``<|finetune_right_pad_id|>``."""
+    lora: LoraParams | None = None
+    """Null trains all weights."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+
+class SamplingParams(Section):
+    """Which prompts a policy is given, and how responses are drawn from it."""
+
+    domains: list[str] | None = None
+    """Posts of these domains only are prompts; null takes those of ``data``."""
+    max_prompt_tokens: Annotated[int, Field(ge=1)]
+    """Longer prompts are left out and counted; none is cut."""
+    max_new_tokens: Annotated[int, Field(ge=1)]
+    temperature: Annotated[float, Field(ge=0.0)] = 1.0
+    """0 always takes the likeliest token (for comparisons; training needs more than 0)."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    """Rows at once in generation and in forward passes without gradient: memory and speed, not results."""
+    held_out_prompts: Annotated[int, Field(ge=2)] = 128
+    """Prompts of the test split on which policies are judged."""
+
+
+class PPOParams(PolicyParams):
+    """Proximal policy optimisation (Schulman et al., arXiv 1707.06347) of a policy from a text-level reward.
+
+    Counts are over all processes of an ``accelerate launch`` together. Sources by their names: N+ is Huang et al., "The
+    N+ Implementation Details of RLHF with PPO" (arXiv 2403.17031), GAE is Schulman et al. (1506.02438), Ziegler et al.
+    is 1909.08593.
+    """
+
+    total_episodes: Annotated[int, Field(ge=1)]
+    """Responses sampled in all; a multiple of ``batch_size``."""
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """Episodes (responses) of a rollout; advantages are whitened over all their tokens (N+)."""
+    minibatch_size: Annotated[int, Field(ge=1)] = 64
+    """Episodes of one optimiser step; divides ``batch_size``."""
+    gradient_accumulation: Annotated[int, Field(ge=1)] = 1
+    """Parts into which a minibatch is split for memory; the gradient is that of the whole minibatch."""
+    num_epochs: Annotated[int, Field(ge=1)] = 4
+    """Passes over a rollout, in a new order each (Schulman et al., algorithm 1)."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    """AdamW's rate; it falls in a straight line to zero at the last step (N+)."""
+    clip_range: Annotated[float, Field(gt=0)] = 0.2
+    """The probability ratio gains nothing beyond 1 +- this (Schulman et al., equation 7)."""
+    value_clip_range: Annotated[float, Field(gt=0)] | None = 0.2
+    """Values move at most so far from those of the rollout within the loss; null does not clip (N+)."""
+    value_coefficient: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of the value loss beside the policy's (Schulman et al., equation 9)."""
+    value_model: Literal["backbone", "separate"] = "backbone"
+    """The value head's input: the policy's own last hidden states, or those of a second copy of the model (N+)."""
+    gamma: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    """Discount of what a later token earns (GAE); 1: a response counts as a whole, however long."""
+    gae_lambda: Annotated[float, Field(ge=0.0, le=1.0)] = 0.95
+    """How far ahead an advantage looks before it trusts the value head (GAE); 1: to the end, whatever the head says."""
+    kl_coefficient: Annotated[float, Field(ge=0)] = 0.05
+    """Weight of the per-token KL to the reference in the reward (Ziegler et al.); its start, with ``kl_target``."""
+    kl_target: Annotated[float, Field(gt=0)] | None = None
+    """Nats a response that an adaptive coefficient steers to (Ziegler et al., arXiv 1909.08593); null: fixed."""
+    kl_horizon: Annotated[int, Field(ge=1)] = 10_000
+    """Episodes over which an adaptive coefficient reacts (Ziegler et al., section 2.2)."""
+    kl_budget: Annotated[float, Field(gt=0)] | None = None
+    """Nats a response from the reference at which training stops; null sets no limit."""
+    whiten_rewards: bool = False
+    """Divide per-token rewards by their standard deviation over the rollout, the mean kept (N+)."""
+    reward_scaling: bool = False
+    """Divide responses' rewards by the deviation of all seen so far (Engstrom et al., arXiv 2005.12729)."""
+    missing_eos_penalty: Annotated[float, Field(ge=0)] | None = None
+    """Taken off the reward of a response that was cut at ``max_new_tokens`` (N+, where it is a fixed low score)."""
+    entropy_bonus: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the mean entropy of the token distribution, in nats, in the loss (Schulman et al., equation 9)."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """The gradient of all that is trained is scaled down to this norm."""
+    reward_uncertainty_penalty: Annotated[float, Field(ge=0)] = 0.0
+    """Standard deviations over the combiner's ensemble taken off the reward (Coste et al., arXiv 2310.02743)."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    checkpoint_every: Annotated[int, Field(ge=1)] = 10
+    """Rollouts between two checkpoints: what a kill can cost."""
+    evaluate_every: Annotated[int, Field(ge=1)] = 10
+    """Rollouts between two looks at the prompts from which the policy that is kept is chosen."""
+
+    @model_validator(mode="after")
+    def _counts_divide(self) -> Self:
+        for whole, part in (
+            ("total_episodes", "batch_size"),
+            ("batch_size", "minibatch_size"),
+            ("minibatch_size", "gradient_accumulation"),
+        ):
+            if getattr(self, whole) % getattr(self, part):
+                raise ValueError(
+                    f"{whole} {getattr(self, whole)} is not a multiple of {part} {getattr(self, part)}: change one"
+                )
+        if self.quantization is not None and self.lora is None:
+            raise ValueError("quantization 4bit needs lora: quantised weights are not trained")
+        if self.lora is None and self.dtype != "float32":
+            raise ValueError(f"small updates are lost in {self.dtype} weights: train in float32, or with lora")
+        if self.lora is not None and self.lora.dropout > 0:
+            raise ValueError(
+                "lora.dropout must be 0: PPO compares two passes of one policy, which dropout would make differ"
+            )
+        return self
+
+
+class DPOParams(PolicyParams):
+    """Direct preference optimisation (Rafailov et al., arXiv 2305.18290) of a policy on pairs of responses."""
+
+    pairs: Literal["human", "on_policy"]
+    """Those of ``data``, or made here: responses of the policy itself, ranked by the reward."""
+    max_prompts: Annotated[int, Field(ge=1)] | None = None
+    """Training prompts taken, in the data's order; null takes all."""
+    max_length: Annotated[int, Field(ge=2)] | None = None
+    """Pairs with more tokens of prompt and response are left out and counted; null: the model's context."""
+    samples_per_prompt: Annotated[int, Field(ge=2)] = 4
+    """On-policy: responses drawn for each prompt."""
+    selection: Literal["best_vs_worst", "all_above_margin"] = "best_vs_worst"
+    """On-policy: one pair a prompt, or all pairs of its responses."""
+    min_margin: Annotated[float, Field(ge=0)] = 0.0
+    """On-policy: reward by which the chosen response must be better; ties never make a pair."""
+    near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Two responses that share so much of their words make no pair (1: only those with the very same words)."""
+    loss_type: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """How strongly the policy is held to where it started: a larger value moves it less."""
+    num_epochs: Annotated[int, Field(ge=1)] = 1
+    batch_size: Annotated[int, Field(ge=2)] = 16
+    """Pairs of one optimiser step."""
+    gradient_accumulation: Annotated[int, Field(ge=1)] = 1
+    """Parts into which a batch is split for memory; divides ``batch_size``."""
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-7
+    """AdamW's rate; it rises over the first tenth of the steps and falls in a straight line to zero."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    checkpoint_every: Annotated[int, Field(ge=1)] = 50
+    """Steps between two checkpoints: what a kill can cost."""
+    evaluate_every: Annotated[int, Field(ge=1)] = 10
+    """Steps between two looks at the held-out pairs."""
+
+    @model_validator(mode="after")
+    def _can_be_trained(self) -> Self:
+        if self.batch_size % self.gradient_accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of gradient_accumulation {self.gradient_accumulation}"
+            )
+        if self.quantization is not None and self.lora is None:
+            raise ValueError("quantization 4bit needs lora: quantised weights are not trained")
+        if self.lora is not None and self.lora.dropout > 0:
+            raise ValueError("lora.dropout must be 0: the reference would be compared with a policy under noise")
+        return self
+
+
+class ComparisonParams(Section):
+    """Which policies are compared, and on how many prompts."""
+
+    prompts: Annotated[int, Field(ge=2)] | None = None
+    """The first so many of the held-out prompts; null takes all. Best-of-n needs max(best_of) + 1 answers to each."""
+    best_of: list[Annotated[int, Field(ge=2)]] = Field(default=[4, 16], min_length=1)
+    """Best-of-n: the starting policy's best of n answers under the reward."""
+    resamples: Annotated[int, Field(ge=100)] = 2000
+    """Bootstrap resamples of the prompts."""
+
+
+class RlhfParams(Section):
+    """Using the reward: how policies are sampled, fine-tuned and compared."""
+
+    sampling: SamplingParams
+    ppo: PPOParams
+    dpo: DPOParams | None = None
+    comparison: ComparisonParams = ComparisonParams()
+    judges: dict[str, str] = Field(default_factory=dict)
+    """Judges of your own beside ``realm`` and, for simulated pairs, ``gold``: name to ``module:function``, a callable
+    (prompts, completions) -> one number a completion."""
+
+    @model_validator(mode="after")
+    def _judges_have_names(self) -> Self:
+        for name, place in self.judges.items():
+            if name in {"realm", "gold", *RESERVED_JUDGES} or not name.isidentifier():
+                raise ValueError(f"judges: {name!r} is taken or not a plain name: choose another")
+            module, colon, function = place.partition(":")
+            if not (colon and all(part.isidentifier() for part in [*module.split("."), *function.split(".")])):
+                raise ValueError(f"judges.{name}: write module:function, as my_judges:politeness")
+        return self

@@ -1,0 +1,73 @@
+"""The sections ``model``, ``training`` and ``offline_models`` of a profile: what is trained here, and how."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from realm_lib.config.base import Section
+
+__all__ = [
+    "ModelParams",
+    "OfflineModelParams",
+    "OfflineModelsParams",
+    "OfflinePolicyParams",
+    "OfflineRewardModelParams",
+    "TrainingParams",
+]
+
+
+class ModelParams(Section):
+    """The combiner's network."""
+
+    input_dim: Literal[2] = 2
+    hidden_dims: list[Annotated[int, Field(ge=1)]] = Field(default=[64, 32], min_length=1)
+    output_dim: Literal[1] = 1
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    ensemble: Annotated[int, Field(ge=1)] = 1
+    """Members trained from different seeds; the reward is their mean, its uncertainty their spread."""
+
+
+class TrainingParams(Section):
+    """How the combiner is trained."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Adam's rate for batches of 16 pairs; scaled by sqrt(batch_size / 16) for others."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    num_epochs: Annotated[int, Field(ge=1)] = 10
+    batch_size: Annotated[int, Field(ge=1)] = 4096
+    patience: Annotated[int, Field(ge=1)] = 3
+    """Epochs without a better validation loss before training stops."""
+
+
+class OfflineModelParams(Section):
+    """Shape and training of a small Llama."""
+
+    vocab_size: Annotated[int, Field(ge=300)]
+    hidden_size: Annotated[int, Field(ge=8)]
+    num_layers: Annotated[int, Field(ge=1)]
+    num_heads: Annotated[int, Field(ge=1)]
+    max_length: Annotated[int, Field(ge=16)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    batch_size: Annotated[int, Field(ge=1)]
+    num_epochs: Annotated[int, Field(ge=1)]
+
+
+class OfflineRewardModelParams(OfflineModelParams):
+    """The small Llama with INF-ORM's head that stands in for a large reward model when there is no network."""
+
+
+class OfflinePolicyParams(OfflineModelParams):
+    """The small Llama that answers posts, and stands in for an instruction-tuned model."""
+
+    domains: list[str] | None
+    """Posts of these domains only are learned from: a small model answers a few subjects well, or many badly."""
+    max_comments: Annotated[int, Field(ge=1)]
+    """Most comments to learn from."""
+
+
+class OfflineModelsParams(Section):
+    """What 00_offline_models trains; null in profiles that use published models."""
+
+    reward_model: OfflineRewardModelParams
+    policy: OfflinePolicyParams

@@ -1,0 +1,197 @@
+"""Dialogues as text and as chat messages.
+
+A single user message is its text; several turns are one text in the form that HH-RLHF made common.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = [
+    "Message",
+    "PairsError",
+    "Prompt",
+    "RenderedChatError",
+    "as_messages",
+    "as_text",
+    "read_prompt",
+    "split_query",
+    "split_rendered",
+]
+
+Message = Mapping[str, Any]
+Prompt = str | Sequence[Message]
+"""A prompt as text, or as chat messages ({"role", "content"})."""
+
+
+class PairsError(ValueError):
+    """Preference pairs that cannot be used; the message names the file, the row or the column."""
+
+
+_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant|System): ?")
+_HEADING = {"user": "Human", "assistant": "Assistant", "system": "System"}
+_ROLE = {heading: role for role, heading in _HEADING.items()}
+
+
+def as_text(prompt: Prompt) -> str:
+    """One text for a prompt or completion: a string as it is, one message as its content, several as a transcript.
+
+    Raises :class:`PairsError` for messages without role and text content.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    turns = []
+    for message in prompt:
+        if not isinstance(message, Mapping):
+            raise PairsError(f"a message is an object with role and content, got {message!r:.60}")
+        role, content = message.get("role"), message.get("content")
+        if role not in _HEADING or not isinstance(content, str):
+            raise PairsError(f"a message needs a role ({', '.join(_HEADING)}) and text content, got {dict(message)!r}")
+        turns.append((role, content))
+    if len(turns) == 1:
+        return turns[0][1]
+    return "".join(f"\n\n{_HEADING[role]}: {content}" for role, content in turns)
+
+
+def as_messages(prompt: Prompt) -> list[dict[str, str]]:
+    """Chat messages of a prompt: the turns of a transcript (see :func:`as_text`), otherwise one user message."""
+    text = as_text(prompt)
+    if not isinstance(prompt, str):
+        return [{"role": message["role"], "content": message["content"]} for message in prompt]
+    starts = list(_TURN.finditer(text))
+    if not starts or starts[0].start() != 0 or not text.startswith("\n\n"):
+        return [{"role": "user", "content": text}]
+    ends = [match.start() for match in starts[1:]] + [len(text)]
+    return [
+        {"role": _ROLE[match.group(1)], "content": text[match.end() : end]}
+        for match, end in zip(starts, ends, strict=True)
+    ]
+
+
+class RenderedChatError(ValueError):
+    """A text in which prompt and response cannot be told apart; the message holds nothing of the text."""
+
+
+_RENDERED_HEADING = re.compile(
+    r"<\|im_start\|>(?P<chatml>system|user|assistant)\n"
+    r"|<\|start_header_id\|>(?P<llama3>system|user|assistant)<\|end_header_id\|>\n\n"
+    r"|<start_of_turn>(?P<gemma>user|model)\n"
+    r"|<\|(?P<plain>system|user|assistant)\|>\n?"
+    r"|(?P<inst>\[/?INST\]) ?"
+    r"|<｜(?P<deepseek>User|Assistant)｜>"
+)
+_ROLES = {"model": "assistant", "[INST]": "user", "[/INST]": "assistant", "User": "user", "Assistant": "assistant"}
+
+_SPECIAL = (
+    r"(?:<\|(?:im_end|eot_id|eom_id|end|eos|bos|pad|endoftext|end_of_text|begin_of_text|finetune_right_pad_id)\|>"
+    r"|</?s>|<(?:eos|bos|pad|end_of_turn)>|<｜(?:begin|end)▁of▁sentence｜>)"
+)
+_AT_START = re.compile(rf"(?:\s*{_SPECIAL})+")
+_AT_END = re.compile(rf"(?:{_SPECIAL}\s*)+\Z")
+
+
+def read_prompt(rendered: str) -> Prompt:
+    """The turns of a rendered prompt without the heading of the answer to come; a text without headings as it is."""
+    found = list(_RENDERED_HEADING.finditer(rendered))
+    if not found:
+        return _AT_END.sub("", _without_start(rendered))
+    ends = [heading.start() for heading in found[1:]] + [len(rendered)]
+    turns = [
+        {"role": _role(heading), "content": _turn(rendered[heading.end() : end])}
+        for heading, end in zip(found, ends, strict=True)
+    ]
+    if turns[-1]["role"] == "assistant" and not turns[-1]["content"]:
+        turns.pop()
+    return turns or ""
+
+
+def split_query(query: str, prompt: str) -> tuple[Prompt, str]:
+    """Prompt and response of a ``query`` that begins with its ``prompt``, both as a template rendered them.
+
+    White space may differ, and special tokens at the start may be missing on either side: decoding tokens does not
+    give back every text. Where a trainer cut the start of a long prompt (OpenRLHF does, and sends the whole one beside
+    it), the query may begin with the prompt's end, down to the heading of the answer. The response loses the special
+    tokens at its end, nothing else. Raises :class:`RenderedChatError` when ``query`` begins otherwise.
+    """
+    whole, start = _without_start(query), _without_start(prompt)
+    end = len(start) if whole.startswith(start) else _end_of_prefix(whole, start)
+    if end is None:
+        whole = query.lstrip("\ufffd")  # the cut may go through a character
+        end = _end_of_cut_prefix(whole, prompt)
+    if end is None:
+        raise RenderedChatError("does not begin with its prompt")
+    return read_prompt(prompt), _AT_END.sub("", whole[end:])
+
+
+def split_rendered(text: str) -> tuple[Prompt, str]:
+    """Prompt and response of a rendered chat: the last assistant turn is the response.
+
+    A transcript of "\\n\\nHuman:" and "\\n\\nAssistant:" turns is read too. Raises :class:`RenderedChatError` for a
+    text that does not end in an assistant turn after another turn.
+    """
+    found = list(_RENDERED_HEADING.finditer(text))
+    if found and _role(found[-1]) == "assistant":
+        prompt = read_prompt(text[: found[-1].start()])
+        if prompt:
+            return prompt, _AT_END.sub("", text[found[-1].end() :])
+    if not found:
+        *turns, last = as_messages(_AT_END.sub("", _without_start(text)))
+        if turns and last["role"] == "assistant":
+            return turns, last["content"]
+    raise RenderedChatError(
+        "holds no prompt and response that can be told apart: it must end in an assistant turn of ChatML, Llama-3, "
+        "Gemma, Zephyr, Mistral or DeepSeek headings, or of a Human/Assistant transcript"
+    )
+
+
+def _role(heading: re.Match[str]) -> str:
+    word = str(heading[heading.lastgroup or 0])
+    return _ROLES.get(word, word)
+
+
+def _turn(content: str) -> str:
+    return _AT_END.sub("", content).strip()
+
+
+def _without_start(text: str) -> str:
+    start = _AT_START.match(text)
+    return text[start.end() :] if start else text
+
+
+def _end_of_cut_prefix(text: str, prefix: str) -> int | None:
+    """The length of the longest end of ``prefix`` with which ``text`` begins, if a heading is in it, else None.
+
+    Knuth, Morris and Pratt's prefix function of ``text``, run over ``prefix``.
+    """
+    headings = list(_RENDERED_HEADING.finditer(prefix))
+    if not headings:
+        return None
+    text = text[: len(prefix)]
+    borders = [0] * len(text)
+    length = 0
+    for place in range(1, len(text)):
+        while length and text[place] != text[length]:
+            length = borders[length - 1]
+        length += text[place] == text[length]
+        borders[place] = length
+    length = 0
+    for letter in prefix:
+        while length and (length == len(text) or letter != text[length]):
+            length = borders[length - 1]
+        length += bool(text) and letter == text[length]
+    return length if length >= len(prefix) - headings[-1].start() else None
+
+
+def _end_of_prefix(text: str, prefix: str) -> int | None:
+    """Where ``prefix`` ends in ``text`` when white space may differ; None when ``text`` begins otherwise."""
+    place = wanted = 0
+    while wanted < len(prefix):
+        if place < len(text) and text[place] == prefix[wanted]:
+            place, wanted = place + 1, wanted + 1
+        elif prefix[wanted].isspace():
+            wanted += 1
+        elif place < len(text) and text[place].isspace():
+            place += 1
+        else:
+            return None
+    return place

@@ -1,0 +1,174 @@
+"""Files of preference pairs in any form, read into the columns of SHP; a broken row is named."""
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from realm_lib.config.base import resolve_path
+from realm_lib.data.chats import PairsError, Prompt, as_messages, as_text
+
+__all__ = ["REQUIRED", "read_table", "split_prompt"]
+
+REQUIRED = ("post_id", "history", "human_ref_A", "human_ref_B", "labels")
+
+
+_TEXTS = ("history", "human_ref_A", "human_ref_B")
+
+
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+
+
+def _local_files(place: str) -> list[Path]:
+    path = resolve_path(place)
+    if not path.exists():
+        raise PairsError(f"data.path: {path} does not exist (relative paths start at the project's root)")
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    files = [file for file in files if file.name.endswith(_SUFFIXES)]
+    if not files:
+        raise PairsError(f"data.path: {path} holds no {', '.join(_SUFFIXES)} file")
+    return files
+
+
+def _read_files(files: Sequence[Path]) -> pd.DataFrame:
+    return pd.concat([_normalised(read_table(file), str(file)) for file in files], ignore_index=True)
+
+
+def read_table(file: Path) -> pd.DataFrame:
+    """The rows of a .jsonl, .jsonl.gz or .parquet file as they are, with the file's name and row in _file and _row.
+
+    Raises :class:`PairsError` naming the file and the row that cannot be read.
+    """
+    if file.suffix == ".parquet":
+        try:
+            frame = pd.read_parquet(file)
+        except (OSError, ValueError) as error:
+            raise PairsError(f"{file}: cannot be read as parquet: {error}") from error
+    else:
+        frame = pd.DataFrame(list(_json_rows(file)))
+    return frame.assign(_file=file.name, _row=np.arange(1, len(frame) + 1))
+
+
+def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
+    opener = gzip.open if file.suffix == ".gz" else open
+    number = 0
+    try:
+        with opener(file, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise PairsError(f"{file} row {number}: expected an object, found {type(row).__name__}")
+                yield row
+    except json.JSONDecodeError as error:
+        raise PairsError(f"{file} row {number}: not JSON: {error.msg} at character {error.pos}") from error
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise PairsError(f"{file} after row {number}: cannot be read: {error}") from error
+
+
+def _normalised(frame: pd.DataFrame, source: str) -> pd.DataFrame:
+    """SHP's columns with checked types. Raises :class:`PairsError` naming the column or the row."""
+    if {"chosen", "rejected"} <= set(frame.columns):
+        frame = pd.DataFrame([_from_chosen_rejected(row) for row in _records(frame)])
+    missing = [column for column in REQUIRED if column not in frame]
+    if missing:
+        raise PairsError(
+            f"{source}: missing column {', '.join(missing)}; needed are {', '.join(REQUIRED)} (SHP), "
+            f"or chosen and rejected (with prompt)"
+        )
+    frame = frame.copy()
+    if "domain" not in frame:
+        frame["domain"] = "all"
+    for column in _TEXTS:
+        frame[column] = frame[column].astype(object).where(frame[column].notna(), "")
+        _refuse_rows(frame, ~frame[column].map(lambda text: isinstance(text, str)), f"{column} is not text")
+    labels = pd.to_numeric(frame["labels"], errors="coerce")
+    _refuse_rows(frame, ~labels.isin([0, 1]), "labels is neither 0 nor 1")
+    frame["labels"] = labels.astype(int)
+    _refuse_rows(frame, frame["post_id"].isna(), "post_id is missing")
+    frame["post_id"] = frame["post_id"].astype(str)
+    for column in frame.columns.intersection(["score_A", "score_B", "score_ratio"]):
+        numbers = pd.to_numeric(frame[column], errors="coerce")
+        _refuse_rows(frame, numbers.isna() & frame[column].notna(), f"{column} is not a number")
+        frame[column] = numbers
+    if {"score_A", "score_B"} <= set(frame.columns) and "score_ratio" not in frame:
+        votes = frame[["score_A", "score_B"]]
+        frame["score_ratio"] = votes.max(axis=1) / votes.min(axis=1)
+    return frame
+
+
+def _records(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    columns = [str(column) for column in frame.columns]
+    return (dict(zip(columns, row, strict=True)) for row in frame.itertuples(index=False, name=None))
+
+
+def _refuse_rows(frame: pd.DataFrame, bad: "pd.Series[bool]", what: str) -> None:
+    if bad.any():
+        first = frame[bad].iloc[0]
+        raise PairsError(f"{first['_file']} row {first['_row']}: {what} ({int(bad.sum())} such rows)")
+
+
+def _from_chosen_rejected(row: dict[str, Any]) -> dict[str, Any]:
+    """One {prompt, chosen, rejected} row in SHP's columns; which response becomes A is a bit of a hash."""
+    where = f"{row['_file']} row {row['_row']}"
+    try:
+        prompt, chosen, rejected = split_prompt(_given(row, "prompt"), row["chosen"], row["rejected"])
+    except PairsError as error:
+        raise PairsError(f"{where}: {error}") from None
+    chosen_is_a = _unit_hash("side", prompt, chosen, rejected) < 0.5
+    return {
+        "post_id": _given(row, "post_id") or hashlib.sha256(prompt.encode()).hexdigest()[:16],
+        "domain": str(_given(row, "domain") or _given(row, "subset") or "all"),
+        "_file": row["_file"],
+        "_row": row["_row"],
+        "history": prompt,
+        "human_ref_A": chosen if chosen_is_a else rejected,
+        "human_ref_B": rejected if chosen_is_a else chosen,
+        "labels": int(chosen_is_a),
+    }
+
+
+def split_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[str, str, str]:
+    """Prompt, chosen and rejected as texts; without a prompt it is what both dialogues share before their last turn.
+
+    Raises :class:`PairsError` when they are neither text nor messages, or share no prompt.
+    """
+    sides = [_turns(side) for side in (chosen, rejected)]
+    if prompt is not None:
+        context = _turns(prompt)
+        return as_text(context), _response(sides[0], context), _response(sides[1], context)
+    dialogues = [as_messages(side) for side in sides]
+    if min(map(len, dialogues)) < 2 or dialogues[0][:-1] != dialogues[1][:-1]:
+        raise PairsError("no prompt, and chosen and rejected are not two dialogues that differ in the last turn only")
+    return as_text(dialogues[0][:-1]), dialogues[0][-1]["content"], dialogues[1][-1]["content"]
+
+
+def _given(row: Mapping[str, Any], column: str) -> Any:
+    """The value of a column; None where it is missing, which pandas writes as NaN when other rows have it."""
+    value = row.get(column)
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+def _response(side: Prompt, prompt: Prompt) -> str:
+    """A response as text; in some sets (UltraFeedback) chosen and rejected are dialogues that repeat the prompt."""
+    text, before = as_text(side), as_messages(prompt)
+    repeated = not isinstance(side, str) and [dict(turn) for turn in side[: len(before)]] == before
+    return as_text(side[len(before) :]) if repeated else text
+
+
+def _turns(value: Any) -> Prompt:
+    """Text or messages; parquet hands message lists over as arrays."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if value is None or isinstance(value, (str, list)):
+        return value or ""
+    raise PairsError(f"expected text or a list of messages, found {type(value).__name__}")
+
+
+def _unit_hash(*parts: str) -> float:
+    """A number in [0, 1) fixed by ``parts``, the same in every process."""
+    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big") / 2**64

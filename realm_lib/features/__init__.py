@@ -1,0 +1,1 @@
+"""From preference pairs to one row of features: a score and a similarity for every response, each computed once."""

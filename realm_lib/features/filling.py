@@ -1,0 +1,115 @@
+"""Computing what a table of the feature store lacks, in pieces that are committed one by one."""
+
+import random
+from collections.abc import Callable, Generator, Hashable, Sequence
+from contextlib import closing
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from realm_lib.features.store import FeatureTable
+from realm_lib.models.embedders import EmbedderError
+from realm_lib.models.reward_models import ScorerError
+
+__all__ = []
+
+
+def _fill(
+    table: FeatureTable,
+    keys: Sequence[bytes],
+    compute: Callable[[Sequence[int]], NDArray[np.float32]],
+    *,
+    order: Sequence[int],
+    groups: Sequence[Hashable],
+    sizes: NDArray[np.int64],
+    batch_size: int,
+    label: str | None,
+) -> list[int]:
+    """Compute and commit what ``table`` lacks, in pieces of neighbours in ``order``; returns the places computed.
+
+    Each process takes the pieces in a random order of its own: two that share a store and began together would
+    otherwise compute each piece at the same moment, and neither would gain. ``sizes`` (tokens of a score, characters
+    of an embedding) are what progress is counted in.
+    """
+    missing = [place for place in order if keys[place] not in table]
+    pieces = _pieces(missing, groups, batch_size)
+    random.SystemRandom().shuffle(pieces)  # not the run's seed, which every process has
+    computed: list[int] = []
+    unit = "tok" if label == "scoring" else "char"
+    total = int(sizes[missing].sum())
+    with tqdm(total=total, desc=label, unit=unit, unit_scale=True, disable=label is None, mininterval=1.0) as bar:
+        done = 0
+        for piece in pieces:
+            table.refresh()  # another process may have done some of them by now
+            batch = [place for place in piece if keys[place] not in table]
+            if batch:
+                table.put([keys[place] for place in batch], compute(batch))
+            computed += batch
+            done += len(piece)
+            bar.set_postfix_str(f"{done:,} of {len(missing):,} texts", refresh=False)
+            bar.update(int(sizes[piece].sum()))
+    return computed
+
+
+def _pieces(places: Sequence[int], groups: Sequence[Hashable], size: int) -> list[list[int]]:
+    """``places`` in pieces of at most ``size``, those of one group in one piece unless they are more than that."""
+    runs: list[list[int]] = []
+    for place in places:
+        if runs and groups[runs[-1][-1]] == groups[place] and len(runs[-1]) < size:
+            runs[-1].append(place)
+        else:
+            runs.append([place])
+    pieces: list[list[int]] = []
+    for run in runs:
+        if pieces and len(pieces[-1]) + len(run) <= size:
+            pieces[-1].extend(run)
+        else:
+            pieces.append(run)
+    return pieces
+
+
+def _fill_from_stream(
+    table: FeatureTable,
+    keys: Sequence[bytes],
+    order: Sequence[int],
+    stream: Callable[[Sequence[int]], Generator[tuple[list[int], NDArray[np.float32]]]],
+    batch_size: int,
+    label: str | None,
+) -> list[int]:
+    """Ask for and commit what ``table`` lacks, ``batch_size`` or so at a time, while more is being asked for.
+
+    ``stream`` gives places within those that it is given, and their values [n, width]. Whatever ends it, what has been
+    answered is committed. Returns the places computed.
+    """
+    missing = [place for place in order if keys[place] not in table]
+    committed: list[int] = []
+    found: list[int] = []
+    values: list[NDArray[np.float32]] = []
+
+    def commit() -> None:
+        if found:
+            table.put([keys[place] for place in found], np.concatenate(values))
+        committed.extend(found)
+        found.clear()
+        values.clear()
+
+    with tqdm(total=len(missing), desc=label, unit="text", disable=label is None, mininterval=1.0) as bar:
+        try:
+            with closing(stream(missing)) as answers:
+                for places, some in answers:
+                    found += [missing[place] for place in places]
+                    values.append(some)
+                    bar.update(len(places))
+                    if len(found) >= batch_size:
+                        commit()
+        except (EmbedderError, ScorerError) as error:
+            commit()
+            kind, what = (EmbedderError, "vectors") if isinstance(error, EmbedderError) else (ScorerError, "scores")
+            raise kind(
+                f"{error}\n{len(committed)} new {what} are in the feature store: once the cause is gone, run again, "
+                "and only the rest is asked for"
+            ) from None
+        finally:
+            commit()
+    return committed

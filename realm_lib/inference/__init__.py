@@ -1,0 +1,1 @@
+"""The reward in use: lines of JSON, files, training frameworks, HTTP."""

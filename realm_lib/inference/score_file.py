@@ -1,0 +1,143 @@
+"""Reward-model scores for a file of prompts and responses: ``realm score``.
+
+A score is looked for in the run's feature store and put there when it is new, so an interrupted call goes on from
+where it was, and what a notebook has scored is not scored again.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from realm_lib.config.base import resolve_path
+from realm_lib.config.profile import load_params
+from realm_lib.data.chats import PairsError, as_text
+from realm_lib.data.reading import read_table, split_prompt
+from realm_lib.features.extraction import score_texts
+from realm_lib.features.store import FeatureStore
+from realm_lib.models.reward_models import LongResponseError, build_scorer
+from realm_lib.runs.files import atomic_path
+from realm_lib.runs.run import Run, show_progress
+
+__all__ = ["FORMS", "ScoredFile", "score_file"]
+
+FORMS: Mapping[tuple[str, ...], Mapping[str, str]] = {
+    ("prompt", "response"): {"response": "reward"},
+    ("chosen", "rejected"): {"chosen": "reward_chosen", "rejected": "reward_rejected"},
+    ("history", "human_ref_A", "human_ref_B"): {"human_ref_A": "reward_A", "human_ref_B": "reward_B"},
+}
+"""The columns of a file, and the column of rewards that each response gets."""
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+
+
+class ScoredFile(NamedTuple):
+    """What :func:`score_file` did: rows and distinct texts of the file, texts that were scored now, seconds."""
+
+    rows: int
+    texts: int
+    scored: int
+    seconds: float
+
+
+def score_file(run: str | Path, source: str | Path, target: str | Path) -> ScoredFile:
+    """Score the texts of ``source`` with a run's reward model; ``target`` (.parquet) gets its rows and their rewards.
+
+    ``source`` is a .jsonl, .jsonl.gz or .parquet file of {prompt, response}, {prompt, chosen, rejected} (strings or
+    chat messages; without prompt the dialogues must share it) or SHP's columns; other columns are carried over.
+    Each distinct text is scored once. ``target`` appears when everything is in it.
+
+    Raises :class:`PairsError` naming the row that cannot be used, MissingStepError or ParamsError for the run, and what
+    the scorer raises; a response that is too long is named by its row.
+    """
+    start = time.monotonic()
+    source, target = Path(source), Path(target)
+    if target.suffix != ".parquet":
+        raise PairsError(f"{target}: the output is a .parquet file")
+    if not source.name.endswith(_SUFFIXES):
+        raise PairsError(f"{source}: not a {', '.join(_SUFFIXES)} file")
+    home = Run(run)
+    params = load_params(home.path("params.yaml"))
+    if not source.is_file():
+        raise PairsError(f"{source}: no such file")
+    table = read_table(source)
+    rows, columns = table.drop(columns=["_file", "_row"]), _form(table, source)
+    texts = _texts(table, columns)
+    distinct = texts.drop_duplicates(["prompt", "response"], ignore_index=True)
+    scorer = build_scorer(params.reward_model, home.folder)
+    preprocessing = params.data.preprocessing
+    try:
+        scores = score_texts(
+            scorer,
+            distinct["prompt"].tolist(),
+            distinct["response"].tolist(),
+            FeatureStore(resolve_path(preprocessing.cache_dir)),
+            batch_size=preprocessing.batch_size,
+            progress=show_progress(),
+        )
+    except LongResponseError as error:
+        places = ", ".join(str(row) for row in distinct.iloc[error.places[:5]]["row"])
+        raise LongResponseError(f"{source} row {places}: {error}", error.tokens, error.limit) from None
+    found = texts.merge(distinct[["prompt", "response"]].assign(reward=scores.values), on=["prompt", "response"])
+    for column, name in columns.items():
+        rewards = found[found["column"] == column].set_index("row")["reward"]
+        rows[name] = table["_row"].map(rewards).astype(np.float32)
+    with atomic_path(target) as temporary:
+        rows.to_parquet(temporary, index=False)
+    return ScoredFile(len(rows), len(distinct), len(scores.computed), time.monotonic() - start)
+
+
+def _form(table: pd.DataFrame, source: Path) -> Mapping[str, str]:
+    if table.empty:
+        raise PairsError(f"{source}: holds no rows")
+    for needed, columns in FORMS.items():
+        if set(needed) <= set(table.columns):
+            if taken := sorted(set(columns.values()) & set(table.columns)):
+                raise PairsError(f"{source}: has a column {taken[0]} already, where the rewards would go: rename it")
+            return columns
+    forms = "; or ".join(", ".join(needed) for needed in FORMS)
+    raise PairsError(f"{source}: has the columns {', '.join(map(str, table.columns[:-2]))}; needed are {forms}")
+
+
+def _texts(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """One row a response: row, column, prompt, response."""
+    found = []
+    for record in table.to_dict("records"):
+        try:
+            prompt, responses = _row_texts(record, list(columns))
+            for column, response in zip(columns, responses, strict=True):
+                if not response.strip():
+                    raise PairsError(f"{column} is empty")
+                found.append((record["_row"], column, prompt, response))
+        except PairsError as error:
+            raise PairsError(f"{record['_file']} row {record['_row']}: {error}") from None
+    return pd.DataFrame(found, columns=["row", "column", "prompt", "response"])
+
+
+def _row_texts(record: Mapping[Any, Any], columns: list[str]) -> tuple[str, list[str]]:
+    if columns == ["chosen", "rejected"]:
+        prompt = None if _missing(record.get("prompt")) else record["prompt"]
+        text, chosen, rejected = split_prompt(prompt, *(_present(record, column) for column in columns))
+        return text, [chosen, rejected]
+    given = "history" if "human_ref_A" in columns else "prompt"
+    return _as_text(record, given), [_as_text(record, column) for column in columns]
+
+
+def _as_text(record: Mapping[Any, Any], column: str) -> str:
+    value = _present(record, column)
+    if not isinstance(value, (str, list)):
+        raise PairsError(f"{column} is neither text nor a list of messages, but {type(value).__name__}")
+    return as_text(value)
+
+
+def _present(record: Mapping[Any, Any], column: str) -> Any:
+    value = record.get(column)
+    if _missing(value):
+        raise PairsError(f"{column} is missing")
+    return value.tolist() if isinstance(value, np.ndarray) else value  # parquet hands message lists over as arrays
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and np.isnan(value))

@@ -1,0 +1,285 @@
+"""The application: routes, the loading of the model, and what each fault is answered with."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.routing import APIRoute
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.types import ASGIApp
+
+from realm_lib.config.base import Secret
+from realm_lib.inference.server.batching import ClosedError, MicroBatcher, Pair, QueueFullError, TimedOutError
+from realm_lib.inference.server.guards import AccessLog, BodyLimit, TokenGuard
+from realm_lib.inference.server.limits import Limits
+from realm_lib.inference.server.metrics import Metrics
+from realm_lib.inference.server.reference import render_reference
+from realm_lib.inference.server.wire import (
+    BadRequestError,
+    Explained,
+    ExplainedList,
+    Failure,
+    GetRewardAnswer,
+    GetRewardRequest,
+    PredictRequest,
+    ScoresAnswer,
+    ScoresRequest,
+    pairs_of,
+    probability,
+)
+
+__all__ = ["RewardService", "create_app", "guarded"]
+
+log = logging.getLogger("realm_lib.inference.server")
+
+_FAULTS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Failure, "description": description}
+    for status, description in (
+        (400, "Not JSON."),
+        (401, "The token is missing or wrong."),
+        (408, "The body took too long."),
+        (413, "The body is too large."),
+        (422, "The JSON is not what this route takes, or a limit on texts is exceeded."),
+        (429, "Too much waits already; Retry-After says when to try again."),
+        (500, "A reward is not finite, or a fault of the server."),
+        (503, "Not ready, stopping, or nothing was computed in time; try again."),
+        (504, "The computing took too long."),
+    )
+}
+
+
+class RewardService:
+    """A run's reward behind a queue: loads, computes, and turns each fault into a status.
+
+    The queue takes requests while the reward is loaded, so that a client that tries a few times (OpenRLHF: five, a
+    second apart) outlives a restart.
+    """
+
+    def __init__(self, run: Path, limits: Limits) -> None:
+        self.run = run
+        self.limits = limits
+        self.models: dict[str, str] | None = None
+        """None until the reward is loaded."""
+        self.failure: Exception | None = None
+        """What kept the reward from being loaded."""
+        self._reward: Any = None
+        self.metrics = Metrics(lambda: self.batcher.waiting)
+        self.batcher = MicroBatcher(self._compute, limits, self.metrics.batches.observe)
+
+    def load(self) -> None:
+        """Load the run's reward. Raises what RealmReward.from_pretrained does."""
+        from realm_lib.reward.realm_reward import RealmReward
+
+        self._reward = RealmReward.from_pretrained(self.run)
+        models: dict[str, str] = self._reward.models
+        log.info("loaded %s", self.run)
+        self.models = models
+
+    def _compute(self, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[object]:
+        from realm_lib.reward.explanations import explain_each
+
+        if self._reward is None:
+            return [ClosedError("the model cannot be loaded")] * len(prompts)
+        return explain_each(self._reward, prompts, responses)
+
+    async def explain(self, pairs: Sequence[Pair]) -> list[Explained]:
+        """The explanation of each pair. Raises HTTPException with the status of what went wrong."""
+        wait = {"Retry-After": str(self.limits.retry_after)}
+        try:
+            results = await self.batcher.submit(pairs)
+        except QueueFullError as error:
+            raise HTTPException(429, str(error), wait) from None
+        except ClosedError as error:
+            raise HTTPException(503, str(error), wait) from None
+        except TimedOutError as error:
+            late = f"no answer within {self.limits.timeout:g} s"
+            if error.started:
+                raise HTTPException(504, late) from None
+            why = "the model is being loaded" if self.models is None else "too much waits"
+            raise HTTPException(503, f"{late}: {why}", wait) from None
+        explained = [self._answer(place, result) for place, result in enumerate(results)]
+        self.metrics.responses.inc(len(explained))
+        return explained
+
+    def _answer(self, place: int, result: object) -> Explained:
+        from realm_lib.reward.explanations import Explanation
+
+        if not isinstance(result, Explanation):
+            self._refuse(place, result)
+        assert self.models is not None, "a result is computed by the loaded reward"
+        return Explained(**result.to_dict(), models=self.models)
+
+    def _refuse(self, place: int, error: object) -> NoReturn:
+        """The messages of the models' errors may hold a piece of a text: none is passed on."""
+        from realm_lib.models.embedders import EmbedderError
+        from realm_lib.models.reward_models import LongResponseError, ScorerError
+        from realm_lib.reward.explanations import HostedModelError, RewardNotFiniteError
+
+        if isinstance(error, ClosedError):
+            raise HTTPException(503, str(error), {"Retry-After": str(self.limits.retry_after)})
+        if isinstance(error, LongResponseError):
+            raise HTTPException(
+                422,
+                f"response {place} and the chat template take {max(error.tokens.values())} tokens, the reward model "
+                f"reads {error.limit} at most",
+            )
+        if isinstance(error, HostedModelError):
+            log.error("the embedding service did not answer")
+            raise HTTPException(503, "the embedding service did not answer", {"Retry-After": "10"})
+        log.error("response %d of a request has no reward: %s", place, type(error).__name__)
+        if isinstance(error, RewardNotFiniteError):
+            raise HTTPException(500, f"response {place} has no reward: {error}")
+        if isinstance(error, ScorerError):
+            raise HTTPException(500, f"the reward model could not score response {place}")
+        if isinstance(error, EmbedderError):
+            raise HTTPException(500, f"response {place} or its prompt could not be embedded")
+        raise HTTPException(500, f"response {place} has no reward: {type(error).__name__}")
+
+
+class _StrictRequest(Request):
+    """JSON as RFC 8259 has it: UTF-8, no NaN, not nested without end."""
+
+    async def json(self) -> Any:
+        """The parsed body. Raises HTTPException 400 for anything else, naming the place and nothing of the text."""
+        try:
+            return json.loads((await self.body()).decode("utf-8"), parse_constant=_refuse_constant)
+        except UnicodeDecodeError as error:
+            raise HTTPException(400, f"the body is not UTF-8 at byte {error.start}") from None
+        except json.JSONDecodeError as error:
+            raise HTTPException(400, f"the body is not JSON: {error.msg} at character {error.pos}") from None
+        except RecursionError:
+            raise HTTPException(400, "the body's JSON is nested too deeply") from None
+        except ValueError as error:
+            message = str(error) if isinstance(error, _ConstantError) else "a number has too many digits"
+            raise HTTPException(400, f"the body is not JSON: {message}") from None
+
+
+class _ConstantError(ValueError):
+    """NaN or an infinity, which Python's parser takes and JSON does not have."""
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _ConstantError(f"{name} is not a number of JSON")
+
+
+class _StrictRoute(APIRoute):
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            return await handler(_StrictRequest(request.scope, request.receive))
+
+        return strict
+
+
+def create_app(service: RewardService, on_failure: Callable[[], None] = lambda: None) -> FastAPI:
+    """The routes. The model is loaded while /healthz already answers; ``on_failure`` is called when it cannot be."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        async def work() -> None:
+            try:
+                await asyncio.to_thread(service.load)
+            except Exception as error:
+                service.failure = error
+                service.batcher.close()
+                on_failure()
+            await service.batcher.run()
+
+        working = asyncio.create_task(work())
+        yield
+        service.batcher.close()
+        await working
+
+    app = FastAPI(
+        title="REALM",
+        version=version("realm-lib"),
+        summary="A reward for RLHF: a reward model's score and prompt-response similarity, combined.",
+        lifespan=lifespan,
+        docs_url=None,  # FastAPI's own pages load their scripts from a CDN
+        redoc_url=None,
+        telemetry={"tracing": False},
+    )
+    app.router.route_class = _StrictRoute
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        # The input is not repeated, nor a key that the client chose: either may be a text.
+        faults = [f"{_place(fault['loc'])}: {fault['msg']}" for fault in error.errors()[:8]]
+        return JSONResponse({"detail": "; ".join(faults)}, status_code=422)
+
+    @app.exception_handler(BadRequestError)
+    async def bad(_: Request, error: BadRequestError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, status_code=422)
+
+    _add_rewards(app, service)
+    _add_state(app, service)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(render_reference(app.openapi()))
+
+    return app
+
+
+def _place(location: Sequence[int | str]) -> str:
+    return ".".join(str(part) for part in location if part in _KEYS or isinstance(part, int)) or "body"
+
+
+_KEYS = {"body", "prompt", "response", "query", "prompts", "messages", "role", "content"}
+
+
+def _add_rewards(app: FastAPI, service: RewardService) -> None:
+    @app.post("/predict", responses=_FAULTS, tags=["rewards"])
+    async def predict(request: PredictRequest) -> Explained | ExplainedList:
+        """The reward of a response, or of each of a list."""
+        explained = await service.explain(pairs_of(request, service.limits))
+        if isinstance(request.response, str):
+            return explained[0]
+        return ExplainedList(rewards=[one.reward for one in explained], results=explained)
+
+    @app.post("/get_reward", responses=_FAULTS, tags=["rewards"])
+    async def get_reward(request: GetRewardRequest) -> GetRewardAnswer:
+        """OpenRLHF's remote reward (`--remote_rm_url`). Empty lists are answered with empty lists."""
+        explained = await service.explain(pairs_of(request, service.limits))
+        rewards = [one.reward for one in explained]
+        logs = {name: [getattr(one, name) for one in explained] for name in ("score", "similarity", "spread")}
+        return GetRewardAnswer(rewards=rewards, scores=[probability(reward) for reward in rewards], extra_logs=logs)
+
+    @app.post("/v1/score/evaluation", responses=_FAULTS, tags=["rewards"])
+    async def scores(request: ScoresRequest) -> ScoresAnswer:
+        """LLaMA-Factory's API reward (`reward_model_type: api`)."""
+        explained = await service.explain(pairs_of(request, service.limits))
+        return ScoresAnswer(scores=[one.reward for one in explained])
+
+
+def _add_state(app: FastAPI, service: RewardService) -> None:
+    @app.get("/healthz", tags=["state"])
+    async def healthz() -> dict[str, str]:
+        """200 as soon as the server listens."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", responses={503: _FAULTS[503]}, tags=["state"])
+    async def readyz() -> dict[str, Any]:
+        """200 when the model is loaded, with its versions."""
+        if service.models is None:
+            raise HTTPException(503, "the model is being loaded", {"Retry-After": str(service.limits.retry_after)})
+        return {"status": "ready", "models": service.models}
+
+    @app.get("/metrics", tags=["state"], response_class=Response)
+    async def metrics() -> Response:
+        """Counters for Prometheus."""
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def guarded(app: ASGIApp, service: RewardService, token: Secret | None) -> ASGIApp:
+    """The application behind its guards."""
+    return AccessLog(TokenGuard(BodyLimit(app, service.limits), token), service.metrics)

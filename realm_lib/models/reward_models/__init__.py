@@ -1,0 +1,73 @@
+"""Reward models behind one protocol: (prompt, response) in, one number out."""
+
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from realm_lib.config.reward_model import RewardModelParams
+from realm_lib.data.chats import Prompt
+
+__all__ = ["HostedScorer", "LongResponseError", "Scorer", "ScorerError", "build_scorer"]
+
+
+class Scorer(Protocol):
+    """A reward model. A score depends on its own (prompt, response) alone, whatever else is scored beside it."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Everything besides the texts that changes a score; the feature store keys on it."""
+
+    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float32]:
+        """Scores, float32 [n]; all finite, or an error that names the text."""
+
+    def count_tokens(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.int64]:
+        """Tokens that scoring each text would read, int64 [n]."""
+
+
+@runtime_checkable
+class HostedScorer(Scorer, Protocol):
+    """A reward model that is asked over the network: its answers come one by one."""
+
+    def stream(
+        self, prompts: Sequence[Prompt], responses: Sequence[str]
+    ) -> Generator[tuple[list[int], NDArray[np.float32]]]:
+        """Places and their scores, as answers come; an error comes after all that succeeded."""
+
+
+class ScorerError(RuntimeError):
+    """A reward model that cannot be loaded or a text that cannot be scored; the message says which and what to do."""
+
+
+class LongResponseError(ScorerError):
+    """Responses that do not fit the reward model's ``max_length`` (``limit``, in tokens) by themselves.
+
+    ``tokens`` holds, by the response's place in what was asked, what it and the chat template take.
+    """
+
+    def __init__(self, message: str, tokens: Mapping[int, int], limit: int) -> None:
+        super().__init__(message)
+        self.tokens = dict(tokens)
+        self.limit = limit
+
+    @property
+    def places(self) -> list[int]:
+        """The places of the responses in what was asked."""
+        return list(self.tokens)
+
+
+def build_scorer(params: RewardModelParams, run_folder: Path | None = None) -> Scorer:
+    """The scorer that ``reward_model`` names; ``run_folder`` is where ``run:`` model ids start.
+
+    Raises :class:`ScorerError` when a local model cannot be loaded whole or does not fit this machine's memory. A
+    hosted one is first asked when it is used.
+    """
+    if params.backend == "nim":
+        from realm_lib.models.reward_models.nim import NIMScorer
+
+        return NIMScorer(params)
+    from realm_lib.models.reward_models.transformer import TransformerScorer
+
+    return TransformerScorer(params, run_folder)

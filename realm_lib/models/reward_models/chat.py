@@ -1,0 +1,170 @@
+"""Text to tokens for reward models: the model's own chat template, one BOS, the response cut only when asked."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jinja2 import TemplateError
+
+from realm_lib.data.chats import Prompt, as_messages, as_text
+from realm_lib.models.reward_models import LongResponseError, ScorerError
+
+__all__ = ["ChatEncoder", "EncodedChat", "LongResponses", "cut_to_fit", "name_text"]
+
+DATE = "26 Jul 2024"
+"""Llama-3.1's template writes today's date into the chat unless told another; a score must not change overnight."""
+
+LongResponses = Literal["refuse", "cut"]
+
+
+@dataclass(frozen=True)
+class EncodedChat:
+    """Token ids of one chat, and how many tokens of its prompt and of its response were cut."""
+
+    ids: list[int]
+    cut: int = 0
+    response_cut: int = 0
+    types: list[int] | None = None
+    """Token types, for encoders that tell prompt from response by them."""
+
+
+class ChatEncoder:
+    """Renders (prompt, response) with a tokenizer's chat template and cuts prompts that are too long."""
+
+    def __init__(self, tokenizer: Any, max_length: int, long_responses: LongResponses = "refuse") -> None:
+        if not tokenizer.chat_template:
+            raise ScorerError(
+                f"{tokenizer.name_or_path}: the tokenizer has no chat template; a reward model scores chats. Take the "
+                "model's own repository, whose tokenizer has one"
+            )
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.long_responses = long_responses
+
+    @property
+    def template_digest(self) -> str:
+        """SHA-256 of the template with its pinned date, for the cache key."""
+        return hashlib.sha256(f"{DATE}\n{self.tokenizer.chat_template}".encode()).hexdigest()
+
+    def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[EncodedChat]:
+        """Token ids of each chat, at most ``max_length``: a prompt loses its oldest tokens, the response none.
+
+        Raises :class:`LongResponseError` naming the texts whose response and template alone do not fit, unless
+        ``long_responses`` is "cut": then they lose the prompt and the end of the response. Raises
+        :class:`ScorerError` naming a text on which the template fails.
+        """
+        chats = [self._turns(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+        texts = [self._render(number, turns) for number, turns in enumerate(chats)]
+        if not texts:
+            return []
+        encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        self._check_bos(encoded["input_ids"][0])
+        excess = [max(0, len(ids) - self.max_length) for ids in encoded["input_ids"]]
+        places = {
+            number: self._content_places(number, chats[number], texts[number], encoded["offset_mapping"][number])
+            for number, over in enumerate(excess)
+            if over
+        }
+        return cut_to_fit(
+            encoded["input_ids"], places, prompts, responses, max_length=self.max_length, mode=self.long_responses
+        )
+
+    @staticmethod
+    def _turns(prompt: Prompt, response: str) -> list[dict[str, str]]:
+        return [*as_messages(prompt), {"role": "assistant", "content": response}]
+
+    def _render(self, number: int, turns: list[dict[str, str]]) -> str:
+        try:
+            text: str = self.tokenizer.apply_chat_template(turns, tokenize=False, date_string=DATE)
+        except (TemplateError, TypeError, ValueError) as error:
+            roles = ", ".join(turn["role"] for turn in turns)
+            raise ScorerError(
+                f"{name_text(number, turns[:-1], turns[-1]['content'])}: the chat template of "
+                f"{self.tokenizer.name_or_path} fails: {type(error).__name__}: {error} (roles of the turns: {roles})"
+            ) from error
+        return text
+
+    def _check_bos(self, ids: list[int]) -> None:
+        bos = self.tokenizer.bos_token_id
+        if bos is not None and bos in ids[:1] and ids[1:2] == [bos]:
+            raise ScorerError(f"{self.tokenizer.name_or_path}: the chat template writes the BOS token twice")
+
+    def _content_places(
+        self, number: int, turns: list[dict[str, str]], text: str, offsets: list[tuple[int, int]]
+    ) -> tuple[list[int], list[int]]:
+        """Places of the tokens that lie within the prompt's contents, oldest first, and within the response's."""
+        found: tuple[list[int], list[int]] = ([], [])
+        position = 0
+        for turn in turns:
+            content = turn["content"].strip()  # templates strip contents, or keep them: the stripped text is in both
+            start = text.find(content, position)
+            if start < 0:
+                raise ScorerError(
+                    f"{name_text(number, turns[:-1], turns[-1]['content'])}: too long for reward_model.max_length, and "
+                    f"cannot be cut: the chat template of {self.tokenizer.name_or_path} rewrites what a turn says"
+                )
+            position = start + len(content)
+            if turn["role"] != "system":
+                found[turn is turns[-1]].extend(n for n, (a, b) in enumerate(offsets) if start <= a < b <= position)
+        return found
+
+
+def cut_to_fit(
+    rows: Sequence[list[int]],
+    places: dict[int, tuple[list[int], list[int]]],
+    prompts: Sequence[Prompt],
+    responses: Sequence[str],
+    *,
+    max_length: int,
+    mode: LongResponses,
+    types: Sequence[list[int]] | None = None,
+) -> list[EncodedChat]:
+    """Token ids ``rows`` cut to ``max_length``: the prompt's start, then, in mode "cut", the response's end.
+
+    ``places`` holds, for each row that is too long, the places of its prompt's and of its response's tokens.
+    Raises :class:`LongResponseError` with every row that cannot be made to fit.
+    """
+    chats, too_long = [], []
+    for number, ids in enumerate(rows):
+        excess = len(ids) - max_length
+        kinds = types[number] if types else None
+        if excess <= 0:
+            chats.append(EncodedChat(ids, types=kinds))
+            continue
+        of_prompt, of_response = places[number]
+        from_response = max(0, excess - len(of_prompt))
+        if from_response and (mode == "refuse" or from_response >= len(of_response)):
+            too_long.append((number, len(ids) - len(of_prompt)))
+            continue
+        cut = {*of_prompt[:excess], *of_response[len(of_response) - from_response :]}
+        kept = [place for place in range(len(ids)) if place not in cut]
+        chats.append(
+            EncodedChat(
+                [ids[place] for place in kept],
+                excess - from_response,
+                from_response,
+                [kinds[place] for place in kept] if kinds else None,
+            )
+        )
+    if too_long:
+        named = [
+            f"{name_text(number, prompts[number], responses[number])}: its response and the chat template take "
+            f"{length} tokens"
+            for number, length in too_long[:5]
+        ]
+        more = f" and {len(too_long) - 5} more" if len(too_long) > 5 else ""
+        advice = "" if mode == "cut" else ", leave the texts out, or set reward_model.long_responses: cut"
+        raise LongResponseError(
+            f"{'; '.join(named)}{more}; reward_model.max_length is {max_length}: raise it{advice}",
+            dict(too_long),
+            max_length,
+        )
+    return chats
+
+
+def name_text(number: int, prompt: Prompt, response: str) -> str:
+    """How an error names a text: its place, its id (the start of its key in the feature store), how it begins."""
+    digest = hashlib.sha256(json.dumps([as_text(prompt), response]).encode()).hexdigest()[:12]
+    return f"text {number} (id {digest}, prompt {as_text(prompt)[:40]!r}, response {response[:40]!r})"

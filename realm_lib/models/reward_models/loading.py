@@ -1,0 +1,243 @@
+"""A reward model from its checkpoint: whole, of the right class, its head in full precision; or an error that helps."""
+
+import errno
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from realm_lib.config.reward_model import RewardModelParams
+from realm_lib.models.reward_models import ScorerError
+from realm_lib.models.reward_models.forward import SHARING_MODELS, why_not_shared
+from realm_lib.models.reward_models.inform import INFORMForSequenceClassification
+from realm_lib.models.reward_models.memory import check_memory, estimate_memory
+from realm_lib.runs.weights import folder_digest, hub_commit, locate_model
+
+__all__ = ["HEADS", "LoadedModel", "explain_failure", "load_model", "take_apart"]
+
+HEADS = ("score", "classifier", "lm_head")
+"""The layers that make the reward: small, and the whole reward hangs on them, so they are never quantised."""
+_RESCALED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+
+log = logging.getLogger("realm_lib.models.reward_models")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in parts. ``body`` and ``head`` make a decoder; an encoder has neither and is called whole."""
+
+    tokenizer: Any
+    model: Any
+    body: Any | None
+    head: Callable[[torch.Tensor], torch.Tensor] | None
+    """Hidden states [n, hidden] to rewards [n]."""
+    weights: str | None
+    """What tells one version of the weights from another: a digest of the folder, or the hub's commit."""
+    not_shared: str | None
+    """Why prefixes are not shared; None when they are."""
+
+
+def load_model(params: RewardModelParams, run_folder: Path | None = None) -> LoadedModel:
+    """The model that ``params`` name, its memory estimated before its weights are read.
+
+    Raises :class:`ScorerError` when it does not fit, when the checkpoint does not fill head and body exactly, and when
+    it is not a reward model of the backend's kind.
+    """
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    source = locate_model(params.model_id, run_folder)
+    local = Path(source).is_dir()
+    # A branch may move between two reads: configuration, tokenizer and weights are of one commit.
+    commit = None if local else hub_commit(str(source), params.revision)
+    revision = commit or params.revision
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, revision=revision)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise explain_failure(params, error) from error
+    _check_config(config, params)
+    estimate = estimate_memory(model_class(params), config, params)
+    log.info("%s", estimate)
+    check_memory(estimate, params)
+    try:
+        model, info = model_class(params).from_pretrained(
+            source, config=config, revision=revision, output_loading_info=True, **_load_options(params, config)
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError, ImportError) as error:
+        raise explain_failure(params, error) from error
+    _check_keys(info, params)
+    weights = folder_digest(Path(source)) if local else commit
+    if weights is None:
+        raise ScorerError(
+            f"{params.model_id}: the hub does not say which commit {params.revision or 'its main branch'} is: set "
+            "reward_model.revision to a commit (40 digits), so that its scores are not taken for another's"
+        )
+    if commit != params.revision and not local:
+        log.warning(
+            "%s: this is commit %s; write it into reward_model.revision: later runs then score with the same weights",
+            params.model_id,
+            commit,
+        )
+    loaded = take_apart(model, tokenizer, params, weights)
+    _check_quantised(model, params)
+    return loaded
+
+
+def take_apart(model: Any, tokenizer: Any, params: RewardModelParams, weights: str | None) -> LoadedModel:
+    """A ``model`` in memory, its head looked at; ``weights`` as :attr:`LoadedModel.weights`.
+
+    Raises :class:`ScorerError` when it has no head of the backend's kind, or one that is not in ``params.dtype``.
+    """
+    model.eval()
+    body, head = _parts(model, params)
+    not_shared = "it is an encoder: every token sees the response" if body is None else why_not_shared(model.config)
+    if not_shared:
+        log.warning("%s: the prefix of a post is computed for each response: %s", params.model_id, not_shared)
+    else:
+        log.info("%s: the prefix of a post is computed once for all its responses", params.model_id)
+    return LoadedModel(tokenizer, model, body, head, weights, not_shared)
+
+
+def model_class(params: RewardModelParams) -> Any:
+    """The class that ``backend`` loads."""
+    import transformers
+
+    if params.backend == "inform":
+        return INFORMForSequenceClassification
+    if params.backend == "nemotron":
+        return transformers.AutoModelForCausalLM
+    return transformers.AutoModelForSequenceClassification
+
+
+def _check_config(config: Any, params: RewardModelParams) -> None:
+    if params.backend == "nemotron":
+        if rescaled := [key for key in _RESCALED_LOGITS if getattr(config, key, None) not in (None, 1, 1.0)]:
+            raise ScorerError(f"{params.model_id}: rescales its logits ({rescaled[0]}): not a model of Nemotron's kind")
+    elif config.num_labels != 1:
+        raise ScorerError(
+            f"{params.model_id}: has {config.num_labels} labels; a reward model has one. A classifier of two (good and "
+            "bad) has no reward of its own: choose a model with one label"
+        )
+
+
+def _load_options(params: RewardModelParams, config: Any) -> dict[str, Any]:
+    from transformers import BitsAndBytesConfig
+
+    dtype = getattr(torch, params.dtype)
+    # Without use_safetensors a folder that has only pytorch_model.bin would be unpickled.
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
+    if params.device_map is not None:
+        options["device_map"] = params.device_map
+    if config.model_type in SHARING_MODELS:  # others may not have it
+        options["attn_implementation"] = "sdpa"
+    if params.quantization == "4bit":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=list(HEADS),
+        )
+    elif params.quantization == "8bit":
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(HEADS))
+    return options
+
+
+def _check_keys(info: Mapping[str, Any], params: RewardModelParams) -> None:
+    for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if keys := sorted(map(str, info.get(fault) or ())):
+            raise ScorerError(
+                f"{params.model_id}: {fault.replace('_', ' ')} in the checkpoint ({', '.join(keys[:4])}): "
+                f"backend {params.backend} is not this model's class, its scores would be random"
+            )
+
+
+_CPU_BLOCK = 32
+
+
+def _check_quantised(model: torch.nn.Module, params: RewardModelParams) -> None:
+    """What bitsandbytes would say for each layer and pass, or by an assertion in the middle of a run, said once."""
+    if params.quantization == "8bit" and params.dtype != "float16":
+        log.info("%s: 8bit multiplies in float16, whatever reward_model.dtype is", params.model_id)
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    if params.quantization != "4bit":
+        return
+    for name, layer in model.named_modules():
+        packs = getattr(layer, "support_avx512bf16_for_cpu", False) and layer.weight.device.type == "cpu"
+        if packs and layer.out_features % _CPU_BLOCK:
+            raise ScorerError(
+                f"{params.model_id}: {name} has {layer.out_features} outputs; bitsandbytes' 4 bit on this CPU takes "
+                f"multiples of {_CPU_BLOCK} only: set reward_model.quantization to 8bit or null"
+            )
+
+
+def _parts(model: Any, params: RewardModelParams) -> tuple[Any | None, Callable[[torch.Tensor], torch.Tensor] | None]:
+    """Body and head of a decoder; two None for an encoder."""
+    name = "lm_head" if params.backend == "nemotron" else "score"
+    layer = getattr(model, name, None)
+    if layer is None or model.base_model is model:
+        if params.backend == "sequence_classification" and hasattr(model, "classifier"):
+            _check_head(model.classifier, params)
+            return None, None
+        raise ScorerError(
+            f"{params.model_id}: a {type(model).__name__} is neither a decoder with a head ({name}) nor an encoder "
+            "with a classifier"
+        )
+    _check_head(layer, params)
+    if params.backend != "nemotron":
+        return model.base_model, lambda states: layer(states).squeeze(-1)
+    # One row of the vocabulary's matrix: the other logits are never looked at.
+    weight = layer.weight[:1]
+    bias = None if layer.bias is None else layer.bias[:1]
+    return model.base_model, lambda states: torch.nn.functional.linear(states.to(weight.device), weight, bias).squeeze(
+        -1
+    )
+
+
+def _check_head(head: torch.nn.Module, params: RewardModelParams) -> None:
+    """Refuse a head that is quantised or whose weights were left behind by a device_map."""
+    wanted = getattr(torch, params.dtype)
+    for weights in head.parameters():
+        if weights.dtype != wanted:
+            raise ScorerError(
+                f"{params.model_id}: its head is {weights.dtype}, not {wanted}: a quantised head scores badly"
+            )
+        if weights.is_meta:
+            raise ScorerError(
+                f"{params.model_id}: does not fit the GPU memory, and its head was left out of it: choose another "
+                "reward_model.quantization, a smaller model, or device_map: cpu"
+            )
+
+
+def explain_failure(params: RewardModelParams, error: BaseException) -> ScorerError:
+    """What a failure to load means and what to do, looked for in ``error`` and in what caused it."""
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    where = f"reward_model.model_id {params.model_id}: "
+    if any(isinstance(link, GatedRepoError) for link in chain):
+        return ScorerError(
+            f"{where}a gated model: accept its licence on its page at the hub, and write a token of that account into "
+            ".env or the environment (HF_TOKEN)"
+        )
+    if any(isinstance(link, OSError) and link.errno == errno.ENOSPC for link in chain):
+        return ScorerError(
+            f"{where}no space left on the disk: free some, or let HF_HOME name a folder on a larger one; what was "
+            "downloaded is kept, and the download goes on from there"
+        )
+    if any(isinstance(link, LocalEntryNotFoundError) for link in chain):
+        advice = ": it is not on this machine, and the hub cannot be reached (or HF_HUB_OFFLINE is set)"
+    elif any(isinstance(link, RepositoryNotFoundError) for link in chain):
+        advice = ": no such folder here, and no such model at the hub that HF_TOKEN, if it is set, may see"
+    else:
+        advice = ""
+    return ScorerError(f"{where}cannot be loaded{advice}: {str(error).strip()[:600]}")

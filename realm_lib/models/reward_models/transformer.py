@@ -1,0 +1,207 @@
+"""Reward models that run here: each distinct text and each shared prefix once, longest first under a token budget."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from realm_lib.config.reward_model import RewardModelParams
+from realm_lib.data.chats import Prompt, as_text
+from realm_lib.models.reward_models import ScorerError
+from realm_lib.models.reward_models.chat import ChatEncoder, EncodedChat, name_text
+from realm_lib.models.reward_models.forward import last_states
+from realm_lib.models.reward_models.loading import LoadedModel, load_model, log
+from realm_lib.models.reward_models.packing import Row, plan_batches
+from realm_lib.models.reward_models.text_pair import TextPairEncoder
+
+__all__ = ["TransformerScorer"]
+
+
+class TransformerScorer:
+    """A reward model in this process (backends inform, sequence_classification, nemotron).
+
+    A decoder is read at the last real token and shares the prefix of texts with the same prompt, where its kind allows
+    (:func:`realm_lib.models.reward_models.forward.why_not_shared`); an encoder classifier reads each text whole.
+    ``loaded`` is a model that is in memory already; without it the one that ``params`` name is loaded.
+    Raises :class:`ScorerError` when the model cannot be loaded whole or does not fit.
+    """
+
+    def __init__(
+        self, params: RewardModelParams, run_folder: Path | None = None, *, loaded: LoadedModel | None = None
+    ) -> None:
+        self.params = params
+        self._loaded = loaded = loaded or load_model(params, run_folder)
+        self.model = loaded.model
+        self.encoder: ChatEncoder | TextPairEncoder
+        if loaded.body is None and not loaded.tokenizer.chat_template:
+            self.encoder = TextPairEncoder(loaded.tokenizer, params.max_length, params.long_responses)
+        else:
+            self.encoder = ChatEncoder(loaded.tokenizer, params.max_length, params.long_responses)
+        if loaded.body is None and params.max_length > loaded.model.config.max_position_embeddings:
+            raise ScorerError(
+                f"{params.model_id}: reads {loaded.model.config.max_position_embeddings} tokens at most; "
+                f"reward_model.max_length is {params.max_length}: lower it"
+            )
+        self.cut_prompts = 0
+        """How many texts lost a part of their prompt to ``max_length`` so far."""
+        self.cut_responses = 0
+        """How many lost the end of their response as well, which ``long_responses: cut`` allows."""
+        self.tokens_computed = 0
+        """Tokens that went through the model so far, padding left out: shared ones count once."""
+        self.budget = params.batch_tokens
+        """Most tokens in a batch now: ``batch_tokens``, halved each time that memory ran out."""
+        self._identity = {
+            "backend": params.backend,
+            "model": params.model_id,
+            "weights": loaded.weights,
+            "quantization": params.quantization,
+            "dtype": params.dtype,
+            "max_length": params.max_length,
+            "template": self.encoder.template_digest,
+        }
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Model, weights, precision, template and length limit."""
+        return self._identity
+
+    @property
+    def not_shared(self) -> str | None:
+        """Why prefixes are not shared; None when they are."""
+        return self._loaded.not_shared
+
+    def count_tokens(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.int64]:
+        """Tokens of each chat after the cut, int64 [n]."""
+        return np.array([len(chat.ids) for chat in self.encoder.encode(prompts, responses)], dtype=np.int64)
+
+    @torch.inference_mode()
+    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float32]:
+        """Scores, float32 [n].
+
+        Raises :class:`ScorerError` naming the first text whose score is not finite, or that alone takes more memory
+        than there is.
+        """
+        chats = self.encoder.encode(prompts, responses)
+        keys = [(*chat.ids, -1, *(chat.types or ())) for chat in chats]
+        firsts: dict[tuple[int, ...], int] = {}
+        for place, key in enumerate(keys):
+            firsts.setdefault(key, place)
+        distinct = list(firsts.values())
+        try:
+            values = self._score_distinct([chats[n] for n in distinct], [as_text(prompts[n]) for n in distinct])
+        except _AloneTooLarge as error:
+            place = distinct[error.place]
+            raise ScorerError(
+                f"{name_text(place, prompts[place], responses[place])}: its {len(chats[place].ids)} tokens alone take "
+                "more memory than there is: lower reward_model.max_length, quantize the model, or give it more memory"
+            ) from error
+        slots = {key: slot for slot, key in enumerate(firsts)}
+        scores: NDArray[np.float32] = values[[slots[key] for key in keys]]
+        bad = np.flatnonzero(~np.isfinite(scores))
+        if len(bad):
+            raise ScorerError(
+                f"{self.params.model_id}: the score of {name_text(bad[0], prompts[bad[0]], responses[bad[0]])} is "
+                f"{scores[bad[0]]} ({len(bad)} of {len(scores)} are not finite); try dtype bfloat16 or float32"
+            )
+        self.cut_prompts += sum(chat.cut > 0 for chat in chats)
+        self.cut_responses += sum(chat.response_cut > 0 for chat in chats)
+        return scores
+
+    def _score_distinct(self, chats: Sequence[EncodedChat], groups: Sequence[Hashable]) -> NDArray[np.float32]:
+        """Scores of ``chats``; when memory runs out, what is left is planned again under half the budget."""
+        scores = np.full(len(chats), np.nan, dtype=np.float32)
+        left = list(range(len(chats)))
+        while left:
+            done: set[int] = set()
+            batches = plan_batches(
+                [chats[place].ids for place in left],
+                [groups[place] for place in left],
+                self.budget,
+                attention_length=None if self.not_shared else self._attention_length,
+                pass_cost=self._pass_cost,
+            )
+            for batch in batches:
+                places = [left[place] for row in batch for place in row.places]
+                values = self._within_memory(batch, [chats[place] for place in places])
+                if values is None:
+                    if len(places) == 1:
+                        raise _AloneTooLarge(places[0])
+                    self._halve_budget(batch)
+                    break
+                scores[places] = values
+                self.tokens_computed += sum(row.length for row in batch)
+                done.update(places)
+            left = [place for place in left if place not in done]
+        return scores
+
+    def _within_memory(self, batch: Sequence[Row], chats: Sequence[EncodedChat]) -> NDArray[np.float32] | None:
+        """Scores of a batch's texts in their order; None when there is not enough memory for them."""
+        try:
+            values = self._decode(batch) if self._loaded.body is not None else self._classify(chats)
+        except torch.OutOfMemoryError:
+            return None
+        except RuntimeError as error:
+            if "not enough memory" not in str(error) and "can't allocate memory" not in str(error):  # the CPU's words
+                raise
+            return None
+        found: NDArray[np.float32] = values.float().cpu().numpy()
+        return found
+
+    def _halve_budget(self, batch: Sequence[Row]) -> None:
+        taken = len(batch) * max(row.length for row in batch)
+        self.budget = max(1, min(self.budget, taken) // 2)
+        log.warning(
+            "%s: out of memory with %d tokens in a batch; going on with %d (set reward_model.batch_tokens to it)",
+            self.params.model_id,
+            taken,
+            self.budget,
+        )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _decode(self, batch: Sequence[Row]) -> torch.Tensor:
+        assert self._loaded.body is not None
+        assert self._loaded.head is not None
+        states = last_states(self._loaded.body, batch, self.model.device, positions=self.not_shared is None)
+        return self._loaded.head(states)
+
+    def _classify(self, chats: Sequence[EncodedChat]) -> torch.Tensor:
+        """An encoder's logits [n]; its own pooling reads the first token, which padding does not move."""
+        width = max(len(chat.ids) for chat in chats)
+        inputs = {name: torch.zeros(len(chats), width, dtype=torch.long) for name in ("input_ids", "attention_mask")}
+        inputs["input_ids"] += self.model.config.pad_token_id or 0  # some count positions by what is not padding
+        if chats[0].types is not None:
+            inputs["token_type_ids"] = torch.zeros(len(chats), width, dtype=torch.long)
+        for number, chat in enumerate(chats):
+            inputs["input_ids"][number, : len(chat.ids)] = torch.tensor(chat.ids)
+            inputs["attention_mask"][number, : len(chat.ids)] = 1
+            if chat.types is not None:
+                inputs["token_type_ids"][number, : len(chat.ids)] = torch.tensor(chat.types)
+        logits: torch.Tensor = self.model(**{name: part.to(self.model.device) for name, part in inputs.items()}).logits
+        return logits.squeeze(-1)
+
+    @property
+    def _pass_cost(self) -> float:
+        """Tokens that a pass costs beside its own: a GPU waits for the weights, and 4 and 8 bit are unpacked first."""
+        return 64.0 if self.model.device.type == "cpu" and self.params.quantization is None else 256.0
+
+    @property
+    def _attention_length(self) -> float:
+        """Tokens in a row at which attention takes as many operations as the linear layers (Llama's shapes)."""
+        config = self.model.config
+        shrink = (
+            getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        ) / config.num_attention_heads
+        weights = 2 * config.hidden_size**2 * (1 + shrink) + 3 * config.hidden_size * config.intermediate_size
+        return float(2 * weights / (4 * config.hidden_size))
+
+
+class _AloneTooLarge(RuntimeError):
+    """A single text for which there is not enough memory; ``place`` among those asked for."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__(f"out of memory with text {place} alone")
+        self.place = place

@@ -1,7 +1,0 @@
-"""PPO from a text-level reward: sample, ask the reward, estimate advantages, take clipped steps, watch, resume."""
-
-from realm_lib.ppo.errors import PPOError, RewardError
-from realm_lib.ppo.result import PPOResult
-from realm_lib.ppo.trainer import PPOTrainer, train_ppo
-
-__all__ = ["PPOError", "PPOResult", "PPOTrainer", "RewardError", "train_ppo"]

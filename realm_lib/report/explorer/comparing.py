@@ -1,0 +1,148 @@
+"""What the explorer shows, without its widgets: two responses compared, and the pairs that the reward gets wrong."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from html import escape
+
+import pandas as pd
+
+from realm_lib.evaluation.result import Evaluation
+from realm_lib.reward.explanations import Explanation, explain_each
+from realm_lib.reward.realm_reward import RealmReward
+
+__all__ = ["Comparison", "ExplorerError", "WrongPairs", "compare"]
+
+ANY_DOMAIN = "all domains"
+LENGTHS: dict[str, Callable[[pd.DataFrame], "pd.Series[bool]"]] = {
+    "any length": lambda pairs: pairs["words_chosen"] == pairs["words_chosen"],
+    "preferred one is longer": lambda pairs: pairs["words_chosen"] > pairs["words_rejected"],
+    "preferred one is shorter": lambda pairs: pairs["words_chosen"] < pairs["words_rejected"],
+}
+
+
+class ExplorerError(ValueError):
+    """A text that cannot be compared; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two responses to one prompt as the reward sees them."""
+
+    prompt: str
+    responses: tuple[str, str]
+    explanations: tuple[Explanation, Explanation]
+    probability: float
+    """That the first response is preferred, in [0, 1]."""
+    preferred: int | None = None
+    """Which one people preferred, 0 or 1, where it is known."""
+
+    def sentence(self) -> str:
+        """Which response the reward prefers and how sure it is, and whether people agree where that is known."""
+        if self.explanations[0].reward == self.explanations[1].reward:
+            return "Both get the same reward."
+        if self.probability == 0.5:
+            return "Which would be preferred cannot be said: on validation pairs the reward was no better than chance."
+        winner = 0 if self.probability > 0.5 else 1
+        sure = max(self.probability, 1 - self.probability)
+        text = f"Response {'AB'[winner]} would be preferred with {100 * sure:.0f} % probability."
+        if self.preferred is not None:
+            text += f" Readers preferred {'AB'[self.preferred]}: the reward is {self._outcome(winner)}."
+        return text
+
+    def _outcome(self, winner: int) -> str:
+        return "right" if winner == self.preferred else "wrong"
+
+    def to_html(self) -> str:
+        """The sentence and a table: score, similarity, combined reward and spread of each response."""
+        rows = "".join(
+            f"<tr><th scope='row'>{name}</th>{_cell(f'{one.score:+.2f}')}{_cell(f'{one.similarity:.2f}')}"
+            f"{_cell(f'<b>{one.reward:+.2f}</b>')}{_cell(f'{one.spread:.2f}')}</tr>"
+            for name, one in zip("AB", self.explanations, strict=True)
+        )
+        heads = "".join(
+            f"<th scope='col' style='padding: 2px 14px'>{name}</th>"
+            for name in ("Score", "Similarity", "Combined reward", "Spread")
+        )
+        return (
+            f"<p><b>{escape(self.sentence())}</b></p>"
+            f"<table><thead><tr><td></td>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+        )
+
+    def texts_to_html(self) -> str:
+        """The prompt and both responses, for where nobody can type."""
+        parts = zip(("Prompt", "A", "B"), (self.prompt, *self.responses), strict=True)
+        return "".join(f"<p><b>{name}.</b> {escape(text)}</p>" for name, text in parts)
+
+
+def _cell(text: str) -> str:
+    return f"<td style='padding: 2px 14px; text-align: right'>{text}</td>"
+
+
+def compare(
+    reward: RealmReward, prompt: str, responses: tuple[str, str], *, scale: float, preferred: int | None = None
+) -> Comparison:
+    """Score both ``responses`` and say which would be preferred, with probability sigmoid(scale * difference).
+
+    ``scale`` is the reward's own, fitted on validation pairs (:attr:`realm_lib.evaluation.Evaluation.scales`).
+    Raises :class:`ExplorerError` for an empty text and for one that the models refuse.
+    """
+    for name, text in zip(("the prompt", "response A", "response B"), (prompt, *responses), strict=True):
+        if not text.strip():
+            raise ExplorerError(f"{name} is empty: type something")
+    found = []
+    for name, outcome in zip("AB", explain_each(reward, [prompt, prompt], list(responses)), strict=True):
+        if not isinstance(outcome, Explanation):
+            raise ExplorerError(f"response {name} has no reward: {outcome}")
+        found.append(outcome)
+    difference = scale * (found[0].reward - found[1].reward)
+    # Of the size first, so that swapping the responses gives exactly the other probability.
+    sure = 1 / (1 + math.exp(-min(abs(difference), 700.0)))
+    probability = sure if difference >= 0 else 1 - sure
+    return Comparison(prompt, responses, (found[0], found[1]), probability, preferred)
+
+
+@dataclass(frozen=True)
+class WrongPairs:
+    """The test pairs that the reward gets wrong, to browse; the surest first."""
+
+    table: pd.DataFrame = field(repr=False)
+    """prompt, chosen, rejected (texts), domain, sure (probability given to the rejected response), words_chosen,
+    words_rejected and, where the pairs have votes, score_ratio."""
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, features: pd.DataFrame) -> "WrongPairs":
+        """The wrong pairs of an evaluation's subject; ``features`` are the pairs that it judged, with their texts."""
+        judged, name = evaluation.per_pair.reset_index(drop=True), evaluation.subject
+        texts = features.reset_index(drop=True)
+        a_chosen = judged["labels"] == 1
+        probability = judged[f"{name}_p"].where(~a_chosen, 1 - judged[f"{name}_p"])
+        table = pd.DataFrame({"prompt": texts["history"], "domain": judged["domain"], "sure": probability})
+        for side, column in (("chosen", a_chosen), ("rejected", ~a_chosen)):
+            table[side] = texts["human_ref_A"].where(column, texts["human_ref_B"])
+            table[f"words_{side}"] = [len(str(text).split()) for text in table[side]]
+        if "score_ratio" in texts:
+            table["score_ratio"] = texts["score_ratio"]
+        wrong = table[judged[f"{name}_correct"] == 0]
+        return cls(wrong.sort_values("sure", ascending=False, kind="stable").reset_index(drop=True))
+
+    @property
+    def domains(self) -> list[str]:
+        """All domains that have a wrong pair, after the choice of all."""
+        return [ANY_DOMAIN, *sorted(self.table["domain"].unique())]
+
+    def select(
+        self,
+        domain: str = ANY_DOMAIN,
+        sure: tuple[float, float] = (0.5, 1.0),
+        length: str = "any length",
+        score_ratio: float = 1.0,
+    ) -> pd.DataFrame:
+        """The rows of a domain, within probabilities ``sure``, of a kind of ``LENGTHS``, of at least so clear votes."""
+        found = self.table
+        kept = found["sure"].between(*sure) & LENGTHS[length](found)
+        if domain != ANY_DOMAIN:
+            kept &= found["domain"] == domain
+        if "score_ratio" in found:
+            kept &= found["score_ratio"] >= score_ratio
+        return found[kept]

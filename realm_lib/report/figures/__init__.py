@@ -1,0 +1,48 @@
+"""Every plot of the notebooks and reports: one look, one colour for each reward, and the number of pairs in each.
+
+Functions take data and, if wanted, the axes to draw on; they return the axes and neither save nor show. A figure whose
+data is simulated says so under its title.
+"""
+
+from realm_lib.report.figures.behaviour import effect_lines, perturbation_points, seed_points, spread_points
+from realm_lib.report.figures.judging import (
+    accuracy_bars,
+    accuracy_by_domain,
+    accuracy_by_group,
+    difference_bars,
+    reliability,
+)
+from realm_lib.report.figures.learning import (
+    feature_distributions,
+    response_surface,
+    responses_on_surface,
+    reward_distributions,
+    reward_model_training,
+    training_curves,
+)
+from realm_lib.report.figures.policies import over_optimisation, policy_training, ppo_progress
+from realm_lib.report.figures.theme import COLOURS, LABELS, set_theme
+
+__all__ = [
+    "COLOURS",
+    "LABELS",
+    "accuracy_bars",
+    "accuracy_by_domain",
+    "accuracy_by_group",
+    "difference_bars",
+    "effect_lines",
+    "feature_distributions",
+    "over_optimisation",
+    "perturbation_points",
+    "policy_training",
+    "ppo_progress",
+    "reliability",
+    "response_surface",
+    "responses_on_surface",
+    "reward_distributions",
+    "reward_model_training",
+    "seed_points",
+    "set_theme",
+    "spread_points",
+    "training_curves",
+]

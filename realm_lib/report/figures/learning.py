@@ -1,0 +1,229 @@
+"""Figures of the features, the training and the reward that was learned."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from realm_lib.report.figures.theme import (
+    AXIS_LABELS,
+    COLOURS,
+    INK,
+    LABELS,
+    PERCENT,
+    SOFT,
+    counted,
+    draw_title,
+    new_axes,
+    new_pair,
+)
+
+__all__ = [
+    "feature_distributions",
+    "response_surface",
+    "responses_on_surface",
+    "reward_distributions",
+    "reward_model_training",
+    "training_curves",
+]
+
+
+class TrainingRecord(Protocol):
+    """What :func:`training_curves` reads: one entry an epoch, in nats a pair and as a share."""
+
+    @property
+    def train_loss(self) -> Sequence[float]: ...
+    @property
+    def validation_loss(self) -> Sequence[float]: ...
+    @property
+    def validation_accuracy(self) -> Sequence[float]: ...
+    @property
+    def best_epoch(self) -> int: ...
+
+
+def reward_distributions(features: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Reward-model scores of the chosen and of the rejected responses, with their medians."""
+    return feature_distributions(features, "reward", ax)
+
+
+def feature_distributions(features: pd.DataFrame, column: str, ax: Axes | None = None) -> Axes:
+    """Histograms of feature ``column`` ("reward", "similarity") for chosen and rejected responses, with medians."""
+    chosen, rejected = _by_preference(features, column)
+    ax = ax or new_axes(6.4, 3.8)
+    edges = np.histogram_bin_edges(np.concatenate([chosen, rejected]), bins=int(np.clip(len(chosen) ** 0.5, 12, 45)))
+    both = (("chosen", chosen), ("rejected", rejected))
+    shares = {name: np.histogram(values, edges)[0] / len(values) for name, values in both}
+    peak = max(float(share.max()) for share in shares.values())
+    for name, values in both:
+        colour, median = COLOURS[name], float(np.median(values))
+        ax.stairs(shares[name], edges, fill=True, color=to_rgba(colour, 0.18))
+        ax.stairs(shares[name], edges, color=colour, linewidth=1.8, label=f"{LABELS[name]}, median {median:.2f}")
+        ax.vlines(median, 0, 1.06 * peak, color=colour, linewidth=1.5, linestyle=(0, (4, 2)))
+    ax.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+    ax.yaxis.set_major_formatter(PERCENT)
+    ax.set_ylim(0, 1.25 * peak)  # room for the legend
+    ax.grid(visible=False, axis="x")
+    ax.set_xlabel(AXIS_LABELS.get(column, column))
+    ax.set_ylabel("Share of the responses in a bin")
+    ax.legend(loc="upper left", ncols=2, columnspacing=1.5, handlelength=1.4)
+    subject = {"reward": "Reward-model score", "similarity": "Similarity"}.get(column, column)
+    draw_title(ax, f"{subject} of chosen and rejected responses", [counted(len(chosen), "pair")], "gold_A" in features)
+    return ax
+
+
+def response_surface(
+    reward_of: Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]],
+    features: pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    including: Sequence[tuple[float, float]] = (),
+) -> Axes:
+    """The combined reward over both features, with lines around the half and around nine tenths of the responses.
+
+    ``reward_of`` maps features float32 [n, 2], reward-model score and similarity, to rewards [n]. The area drawn holds
+    nearly all responses, and the points of ``including`` (score, similarity).
+    """
+    points = np.concatenate(
+        [features[[f"reward_{side}", f"similarity_{side}"]].to_numpy(dtype=np.float64) for side in "AB"]
+    )
+    _need_finite(points, "reward or similarity")
+    ax = ax or new_axes(6.4, 4.6)
+    low, high = np.quantile(points, [0.002, 0.998], axis=0)
+    for point in including:
+        low, high = np.minimum(low, point), np.maximum(high, point)
+    room = 0.03 * (high - low) + 1e-9  # a constant feature still gets an area
+    xs, ys = (np.linspace(low[i] - room[i], high[i] + room[i], 120) for i in (0, 1))
+    grid = np.stack(np.meshgrid(xs, ys), axis=-1)
+    reward = np.asarray(reward_of(grid.reshape(-1, 2).astype(np.float32)), dtype=np.float64).reshape(grid.shape[:2])
+    filled = ax.contourf(xs, ys, reward, levels=24, cmap="viridis")
+    filled.set_edgecolor("face")  # no hairlines between the bands in SVG
+    _mass_contours(ax, points, xs, ys)
+    bar = ax.figure.colorbar(filled, ax=ax, pad=0.02, ticks=MaxNLocator(6))
+    bar.set_label("Combined reward (its own units)")
+    bar.outline.set_visible(False)
+    ax.grid(visible=False)
+    ax.set_xlabel(AXIS_LABELS["reward"])
+    ax.set_ylabel("Cosine similarity of prompt and response")
+    draw_title(
+        ax,
+        "The reward that the combiner has learned",
+        [counted(len(points), "response"), "white lines hold 50 % and 90 % of them"],
+        "gold_A" in features,
+    )
+    return ax
+
+
+def responses_on_surface(
+    reward_of: Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]],
+    features: pd.DataFrame,
+    responses: Sequence[tuple[str, float, float]],
+    ax: Axes | None = None,
+) -> Axes:
+    """:func:`response_surface` with single responses marked: each a name, its score and its similarity."""
+    ax = response_surface(
+        reward_of, features, ax, including=[(score, similarity) for _, score, similarity in responses]
+    )
+    for name, score, similarity in responses:
+        ax.plot(
+            score, similarity, "o", color="white", markersize=17, markeredgecolor=INK, markeredgewidth=1.6, zorder=5
+        )
+        ax.annotate(name, (score, similarity), ha="center", va="center_baseline", fontsize=10, fontweight="bold",
+                    color=INK, zorder=6)  # fmt: skip
+    return ax
+
+
+def training_curves(
+    history: TrainingRecord,
+    axes: Sequence[Axes] | NDArray[np.object_] | None = None,
+    *,
+    train_pairs: int | None = None,
+    validation_pairs: int | None = None,
+    simulated: bool = False,
+) -> tuple[Axes, Axes]:
+    """Loss of training and validation pairs, and accuracy on validation pairs, by epoch; the best epoch is marked.
+
+    ``best_epoch`` counts from 1. The history does not know how many pairs it saw: give their numbers to show them.
+    """
+    left, right = axes if axes is not None else new_pair(7.4, 3.5)
+    epochs = np.arange(1, len(history.train_loss) + 1)
+    best = history.best_epoch
+
+    def seen(split: str, pairs: int | None) -> str:
+        return f"{split} pairs" if pairs is None else f"{split} ({counted(pairs, 'pair')})"
+
+    left.plot(
+        epochs, history.train_loss, "o-", color=COLOURS["length"], markersize=3.5, label=seen("Training", train_pairs)
+    )
+    left.plot(
+        epochs,
+        history.validation_loss,
+        "o-",
+        color=COLOURS["realm"],
+        markersize=3.5,
+        label=seen("Validation", validation_pairs),
+    )
+    right.plot(epochs, history.validation_accuracy, "o-", color=COLOURS["realm"], markersize=3.5,
+               label=seen("Validation", validation_pairs))  # fmt: skip
+    for ax, values in ((left, history.validation_loss), (right, history.validation_accuracy)):
+        ax.plot(best, values[best - 1], "o", markersize=9, markerfacecolor="white", markeredgewidth=2,
+                color=COLOURS["realm"], label=f"Best epoch ({best})")  # fmt: skip
+        ax.set_xlabel("Epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        ax.set_xlim(0.5, len(epochs) + 0.5)
+    left.set_ylabel("Bradley-Terry loss (nats a pair)")
+    left.legend(loc="best")
+    right.legend(loc="best")
+    right.set_ylabel("Validation accuracy")
+    right.yaxis.set_major_formatter(PERCENT)
+    draw_title(left, "Loss by epoch", [], simulated)
+    draw_title(right, "Accuracy by epoch", [], simulated)
+    return left, right
+
+
+def reward_model_training(history: Sequence[Mapping[str, float]], ax: Axes | None = None) -> Axes:
+    """Loss of a reward model's training batches by step; ``history`` as realm_lib.models.offline returns it."""
+    ax = ax or new_axes(6.4, 3.2)
+    steps = [entry["step"] for entry in history]
+    ax.plot(steps, [entry["loss"] for entry in history], "o-", color=COLOURS["reward_model"], markersize=3.5)
+    ax.axhline(np.log(2), color=SOFT, linewidth=1, linestyle="--")
+    ax.annotate("knows nothing (log 2)", (steps[-1], np.log(2)), xytext=(0, 4), textcoords="offset points",
+                ha="right", fontsize=9, color=SOFT)  # fmt: skip
+    ax.set(xlabel="Training step", ylabel="Bradley-Terry loss (nats)")
+    ax.set_title("Reward model: loss on its training batches")
+    return ax
+
+
+def _by_preference(features: pd.DataFrame, column: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The values of ``column`` for the chosen and for the rejected responses, each [pairs]."""
+    if missing := [name for name in (f"{column}_A", f"{column}_B", "labels") if name not in features]:
+        raise ValueError(f"features lack the column {missing[0]!r}")
+    a, b = (features[f"{column}_{side}"].to_numpy(dtype=np.float64) for side in "AB")
+    _need_finite(np.stack([a, b]), column)
+    a_is_chosen = features["labels"].to_numpy() == 1
+    return np.where(a_is_chosen, a, b), np.where(a_is_chosen, b, a)
+
+
+def _need_finite(values: NDArray[np.float64], name: str) -> None:
+    if values.size == 0:
+        raise ValueError("features hold no pairs: there is nothing to draw")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} holds NaN or infinity: extract the features again")
+
+
+def _mass_contours(ax: Axes, points: NDArray[np.float64], xs: NDArray[np.float64], ys: NDArray[np.float64]) -> None:
+    """Lines around the densest area that holds half, and nine tenths, of ``points``."""
+    from scipy.ndimage import gaussian_filter
+
+    counts = np.histogram2d(points[:, 0], points[:, 1], bins=60, range=((xs[0], xs[-1]), (ys[0], ys[-1])))[0]
+    density = gaussian_filter(counts, sigma=10 * len(points) ** (-1 / 6))  # Scott's rule: 60 bins are some 6 deviations
+    ordered = np.sort(density.ravel())[::-1]
+    held = np.cumsum(ordered) / ordered.sum()
+    levels = [float(ordered[np.searchsorted(held, share)]) for share in (0.9, 0.5)]
+    if levels[0] < levels[1]:
+        centres = [np.linspace(axis[0], axis[-1], 121)[1::2] for axis in (xs, ys)]
+        ax.contour(*centres, density.T, levels=levels, colors="white", linewidths=(1.0, 1.6), alpha=0.9)

@@ -1,0 +1,167 @@
+"""Figures of DPO and of the comparison of policies."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, MaxNLocator
+from numpy.typing import ArrayLike, NDArray
+
+from realm_lib.report.figures.theme import (
+    COLOURS,
+    INK,
+    PERCENT,
+    SOFT,
+    counted,
+    draw_title,
+    line_label,
+    new_axes,
+    new_pair,
+)
+from realm_lib.report.words.policies import policy_name
+
+__all__ = ["dpo_training", "pair_margins", "policy_colour", "reward_against_kl", "win_rate_bars"]
+
+_COLOURS = {"base": "#7A7A7A", "ppo": "#D55E00", "dpo": "#0072B2"}
+_JUDGES = {"realm": "REALM's reward", "gold": "the simulated truth"}
+
+
+def policy_colour(name: str) -> str:
+    """A policy's own colour; best-of-n are greens, others black."""
+    return "#009E73" if name.startswith("best_of_") else _COLOURS.get(name, INK)
+
+
+def pair_margins(margins: ArrayLike, *, simulated: bool, ax: Axes | None = None) -> Axes:
+    """Histogram of the margins of pairs: by how much the reward prefers the chosen response, with their median."""
+    values = np.asarray(margins, dtype=np.float64)
+    if values.size == 0 or not np.isfinite(values).all():
+        raise ValueError("margins must be finite, and there must be some")
+    ax = ax or new_axes(6.4, 3.2)
+    ax.hist(values, bins=int(np.clip(len(values) ** 0.5, 8, 40)), color=COLOURS["chosen"], alpha=0.75)
+    ax.axvline(float(np.median(values)), color=INK, linewidth=1.4, linestyle=(0, (4, 2)))
+    line_label(ax, float(np.median(values)), f"median {np.median(values):.2f}")
+    ax.set(xlabel="Reward of chosen less reward of rejected", ylabel="Pairs")
+    draw_title(ax, "Margins of the pairs", [counted(len(values), "pair")], simulated, above=True)
+    return ax
+
+
+def dpo_training(
+    history: pd.DataFrame,
+    *,
+    simulated: bool,
+    held_out_pairs: int | None = None,
+    axes: Sequence[Axes] | NDArray[np.object_] | None = None,
+) -> tuple[Axes, Axes, Axes]:
+    """Loss, margin and accuracy of implicit rewards by step, on training batches and on held-out pairs.
+
+    A dashed line marks a policy that nothing has moved: a loss of log 2 (sigmoid), no margin, half of the pairs right.
+    """
+    import matplotlib.pyplot as plt
+
+    first, second, third = axes if axes is not None else plt.subplots(1, 3, figsize=(10.5, 3.4))[1]
+    facts = [] if held_out_pairs is None else [f"{counted(held_out_pairs, 'pair')} held out"]
+    start = float(history.loc[history["step"] == history["step"].min(), "loss"].iloc[0])
+    for ax, column, title, unit, unmoved in (
+        (first, "loss", "Loss", "nats a pair", start),
+        (second, "margin", "Margin of implicit rewards", "nats", 0.0),
+        (third, "accuracy", "Pairs in the right order", "", 0.5),
+    ):
+        for split, colour, style in (("training", "#B5B5B5", "-"), ("held out", COLOURS["realm"], "o-")):
+            some = history[history["split"] == split]
+            width = 1.0 if split == "training" else 2.0
+            ax.plot(
+                some["step"], some[column], style, color=colour, linewidth=width, markersize=4, label=split.capitalize()
+            )
+        ax.axhline(unmoved, color=SOFT, linewidth=1, linestyle="--", zorder=1)
+        ax.set(xlabel="Step", ylabel=unit)
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        draw_title(ax, title, facts, simulated)
+    third.yaxis.set_major_formatter(PERCENT)
+    first.legend(loc="best")
+    return first, second, third
+
+
+def win_rate_bars(metrics: Mapping[str, Any], *, judge: str | None = None, ax: Axes | None = None) -> Axes:
+    """Win rates over the start with intervals: filled as they are, hollow at equal length.
+
+    ``metrics`` is metrics/policies.json; ``judge`` one of its judges (None: that of the verdict).
+    """
+    judge = judge or metrics["judge"]
+    names = [name for name in metrics["policies"] if name != "base"][::-1]
+    ax = ax or new_axes(6.4, 1.8 + 0.5 * len(names))
+    for place, name in enumerate(names):
+        found = metrics["policies"][name]["by_judge"][judge]
+        plain = (found["win_rate"], found["ci"], policy_colour(name), 0.12)
+        equal = (found["length_controlled"], found["length_controlled_ci"], "white", -0.12)
+        for value, ends, fill, offset in (plain, equal):
+            ax.plot(ends, [place + offset] * 2, color=policy_colour(name), linewidth=2.2, solid_capstyle="round")
+            ax.plot(value, place + offset, "o", color=policy_colour(name), markerfacecolor=fill, markersize=8)
+    ax.axvline(0.5, color=SOFT, linewidth=1.2, linestyle=(0, (1, 2)))
+    line_label(ax, 0.5, "no better")
+    ax.set_yticks(range(len(names)), [policy_name(name) for name in names], color=INK, fontsize=10)
+    ax.set_ylim(-0.6, len(names) - 0.4)
+    ax.xaxis.set_major_formatter(PERCENT)
+    ax.set_xlabel("Wins over the start, ties half (hollow: at equal length)")
+    ax.grid(visible=False, axis="y")
+    facts = [f"judge: {_JUDGES.get(judge, judge)}", counted(metrics["prompts"], "prompt"), "95 % intervals"]
+    draw_title(ax, "How often a policy beats the start", facts, _simulated(metrics), above=True)
+    return ax
+
+
+def reward_against_kl(
+    metrics: Mapping[str, Any], *, axes: Sequence[Axes] | NDArray[np.object_] | None = None
+) -> list[Axes]:
+    """Mean reward, and mean gold where it is known, against the distance from the start, with intervals.
+
+    Best-of-n stands at its analytic KL, an upper bound (a line joins them); trained policies at their estimate with
+    its standard error. Distances are drawn by their square root, as Gao et al. (arXiv 2210.10760) do.
+    """
+    judges = [judge for judge in ("realm", "gold") if judge in metrics["policies"]["base"]]
+    if axes is None:
+        axes = new_pair(9.6, 3.8) if len(judges) == 2 else [new_axes(6.4, 3.8)]
+    for ax, judge in zip(axes, judges, strict=False):
+        drawn = [name for name in metrics["policies"] if name == "base" or name.startswith("best_of_")]
+        points = [(metrics["policies"][name]["kl"], metrics["policies"][name][judge]["mean"]) for name in drawn]
+        ax.plot(*zip(*points, strict=True), "--", color=policy_colour("best_of_4"), linewidth=1.4)
+        for name, found in metrics["policies"].items():
+            mean, (low, high), colour = found[judge]["mean"], found[judge]["ci"], policy_colour(name)
+            ax.errorbar(
+                found["kl"], mean, yerr=[[mean - low], [high - mean]], xerr=found.get("kl_error") or None,
+                fmt="o", color=colour, markersize=7, linewidth=1.6,
+            )  # fmt: skip
+            side: dict[str, Any] = {"xytext": (8, -15)} if name == "base" else {"xytext": (7, 5)}
+            if name.startswith("best_of_"):
+                side = {"xytext": (-8, 6), "ha": "right"}
+            ax.annotate(policy_name(name), (found["kl"], mean), textcoords="offset points", color=colour, **side)
+        ends = [found["kl"] + 2 * found.get("kl_error", 0.0) for found in metrics["policies"].values()]
+        ax.set_xscale("function", functions=(_root, _square))
+        width = 1.12 * float(_root(np.array(max(ends))))
+        ax.set_xlim(_square(np.array(-0.15 * width)), _square(np.array(width)))
+        ax.xaxis.set_major_locator(FixedLocator(_squares(width)))
+        ax.set(xlabel="KL to the start (nats a response)", ylabel=f"Mean, {_JUDGES[judge]}")
+        facts = [counted(metrics["prompts"], "prompt"), "95 % intervals"]
+        draw_title(ax, "Reward and distance", facts, _simulated(metrics))
+    return list(axes)
+
+
+def _root(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The square root, and of an estimate below 0 that of its mirror image."""
+    roots: NDArray[np.float64] = np.sign(values) * np.sqrt(np.abs(values))
+    return roots
+
+
+def _square(roots: NDArray[np.float64]) -> NDArray[np.float64]:
+    squares: NDArray[np.float64] = np.sign(roots) * np.square(roots)
+    return squares
+
+
+def _squares(width: float) -> list[float]:
+    """Five ticks or so, whose square roots are evenly spaced from 0 to ``width``."""
+    step = next(step for step in (0.2, 0.5, 1, 2, 5, 10, 20, 50) if width / step <= 6 or step == 50)
+    return [round(float(root) ** 2, 2) for root in np.arange(0, width, step)]
+
+
+def _simulated(metrics: Mapping[str, Any]) -> bool:
+    return "gold" in metrics["policies"]["base"]

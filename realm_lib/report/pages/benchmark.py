@@ -1,0 +1,168 @@
+"""A trained reward on other pairs than its own: any file of preferences, with the statistics of notebook 03."""
+
+import base64
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from realm_lib.config.base import resolve_path
+from realm_lib.config.profile import load_params
+from realm_lib.data.chats import PairsError
+from realm_lib.data.pairs import read_pairs
+from realm_lib.evaluation.bias import length_bias, length_bias_table
+from realm_lib.evaluation.judging import evaluate_rewards
+from realm_lib.evaluation.result import Evaluation
+from realm_lib.evaluation.standard import fit_rewards, fit_scales
+from realm_lib.features.extraction import extract_features
+from realm_lib.features.store import FeatureStore
+from realm_lib.report.pages.pages import TEMPLATES
+from realm_lib.reward.realm_reward import RealmReward
+from realm_lib.runs.files import atomic_path, write_text
+from realm_lib.runs.run import MissingStepError, Run, show_progress
+
+__all__ = ["evaluate_file"]
+
+
+def evaluate_file(
+    run: Run, path: str | Path, *, subset_column: str | None = None, name: str | None = None, resamples: int = 10_000
+) -> tuple[str, Path]:
+    """Judge the reward of ``run``, and all that it is compared with, on the pairs of a file; the verdict and the page.
+
+    The file has SHP's columns or {prompt, chosen, rejected} (RewardBench's and HH-RLHF's form); ``subset_column``, or
+    else ``domain`` or ``subset``, divides it. Scores and embeddings go through the run's feature store, so an
+    interrupted call goes on from there. Baselines are trained, and probabilities scaled, on the run's own training and
+    validation pairs: the file is test pairs only. Pairs whose post the run has trained on are left out and counted.
+
+    Writes metrics/evaluation_NAME.json, metrics/pairs_NAME.parquet and reports/evaluation_NAME.html into the run; NAME
+    is the file's.
+
+    Raises :class:`MissingStepError` for a run that is not trained, :class:`PairsError` for a bad file and for one
+    without a post that is new to the run.
+    """
+    from realm_lib.report.figures import (
+        accuracy_bars,
+        accuracy_by_domain,
+        accuracy_by_group,
+        difference_bars,
+        set_theme,
+    )
+
+    path = Path(path)
+    name = _safe_name(name or path.name)
+    if not run.path("params.yaml").exists():
+        raise MissingStepError(f"{run.folder}: no run here (params.yaml is missing)")
+    params = load_params(run.path("params.yaml"))
+    known = {
+        split: pd.read_parquet(run.require("features", f"{split}.parquet", made_by="01_feature_extraction"))
+        for split in ("train", "validation")
+    }
+    reward = RealmReward.from_pretrained(run.folder)
+    pairs = read_pairs(path, subset_column=subset_column, words=params.data.preprocessing.max_length)
+    report = pairs.attrs["report"]
+    seen = pairs["history"].isin(set(known["train"]["history"]) | set(known["validation"]["history"]))
+    if seen.all():
+        raise PairsError(f"{path}: the run has trained on every post of it: nothing is left to judge by")
+    pairs = pairs[~seen].reset_index(drop=True)
+    features = extract_features(
+        pairs,
+        reward.scorer,
+        reward.embedder,
+        FeatureStore(resolve_path(params.data.preprocessing.cache_dir)),
+        batch_size=params.data.preprocessing.batch_size,
+        progress=show_progress(),
+    )
+    fitted = fit_rewards(known["train"], known["validation"], reward.combiner, params.model, params.training)
+    rewards = {reward_name: reward_of(features) for reward_name, reward_of in fitted.items()}
+    scales = fit_scales(
+        known["validation"], {reward_name: reward_of(known["validation"]) for reward_name, reward_of in fitted.items()}
+    )
+    evaluation = evaluate_rewards(features, rewards, scales=scales, resamples=resamples, seed=params.run.seed)
+    lengths = length_bias(evaluation, resamples=resamples, seed=params.run.seed)
+    source = {key: report[key] for key in ("read", "dropped", "posts_cut")} | {"seen_in_training": int(seen.sum())}
+    found = run.write_metrics(
+        f"evaluation_{name}",
+        evaluation.to_dict() | {"verdict": evaluation.verdict(), "length_bias": lengths, "source": source},
+    )
+    with atomic_path(run.path("metrics", f"pairs_{name}.parquet")) as temporary:
+        evaluation.per_pair.to_parquet(temporary, index=False)
+
+    set_theme()
+    drawings: list[Callable[[], Any]] = [lambda: accuracy_bars(evaluation), lambda: difference_bars(evaluation)]
+    if len(found["by_domain"]) > 1:
+        drawings.append(lambda: accuracy_by_domain(evaluation))
+    drawings.append(lambda: accuracy_by_group(evaluation, "by_length_difference"))
+    page = run.path("reports", f"evaluation_{name}.html")
+    content = {
+        "title": f"{path.name}: is the combined reward better?",
+        "run_name": run.folder.name,
+        "verdict": found["verdict"],
+        "simulated": evaluation.simulated,
+        "trained_on_simulated": "gold_A" in known["train"],
+        "source": _source_sentence(path.name, source, found),
+        "figures": [_svg(draw) for draw in drawings],
+        "tables": _tables(evaluation, lengths),
+    }
+    write_text(page, _render(page.name, content))
+    return found["verdict"], page
+
+
+def _safe_name(name: str) -> str:
+    """A file's name without its ending, as part of another file's name."""
+    bare = re.sub(r"\.(jsonl|jsonl\.gz|parquet)$", "", name)
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", bare).strip("._") or "pairs"
+
+
+def _source_sentence(name: str, source: dict[str, Any], found: dict[str, Any]) -> str:
+    parts = [f"{reason}: {entry['pairs']:,}" for reason, entry in source["dropped"].items()]
+    if source["seen_in_training"]:
+        parts.append(f"post seen in training: {source['seen_in_training']:,}")
+    left_out = f" Left out: {'; '.join(parts)}." if parts else ""
+    return (
+        f"{source['read']:,} pairs were read from {name}, {found['pairs']:,} of {found['posts']:,} prompts are judged."
+        f"{left_out} {source['posts_cut']:,} prompts were cut to the run's limit."
+    )
+
+
+def _tables(evaluation: Evaluation, lengths: dict[str, Any]) -> list[tuple[str, str]]:
+    tables = [
+        ("Rewards side by side", evaluation.table()),
+        ("Is the difference real?", evaluation.differences_table()),
+        ("Is it only length?", length_bias_table(evaluation, lengths)),
+        ("Can the probabilities be trusted?", evaluation.calibration_table()),
+    ]
+    if len(evaluation.metrics["by_domain"]) > 1:
+        shown = ["realm", "reward_model", "similarity", "linear", "length"]
+        tables.insert(2, ("By subset", evaluation.slice_table("by_domain", shown)))
+    return [(title, table.to_html(index=False, border=0)) for title, table in tables]
+
+
+def _svg(draw: Callable[[], Any]) -> str:
+    """A figure as an address that needs no file beside the page."""
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    figure = draw().figure
+    buffer = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "benchmark"}):
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    plt.close(figure)
+    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _render(here: str, content: dict[str, Any]) -> str:
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
+    content["tables"] = [(title, Markup(table)) for title, table in content["tables"]]
+    return environment.get_template("benchmark.html.j2").render(
+        pages=[{"href": "index.html", "label": "Report"}, {"href": here, "label": here.removesuffix(".html")}],
+        here=here,
+        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
+        footer="Every number here can be recomputed from the run's metrics folder.",
+        **content,
+    )

@@ -1,0 +1,173 @@
+"""The content of a run's index page: the page that is sent to a colleague."""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from realm_lib.config.profile import Params, load_params
+from realm_lib.report.pages.pages import notebook_label
+from realm_lib.report.pages.pictures import picture
+from realm_lib.report.pages.policies import policies_content, samples
+from realm_lib.report.words.evaluation import captions, in_words, questions_answered, share, two_sentences
+from realm_lib.runs.run import Run
+
+__all__ = ["index_content", "reward_rows", "run_facts"]
+
+_SHOWN_ERRORS = 2
+
+
+def index_content(run: Run, notebooks: Sequence[Path], files: Sequence[str]) -> dict[str, Any]:
+    """What templates/index.html.j2 shows, from the run's metrics, manifest and parameters alone."""
+    evaluation, manifest = run.read_metrics("evaluation"), run.manifest
+    rows, axis = reward_rows(evaluation)
+    policies = policies_content(run)
+    return {
+        "title": f"REALM: {run.folder.name}",
+        "run_name": run.folder.name,
+        "date": datetime.now(UTC).strftime("%d %B %Y"),
+        "simulated": "ceiling" in evaluation,
+        "verdict": two_sentences(evaluation),
+        "verdict_in_full": evaluation["verdict"],
+        "answers": questions_answered(evaluation),
+        "evaluation": evaluation,
+        "rewards": rows,
+        "axis": axis,
+        "differences": [_difference_row(name, found) for name, found in evaluation["differences"].items()],
+        "figures": [
+            {"picture": picture(run, name), "title": title, "caption": caption}
+            for name, (title, caption) in captions(evaluation).items()
+            if run.path("figures", f"{name}.svg").exists()
+        ],
+        "policies": policies,
+        "policy_figures": [picture(run, name) for name in policies["figures"]] if policies else [],
+        "samples": samples(run),
+        "errors": _surest_errors(run),
+        "notebooks": [_notebook_row(path, manifest) for path in notebooks],
+        "failed": [name for name, step in manifest.get("steps", {}).items() if step.get("exit") != "ok"],
+        "facts": run_facts(run, manifest),
+        "files": files,
+        "params": run.path("params.yaml").read_text(encoding="utf-8"),
+        "packages": "\n".join(f"{name}=={version}" for name, version in manifest.get("packages", {}).items()),
+    }
+
+
+def reward_rows(evaluation: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[int, int]]:
+    """The headline table, best first, with the places of points and intervals on a common axis in percent."""
+    from realm_lib.report.figures import COLOURS, LABELS
+
+    found = dict(evaluation["rewards"])
+    if "ceiling" in evaluation:
+        found["ceiling"] = evaluation["ceiling"]
+    ends = [end for values in found.values() for end in values["ci"]]
+    low, high = int(min(0.5, *ends) * 20) * 5, -int(-max(0.5, *ends) * 20 // 1) * 5
+    spread = (high - low) / 100
+
+    def place(value: float) -> float:
+        return round((value - low / 100) / spread * 100, 2)
+
+    rows = [
+        {
+            "name": name,
+            "label": LABELS.get(name, name),
+            "colour": COLOURS.get(name, "#777777"),
+            "accuracy": share(values["accuracy"]),
+            "interval": f"{share(values['ci'][0])} to {share(values['ci'][1])}",
+            "place": place(values["accuracy"]),
+            "left": place(values["ci"][0]),
+            "width": round(place(values["ci"][1]) - place(values["ci"][0]), 2),
+            "log_loss": f"{values['log_loss']:.3f}" if "log_loss" in values else "",
+            "ece": f"{values['ece']:.3f}" if "ece" in values else "",
+            "ties": f"{values['ties']:,}" if "ties" in values else "",
+        }
+        for name, values in sorted(found.items(), key=lambda item: -item[1]["accuracy"])
+    ]
+    return rows, (low, high)
+
+
+def run_facts(run: Run, manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Data, models, hardware, seeds and commit of a run, in words."""
+    params, features = load_params(run.path("params.yaml")), run.read_metrics("features")
+    hardware, commit = manifest.get("hardware", {}), manifest.get("commit", {})
+    seconds = sum(step.get("seconds") or 0.0 for step in manifest.get("steps", {}).values())
+    return [
+        ("Pairs", f"{_data_source(params)}: " + _counts(features["splits"])),
+        ("Reward model", f"{params.reward_model.model_id} ({params.reward_model.backend})"),
+        ("Embeddings", f"{params.embedding.model_id} ({params.embedding.backend})"),
+        *([("Policy", params.rlhf.ppo.model_name)] if params.rlhf is not None else []),
+        ("Responses", f"{features['unique_responses']:,} distinct, {features['scored']:,} scored in this run"),
+        ("Seeds", ", ".join(f"{name} {seed}" for name, seed in manifest.get("seeds", {}).items())),
+        (
+            "Machine",
+            f"{hardware.get('cores')} cores, {hardware.get('memory_gib')} GiB, "
+            f"{', '.join(hardware.get('gpus', [])) or 'no GPU'}, Python {manifest.get('python')}",
+        ),
+        ("Time", f"{seconds / 60:.0f} minutes in all" if seconds >= 120 else f"{seconds:.0f} seconds in all"),
+        ("Commit", f"{commit.get('id') or 'not a git checkout'}{' with local changes' if commit.get('dirty') else ''}"),
+    ]
+
+
+def _data_source(params: Params) -> str:
+    source = {"simulator": "REALM's simulator", "hub": params.data.dataset_name, "local": params.data.path}
+    return str(source[params.data.source])
+
+
+def _counts(splits: Mapping[str, Any]) -> str:
+    return ", ".join(f"{found['pairs']:,} {split}" for split, found in splits.items())
+
+
+def _difference_row(name: str, found: Mapping[str, Any]) -> dict[str, str]:
+    from realm_lib.report.figures import LABELS
+
+    low, high = found["ci"]
+    p = found.get("p_holm", found["p_value"])
+    return {
+        "label": " minus ".join(LABELS.get(side, side) for side in name.split(" - ")),
+        "value": f"{100 * found['value']:+.1f}",
+        "interval": f"{100 * low:+.1f} to {100 * high:+.1f}",
+        "p": f"{p:.4f}" if p >= 0.0001 else "below 0.0001",
+        "words": in_words(found["ci"]) + ("" if p <= 0.05 or low <= 0 <= high else ", not surely"),
+    }
+
+
+def _surest_errors(run: Run) -> list[dict[str, str]]:
+    """The test pairs that the combined reward is surest of and wrong about, one a post."""
+    import pandas as pd
+
+    judged, texts = run.path("metrics", "pairs.parquet"), run.path("features", "test.parquet")
+    if not (judged.exists() and texts.exists()):
+        return []
+    pairs, features = pd.read_parquet(judged), pd.read_parquet(texts)
+    surest = (pairs["realm_p"] - pairs["labels"]).abs().sort_values(ascending=False, kind="stable")
+    places = pairs.loc[surest.index].drop_duplicates("post_id").index[:_SHOWN_ERRORS]
+    found = []
+    for place in places:
+        chosen, rejected = ("A", "B") if pairs.loc[place, "labels"] == 1 else ("B", "A")
+        pair = features.iloc[place]
+        found.append(
+            {
+                "post": pair["history"],
+                "chosen": pair[f"human_ref_{chosen}"],
+                "chosen_reward": f"{pairs.loc[place, f'realm_{chosen}']:+.2f}",
+                "rejected": pair[f"human_ref_{rejected}"],
+                "rejected_reward": f"{pairs.loc[place, f'realm_{rejected}']:+.2f}",
+            }
+        )
+    return found
+
+
+def _notebook_row(path: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
+    step = manifest.get("steps", {}).get(path.stem, {})
+    seconds = step.get("seconds")
+    opening = nbformat.read(path, as_version=4).cells[:1]
+    question = re.search(r"\*\*Question\.\*\* (.+)", opening[0].source) if opening else None
+    return {
+        "name": notebook_label(path.stem),
+        "href": f"{path.stem}.html",
+        "question": question[1] if question else "",
+        "seconds": "" if seconds is None else f"{seconds:.0f} s",
+        "exit": step.get("exit", ""),
+    }

@@ -1,0 +1,93 @@
+"""Figures inside a page: sharp, in the colours of light and of dark pages, and described for who cannot see them."""
+
+import base64
+import re
+from typing import TYPE_CHECKING
+
+from realm_lib.runs.run import Run
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+__all__ = ["DESCRIPTIONS", "describe", "picture"]
+
+_DARK_COLOURS = {
+    "#222222": "#e6e9ee",  # words
+    "#5a5a5a": "#b3bcc8",  # smaller words
+    "#9a9a9a": "#6b7686",  # axes
+    "#e3e3e3": "#2d3540",  # grid
+    "#555555": "#a4aebb",
+    "#7a7a7a": "#a9a9a9",
+    "#a8a8a8": "#c4c4c4",
+    "#0072b2": "#4aa8e0",
+    "#00456b": "#7fb2d3",
+    "#7b3294": "#b884cf",
+    "#08306b": "#6f9bd1",
+    "#d55e00": "#ee7f2d",
+    "#009e73": "#2fc097",
+    "#3b8fc4": "#5fade0",
+}
+"""The theme's colours on white, and what has the same part, and contrast enough, on a dark page."""
+
+_DARK_PAPER = "#14181e"
+
+DESCRIPTIONS = {
+    "offline_reward_model": "Loss of the small reward model by training step",
+    "offline_policy": "Loss of the small policy by training step",
+    "features_chosen_rejected": "Distributions of score and of similarity over chosen and rejected responses",
+    "combiner_training": "Loss and validation accuracy of the combiner by epoch, the kept epoch marked",
+    "combiner_surface": "Combined reward over the plane of score and similarity",
+    "evaluation_accuracy": "Accuracy of each reward as a point with its interval",
+    "evaluation_differences": "Differences in accuracy between REALM and each other reward, with intervals",
+    "evaluation_seeds": "Accuracy of combiners trained from other seeds, beside the interval over posts",
+    "evaluation_domains": "Accuracy of REALM and of the reward model by domain, with intervals",
+    "evaluation_score_ratio": "Accuracy by how clear the votes were",
+    "evaluation_length": "Accuracy by how much longer the preferred response is",
+    "evaluation_perturbations": "Change of each reward when a response is padded, made polite, reordered or misplaced",
+    "evaluation_reliability": "How often the reward is right against how sure it is",
+    "evaluation_effects": "Reward against each feature while the other is held",
+    "evaluation_spread": "Accuracy against the ensemble's disagreement",
+    "evaluation_explorer": "Two responses to a prompt on the surface of the combined reward",
+    "ppo_progress": "What is watched during PPO, by episode: reward and its parts, KL, entropy, length and others",
+    "ppo_over_optimisation": "Reward, and the truth where it is known, against the distance from the reference",
+    "dpo_margins": "Histogram of the margins of the training pairs",
+    "dpo_training": "Loss, margin and accuracy of DPO by step",
+    "policies_reward_kl": "Mean reward of each policy against its distance from the start",
+}
+"""What a figure shows, for its alternative text; the tables of its page hold its numbers."""
+
+
+def describe(name: str) -> str:
+    """The alternative text of figures/NAME."""
+    if name.startswith("policies_win"):
+        return "Win rate of each policy over the starting policy, with intervals"
+    return DESCRIPTIONS.get(name, f"Figure {name.replace('_', ' ')}")
+
+
+def picture(run: Run, name: str) -> "Markup":
+    """figures/NAME.svg as an element that holds it in light and in dark colours."""
+    from markupsafe import Markup
+
+    svg = run.path("figures", f"{name}.svg").read_text(encoding="utf-8")
+    width = re.search(r'<svg[^>]*\bwidth="([\d.]+)pt"', svg)
+    # Points to CSS pixels; a figure is never drawn larger than it was made.
+    size = f' width="{float(width[1]) * 4 / 3:.0f}"' if width else ""
+    return Markup(
+        '<picture><source media="screen and (prefers-color-scheme: dark)" srcset="{dark}">'
+        '<img alt="{alt}" src="{light}"{size}></picture>'
+    ).format(dark=_address(_darkened(svg)), light=_address(svg), alt=describe(name), size=Markup(size))
+
+
+def _darkened(svg: str) -> str:
+    """The SVG for a dark page. White areas become the page's colour; white lines and rims stay, as on the surface."""
+    svg = re.sub("#[0-9a-f]{6}", lambda found: _DARK_COLOURS.get(found[0], found[0]), svg)
+    return svg.replace("fill: #ffffff", f"fill: {_DARK_PAPER}")
+
+
+def _address(svg: str) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(_slim(svg).encode()).decode()}"
+
+
+def _slim(svg: str) -> str:
+    """Without matplotlib's metadata and indentation, which no reader sees."""
+    return re.sub(r"\n\s+(?=<)", "\n", re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL))

@@ -1,0 +1,192 @@
+"""Runs side by side: which parameters differ, and what that did to the numbers."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from realm_lib.report.pages.pages import Page, write_page
+from realm_lib.report.pages.policies import read_policies, training_rows
+from realm_lib.report.words.evaluation import in_words, points, share
+from realm_lib.report.words.policies import policy_name
+from realm_lib.runs.run import Run
+
+__all__ = ["ComparisonOfRunsError", "write_side_by_side"]
+
+_REWARDS = ("realm", "linear", "reward_model", "similarity", "length", "ceiling")
+_DIFFERENCES = ("realm - reward_model", "realm - similarity", "realm - linear", "realm - length")
+
+
+class ComparisonOfRunsError(ValueError):
+    """Runs that cannot be set side by side; the message names the run and what is missing."""
+
+
+def write_side_by_side(runs: Sequence[Run], output: Path | None = None) -> Path:
+    """Write a page that compares ``runs``, the first of which the others are compared with; its path.
+
+    It stands in the first run's reports, as side_by_side_WITH_....html, unless ``output`` says otherwise.
+
+    Raises :class:`ComparisonOfRunsError` for fewer than two runs, for one named twice, for a folder that is no run, and
+    for a run whose evaluation is missing: with the step that failed, when one did.
+    """
+    if len(runs) < 2:
+        raise ComparisonOfRunsError("name two runs or more, as outputs/demo outputs/seed7")
+    for run in runs:
+        _need_finished(run)
+        if sum(other.folder == run.folder for other in runs) > 1:
+            raise ComparisonOfRunsError(f"{run.folder} is named twice")
+    names = _names(runs)
+    path = output or runs[0].path("reports", f"side_by_side_{'_'.join(names[1:])}.html")
+    pages = [Page(path.name, "Side by side")] + [
+        Page(Path(os.path.relpath(report, path.resolve().parent)).as_posix(), name)
+        for run, name in zip(runs, names, strict=True)
+        if (report := run.path("reports", "index.html")).exists()
+    ]
+    evaluations = [run.read_metrics("evaluation") for run in runs]
+    return write_page(
+        path,
+        "side_by_side.html.j2",
+        pages,
+        source=" and ".join(names),
+        title=f"REALM: {' · '.join(names)}",
+        names=names,
+        simulated=any("ceiling" in found for found in evaluations),
+        summary=_summary(names, evaluations, _parameters(runs)),
+        tables=[table for table in _tables(runs, evaluations) if table["rows"]],
+    )
+
+
+def _need_finished(run: Run) -> None:
+    if not run.path("params.yaml").exists():
+        raise ComparisonOfRunsError(f"{run.folder}: no run here (params.yaml is missing)")
+    if run.path("metrics", "evaluation.json").exists():
+        return
+    steps = run.manifest.get("steps", {})
+    ended = [f"{name} ended as {step['exit']}" for name, step in steps.items() if step["exit"] != "ok"]
+    reason = ", ".join(ended) or f"it has run {', '.join(steps) or 'no notebook'}"
+    raise ComparisonOfRunsError(f"{run.folder}: no evaluation to compare: {reason}; run `make` for this run first")
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Folder names; with their parent's where two are the same."""
+    plain = [run.folder.name for run in runs]
+    return [
+        name if plain.count(name) == 1 else f"{run.folder.parent.name}-{name}"
+        for run, name in zip(runs, plain, strict=True)
+    ]
+
+
+def _parameters(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """The parameters in which the runs differ, a value a run; the run's own name is none of them."""
+    flat = [_flat(yaml.safe_load(run.path("params.yaml").read_text(encoding="utf-8"))) for run in runs]
+    keys = dict.fromkeys(key for values in flat for key in values)
+    different = {key: [values.get(key, "(not there)") for values in flat] for key in keys}
+    return {key: values for key, values in different.items() if len(set(values)) > 1 and key != "run.name"}
+
+
+def _flat(content: Any, key: str = "") -> dict[str, str]:
+    if isinstance(content, dict) and content:
+        found: dict[str, str] = {}
+        for name, child in content.items():
+            found |= _flat(child, f"{key}.{name}" if key else str(name))
+        return found
+    return {key: "null" if content is None else str(content)}
+
+
+def _summary(names: list[str], evaluations: list[dict[str, Any]], parameters: Mapping[str, Any]) -> str:
+    first, *others = (found["rewards"]["realm"] for found in evaluations)
+    changed = ", ".join(list(parameters)[:4]) + (f" and {len(parameters) - 4} more" if len(parameters) > 4 else "")
+    text = f"The runs differ in {changed}." if parameters else "The runs have the same parameters."
+    for name, found in zip(names[1:], others, strict=True):
+        apart = found["ci"][0] > first["ci"][1] or found["ci"][1] < first["ci"][0]
+        text += (
+            f" The combined reward of {name} ranks {share(found['accuracy'])} rightly, that of {names[0]} "
+            f"{share(first['accuracy'])}: their intervals {'lie apart' if apart else 'overlap'}."
+        )
+    return text
+
+
+def _tables(runs: Sequence[Run], evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    from realm_lib.report.figures import LABELS
+
+    rewards = [{**found["rewards"], **({"ceiling": found["ceiling"]} if "ceiling" in found else {})}
+               for found in evaluations]  # fmt: skip
+    compared = [read_policies(run) for run in runs]
+    policies = dict.fromkeys(name for found in compared if found for name in found["policies"] if name != "base")
+    trainings = [{row["name"]: row for row in training_rows(run)} for run in runs]
+    commits = [str(run.manifest.get("commit", {}).get("id") or "unknown")[:12] for run in runs]
+    return [
+        {"title": "Parameters that differ", "note": "", "rows": list(_parameters(runs).items())},
+        {
+            "title": "Accuracy",
+            "note": "Share of the test pairs ranked rightly, with 95 % intervals over posts.",
+            "rows": [
+                ("Test pairs", [f"{found['pairs']:,} of {found['posts']:,} posts" for found in evaluations]),
+                *((LABELS[name], [_accuracy(found.get(name)) for found in rewards]) for name in _REWARDS),
+            ],
+        },
+        {
+            "title": "Is the difference real?",
+            "note": "Within each run, on the same resampled posts.",
+            "rows": [
+                (_minus(name, LABELS), [_difference(found["differences"].get(name)) for found in evaluations])
+                for name in _DIFFERENCES
+            ],
+        },
+        {
+            "title": "Trainings",
+            "note": "Mean reward on held-out prompts, before → after.",
+            "rows": [
+                (name, [found[name]["reward"] if name in found else "" for found in trainings])
+                for name in ("PPO", "DPO")
+                if any(name in found for found in trainings)
+            ],
+        },
+        {
+            "title": "Policies: wins over the start",
+            "note": "Ties count half; judged by the simulated truth where it is known, else by the reward itself.",
+            "rows": [
+                (policy_name(name), [_wins((found or {}).get("policies", {}).get(name)) for found in compared])
+                for name in policies
+            ],
+        },
+        {
+            "title": "What ran",
+            "note": "",
+            "rows": [
+                ("Commit", commits),
+                ("Minutes", [f"{_seconds(run) / 60:.1f}" for run in runs]),
+                ("Steps that failed", [_failed(run) for run in runs]),
+            ],
+        },
+    ]
+
+
+def _minus(name: str, labels: Mapping[str, str]) -> str:
+    return " minus ".join(labels.get(side, side) for side in name.split(" - "))
+
+
+def _accuracy(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    return f"{share(found['accuracy'])} ({100 * found['ci'][0]:.1f} to {100 * found['ci'][1]:.1f})"
+
+
+def _difference(found: Mapping[str, Any] | None) -> str:
+    return "" if found is None else f"{points(found)}: {in_words(found['ci'])}"
+
+
+def _wins(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    return f"{share(found['win_rate'])} ({100 * found['ci'][0]:.1f} to {100 * found['ci'][1]:.1f})"
+
+
+def _seconds(run: Run) -> float:
+    return sum(step.get("seconds") or 0.0 for step in run.manifest.get("steps", {}).values())
+
+
+def _failed(run: Run) -> str:
+    return ", ".join(name for name, step in run.manifest.get("steps", {}).items() if step["exit"] != "ok") or "none"

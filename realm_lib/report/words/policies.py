@@ -1,0 +1,152 @@
+"""Which policy is better, in plain words made from the numbers, and what cannot be said."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+__all__ = ["conclusion", "label", "limits", "policy_name", "verdict"]
+
+_LABELS = {"base": "the starting policy", "ppo": "PPO", "dpo": "DPO"}
+
+
+def label(name: str) -> str:
+    """A policy's name within a sentence: ``best_of_16`` is best-of-16."""
+    return _LABELS.get(name, name.replace("_", "-"))
+
+
+def policy_name(name: str) -> str:
+    """A policy's name where it stands alone, as at the head of a row or at a point of a figure."""
+    return _capital(label(name).removeprefix("the "))
+
+
+def verdict(metrics: Mapping[str, Any]) -> str:
+    """Sentences from metrics/policies.json: who beats the start, who beats whom, at what length and distance.
+
+    A policy is called better only where its win rate's whole interval lies above one half.
+    """
+    judge, policies = metrics["judge"], metrics["policies"]
+    others = [name for name in policies if name != "base"]
+    who = "the simulated truth" if judge == "gold" else "REALM's own reward"
+    lines = [f"Judged by {who} on {metrics['prompts']} held-out prompts:"]
+    lines += [f"- {_against_start(name, policies[name])}" for name in others]
+    best = max(others, key=lambda name: float(policies[name]["win_rate"]))
+    if policies[best]["ci"][0] > 0.5:
+        lines.append(f"- {_best(best, others, metrics['pairwise'][judge])}")
+    else:
+        lines.append("- No policy is shown to be better than the start.")
+    if judge == "gold":
+        lines += [f"- {text}" for name in others if (text := _overoptimised(name, policies[name]))]
+    else:
+        lines.append(
+            "- The judge is the reward that the policies were made by. A high win rate says that they learned what "
+            "it pays for, not that their answers are better; that takes people, or a judge of another kind "
+            "(`rlhf.judges`)."
+        )
+    return "\n".join(lines)
+
+
+def limits(*, simulated: bool, trained_here: bool, pairs: Literal["human", "on_policy"]) -> str:
+    """What a comparison of policies can and cannot say, whatever its numbers; empty where nothing has to be said.
+
+    ``trained_here``: the starting policy is the small one of notebook 00; ``pairs`` are those that DPO learned from.
+    """
+    lines = []
+    if simulated:
+        lines.append(
+            "Posts, comments and the truth that judges are **simulated**: it is found here whether the method and its "
+            "code do what they should, not what people would prefer."
+        )
+    if trained_here:
+        lines.append(
+            "The policies are small: they start from the language model that notebook 00 trained on this run's own "
+            "comments. Read the answers before the numbers: one poor answer can win against another. What can be "
+            "concluded: whether training moves a policy to what its reward or its pairs prefer, on prompts that it has "
+            "not seen, and how far it goes for that. What cannot: that anybody would want these answers, or that a "
+            "larger model would gain as much."
+        )
+    if pairs == "human" and not simulated:
+        lines.append(
+            "DPO learned from pairs that people decided, of answers that others wrote; PPO and best-of-n follow the "
+            "reward. A win rate under the reward measures these two by their own aim, and DPO by another's."
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _against_start(name: str, entry: Mapping[str, Any]) -> str:
+    low, high = entry["ci"]
+    word = "beats" if low > 0.5 else "loses to" if high < 0.5 else "cannot be told from"
+    text = (
+        f"{_capital(label(name))} {word} the start: wins {_share(entry['win_rate'])} ({_share(low)} to {_share(high)})"
+    )
+    controlled, (bottom, top) = entry["length_controlled"], entry["length_controlled_ci"]
+    text += f", at equal length {_share(controlled)} ({_share(bottom)} to {_share(top)})"
+    if low > 0.5 and bottom <= 0.5:
+        text += ", so that length may explain it"
+    kind = {"upper bound": "at most ", "estimate": ""}[entry["kl_kind"]]
+    return f"{text}, at a KL of {kind}{entry['kl']:.1f} nats."
+
+
+def _best(best: str, others: list[str], pairwise: Mapping[str, Any]) -> str:
+    beaten: list[str] = []
+    open_: list[str] = []
+    for name in others:
+        if name == best:
+            continue
+        (beaten if _lower_end(best, name, pairwise) > 0.5 else open_).append(label(name))
+    text = f"{_capital(label(best))} wins most often against the start"
+    if beaten:
+        text += f"; directly, it beats {_listed(beaten)}"
+    if open_:
+        text += f"; it cannot be told from {_listed(open_)}, or does not beat {'it' if len(open_) == 1 else 'them'}"
+    return text + "."
+
+
+def _lower_end(first: str, second: str, pairwise: Mapping[str, Any]) -> float:
+    """The lower end of the interval of ``first``'s win rate over ``second``, in whichever order it was kept."""
+    if (key := f"{first} over {second}") in pairwise:
+        return float(pairwise[key]["ci"][0])
+    return 1 - float(pairwise[f"{second} over {first}"]["ci"][1])
+
+
+def _overoptimised(name: str, entry: Mapping[str, Any]) -> str:
+    realm, gold = entry["by_judge"]["realm"], entry["by_judge"]["gold"]
+    if realm["ci"][0] > 0.5 and gold["ci"][0] <= 0.5:
+        return (
+            f"{_capital(label(name))} wins {_share(realm['win_rate'])} under REALM's reward, which the truth does not "
+            f"confirm ({_share(gold['win_rate'])}): it found what the reward pays for, not what is good."
+        )
+    return ""
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def conclusion(metrics: Mapping[str, Any]) -> str:
+    """What a training changed, in sentences from metrics/dpo.json; called better only where the interval says so."""
+    low, high = metrics["win_rate_ci"]
+    word = "more often than" if low > 0.5 else "less often than" if high < 0.5 else "neither more nor less often than"
+    ordered = metrics["pairs_from"] == "on_policy"
+    own = "REALM's reward, which ordered its pairs" if ordered else "REALM's reward, while its pairs came from people"
+    judge = "the simulated truth" if metrics["judge"] == "gold" else own
+    margin, right = metrics["reward_margin"], metrics["accuracy"]
+    sure = "more than chance" if right["ci"][0] > 0.5 else "which cannot be told from chance"
+    if right["ci"][1] < 0.5:
+        sure = "less than chance"
+    length, ended = metrics["length"], metrics["ended"]
+    return (
+        f"The trained policy's answer wins {word} the starting policy's: **{_share(metrics['win_rate'])}** "
+        f"({_share(low)} to {_share(high)}), judged by {judge}, on {metrics['held_out_prompts']} held-out prompts. "
+        f"The margin of {metrics['held_out_pairs']} held-out pairs went from 0 to {margin['after']:.3f} nats "
+        f"({margin['ci'][0]:.3f} to {margin['ci'][1]:.3f}); {_share(right['after'])} of them are in the right order "
+        f"({_share(right['ci'][0])} to {_share(right['ci'][1])}), {sure}. Answers have "
+        f"{length['after']:.0f} tokens ({length['before']:.0f} before); {ended['after']:.0%} end by themselves "
+        f"({ended['before']:.0%} before)."
+    )

@@ -1,0 +1,94 @@
+"""Rewards of many callers computed together: each response gets its own numbers or its own error.
+
+A trainer that asks for a batch wants one answer or one error. A server that gathers strangers' texts into a batch, and
+a file of many lines, want the fault of one text to stay with that text.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from realm_lib.models.embedders import EmbedderError, HostedEmbedder
+from realm_lib.models.reward_models import ScorerError
+from realm_lib.reward.combiner import CombinerError
+from realm_lib.reward.realm_reward import RealmReward
+
+__all__ = ["Explanation", "HostedModelError", "Outcome", "RewardNotFiniteError", "explain_each"]
+
+
+class RewardNotFiniteError(RuntimeError):
+    """A reward, or a number that it is made of, is NaN or infinite; the message says which number."""
+
+
+class HostedModelError(RuntimeError):
+    """The service behind a hosted model did not answer: no text is at fault, and another try may help."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A response's reward and what it is made of, all finite."""
+
+    reward: float
+    spread: float
+    """Standard deviation of the reward over the combiner's ensemble."""
+    score: float
+    """Of the reward model."""
+    similarity: float
+    """Cosine of prompt and response."""
+
+    def to_dict(self) -> dict[str, float]:
+        """The numbers by name."""
+        return asdict(self)
+
+
+Outcome = Explanation | ScorerError | EmbedderError | CombinerError | RewardNotFiniteError | HostedModelError
+
+
+def explain_each(reward: RealmReward, prompts: Sequence[str], responses: Sequence[str]) -> list[Outcome]:
+    """For each (prompt, response) its explanation or the error that is its own, in the order given.
+
+    All are computed together. When that fails, the halves are, and so on down to the texts at fault; a hosted embedder
+    is not asked again, since it has had its retries: there every text gets :class:`HostedModelError`.
+    """
+    embedder = reward.embedder
+    hosted = isinstance(embedder, HostedEmbedder)
+    if isinstance(embedder, HostedEmbedder):
+        refused = _refused_by_host(embedder, prompts, responses)
+        if refused:
+            places = [place for place in range(len(prompts)) if place not in refused]
+            rest = iter(explain_each(reward, [prompts[n] for n in places], [responses[n] for n in places]))
+            return [refused[place] if place in refused else next(rest) for place in range(len(prompts))]
+    try:
+        table = reward.explain(prompts, responses)
+    except (ScorerError, EmbedderError, CombinerError) as error:
+        if hosted and isinstance(error, EmbedderError):
+            return [HostedModelError(str(error)) for _ in prompts]
+        if len(prompts) == 1:
+            return [error]
+        half = len(prompts) // 2
+        return [
+            *explain_each(reward, prompts[:half], responses[:half]),
+            *explain_each(reward, prompts[half:], responses[half:]),
+        ]
+    return [_checked(*row) for row in table.itertuples(index=False, name=None)]
+
+
+def _refused_by_host(
+    embedder: HostedEmbedder, prompts: Sequence[str], responses: Sequence[str]
+) -> dict[int, EmbedderError]:
+    """Texts that the hosted embedder cannot send, such as empty ones, found without asking it."""
+    refused = {}
+    for place, texts in enumerate(zip(prompts, responses, strict=True)):
+        try:
+            embedder.quote(texts)
+        except EmbedderError as error:
+            refused[place] = error
+    return refused
+
+
+def _checked(reward: float, spread: float, score: float, similarity: float) -> Explanation | RewardNotFiniteError:
+    explanation = Explanation(float(reward), float(spread), float(score), float(similarity))
+    bad = [name for name, value in explanation.to_dict().items() if not math.isfinite(value)]
+    if bad:
+        return RewardNotFiniteError(f"its {' and '.join(bad)} {'is' if len(bad) == 1 else 'are'} not finite")
+    return explanation

@@ -1,0 +1,143 @@
+"""RealmReward: prompt and response as text in, the combined reward out."""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from realm_lib.config.base import ParamsError
+from realm_lib.config.profile import Params
+from realm_lib.data.chats import Prompt, as_text
+from realm_lib.models.embedders import Embedder, build_embedder, by_role, cosine
+from realm_lib.models.reward_models import Scorer, build_scorer
+from realm_lib.runs.files import write_json
+from realm_lib.runs.run import MissingStepError
+
+if TYPE_CHECKING:
+    # torch comes with it: it is loaded with the first reward, so that a program which imports the name pays nothing.
+    from realm_lib.reward.combiner import Combiner
+
+__all__ = ["RealmReward"]
+
+_FILE = "realm_reward.json"  # beside the combiner: the models whose numbers it combines
+_SECTIONS = ("reward_model", "embedding")
+_DIGITS = 12  # of a digest, where it is shown
+
+
+class RealmReward:
+    """The combined reward, callable with the signature of a TRL reward function.
+
+    A scorer and an embedder give the two features, the combiner makes one number of them. Each can be any object that
+    keeps the protocol.
+    """
+
+    def __init__(self, scorer: Scorer, embedder: Embedder, combiner: "Combiner") -> None:
+        self.scorer = scorer
+        self.embedder = embedder
+        self.combiner = combiner
+
+    @property
+    def __name__(self) -> str:
+        """Trainers log a reward function by its name."""
+        return "realm_reward"
+
+    @property
+    def models(self) -> dict[str, str]:
+        """What the numbers depend on: ``NAME@WEIGHTS`` of the reward model and of the embedding model, the combiner.
+
+        WEIGHTS are the first 12 digits of the SHA-256 or of the hub's commit, where there are weights to know; the
+        combiner's are those of ``weights_sha256`` in its config.json.
+        """
+        from safetensors.torch import save
+
+        weights = save(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in self.combiner.state_dict().items()}
+        )
+        return {
+            "reward_model": _name_and_weights(self.scorer.identity),
+            "embedding": _name_and_weights(self.embedder.identity),
+            "combiner": hashlib.sha256(weights).hexdigest()[:_DIGITS],
+            "realm_lib": importlib.metadata.version("realm-lib"),
+        }
+
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], **columns: Any) -> list[float]:  # noqa: ARG002
+        """The reward of each completion under its prompt.
+
+        Prompts and completions are strings or lists of chat messages; other columns of a data set are not used.
+        Raises ValueError when their numbers differ, and what the scorer and the embedder raise.
+        """
+        return [float(reward) for reward in self.explain(prompts, completions)["reward"]]
+
+    def explain(self, prompts: Sequence[Prompt], completions: Sequence[Prompt]) -> pd.DataFrame:
+        """One row a completion: reward, spread (standard deviation over the ensemble), score, similarity.
+
+        Equal texts are computed once.
+        """
+        if len(prompts) != len(completions):
+            raise ValueError(f"{len(prompts)} prompts but {len(completions)} completions")
+        asked = pd.DataFrame({"prompt": map(as_text, prompts), "response": map(as_text, completions)}, dtype=object)
+        columns = ["reward", "spread", "score", "similarity"]
+        if asked.empty:
+            return pd.DataFrame(columns=columns, dtype=float)
+        distinct = asked.drop_duplicates(ignore_index=True)
+        sides = self._embed_sides(distinct["prompt"].tolist(), distinct["response"].tolist())
+        distinct["score"] = self.scorer.score(distinct["prompt"].tolist(), distinct["response"].tolist())
+        distinct["similarity"] = cosine(*sides)
+        features = distinct[["score", "similarity"]].to_numpy(dtype=np.float32)
+        distinct["reward"], distinct["spread"] = self.combiner.reward_and_spread(features)
+        return asked.merge(distinct, on=["prompt", "response"], how="left", validate="many_to_one")[columns]
+
+    def _embed_sides(self, prompts: list[str], responses: list[str]) -> list[NDArray[np.float32]]:
+        """Vectors of prompts and of responses, each distinct text embedded once where the model treats both alike."""
+        of_prompts, of_responses = by_role(self.embedder)
+        if of_prompts is not of_responses:
+            return [of_prompts.embed(prompts), of_responses.embed(responses)]
+        texts = list(dict.fromkeys([*prompts, *responses]))
+        vectors = dict(zip(texts, of_responses.embed(texts), strict=True))
+        return [np.stack([vectors[text] for text in side]) for side in (prompts, responses)]
+
+    @staticmethod
+    def save_pretrained(folder: str | Path, combiner: "Combiner", params: Params) -> None:
+        """Save a combiner with the names of the models whose features it was trained on."""
+        combiner.save_pretrained(folder)
+        sections = {name: getattr(params, name).model_dump(mode="json") for name in _SECTIONS}
+        write_json(Path(folder) / _FILE, sections)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """The reward of a run, from the run's folder (``outputs/demo``) alone.
+
+        Raises :class:`realm_lib.runs.run.MissingStepError` when the run has no trained combiner.
+        """
+        run = Path(folder).resolve()
+        home = run / "models" / "combiner"
+        try:
+            content = json.loads((home / _FILE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise MissingStepError(f"{home / _FILE} is missing: run notebook 02_combiner_training first") from None
+        except json.JSONDecodeError as error:
+            raise ParamsError(f"{home / _FILE}: not JSON: {error}") from error
+        if not isinstance(content, dict) or set(content) != set(_SECTIONS):
+            raise ParamsError(f"{home / _FILE}: must hold {' and '.join(_SECTIONS)}: run 02_combiner_training again")
+        from realm_lib.reward.combiner import Combiner
+
+        try:
+            params = Params.from_sections(**content)
+        except ParamsError as error:
+            raise ParamsError(f"{home / _FILE}: {error}") from error
+        return cls(
+            build_scorer(params.reward_model, run),
+            build_embedder(params.embedding, run),
+            Combiner.from_pretrained(home),
+        )
+
+
+def _name_and_weights(identity: Mapping[str, Any]) -> str:
+    name, weights = str(identity.get("model", "unnamed")), identity.get("weights")
+    return f"{name}@{str(weights)[:_DIGITS]}" if weights else name

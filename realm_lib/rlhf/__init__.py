@@ -1,0 +1,1 @@
+"""Using the reward: policies, PPO, DPO, and which policy is better."""

@@ -1,0 +1,48 @@
+"""What DPO learns from and is judged by: prompts or human pairs of training, held-out prompts of test."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from realm_lib.config.data import DataParams
+from realm_lib.config.rlhf import RlhfParams
+from realm_lib.data.pairs import load_pairs
+from realm_lib.data.prompts import load_prompts
+from realm_lib.rlhf.dpo.pairs import plain
+from realm_lib.rlhf.errors import DPOError
+
+__all__ = ["Material", "load_material"]
+
+
+@dataclass(frozen=True)
+class Material:
+    """The arguments of :func:`realm_lib.rlhf.dpo.training.train_dpo` that come from data."""
+
+    training: list[str] | pd.DataFrame
+    """Prompts (on-policy) or pairs in SHP's columns (human)."""
+    held_out: list[str]
+    """Prompts of the test split; none of the training posts is among them."""
+    held_out_pairs: pd.DataFrame | None
+    """Human: the pairs of those prompts. None where pairs are made on-policy."""
+
+
+def load_material(data: DataParams, params: RlhfParams) -> Material:
+    """Training prompts or pairs and held-out ones, of the domains that ``params.sampling`` says.
+
+    Raises what :func:`load_prompts` raises, and :class:`DPOError` without a section ``rlhf.dpo``.
+    """
+    if params.dpo is None:
+        raise DPOError("rlhf.dpo is missing from the parameters")
+    held_out = load_prompts(data, params.sampling, "test")
+    held = {plain(prompt) for prompt in held_out}
+    if params.dpo.pairs == "on_policy":
+        prompts = load_prompts(data, params.sampling, "train")
+        return Material([prompt for prompt in prompts if plain(prompt) not in held], held_out, None)
+    domains = params.sampling.domains
+    asked = data if domains is None else data.model_copy(update={"domains": domains})
+    training, test = load_pairs(asked, "train"), load_pairs(asked, "test")
+    return Material(
+        training[~training["history"].map(plain).isin(held)].reset_index(drop=True),
+        held_out,
+        test[test["history"].map(plain).isin(held)].reset_index(drop=True),
+    )

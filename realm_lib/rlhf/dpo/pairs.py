@@ -1,0 +1,272 @@
+"""Two ways to preference pairs: what people preferred, and the policy's own responses ranked by the reward."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from realm_lib.config.rlhf import DPOParams, SamplingParams
+from realm_lib.data.chats import Prompt, as_text
+from realm_lib.rlhf.errors import DPOError
+from realm_lib.rlhf.policies import EncodedPrompts, Policy, encode_prompts
+from realm_lib.rlhf.rewards import Reward, ask_reward
+from realm_lib.rlhf.samples import SampleStore
+
+__all__ = ["PreferencePairs", "choose_pairs", "human_pairs", "on_policy_pairs", "plain", "prompt_column"]
+
+_WORD = re.compile(r"\w+")
+_PROMPTS_AT_ONCE = 64  # of which the rewards are asked in one call
+
+
+@dataclass(frozen=True)
+class PreferencePairs:
+    """Pairs to train on, and what became of the prompts or pairs that made none."""
+
+    table: pd.DataFrame
+    """One row a pair: prompt, chosen, rejected (texts) and prompt_ids, chosen_ids, rejected_ids (tokens, EOS included
+    where the response ended); on-policy also reward_chosen, reward_rejected and margin, their difference."""
+    kind: Literal["human", "on_policy"]
+    asked: int
+    """Prompts (on-policy) or pairs (human) that there were."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """How many of those made no pair, by reason."""
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def report(self) -> str:
+        """In words: how many pairs, of how many prompts or pairs, what was left out and why."""
+        unit = "prompts" if self.kind == "on_policy" else "human pairs"
+        text = f"{len(self)} pairs from {self.asked} {unit}"
+        reasons = "; ".join(f"{count}: {reason}" for reason, count in self.dropped.items())
+        return f"{text}; left out: {reasons}" if reasons else text
+
+    def without_prompts(self, prompts: Iterable[Prompt]) -> "PreferencePairs":
+        """The same without pairs of these prompts, compared as texts whatever their spaces; those are counted."""
+        held = {plain(prompt) for prompt in prompts}
+        keep = np.array([plain(prompt) not in held for prompt in self.table["prompt"]], dtype=bool)
+        if keep.all():
+            return self
+        reason = "the prompt is held out"
+        dropped = {**self.dropped, reason: self.dropped.get(reason, 0) + int((~keep).sum())}
+        return replace(self, table=self.table[keep].reset_index(drop=True), dropped=dropped)
+
+
+def plain(prompt: Prompt) -> str:
+    """A prompt's text with its runs of white space as one space: what makes two prompts the same."""
+    return " ".join(as_text(prompt).split())
+
+
+def shared_words(first: str, second: str) -> float:
+    """Share of words that two texts have in common, 0 to 1: twice the common ones over all (Dice, on multisets)."""
+    one, other = (Counter(_WORD.findall(text.lower())) for text in (first, second))
+    total = one.total() + other.total()
+    return 2 * (one & other).total() / total if total else 1.0
+
+
+def choose_pairs(
+    responses: Sequence[str],
+    rewards: Sequence[float],
+    ended: Sequence[bool],
+    *,
+    selection: Literal["best_vs_worst", "all_above_margin"],
+    min_margin: float,
+    near_duplicate: float,
+) -> tuple[list[tuple[int, int]], str]:
+    """Places (chosen, rejected) of the pairs that one prompt's ``responses`` make; if none, the reason.
+
+    The better reward is chosen; it must be better by more than 0 and by at least ``min_margin``. A response that was
+    cut, which ``ended`` tells, is never chosen: a policy would learn from it to go on until it is cut. A repeated
+    response counts once, with its first place, and responses that share ``near_duplicate`` of their words make no pair.
+    Best against worst takes the first of equals; all pairs come in the order of chosen, then rejected.
+    """
+    places: dict[str, int] = {}
+    for place, response in enumerate(responses):
+        places.setdefault(" ".join(response.split()), place)
+    distinct = list(places.values())
+    if len(distinct) < 2:
+        return [], "all samples are identical"
+    if len({rewards[place] for place in distinct}) == 1:
+        return [], "all samples have the same reward"
+    whole = [place for place in distinct if ended[place]]
+    if not whole:
+        return [], "no sample ended within max_new_tokens"
+    best = max(whole, key=lambda place: (rewards[place], -place))
+    worst = min(distinct, key=lambda place: (rewards[place], place))
+    if rewards[best] == rewards[worst]:
+        return [], "the better samples were cut at max_new_tokens"
+    if rewards[best] - rewards[worst] < min_margin:
+        return [], f"no two samples differ by min_margin {min_margin:g}"
+    if selection == "best_vs_worst":
+        pairs = [(best, worst)]
+    else:
+        both = [(first, second) for pair in combinations(distinct, 2) for first, second in (pair, pair[::-1])]
+        pairs = sorted(
+            (a, b) for a, b in both if ended[a] and rewards[a] > rewards[b] and rewards[a] - rewards[b] >= min_margin
+        )
+    kept = [(a, b) for a, b in pairs if shared_words(responses[a], responses[b]) < near_duplicate]
+    return kept, "" if kept else "chosen and rejected are near-duplicates"
+
+
+def on_policy_pairs(
+    policy: Policy,
+    reward: Reward,
+    prompts: Sequence[Prompt],
+    store: SampleStore,
+    params: DPOParams,
+    sampling: SamplingParams,
+    *,
+    progress: bool = False,
+) -> PreferencePairs:
+    """Pairs from ``samples_per_prompt`` responses of ``policy`` to each prompt, ranked by ``reward``.
+
+    Equal prompts count once; prompts over ``max_prompt_tokens`` are left out and counted.
+    Raises :class:`DPOError` for temperature 0, :class:`RewardError` for a reward that cannot be used.
+    """
+    if sampling.temperature == 0:
+        raise DPOError("rlhf.sampling.temperature must be above 0: a greedy policy answers a prompt in one way only")
+    distinct = list({plain(prompt): prompt for prompt in prompts}.values())
+    encoded = encode_prompts(policy.tokenizer, distinct, sampling.max_prompt_tokens)
+    numbers = range(params.samples_per_prompt)
+    drawn = store.draw(policy, encoded.ids, numbers, progress=progress)
+    rows: list[dict[str, Any]] = []
+    dropped: Counter[str] = Counter()
+    if encoded.dropped:
+        dropped[f"longer than max_prompt_tokens {sampling.max_prompt_tokens}"] = encoded.dropped
+    rewards = _rewards(reward, distinct, encoded, [[one.text for one in answers] for answers in drawn], progress)
+    for place, ids, answers, values in zip(encoded.kept, encoded.ids, drawn, rewards, strict=True):
+        pairs, reason = choose_pairs(
+            [answer.text for answer in answers],
+            values.tolist(),
+            [answer.ended for answer in answers],
+            selection=params.selection,
+            min_margin=params.min_margin,
+            near_duplicate=params.near_duplicate,
+        )
+        if reason:
+            dropped[reason] += 1
+        rows += [
+            {
+                "prompt": as_text(distinct[place]),
+                "chosen": answers[a].text,
+                "rejected": answers[b].text,
+                "prompt_ids": ids,
+                "chosen_ids": answers[a].ids,
+                "rejected_ids": answers[b].ids,
+                "reward_chosen": float(values[a]),
+                "reward_rejected": float(values[b]),
+                "margin": float(values[a] - values[b]),
+            }
+            for a, b in pairs
+        ]
+    return PreferencePairs(pd.DataFrame(rows, columns=_ON_POLICY), "on_policy", len(distinct), dict(dropped))
+
+
+_HUMAN = ["prompt", "chosen", "rejected", "prompt_ids", "chosen_ids", "rejected_ids"]
+_ON_POLICY = [*_HUMAN, "reward_chosen", "reward_rejected", "margin"]
+
+
+def _rewards(
+    reward: Reward, prompts: Sequence[Prompt], encoded: EncodedPrompts, answers: Sequence[Sequence[str]], progress: bool
+) -> list[NDArray[np.float64]]:
+    """The reward of each answer, one array a prompt; asked for a few prompts at a time, so that a bar can move."""
+    from tqdm.auto import tqdm
+
+    found: list[NDArray[np.float64]] = []
+    with tqdm(total=len(answers), desc="rewards", unit="prompt", disable=not progress) as bar:
+        for start in range(0, len(answers), _PROMPTS_AT_ONCE):
+            some = answers[start : start + _PROMPTS_AT_ONCE]
+            places = [place for place, texts in zip(encoded.kept[start:], some, strict=False) for _ in texts]
+            texts = [text for row in some for text in row]
+            table = ask_reward(reward, [prompts[place] for place in places], texts, places, needs_spread=False)
+            ends = np.cumsum([len(row) for row in some])[:-1]
+            found += np.split(table["reward"].to_numpy(dtype=np.float64), ends)
+            bar.update(len(some))
+    return found
+
+
+def human_pairs(policy: Policy, pairs: pd.DataFrame, params: DPOParams, sampling: SamplingParams) -> PreferencePairs:
+    """Pairs as people decided them: ``pairs`` in SHP's columns (:func:`realm_lib.data.pairs.load_pairs`), or in
+    columns prompt, chosen, rejected.
+
+    A response's tokens are those of its text and EOS. Repeated pairs, near-duplicates, and pairs that are too long for
+    ``max_prompt_tokens``, ``max_length`` or the model's context are left out and counted.
+    Raises :class:`DPOError` for missing columns and for texts that are empty, with the row.
+    """
+    frame = _chosen_rejected(pairs)
+    if frame.empty:
+        raise DPOError("there are no pairs, or all of them are of held-out prompts")
+    for column in ("prompt", "chosen", "rejected"):
+        empty = frame[column].map(lambda text: not isinstance(text, str) or not text.strip())
+        if empty.any():
+            raise DPOError(f"pairs: row {frame.index[empty][0]} has no text in column {column!r}: remove it")
+    limit = min(value for value in (params.max_length, policy.context, np.inf) if value is not None)
+    dropped: Counter[str] = Counter()
+    asked = len(frame)
+    frame = frame.drop_duplicates(ignore_index=True)
+    dropped["repeated pairs"] = asked - len(frame)
+    near = [
+        shared_words(a, b) >= params.near_duplicate for a, b in zip(frame["chosen"], frame["rejected"], strict=True)
+    ]
+    dropped["chosen and rejected are near-duplicates"] = sum(near)
+    frame = frame[~np.array(near, dtype=bool)].reset_index(drop=True)
+    if frame.empty:
+        return PreferencePairs(pd.DataFrame(columns=_HUMAN), "human", asked, +dropped)
+    prompts = list(frame["prompt"].unique())
+    encoded = encode_prompts(policy.tokenizer, prompts, sampling.max_prompt_tokens)
+    ids_of = {prompts[place]: ids for place, ids in zip(encoded.kept, encoded.ids, strict=True)}
+    rows: list[dict[str, Any]] = []
+    for prompt, chosen, rejected in zip(frame["prompt"], frame["chosen"], frame["rejected"], strict=True):
+        ids = ids_of.get(prompt)
+        if ids is None:
+            dropped[f"prompt longer than max_prompt_tokens {sampling.max_prompt_tokens}"] += 1
+            continue
+        answers = [_response_ids(policy, text) for text in (chosen, rejected)]
+        if len(ids) + max(map(len, answers)) > limit:
+            dropped[f"longer than {limit:.0f} tokens"] += 1
+            continue
+        rows.append(dict(zip(_HUMAN, (prompt, chosen, rejected, ids, *answers), strict=True)))
+    return PreferencePairs(pd.DataFrame(rows, columns=_HUMAN), "human", asked, dict(+dropped))
+
+
+def _response_ids(policy: Policy, text: str) -> list[int]:
+    ids: list[int] = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return [*ids, int(policy.tokenizer.eos_token_id)]
+
+
+def prompt_column(pairs: pd.DataFrame) -> str:
+    """The column of a table of people's pairs that holds the prompts, every one of them text.
+
+    Raises :class:`DPOError` for a table in neither form, and for prompts that are no text.
+    """
+    ours = {"prompt", "chosen", "rejected"} <= set(pairs.columns)
+    missing = sorted({"history", "human_ref_A", "human_ref_B", "labels"} - set(pairs.columns))
+    if missing and not ours:
+        raise DPOError(f"pairs lack the column {missing[0]!r}: give SHP's columns, or prompt, chosen and rejected")
+    column = "prompt" if ours else "history"
+    bad = pairs[column].map(lambda prompt: not isinstance(prompt, str)).to_numpy(dtype=bool)
+    if bad.any():
+        raise DPOError(
+            f"pairs: row {pairs.index[bad][0]} has no text in column {column!r}: remove it; pairs of chat messages "
+            "become texts in realm_lib.data.pairs.load_pairs"
+        )
+    return column
+
+
+def _chosen_rejected(pairs: pd.DataFrame) -> pd.DataFrame:
+    if prompt_column(pairs) == "prompt":
+        return pairs[["prompt", "chosen", "rejected"]]
+    a_is_chosen = pairs["labels"] == 1
+    return pd.DataFrame(
+        {
+            "prompt": pairs["history"],
+            "chosen": pairs["human_ref_A"].where(a_is_chosen, pairs["human_ref_B"]),
+            "rejected": pairs["human_ref_B"].where(a_is_chosen, pairs["human_ref_A"]),
+        }
+    )

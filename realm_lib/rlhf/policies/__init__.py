@@ -1,0 +1,33 @@
+"""Language models that a reward fine-tunes: loading, prompts, sampling, and the log-probabilities of responses."""
+
+from realm_lib.data.prompts import load_prompts
+from realm_lib.rlhf.policies.loading import Policy, PolicyError, load_policy, process_state, save_policy
+from realm_lib.rlhf.policies.log_probs import (
+    SequenceKL,
+    backbone_of,
+    next_token_logits,
+    pad_right,
+    response_log_probs,
+    sequence_kl,
+)
+from realm_lib.rlhf.policies.prompts import EncodedPrompts, encode_prompts
+from realm_lib.rlhf.policies.sampling import Response, sample
+
+__all__ = [
+    "EncodedPrompts",
+    "Policy",
+    "PolicyError",
+    "Response",
+    "SequenceKL",
+    "backbone_of",
+    "encode_prompts",
+    "load_policy",
+    "load_prompts",
+    "next_token_logits",
+    "pad_right",
+    "process_state",
+    "response_log_probs",
+    "sample",
+    "save_policy",
+    "sequence_kl",
+]

@@ -1,0 +1,190 @@
+"""A causal language model with its tokenizer, loaded whole or refused."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from realm_lib.config.rlhf import PolicyParams
+from realm_lib.runs.files import atomic_path
+from realm_lib.runs.weights import locate_model
+
+__all__ = ["Policy", "PolicyError", "load_policy", "process_state", "save_policy"]
+
+_ADAPTER = "adapter_config.json"
+
+
+class PolicyError(RuntimeError):
+    """A policy that cannot be loaded or sampled, or prompts that it cannot take; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A causal language model (perhaps under a LoRA adapter) and its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end a response: the tokenizer's EOS and those of the model's generation configuration."""
+        config = getattr(self.model, "generation_config", None)
+        found = getattr(config, "eos_token_id", None)
+        listed = found if isinstance(found, list) else [] if found is None else [found]
+        return frozenset({int(self.tokenizer.eos_token_id), *map(int, listed)})
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens of prompt and response together; None where the model states no limit."""
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        return None if limit is None else int(limit)
+
+
+def load_policy(params: PolicyParams, run_folder: Path | None = None, *, trainable: bool = False) -> Policy:
+    """The policy that ``params`` names; ``run_folder`` is where ``run:`` names start.
+
+    A folder with a LoRA adapter is loaded as its base model under the adapter. ``trainable`` puts a new adapter on the
+    model where ``params.lora`` asks for one, gives it the base's task, and freezes everything else. Dropout is off in
+    either case. Raises :class:`PolicyError` for weights that do not fill the model exactly, and for a tokenizer without
+    a chat template, EOS or pad token.
+    """
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    source = locate_model(params.model_name, run_folder)
+    tokenizer = _load_tokenizer(source, params)
+    adapter = Path(source) if isinstance(source, Path) and (source / _ADAPTER).is_file() else None
+    base = _base_of(adapter) if adapter is not None else source
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, params.dtype),
+        "revision": None if adapter is not None else params.revision,
+        "use_safetensors": True,  # else a folder that has only pytorch_model.bin would be unpickled
+    }
+    if params.device_map is not None:
+        options["device_map"] = params.device_map
+    if params.quantization == "4bit":
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, params.dtype),
+        )
+        options.setdefault("device_map", {"": process_state().device})
+    try:
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(base, output_loading_info=True, **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise PolicyError(f"{params.model_name}: the model cannot be loaded: {error}") from error
+    for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if keys := sorted(map(str, info.get(fault) or ())):
+            raise PolicyError(
+                f"{params.model_name}: {fault.replace('_', ' ')} in the checkpoint ({', '.join(keys[:4])}): these "
+                f"weights are not those of a {type(model).__name__}"
+            )
+    if params.device_map is None and params.quantization is None:
+        model = model.to(process_state().device)
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+    if trainable and params.quantization is not None:
+        _keep_gradients(model)
+    if trainable and params.lora is not None:
+        model = _with_new_adapter(model, params, adapter)
+    else:
+        model.requires_grad_(trainable)
+    return Policy(model.eval(), tokenizer)
+
+
+def process_state() -> Any:
+    """accelerate's PartialState: this process's device, and its place among those that ``accelerate launch`` started.
+
+    Where there is no GPU accelerate must be told so before it finds the other processes.
+    """
+    from accelerate import PartialState
+
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true" or not torch.cuda.is_available()
+    return PartialState(cpu=on_cpu)
+
+
+def save_policy(policy: Policy, folder: str | Path) -> None:
+    """Save model (the adapter alone, where there is one) and tokenizer; the folder appears when all is in it."""
+    with atomic_path(folder) as temporary:
+        policy.model.save_pretrained(temporary)
+        policy.tokenizer.save_pretrained(temporary)
+        (temporary / "README.md").unlink(missing_ok=True)  # peft's, which knows nothing of this model
+
+
+def _load_tokenizer(source: Path | str, params: PolicyParams) -> Any:
+    import transformers
+
+    name = params.model_name
+    if isinstance(source, Path) and not any((source / file).is_file() for file in _TOKENIZER_FILES):
+        raise PolicyError(f"{name}: {source} holds no tokenizer: save the model's tokenizer beside its weights")
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=params.revision)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise PolicyError(f"{name}: the tokenizer cannot be loaded: {error}") from error
+    if not tokenizer.chat_template:
+        raise PolicyError(f"{name}: the tokenizer has no chat template; take an instruction-tuned model")
+    if tokenizer.eos_token_id is None:
+        raise PolicyError(f"{name}: the tokenizer has no EOS token: responses would never end")
+    if params.pad_token is not None:
+        if params.pad_token not in tokenizer.get_vocab():
+            raise PolicyError(f"{name}: pad_token {params.pad_token!r} is not in the tokenizer's vocabulary")
+        tokenizer.pad_token = params.pad_token
+    if tokenizer.pad_token_id is None:
+        raise PolicyError(
+            f"{name}: the tokenizer has no pad token: set pad_token in the policy's parameters to a token that no text "
+            f"uses, or to {tokenizer.eos_token!r} (its EOS; masks keep the two apart here, other tools may not)"
+        )
+    return tokenizer
+
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+
+
+def _base_of(adapter: Path) -> str:
+    content = json.loads((adapter / _ADAPTER).read_text(encoding="utf-8"))
+    base: str | None = content.get("base_model_name_or_path")
+    if not base:
+        raise PolicyError(f"{adapter / _ADAPTER}: does not say which model the adapter belongs to")
+    return base
+
+
+def _keep_gradients(model: Any) -> None:
+    """Keep 4-bit layers in the form through which gradients pass.
+
+    On some CPUs bitsandbytes repacks a layer for good at its first pass without a gradient, into a form whose backward
+    pass gives wrong gradients and only a warning; and rollouts are such passes.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _with_new_adapter(model: Any, params: PolicyParams, adapter: Path | None) -> Any:
+    """``model`` under a LoRA adapter that changes nothing yet (its second factor is zero)."""
+    from peft import LoraConfig, get_peft_model
+
+    assert params.lora is not None
+    if adapter is not None:
+        raise PolicyError(
+            f"{params.model_name}: already has an adapter, whose base and not itself would be the reference: merge it "
+            "into its base first, or train with lora: null"
+        )
+    config = LoraConfig(
+        r=params.lora.r,
+        lora_alpha=params.lora.alpha,
+        lora_dropout=params.lora.dropout,
+        target_modules=params.lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        # float32 adapters: updates of 1e-5 are lost in bfloat16 weights.
+        return get_peft_model(model, config, autocast_adapter_dtype=True)
+    except ValueError as error:
+        raise PolicyError(f"{params.model_name}: lora.target_modules {params.lora.target_modules}: {error}") from error

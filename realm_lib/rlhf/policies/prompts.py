@@ -1,0 +1,56 @@
+"""Prompts to tokens: the model's own chat template, one BOS, the assistant's turn opened, nothing cut."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from realm_lib.data.chats import Prompt, as_messages, as_text
+from realm_lib.rlhf.policies.loading import PolicyError
+
+__all__ = ["EncodedPrompts", "encode_prompts"]
+
+_DATE = "26 Jul 2024"
+"""Llama-3.1's template writes today's date into the chat unless told another; a run must not change overnight."""
+
+
+@dataclass(frozen=True)
+class EncodedPrompts:
+    """Token ids of the prompts that fit, their places among those given, and what was left out and why."""
+
+    ids: list[list[int]]
+    kept: list[int]
+    dropped: int
+    reason: str
+    """Says in words how many were left out; empty when none was."""
+
+
+def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt], max_prompt_tokens: int) -> EncodedPrompts:
+    """Each prompt as a chat that waits for the assistant's answer.
+
+    Prompts over ``max_prompt_tokens`` tokens, template included, are left out and counted. Raises :class:`PolicyError`
+    naming the place of an empty prompt, when no prompt fits, and for a template that writes BOS twice.
+    """
+    for place, prompt in enumerate(prompts):
+        if not as_text(prompt).strip():
+            raise PolicyError(f"prompt {place} is empty: remove it")
+    rows = [
+        tokenizer.apply_chat_template(
+            as_messages(prompt), add_generation_prompt=True, tokenize=True, return_dict=True, date_string=_DATE
+        )["input_ids"]
+        for prompt in prompts
+    ]
+    bos = tokenizer.bos_token_id
+    if bos is not None and any(row[:2] == [bos, bos] for row in rows[:1]):
+        raise PolicyError(f"{tokenizer.name_or_path}: the chat template writes the BOS token twice")
+    kept = [place for place, row in enumerate(rows) if len(row) <= max_prompt_tokens]
+    dropped = len(rows) - len(kept)
+    reason = ""
+    if dropped:
+        longest = max(range(len(rows)), key=lambda place: len(rows[place]))
+        reason = (
+            f"{dropped} of {len(rows)} prompts left out: longer than max_prompt_tokens {max_prompt_tokens} "
+            f"(the longest is prompt {longest} with {len(rows[longest])})"
+        )
+    if not kept:
+        raise PolicyError(reason or "there are no prompts")
+    return EncodedPrompts([rows[place] for place in kept], kept, dropped, reason)

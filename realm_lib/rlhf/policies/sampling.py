@@ -1,0 +1,157 @@
+"""Drawing responses: a batched loop over a key-value cache in which every row has random numbers of its own.
+
+A row's numbers come from its own seed, and a token is the first at which the cumulated probabilities exceed the row's
+number (inversion sampling). So a response is the same alone or in any batch, and the same after a restart, as far as
+the model's own arithmetic is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from realm_lib.rlhf.policies.loading import Policy, PolicyError
+
+__all__ = ["Response", "sample"]
+
+_SHRINK_BELOW = 0.75
+"""Ended rows leave the batch when fewer than this share of it still write: each leaving copies the cache."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """A sampled response: its tokens (the end token included, where it ended), its text, whether it ended itself."""
+
+    ids: list[int]
+    text: str
+    ended: bool
+
+
+def sample(
+    policy: Policy,
+    prompt_ids: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seeds: Sequence[int],
+    batch_size: int,
+    progress: bool = False,
+) -> list[Response]:
+    """One response to each prompt, in the prompts' order; ``seeds`` holds one number a prompt.
+
+    At temperature 0 the likeliest token is taken and seeds do not matter. Prompts of like length are sampled together,
+    at most ``batch_size`` at once; generation stops when all rows have ended.
+    Raises :class:`PolicyError` for an empty prompt, one that leaves no room for the response in the model's context,
+    and logits that are not finite.
+    """
+    if len(seeds) != len(prompt_ids):
+        raise PolicyError(f"{len(prompt_ids)} prompts but {len(seeds)} seeds: each row needs its own")
+    for place, row in enumerate(prompt_ids):
+        if not row:
+            raise PolicyError(f"prompt {place} has no tokens")
+        if policy.context is not None and len(row) + max_new_tokens > policy.context:
+            raise PolicyError(
+                f"prompt {place} has {len(row)} tokens; with {max_new_tokens} new ones that is more than the model's "
+                f"context of {policy.context}: lower max_prompt_tokens or max_new_tokens"
+            )
+    order = sorted(range(len(prompt_ids)), key=lambda place: (-len(prompt_ids[place]), place))
+    drawn: list[list[int]] = [[] for _ in prompt_ids]
+    was_training = policy.model.training
+    policy.model.eval()
+    try:
+        with tqdm(total=len(order), desc="sampling", unit="response", disable=not progress) as bar:
+            for start in range(0, len(order), batch_size):
+                places = order[start : start + batch_size]
+                uniforms = np.stack([_uniforms(seeds[place], max_new_tokens) for place in places])
+                rows = _generate(policy, [prompt_ids[place] for place in places], uniforms, temperature)
+                for place, row in zip(places, rows, strict=True):
+                    drawn[place] = row
+                bar.update(len(places))
+    finally:
+        policy.model.train(was_training)
+    return [_response(policy, ids) for ids in drawn]
+
+
+def _uniforms(seed: int, count: int) -> NDArray[np.float64]:
+    """The row's own numbers in [0, 1); a longer response begins with those of a shorter one."""
+    return np.random.Generator(np.random.Philox(seed)).random(count)
+
+
+@torch.inference_mode()
+def _generate(
+    policy: Policy, prompts: Sequence[Sequence[int]], uniforms: NDArray[np.float64], temperature: float
+) -> list[list[int]]:
+    """The tokens of each row, up to its end token; ``uniforms`` is [rows, max_new_tokens]."""
+    from transformers import DynamicCache
+
+    model, device = policy.model, policy.model.device
+    ids, mask = _pad_left(prompts, device)
+    numbers = torch.from_numpy(uniforms).to(device)
+    ends = torch.tensor(sorted(policy.end_ids), device=device)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    drawn: list[list[int]] = [[] for _ in prompts]
+    rows = torch.arange(len(prompts))  # which prompt each row of the batch writes for
+    alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
+    for step in range(uniforms.shape[1]):
+        logits = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        tokens = _draw(logits, numbers[:, step], temperature)
+        for row, token, writes in zip(rows.tolist(), tokens.tolist(), alive.tolist(), strict=True):
+            if writes:
+                drawn[row].append(token)
+        alive &= ~torch.isin(tokens, ends)
+        writing = int(alive.sum())
+        if writing == 0:
+            break
+        positions = positions[:, -1:] + 1
+        if writing < _SHRINK_BELOW * len(rows):
+            keep = alive.nonzero().squeeze(1)
+            cache.batch_select_indices(keep)
+            tokens, positions, mask, numbers, alive = (
+                tensor[keep] for tensor in (tokens, positions, mask, numbers, alive)
+            )
+            rows = rows[keep.cpu()]
+        ids = tokens[:, None]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+    return drawn
+
+
+def _draw(logits: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
+    """One token a row of ``logits`` [rows, vocabulary], by inversion of the cumulated probabilities in float64."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    cumulated = probabilities.double().cumsum(dim=-1)
+    if not bool(torch.isfinite(cumulated[:, -1]).all()):
+        raise PolicyError("the policy's logits are not finite: its weights are broken, or dtype float16 overflows")
+    wanted = (uniforms * cumulated[:, -1])[:, None]
+    return torch.searchsorted(cumulated, wanted, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+
+
+def _pad_left(rows: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tensor]:
+    """Token ids and mask, int64 [rows, longest]; the padding's id is never read, the mask hides it."""
+    width = max(map(len, rows))
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for place, row in enumerate(rows):
+        ids[place, width - len(row) :] = torch.tensor(row)
+        mask[place, width - len(row) :] = 1
+    return ids.to(device), mask.to(device)
+
+
+def _response(policy: Policy, ids: list[int]) -> Response:
+    ended = ids[-1] in policy.end_ids
+    text: str = policy.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
+    return Response(ids, text, ended)

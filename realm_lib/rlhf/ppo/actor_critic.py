@@ -1,0 +1,148 @@
+"""The policy, its value head and its frozen reference: what one forward pass says about every token of a response."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as torch_checkpoint
+
+from realm_lib.config.rlhf import PPOParams
+from realm_lib.rlhf.policies import Policy, backbone_of, next_token_logits, pad_right
+from realm_lib.rlhf.policies.log_probs import check_output_layer, in_blocks, log_probs_of, places_before_responses
+
+__all__ = ["ActorCritic", "Tokens"]
+
+Ids = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a pass says about the responses' tokens, row after row, each [n] in float32."""
+
+    log_probs: Tensor
+    values: Tensor
+    """Value of the state before the token."""
+    entropies: Tensor | None
+    """Of the distribution that the token was drawn from, in nats; None where they were not asked for."""
+
+
+class ActorCritic:
+    """A trainable policy with a value head, and the reference that it must not leave too far.
+
+    The reference is the policy itself with its LoRA adapter switched off, or a frozen copy of a policy without one.
+    The value head reads the policy's last hidden states (one pass gives log-probabilities and values), or those of a
+    second copy of the model. It starts at zero: every state is worth nothing until the first update. Dropout is off
+    throughout (Huang et al., arXiv 2403.17031), so that the first ratio of every rollout is 1.
+    """
+
+    def __init__(self, policy: Policy, params: PPOParams) -> None:
+        self.policy = policy
+        self.model = policy.model.eval()
+        check_output_layer(self.model)
+        self.has_adapter = hasattr(self.model, "disable_adapter")
+        self._frozen = None if self.has_adapter else copy.deepcopy(self.model).requires_grad_(False)
+        self._value_backbone = None
+        if params.value_model == "separate":
+            self._value_backbone = backbone_of(copy.deepcopy(self.model))
+        width = self.model.config.get_text_config().hidden_size
+        self.value_head = nn.Linear(width, 1).to(self.model.device)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+        self._recompute = params.gradient_checkpointing
+        if params.gradient_checkpointing:
+            for part in (self.model, self._value_backbone):
+                if part is not None:
+                    part.activation_checkpointing_enable({"use_reentrant": False})
+
+    @property
+    def device(self) -> Any:
+        """Where token ids go."""
+        return self.model.device
+
+    def policy_parameters(self) -> dict[str, Tensor]:
+        """What is trained of the policy, by name: what a saved policy is made of."""
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+
+    def trained_parameters(self) -> dict[str, Tensor]:
+        """All that is trained, by name: policy, value head, and the value model where there is one."""
+        found = {f"policy.{name}": value for name, value in self.policy_parameters().items()}
+        found |= {f"value_head.{name}": value for name, value in self.value_head.named_parameters()}
+        if self._value_backbone is not None:
+            named = self._value_backbone.named_parameters()
+            found |= {f"value_model.{name}": value for name, value in named if value.requires_grad}
+        return found
+
+    def evaluate(self, prompts: Ids, responses: Ids, temperature: float, *, entropy: bool = True) -> Tokens:
+        """One pass over the rows; only states that predict a response's token reach output layer and value head.
+
+        The entropies are another pass over all logits: they are left out where nobody reads them.
+        """
+        ids = pad_right([[*p, *r] for p, r in zip(prompts, responses, strict=True)], self.device)
+        before = places_before_responses(prompts, responses, ids.shape[1], self.device)
+        states = self._states(backbone_of(self.model), ids, before)
+        value_states = states if self._value_backbone is None else self._states(self._value_backbone, ids, before)
+        values = self.value_head(value_states.float()).squeeze(1)
+
+        def block(states: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+            logits = next_token_logits(self.model, states).float() / temperature
+            total = torch.logsumexp(logits, dim=-1)
+            log_probs = logits.gather(1, targets[:, None]).squeeze(1) - total
+            if not entropy:
+                return (log_probs,)
+            # H = log Z - E[logit]; exp(logits - total) are the probabilities.
+            return log_probs, total - (torch.exp(logits - total[:, None]) * logits).sum(dim=-1)
+
+        blocks = in_blocks(self.model, states, self._targets(responses))
+        if self._recompute and torch.is_grad_enabled():
+            found = [torch_checkpoint(block, *part, use_reentrant=False) for part in blocks]
+        else:
+            found = [block(*part) for part in blocks]
+        log_probs, *entropies = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return Tokens(log_probs, values, entropies[0] if entropy else None)
+
+    @torch.no_grad()
+    def reference_log_probs(self, prompts: Ids, responses: Ids, temperature: float) -> Tensor:
+        """Log-probability of each token under the reference, [n]."""
+        ids = pad_right([[*p, *r] for p, r in zip(prompts, responses, strict=True)], self.device)
+        before = places_before_responses(prompts, responses, ids.shape[1], self.device)
+        with self._reference() as model:
+            states = self._states(backbone_of(model), ids, before)
+            blocks = in_blocks(model, states, self._targets(responses))
+            return torch.cat([log_probs_of(model, *block, temperature) for block in blocks])
+
+    @contextmanager
+    def _reference(self) -> Iterator[Any]:
+        if self._frozen is not None:
+            yield self._frozen
+        else:
+            with self.model.disable_adapter():
+                yield self.model
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Lets transformers recompute activations, which its layers do in training mode only.
+
+        Set on those layers alone and not on what is in them: dropout stays off.
+        """
+        parts = [self.model, *([] if self._value_backbone is None else [self._value_backbone])]
+        modules = [module for part in parts for module in part.modules()]
+        layers = [module for module in modules if getattr(module, "gradient_checkpointing", False)]
+        for layer in layers:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.training = False
+
+    @staticmethod
+    def _states(backbone: Any, ids: Tensor, places: Tensor) -> Tensor:
+        hidden: Tensor = backbone(input_ids=ids, use_cache=False).last_hidden_state
+        return hidden.flatten(0, 1)[places]
+
+    def _targets(self, responses: Ids) -> Tensor:
+        return torch.tensor([token for response in responses for token in response], device=self.device)

@@ -1,0 +1,109 @@
+"""Prompts that are not learned from, answered at several points of a training; which policy is kept, and its gain."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from realm_lib.config.rlhf import PPOParams
+from realm_lib.data.chats import Prompt, as_text
+from realm_lib.evaluation.resampling import bootstrap_over_posts
+from realm_lib.rlhf.policies import EncodedPrompts, PolicyError, encode_prompts
+from realm_lib.rlhf.ppo.monitor import describe
+from realm_lib.rlhf.ppo.rollout import Episode
+from realm_lib.runs.files import write_text
+from realm_lib.runs.seeds import derive_seed
+
+__all__ = ["PromptSet", "choose", "paired_difference", "sample_rows", "summary", "write_lines"]
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts that are answered to watch the policy, from the same random numbers each time."""
+
+    kind: str
+    prompts: list[Prompt]
+    encoded: EncodedPrompts
+
+    @classmethod
+    def of(cls, kind: str, prompts: Sequence[Prompt], tokenizer: Any, max_prompt_tokens: int) -> Self:
+        """As tokens; raises what :func:`realm_lib.rlhf.policies.encode_prompts` raises, and says of which set."""
+        try:
+            return cls(kind, list(prompts), encode_prompts(tokenizer, prompts, max_prompt_tokens))
+        except PolicyError as error:
+            raise PolicyError(f"{kind}: {error}") from error
+
+    def asked(self, seed: int) -> list[tuple[int, Prompt, list[int], int]]:
+        """What :func:`play` takes: place, prompt, its tokens and the answer's seed, of each."""
+        return [
+            (place, self.prompts[place], ids, derive_seed(seed, "ppo", self.kind, place))
+            for place, ids in zip(self.encoded.kept, self.encoded.ids, strict=True)
+        ]
+
+    def with_prompts(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Rows of answers with the text of their prompts, for a file that is read by itself."""
+        return [{**row, "post": as_text(self.prompts[row["prompt"]])} for row in rows]
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON, one row a line; the file appears when it is whole."""
+    write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+
+def summary(step: int, episodes: Sequence[Episode], params: PPOParams) -> dict[str, float]:
+    """The means over the watched prompts after ``step`` updates; ``objective`` is the reward less the penalty."""
+    worth = [episode.worth(params.reward_uncertainty_penalty) for episode in episodes]
+    return {
+        "step": step,
+        "episodes": step * params.batch_size,
+        "objective": float(np.mean(worth)),
+        **describe(episodes),
+    }
+
+
+def sample_rows(step: int, episodes: Sequence[Episode]) -> list[dict[str, Any]]:
+    """One row a watched prompt, for the table of samples."""
+    return [
+        {
+            "step": step,
+            "prompt": episode.place,
+            "response": episode.text,
+            **episode.told,
+            "kl": episode.kl,
+            "length": len(episode.response_ids),
+            "ended": episode.ended,
+        }
+        for episode in episodes
+    ]
+
+
+def choose(evaluations: Sequence[dict[str, float]], params: PPOParams) -> int:
+    """The step whose policy is kept: the best mean objective on the prompts to choose on.
+
+    Objective: reward less ``reward_uncertainty_penalty`` spreads. Only steps whose KL there is within ``kl_budget``
+    count, where there is one; the policy as it came (KL 0) always does. The earliest of equals. The judge has no say.
+    """
+    budget = np.inf if params.kl_budget is None else params.kl_budget
+    allowed = [row for row in evaluations if row["step"] == 0 or row["kl"] <= budget]
+    best = max(allowed, key=lambda row: (row["objective"], -row["step"]))
+    return int(best["step"])
+
+
+def paired_difference(samples: pd.DataFrame, column: str, step: int) -> dict[str, Any]:
+    """Mean of ``column`` before (step 0) and after ``step``, and the 95 % interval of their paired difference.
+
+    The interval resamples prompts; both policies drew each answer from the same random numbers.
+    """
+    before = samples[samples["step"] == 0].set_index("prompt")[column]
+    after = samples[samples["step"] == step].set_index("prompt")[column].loc[before.index]
+    found = bootstrap_over_posts(after.to_numpy() - before.to_numpy(), before.index.to_numpy())
+    return {
+        "before": float(before.mean()),
+        "after": float(after.mean()),
+        "difference": float(found.means[0]),
+        "ci_of_difference": [float(found.lows[0]), float(found.highs[0])],
+    }

@@ -1,0 +1,80 @@
+"""What a training leaves: its history, the held-out answers at several points, and the numbers for metrics/ppo.json."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from realm_lib.rlhf.policies import Policy
+from realm_lib.rlhf.ppo.held_out import paired_difference
+
+__all__ = ["PPOResult"]
+
+
+@dataclass(frozen=True)
+class PPOResult:
+    """A finished training; ``policy`` holds the weights that were kept."""
+
+    policy: Policy
+    history: pd.DataFrame
+    """One row an update."""
+    evaluations: pd.DataFrame
+    """One row a point at which the prompts to choose on were answered: means of reward, objective, gold, kl, ..."""
+    samples: pd.DataFrame
+    """One row a point and prompt to choose on: step, prompt (its place), response, reward, its parts, gold, kl, ..."""
+    judged: pd.DataFrame
+    """The held-out prompts before training (step 0) and with the policy that is kept; columns as ``samples``."""
+    best_step: int
+    """The update after which the kept policy stood; 0 is the policy as it came."""
+    stopped: str
+    """Why training stopped before all episodes; empty when it did not."""
+    dropped: str
+    """Which prompts were left out, in words; empty when none was."""
+
+    def comparison(self) -> pd.DataFrame:
+        """Before and after on each held-out prompt: columns as ``judged`` with the suffixes _before and _after."""
+        before = self.judged[self.judged["step"] == 0].drop(columns="step")
+        after = self.judged[self.judged["step"] == self.best_step].drop(columns="step")
+        return before.merge(after, on="prompt", suffixes=("_before", "_after"), validate="one_to_one")
+
+    def curve(self) -> pd.DataFrame:
+        """How far the mean reward, and the judge's, moved from where they began, a row a point of ``evaluations``.
+
+        Columns: step, kl, prompts (their number), and for reward and gold (where there is a judge) the paired change,
+        its NAME_low and NAME_high (95 %, prompts resampled). What :func:`over_optimisation` draws.
+        """
+        names = [name for name in ("reward", "gold") if name in self.samples]
+        prompts = int(self.samples["prompt"].nunique())
+        rows = []
+        for step, kl in zip(self.evaluations["step"], self.evaluations["kl"], strict=True):
+            row = {"step": step, "kl": kl, "prompts": prompts}
+            for name in names:
+                found = paired_difference(self.samples, name, step)
+                row[name] = found["difference"]
+                row[f"{name}_low"], row[f"{name}_high"] = found["ci_of_difference"]
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def metrics(self) -> dict[str, Any]:
+        """What metrics/ppo.json holds; means are over the held-out prompts, kl in nats a response."""
+        both = self.comparison()
+        seconds = float(self.history["seconds"].sum()) if len(self.history) else 0.0
+        episodes = int(self.history["episodes"].iloc[-1]) if len(self.history) else 0
+        found: dict[str, Any] = {
+            name: paired_difference(self.judged, name, self.best_step)
+            for name in ("reward", "gold")
+            if name in self.judged
+        }
+        return {
+            **found,
+            "kl": float(both["kl_after"].mean()),
+            "length": {when: float(both[f"length_{when}"].mean()) for when in ("before", "after")},
+            "ended": {when: float(both[f"ended_{when}"].mean()) for when in ("before", "after")},
+            "held_out_prompts": len(both),
+            "best_step": self.best_step,
+            "updates": len(self.history),
+            "episodes": episodes,
+            "episodes_per_second": episodes / seconds if seconds else 0.0,
+            "seconds": seconds,
+            "stopped": self.stopped,
+        }

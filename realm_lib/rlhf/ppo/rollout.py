@@ -1,0 +1,160 @@
+"""A rollout: responses sampled from the policy, what they are worth, and what PPO learns from them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from realm_lib.config.rlhf import PPOParams, SamplingParams
+from realm_lib.data.chats import Prompt
+from realm_lib.rlhf.policies import sample
+from realm_lib.rlhf.ppo.actor_critic import ActorCritic, Ids
+from realm_lib.rlhf.ppo.estimators import generalised_advantages, token_rewards, whiten
+from realm_lib.rlhf.rewards import Judge, Reward, ask_judge, ask_reward
+
+__all__ = ["Episode", "Learnable", "learnable", "padded", "play"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class Episode:
+    """One prompt answered once, everything measured of it. Plain values: processes exchange them."""
+
+    place: int
+    """Of the prompt among those that the user gave."""
+    prompt_ids: list[int]
+    response_ids: list[int]
+    text: str
+    ended: bool
+    log_probs: Floats
+    """Of the response's tokens under the policy that sampled them, and below under the reference: [tokens] each."""
+    reference_log_probs: Floats
+    values: Floats
+    entropy: float
+    """Mean over the tokens, in nats."""
+    told: dict[str, float] = field(default_factory=dict)
+    """What the reward told: reward, and spread, score, similarity; gold, where there is a judge."""
+
+    @property
+    def kl(self) -> float:
+        """Log-ratio of the whole response to the reference: an unbiased estimate of the KL in nats, of any sign."""
+        return float((self.log_probs - self.reference_log_probs).sum())
+
+    @property
+    def kl_k3(self) -> float:
+        """The estimate that is never below 0; see :class:`realm_lib.rlhf.policies.SequenceKL`."""
+        ratio = self.log_probs - self.reference_log_probs
+        return float((np.expm1(-ratio) + ratio).sum())
+
+    def worth(self, penalty: float) -> float:
+        """Reward less ``penalty`` times its spread (Coste et al., arXiv 2310.02743)."""
+        return self.told["reward"] - penalty * self.told.get("spread", 0.0)
+
+
+@dataclass(frozen=True)
+class Learnable:
+    """A rollout as tensors, float64 [episodes, tokens] padded on the right."""
+
+    mask: Tensor
+    old_log_probs: Tensor
+    old_values: Tensor
+    advantages: Tensor
+    """Whitened over all tokens of the rollout."""
+    returns: Tensor
+
+
+def play(
+    models: ActorCritic,
+    asked: Sequence[tuple[int, Prompt, list[int], int]],
+    reward: Reward,
+    judge: Judge | None,
+    sampling: SamplingParams,
+    params: PPOParams,
+    clock: Callable[[str], Any],
+) -> list[Episode]:
+    """One episode for each (place, prompt, its token ids, seed) of ``asked``.
+
+    Generation, one pass of the policy with its value head, one of the reference, one call of the reward.
+    ``clock(name)`` is a context that measures a part. Raises :class:`RewardError` before anything is
+    learned when the reward's answer cannot be used.
+    """
+    if not asked:
+        return []
+    places, prompts, ids, seeds = (list(column) for column in zip(*asked, strict=True))
+    with clock("sampling"):
+        responses = sample(
+            models.policy,
+            ids,
+            max_new_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            seeds=seeds,
+            batch_size=sampling.batch_size,
+        )
+    texts = [response.text for response in responses]
+    with clock("reward"):
+        penalised = params.reward_uncertainty_penalty > 0
+        table = ask_reward(reward, prompts, texts, places, needs_spread=penalised)
+        if judge is not None:
+            table["gold"] = ask_judge(judge, prompts, texts, places)
+    told = table.to_dict("records")
+    episodes: list[Episode | None] = [None] * len(asked)
+    with clock("forward"), torch.no_grad():
+        for batch in _alike([len(a) + len(b.ids) for a, b in zip(ids, responses, strict=True)], sampling.batch_size):
+            asked_ids, answers = [ids[n] for n in batch], [responses[n].ids for n in batch]
+            tokens = models.evaluate(asked_ids, answers, sampling.temperature)
+            reference = models.reference_log_probs(asked_ids, answers, sampling.temperature)
+            assert tokens.entropies is not None
+            found = (tokens.log_probs, reference, tokens.values, tokens.entropies)
+            for n, parts in zip(batch, zip(*(_by_row(part, answers) for part in found), strict=True), strict=True):
+                episodes[n] = Episode(
+                    place=places[n],
+                    prompt_ids=ids[n],
+                    response_ids=responses[n].ids,
+                    text=texts[n],
+                    ended=responses[n].ended,
+                    log_probs=parts[0],
+                    reference_log_probs=parts[1],
+                    values=parts[2],
+                    entropy=float(parts[3].mean()),
+                    told={str(name): float(value) for name, value in told[n].items()},
+                )
+    return [episode for episode in episodes if episode is not None]
+
+
+def learnable(episodes: Sequence[Episode], scores: Floats, kl_coefficient: float, params: PPOParams) -> Learnable:
+    """Rewards of tokens, advantages and returns of a rollout; ``scores`` is [episodes], what each response earned."""
+    log_probs, mask = padded([episode.log_probs for episode in episodes])
+    reference, _ = padded([episode.reference_log_probs for episode in episodes])
+    values, _ = padded([episode.values for episode in episodes])
+    rewards = token_rewards(torch.from_numpy(scores), log_probs, reference, mask, kl_coefficient)
+    if params.whiten_rewards:
+        rewards = whiten(rewards, mask, keep_mean=True)
+    advantages, returns = generalised_advantages(rewards, values, mask, params.gamma, params.gae_lambda)
+    return Learnable(mask, log_probs, values, whiten(advantages, mask), returns)
+
+
+def padded(rows: Sequence[Floats]) -> tuple[Tensor, Tensor]:
+    """Rows of unequal length as float64 [rows, longest] with zeros behind, and the mask of what is real."""
+    width = max(map(len, rows))
+    values = torch.zeros(len(rows), width, dtype=torch.float64)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for place, row in enumerate(rows):
+        values[place, : len(row)] = torch.from_numpy(row)
+        mask[place, : len(row)] = True
+    return values, mask
+
+
+def _alike(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Places of rows of like length, longest first, ``batch_size`` at a time."""
+    order = sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
+    return (order[start : start + batch_size] for start in range(0, len(order), batch_size))
+
+
+def _by_row(values: Tensor, responses: Ids) -> list[Floats]:
+    parts = torch.split(values.double().cpu(), [len(response) for response in responses])
+    return [part.numpy() for part in parts]

@@ -1,0 +1,90 @@
+"""Asking a text-level reward, and believing only one finite number a response."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from realm_lib.data.chats import Prompt
+from realm_lib.rlhf.errors import RewardError
+
+__all__ = ["Judge", "Reward", "ask_judge", "ask_reward"]
+
+Reward = Callable[..., Sequence[float | None]]
+"""``reward(prompts=, completions=) -> list of numbers``: RealmReward, or any of TRL's reward functions. One with
+a method ``explain`` that returns a table (reward, and perhaps spread, score, similarity) is asked through it."""
+
+Judge = Callable[..., Sequence[float]]
+"""The same signature; its numbers are logged beside the reward's and never trained on: the simulator's utility."""
+
+PARTS = ("score", "similarity", "spread")
+
+
+def ask_reward(
+    reward: Reward, prompts: Sequence[Prompt], responses: Sequence[str], places: Sequence[int], *, needs_spread: bool
+) -> pd.DataFrame:
+    """One row a response: reward, and spread, score, similarity where the reward tells them. One call.
+
+    ``places`` say which of the user's prompts these are. Raises :class:`RewardError` naming one for a reward that
+    raises, that answers with another number of rewards, or with None, NaN or infinity; and when ``needs_spread`` and
+    there is none.
+    """
+    explain = getattr(reward, "explain", None)
+    completions = [_completion(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+    answer = _call(explain or reward, prompts, completions, places)
+    if explain is None:
+        table = pd.DataFrame({"reward": _numbers(answer, "the reward", responses, places)})
+    else:
+        columns = ["reward", *(part for part in PARTS if part in answer)]
+        table = pd.DataFrame(
+            {name: _numbers(list(answer[name]), f"the reward's {name}", responses, places) for name in columns}
+        )
+    if needs_spread and "spread" not in table:
+        raise RewardError(
+            "reward_uncertainty_penalty is above 0, but the reward tells no spread: it needs a method explain() with a "
+            "column spread, as RealmReward has; or set the penalty to 0"
+        )
+    return table
+
+
+def ask_judge(
+    judge: Judge, prompts: Sequence[Prompt], responses: Sequence[str], places: Sequence[int]
+) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    """The judge's number for each response, float64 [n]; checked as a reward is."""
+    answer = _call(judge, prompts, list(responses), places)
+    return np.array(_numbers(answer, "the judge", responses, places), dtype=np.float64)
+
+
+def _completion(prompt: Prompt, response: str) -> Prompt:
+    """Conversational prompts get conversational completions, as TRL's reward functions do."""
+    return response if isinstance(prompt, str) else [{"role": "assistant", "content": response}]
+
+
+def _call(reward: Callable[..., Any], prompts: Sequence[Prompt], completions: list[Any], places: Sequence[int]) -> Any:
+    try:
+        return reward(prompts=list(prompts), completions=completions)  # by name: TRL's may take only some
+    except Exception as error:
+        named = ", ".join(map(str, places[:8])) + (", ..." if len(places) > 8 else "")
+        raise RewardError(f"the reward failed on prompts {named}: {type(error).__name__}: {error}") from error
+
+
+def _numbers(answer: Any, who: str, responses: Sequence[str], places: Sequence[int]) -> list[float]:
+    try:
+        found = list(answer)
+    except TypeError:
+        raise RewardError(f"{who} answered {type(answer).__name__}, not a list of numbers") from None
+    if len(found) != len(responses):
+        raise RewardError(
+            f"{who} answered {len(found)} numbers for the {len(responses)} responses to prompts {places[0]} to "
+            f"{places[-1]}"
+        )
+    for value, response, place in zip(found, responses, places, strict=True):
+        number = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+            raise RewardError(
+                f"{who} answered {number!r} for prompt {place} (response: {response[:60]!r}); every response needs a "
+                "finite number"
+            )
+    return [float(value) for value in found]

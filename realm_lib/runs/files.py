@@ -1,0 +1,99 @@
+"""Files that are written whole or not at all."""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["atomic_path", "write_json", "write_text"]
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that becomes ``path`` when the block ends well, and is removed otherwise.
+
+    A reader never sees a half-written file, and a kill leaves the old one in place. Works for a folder that the block
+    makes at the temporary path too: an existing folder at ``path`` is moved aside first, so that a kill between the
+    two renames leaves none at ``path``, but never half of one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    os.close(descriptor)
+    temporary = Path(name)
+    temporary.unlink()
+    try:
+        yield temporary
+        if temporary.is_dir():
+            _replace_folder(temporary, path)
+        else:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    finally:
+        if temporary.is_dir():
+            _remove_folder(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    old = path.with_name(f".{path.name}.old")
+    _remove_folder(old)
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    _remove_folder(old)
+
+
+def _remove_folder(path: Path) -> None:
+    import shutil
+
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` as UTF-8, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write ``content`` as indented JSON, whole or not at all.
+
+    Raises ValueError for NaN and infinity: a failed measurement is not written as a number.
+    """
+    try:
+        text = json.dumps(content, indent=2, allow_nan=False, default=_plain)
+    except ValueError as error:
+        raise ValueError(f"{path}: a value is NaN or infinite: {_first_bad(content)}") from error
+    write_text(path, text + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """numpy scalars and arrays as Python's own."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"cannot write {type(value).__name__} as JSON")
+
+
+def _first_bad(content: Any, key: str = "") -> str:
+    children = content.items() if isinstance(content, Mapping) else enumerate(content)
+    for name, child in children:
+        here = f"{key}.{name}" if key else str(name)
+        value = child.tolist() if hasattr(child, "tolist") else child
+        if isinstance(value, float) and not math.isfinite(value):
+            return here
+        if isinstance(value, (Mapping, list, tuple)) and (found := _first_bad(value, here)):
+            return found
+    return ""

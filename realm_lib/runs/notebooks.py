@@ -1,0 +1,244 @@
+"""Running notebooks for make: which parameters and files each depends on, and one execution at a time.
+
+make decides what is out of date. This module resolves a profile into a run's folder, writes for every notebook the
+sections that its ``parameters`` cell declares and the library files that it imports, and executes a notebook with
+papermill so that a failure is kept for reading and never stands where a result would.
+"""
+
+import ast
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from realm_lib.config.base import project_root
+from realm_lib.config.profile import Params, dump_yaml, load_params
+from realm_lib.runs.files import write_text
+from realm_lib.runs.run import Run, open_run
+
+__all__ = ["NotebookError", "declared_sections", "execute", "imported_modules", "prepare"]
+
+
+class NotebookError(RuntimeError):
+    """A notebook that cannot be run or that failed; the message shows the cell and its error."""
+
+
+def prepare(profile: str, overrides: list[str]) -> Run:
+    """Resolve ``params/PROFILE.yaml`` with overrides into the run's folder, and return the run.
+
+    Writes params.yaml, .steps/NOTEBOOK.yaml (the sections that the notebook declares: what papermill injects) and
+    .steps/depends.mk (what each executed notebook depends on). A file whose content is unchanged keeps its time, so
+    that make reruns only what a changed parameter reaches.
+    """
+    path = Path(profile) if profile.endswith((".yaml", ".yml")) else project_root() / "params" / f"{profile}.yaml"
+    params = load_params(path, overrides)
+    run = open_run(params)
+    _write_if_changed(run.path("params.yaml"), dump_yaml(params))
+    notebooks = [path for path in _notebooks() if params.offline_models or "offline" not in path.stem]
+    rules = [f"STEPS := {' '.join(path.stem for path in notebooks)}"]
+    before = ""
+    for notebook in notebooks:
+        sections = declared_sections(notebook)
+        _write_if_changed(run.path(".steps", f"{notebook.stem}.yaml"), dump_yaml(params, sections))
+        files = " ".join(str(file) for file in imported_modules(notebook))
+        rules.append(f"$(RUN)/notebooks/{notebook.stem}.ipynb: {files}{before}")
+        before = f" $(RUN)/notebooks/{notebook.stem}.ipynb"
+    _write_if_changed(run.path(".steps", "depends.mk"), "\n".join(rules) + "\n")
+    return run
+
+
+def execute(run: Run, name: str) -> None:
+    """Execute notebooks/NAME.ipynb into the run with papermill and record the step in the manifest.
+
+    The executed copy appears under its own name only when every cell ran; a failed one is kept as NAME.failed.ipynb.
+    Raises :class:`NotebookError` with the cell's error, for a kernel that died, and for a notebook that the run lacks.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    source = project_root() / "notebooks" / f"{name}.ipynb"
+    params = load_params(run.path("params.yaml"))
+    prepared = run.path(".steps", f"{name}.yaml")
+    if not (source.exists() and prepared.exists()):
+        steps = ", ".join(path.stem for path in sorted(prepared.parent.glob("*.yaml")))
+        raise NotebookError(f"{run.folder} has no notebook {name}; it has: {steps or 'none, run `make` for it first'}")
+    values = yaml.safe_load(prepared.read_text(encoding="utf-8"))
+    target = run.path("notebooks", f"{name}.ipynb")
+    failed = target.with_suffix(".failed.ipynb")
+    working = target.with_suffix(".running.ipynb")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with run.step(name, params), _kernel_environment():
+            papermill.execute_notebook(
+                str(source),
+                str(working),
+                parameters=values,
+                kernel_name="python3",
+                cwd=str(project_root()),
+                progress_bar=False,
+                # The kernel warns on every start that it listens on TCP; cells' own warnings are not affected.
+                extra_arguments=["--IPKernelApp.log_level=50"],
+            )
+        failed.unlink(missing_ok=True)
+        working.replace(target)
+    except PapermillExecutionError as error:
+        working.replace(failed)
+        raise NotebookError(
+            f"{source.name}, cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+            f"The cell:\n{_indented(error.source)}\nThe notebook as far as it ran: {failed}"
+        ) from None
+    except DeadKernelError:
+        working.replace(failed)
+        raise NotebookError(
+            f"{source.name}: its kernel died, as it does when memory runs out or somebody kills it. What was finished "
+            f"is kept; run it again, with less memory in use. The notebook as far as it ran: {failed}"
+        ) from None
+    finally:
+        working.unlink(missing_ok=True)
+
+
+@contextmanager
+def _kernel_environment() -> Iterator[None]:
+    """What a kernel inherits: nobody watches, so no progress bars; figures go into the executed copy.
+
+    A shell's own MPLBACKEND (Agg, on many servers) would keep them out of it.
+    """
+    wanted = {"REALM_QUIET": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+def declared_sections(notebook: Path) -> list[str]:
+    """The sections that the cell tagged ``parameters`` assigns, in order.
+
+    papermill only warns of a missing cell or an unknown name and then runs with the notebook's own defaults; here both
+    raise :class:`NotebookError`.
+    """
+    cells = [cell for cell in _code_cells(notebook) if "parameters" in cell["metadata"].get("tags", [])]
+    if len(cells) != 1:
+        raise NotebookError(f"{notebook}: {len(cells)} cells are tagged parameters; there must be one")
+    statements = ast.parse(_python(cells[0], notebook)).body
+    targets = [node.targets[0] for node in statements if isinstance(node, ast.Assign) and len(node.targets) == 1]
+    names = [target.id for target in targets if isinstance(target, ast.Name)]
+    unknown = [name for name in names if name not in Params.model_fields]
+    if unknown or len(names) != len(statements):
+        raise NotebookError(
+            f"{notebook}: the parameters cell may only assign sections, found {unknown or 'other code'}"
+        )
+    return names
+
+
+def imported_modules(notebook: Path, package: str = "realm_lib") -> list[Path]:
+    """The files of ``package`` that a notebook imports, and those that they import, relative to the project's root.
+
+    Data files (YAML) count with the package that they lie in. What only a type checker imports changes no result.
+    """
+    import grimp
+
+    graph = grimp.build_graph(package, exclude_type_checking_imports=True, cache_dir=None)
+    queue = [name for cell in _code_cells(notebook) for name in _imports(_python(cell, notebook), package)]
+    modules: set[str] = set()
+    while queue:
+        module = queue.pop()
+        # The top only says where names live; of a name that a module holds, the module is what counts.
+        if module.startswith(f"{package}.") and module not in modules:
+            modules.add(module)
+            queue.append(module.rpartition(".")[0])  # importing a module runs the packages around it
+            queue += graph.find_modules_directly_imported_by(module) if module in graph.modules else ()
+    return sorted({file for module in modules & graph.modules for file in _files(module)})
+
+
+def _imports(source: str, package: str) -> Iterator[str]:
+    """Modules and names of ``package`` that Python source imports, at its top or inside functions."""
+    home = _public_homes(package)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module == package:
+            yield from (home.get(alias.name, f"{package}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{package}."):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def _public_homes(package: str) -> dict[str, str]:
+    """The module of each name that the stub of ``package`` makes public."""
+    stub = _folder(package) / "__init__.pyi"
+    tree = ast.parse(stub.read_text(encoding="utf-8") if stub.exists() else "")
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module]
+    return {alias.name: f"{package}.{node.module}" for node in imports for alias in node.names}
+
+
+def _files(module: str) -> list[Path]:
+    package, *parts = module.split(".")
+    root = _folder(package)
+    place = root.joinpath(*parts)
+    files = [place.with_suffix(".py")]
+    if place.is_dir():
+        own = [
+            file
+            for file in place.rglob("*.yaml")
+            if not any((up / "__init__.py").exists() for up in _between(file, place))
+        ]
+        files = [place / "__init__.py", *own]
+    return [file.relative_to(root.parent) for file in files]
+
+
+def _between(file: Path, folder: Path) -> list[Path]:
+    """The folders around ``file`` that lie in ``folder``."""
+    return [up for up in file.parents if up.is_relative_to(folder) and up != folder]
+
+
+def _folder(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    assert spec is not None, package
+    assert spec.origin is not None, package
+    return Path(spec.origin).parent
+
+
+def _python(cell: dict[str, Any], notebook: Path) -> str:
+    """A cell's source as Python, IPython's own syntax (%magics, !commands) translated."""
+    source = "".join(cell["source"])
+    try:
+        ast.parse(source)
+    except SyntaxError:
+        from IPython.core.inputtransformer2 import TransformerManager
+
+        source = TransformerManager().transform_cell(source)
+        try:
+            ast.parse(source)
+        except SyntaxError as error:
+            raise NotebookError(f"{notebook}: a cell is not Python: {error.msg}\n{_indented(source)}") from None
+    return source
+
+
+def _notebooks() -> list[Path]:
+    return sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def _code_cells(notebook: Path) -> list[dict[str, Any]]:
+    import json
+
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    return [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.rstrip().splitlines())

@@ -1,0 +1,224 @@
+"""A run's folder: where each output lands, written whole or not at all, with its seeds, log and manifest."""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from realm_lib.config.base import ParamsError, project_root
+from realm_lib.config.profile import Params, dump_yaml
+from realm_lib.runs.files import atomic_path, write_json
+from realm_lib.runs.seeds import seed_everything
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["MissingStepError", "Run", "open_run", "show_progress", "source_commit"]
+
+
+_SEEDED = ("run", "data", "training")
+
+
+class MissingStepError(FileNotFoundError):
+    """An input of this notebook is missing because an earlier notebook has not run; the message names it."""
+
+
+def _loggable(value: Any) -> Any:
+    """``value`` for the log, which must stay strict JSON even when what it reports is NaN."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _loggable(child) for key, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_loggable(child) for child in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+class Run:
+    """The folder of one run, as ``outputs/demo``; see the README for what lies in it."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).resolve()
+
+    def path(self, *parts: str) -> Path:
+        """A path inside the run."""
+        return self.folder.joinpath(*parts)
+
+    def require(self, *parts: str, made_by: str) -> Path:
+        """A path that an earlier notebook makes; :class:`MissingStepError` names that notebook when it is missing."""
+        path = self.path(*parts)
+        if not path.exists():
+            raise MissingStepError(f"{path} is missing: run notebook {made_by} first (or `make`, which runs them all)")
+        return path
+
+    def write_metrics(self, name: str, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Write metrics/NAME.json and return it as read back, so that what is shown is what was written."""
+        write_json(self.path("metrics", f"{name}.json"), content)
+        self.log("metrics", name=name)
+        return self.read_metrics(name)
+
+    def read_metrics(self, name: str) -> dict[str, Any]:
+        """metrics/NAME.json of this run."""
+        loaded: dict[str, Any] = json.loads(self.path("metrics", f"{name}.json").read_text(encoding="utf-8"))
+        return loaded
+
+    def save_figure(self, figure: "Figure", name: str) -> None:
+        """Write figures/NAME.png and figures/NAME.svg, the same bytes for the same figure."""
+        import matplotlib as mpl
+
+        for suffix, options in (("png", {"dpi": 160}), ("svg", {"metadata": {"Date": None}})):
+            path = self.path("figures", f"{name}.{suffix}")
+            # Without a salt the ids inside an SVG are random.
+            with atomic_path(path) as temporary, mpl.rc_context({"svg.hashsalt": name}):
+                figure.savefig(temporary, bbox_inches="tight", **options)
+
+    def log(self, event: str, **fields: Any) -> None:
+        """Append one line to logs/run.jsonl: time, event, fields. NaN and infinity are logged as text."""
+        line = json.dumps(_loggable({"time": _now(), "event": event, **fields}), allow_nan=False)
+        path = self.path("logs", "run.jsonl")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """manifest.json as it stands; empty before the first step."""
+        path = self.path("manifest.json")
+        if not path.exists():
+            return {}
+        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return loaded
+
+    @contextmanager
+    def step(self, name: str, params: Params) -> Iterator[None]:
+        """Record a step in manifest.json: when it began, how long it took and how it ended (ok, failed, running)."""
+        self._update_manifest(params, name, {"started": _now(), "seconds": None, "exit": "running"})
+        start = time.monotonic()
+        exit_word = "failed"
+        try:
+            yield
+            exit_word = "ok"
+        except KeyboardInterrupt:
+            exit_word = "interrupted"
+            raise
+        finally:
+            seconds = round(time.monotonic() - start, 1)
+            self._update_manifest(params, name, {"seconds": seconds, "exit": exit_word})
+            self.log("step", name=name, seconds=seconds, exit=exit_word)
+
+    def _update_manifest(self, params: Params, step: str, fields: Mapping[str, Any]) -> None:
+        with self._locked():
+            self._rewrite_manifest(params, step, fields)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process at a time: steps that make runs in parallel update the same manifest."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _rewrite_manifest(self, params: Params, step: str, fields: Mapping[str, Any]) -> None:
+        manifest = self.manifest
+        steps = manifest.get("steps", {})
+        steps[step] = {**steps.get(step, {}), **fields}
+        # A notebook has some sections only; the other seeds were written by the notebooks that have them.
+        seeds = {name: getattr(params, name).seed for name in _SEEDED if name in params.model_fields_set}
+        trained = (("ppo", params.rlhf.ppo), ("dpo", params.rlhf.dpo)) if params.rlhf else ()
+        seeds |= {name: section.seed for name, section in trained if section}
+        resolved = self.path("params.yaml")
+        text = resolved.read_bytes() if resolved.exists() else dump_yaml(params).encode()
+        content = {
+            "run": params.run.name,
+            "commit": source_commit(),
+            "params_sha256": hashlib.sha256(text).hexdigest(),
+            "seeds": {**manifest.get("seeds", {}), **seeds},
+            "hardware": _hardware(),
+            "python": platform.python_version(),
+            "packages": {distribution.metadata["Name"]: distribution.version for distribution in _distributions()},
+            "steps": dict(sorted(steps.items())),
+        }
+        write_json(self.path("manifest.json"), content)
+
+
+def open_run(params: Params) -> Run:
+    """Make the run's folder and seed everything from ``run.seed``; what a notebook calls first.
+
+    Raises :class:`ParamsError` when the folder cannot be written.
+    """
+    run = Run(params.run.folder)
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=run.folder):
+            pass
+    except OSError as error:
+        raise ParamsError(
+            f"run.output_dir: cannot write to {run.folder}: {error.strerror}; choose another folder"
+        ) from error
+    seed_everything(params.run.seed)
+    return run
+
+
+def source_commit() -> dict[str, Any]:
+    """The commit of the source and whether files differ from it; null outside a git checkout."""
+    git = ["git", "-C", str(project_root())]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return {"id": None, "dirty": None}
+    return {"id": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
+
+
+def _distributions() -> list[importlib.metadata.Distribution]:
+    return sorted(importlib.metadata.distributions(), key=lambda found: found.metadata["Name"].lower())
+
+
+def _hardware() -> dict[str, Any]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory, 1),
+        "gpus": _gpus(),
+    }
+
+
+def _gpus() -> list[str]:
+    """The names of the GPUs as nvidia-smi gives them; importing torch for this would cost seconds in every step."""
+    try:
+        listing = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+    except OSError:
+        return []
+    return [line.strip() for line in listing.stdout.splitlines() if line.strip()] if listing.returncode == 0 else []
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def show_progress() -> bool:
+    """Whether somebody watches: make sets REALM_QUIET, so that progress bars stay out of executed notebooks."""
+    return not os.environ.get("REALM_QUIET")

@@ -1,0 +1,50 @@
+"""Which weights a model id means, and what tells one version of them from another."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from realm_lib.config.base import ParamsError, resolve_path
+from realm_lib.runs.run import Run  # CHECK
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["folder_digest", "hub_commit", "locate_model"]
+
+
+def locate_model(model_id: str, run_folder: Path | None = None) -> Path | str:
+    """Where a ``model_id`` of a profile lies: ``run:models/NAME`` in ``run_folder``, a folder, or else a hub id.
+
+    Raises :class:`ParamsError` for ``run:`` without a run, :class:`MissingStepError` when the run lacks the folder.
+    """
+    if model_id.startswith("run:"):
+        if run_folder is None:
+            raise ParamsError(f"model_id {model_id}: which run? Give the folder of a run")
+        return Run(run_folder).require(model_id.removeprefix("run:"), made_by="00_offline_models")
+    path = resolve_path(model_id)
+    return path if path.is_dir() else model_id
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over a model folder's weights, configuration and tokenizer: what its answers depend on."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in {".safetensors", ".json", ".jinja", ".txt", ".model"}:
+            digest.update(str(path.relative_to(folder)).encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def hub_commit(model_id: str, revision: str | None) -> str | None:
+    """The commit that ``revision`` (None: the main branch) of a hub's model is now; offline, in the hub's cache.
+
+    None when there is no telling: no such model, a gated one, no network. Loading says which.
+    """
+    from transformers.utils import resolve_revision
+
+    found = resolve_revision(model_id, revision)
+    commit: str | None = getattr(found, "resolved", found)
+    return commit if re.fullmatch("[0-9a-f]{40}", commit or "") else None

@@ -1,0 +1,184 @@
+"""Win rates: against loops, brute force over subsets, another bootstrap, and another logistic regression."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy.optimize import minimize
+from sklearn.linear_model import LogisticRegression
+
+from realm_lib.evaluation.win_rates import (
+    best_of_n_kl,
+    best_of_n_weights,
+    distinct_n,
+    length_controlled_win_rate,
+    win_rate,
+    win_shares,
+)
+
+SCORES = hnp.arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(1, 5)), elements=st.integers(-2, 2).map(float))
+
+
+@settings(max_examples=100, deadline=None)
+@given(first=SCORES, second=SCORES)
+def test_shares_are_those_of_every_comparison(first: np.ndarray, second: np.ndarray) -> None:
+    rows = min(len(first), len(second))
+    first, second = first[:rows], second[:rows]
+    expected = [
+        np.mean([1.0 if a > b else 0.5 if a == b else 0.0 for a, b in itertools.product(*pair)])
+        for pair in zip(first, second, strict=True)
+    ]
+    np.testing.assert_allclose(win_shares(first, second), expected)
+    np.testing.assert_allclose(win_shares(second, first), 1 - np.array(expected))
+
+
+def test_weighted_answers_count_by_their_weights() -> None:
+    shares = win_shares(
+        np.array([[1.0, 3.0]]), np.array([[2.0, 3.0]]), np.array([[0.25, 0.75]]), np.array([[0.9, 0.1]])
+    )
+    assert shares == pytest.approx([0.75 * 0.9 + 0.75 * 0.1 / 2])
+
+
+def test_the_interval_is_that_of_another_bootstrap_over_prompts() -> None:
+    shares = np.random.default_rng(3).choice([0.0, 0.5, 1.0], p=[0.3, 0.1, 0.6], size=120)
+    found = win_rate(shares, resamples=20_000)
+    assert found.value == pytest.approx(shares.mean())
+    rng = np.random.default_rng(99)
+    means = [rng.choice(shares, len(shares)).mean() for _ in range(20_000)]
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=0.006)
+    error = shares.std() / math.sqrt(len(shares))
+    assert (found.low, found.high) == pytest.approx((found.value - 1.96 * error, found.value + 1.96 * error), abs=0.01)
+    assert found.to_dict() == {"win_rate": found.value, "ci": [found.low, found.high]}
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    held = [(rate := win_rate(rng.random(150) < 0.6, resamples=400)).low <= 0.6 <= rate.high for _ in range(300)]
+    assert 0.90 <= np.mean(held) <= 0.985
+
+
+def test_a_policy_that_always_wins_has_no_width() -> None:
+    assert win_rate([1.0] * 5) == win_rate([1.0] * 50)
+    assert win_rate([1.0] * 5).low == 1.0
+
+
+# At equal length
+
+
+def two_policies(prompts: int = 300, *, by_length: float, better: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(5)
+    lengths, other = rng.integers(60, 240, prompts), rng.integers(20, 200, prompts)
+    odds = better + by_length * np.tanh((lengths - other) / (lengths - other).std())
+    return rng.random(prompts) < 1 / (1 + np.exp(-odds)), lengths, other
+
+
+def test_the_rate_at_equal_length_is_that_of_other_logistic_regressions() -> None:
+    wins, lengths, other = two_policies(by_length=1.5, better=0.4)
+    shares = wins * 0.8 + 0.1  # shares between 0 and 1, as weighted answers give
+    found = length_controlled_win_rate(shares, lengths, other, resamples=200)
+
+    difference = (lengths - other).astype(float)
+    x = np.tanh(difference / difference.std())
+    # scikit-learn takes no soft labels: each prompt twice, won and lost, with its share as the weight. The penalty is
+    # on all its coefficients but not on its intercept, so the constant is a column.
+    design = np.column_stack([np.ones_like(x), x])
+    model = LogisticRegression(C=1 / 0.1, fit_intercept=False, tol=1e-10, max_iter=1000)
+    labels = np.repeat([1, 0], len(x))
+    model.fit(np.vstack([design, design]), labels, sample_weight=np.concatenate([shares, 1 - shares]))
+    assert found.value == pytest.approx(1 / (1 + math.exp(-model.coef_[0, 0])), abs=1e-5)
+
+    def loss(at: np.ndarray) -> float:
+        odds = design @ at
+        return float((np.logaddexp(0, odds) - shares * odds).sum() + 0.05 * (at @ at))
+
+    best = minimize(loss, np.zeros(2), tol=1e-12).x
+    assert found.value == pytest.approx(1 / (1 + math.exp(-best[0])), abs=1e-5)
+
+    # The interval: prompts drawn again, x as it is, fitted by the other library.
+    rng, rates = np.random.default_rng(1), []
+    for _ in range(200):
+        drawn = rng.integers(0, len(x), len(x))
+        weights = np.concatenate([shares[drawn], 1 - shares[drawn]])
+        model.fit(np.vstack([design[drawn], design[drawn]]), labels, sample_weight=weights)
+        rates.append(1 / (1 + math.exp(-model.coef_[0, 0])))
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(rates, [2.5, 97.5])), abs=0.02)
+
+
+def test_a_win_that_is_only_length_is_none_at_equal_length() -> None:
+    wins, lengths, other = two_policies(3000, by_length=2.0, better=0.0)
+    plain = win_rate(wins)
+    equal = length_controlled_win_rate(wins, lengths, other, resamples=300)
+    assert plain.low > 0.55
+    assert equal.low < 0.5 < equal.high
+    truly, lengths, other = two_policies(3000, by_length=2.0, better=0.8)
+    found = length_controlled_win_rate(truly, lengths, other, resamples=300)
+    assert found.low < 1 / (1 + math.exp(-0.8)) < found.high
+
+
+def test_without_any_difference_in_length_it_is_the_win_rate() -> None:
+    wins = np.arange(400) % 4 > 0
+    found = length_controlled_win_rate(wins, np.full(400, 9), np.full(400, 7), resamples=200)
+    assert found.value == pytest.approx(0.75, abs=2e-3)  # the penalty draws it a little to one half
+    assert found.low < 0.75 < found.high
+
+
+def test_a_policy_that_always_wins_is_finite_at_equal_length() -> None:
+    found = length_controlled_win_rate(np.ones(60), np.arange(60), np.zeros(60), resamples=200)
+    assert 0.95 < found.low <= found.value <= found.high < 1
+
+
+# Best of n
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rewards=hnp.arrays(
+        np.float64, st.tuples(st.integers(1, 3), st.integers(1, 6)), elements=st.integers(0, 3).map(float)
+    ),
+    data=st.data(),
+)
+def test_best_of_n_is_the_mean_over_all_subsets(rewards: np.ndarray, data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, rewards.shape[1]))
+    weights = best_of_n_weights(rewards, n)
+    for row, own in zip(rewards, weights, strict=True):
+        expected = np.zeros(len(row))
+        subsets = list(itertools.combinations(range(len(row)), n))
+        for subset in subsets:
+            winners = [place for place in subset if row[place] == max(row[list(subset)])]
+            expected[winners] += 1 / len(winners) / len(subsets)
+        # Equal answers share their weight; within one subset they might win by turns, over all they win alike.
+        for value in np.unique(row):
+            np.testing.assert_allclose(own[row == value].sum(), expected[row == value].sum())
+            assert np.ptp(own[row == value]) < 1e-12
+    np.testing.assert_allclose(weights.sum(axis=1), 1)
+
+
+def test_best_of_more_than_were_drawn_is_refused() -> None:
+    with pytest.raises(ValueError, match="best of 5 needs 5 answers to each prompt, there are 4"):
+        best_of_n_weights(np.zeros((2, 4)), 5)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 16])
+def test_the_kl_of_best_of_n_is_the_integral_where_nothing_repeats(n: int) -> None:
+    """With u the rank of an answer, uniform under the policy, best-of-n has the density n u^(n-1)."""
+    u = (np.arange(1_000_000) + 0.5) / 1_000_000
+    density = n * u ** (n - 1)
+    assert best_of_n_kl(n) == pytest.approx((density * np.log(density)).mean(), abs=1e-4)
+
+
+def test_the_kl_of_best_of_n_is_a_bound_where_answers_repeat() -> None:
+    policy = np.array([0.5, 0.3, 0.2])  # in the order of the reward
+    reached = np.cumsum(policy)
+    for n in (2, 4, 16):
+        best = np.diff(np.concatenate([[0], reached**n]))
+        assert 0 < (best * np.log(best / policy)).sum() < best_of_n_kl(n)
+
+
+def test_distinct_n_counts_different_ngrams() -> None:
+    assert distinct_n(["the dough rises", "The dough falls"], 1) == pytest.approx(4 / 6)
+    assert distinct_n(["the dough rises", "The dough falls"], 2) == pytest.approx(3 / 4)
+    assert distinct_n(["gas", ""], 2) == 0.0

@@ -1,0 +1,197 @@
+"""``realm predict``: lines in, a JSON object a response out, and every error with its file and line."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from realm_lib import cli
+from realm_lib.inference.predict import PredictionError, from_options, predict, rank, read_questions
+from realm_lib.reward.realm_reward import RealmReward
+
+REALM = Path(sys.executable).parent / "realm"
+ROWS = [
+    {"prompt": "Why does bread rise?", "response": "Yeast makes gas."},
+    {"prompt": "How do cats purr?", "response": "With the larynx."},
+    {"prompt": "Why does bread rise?", "response": "No idea."},
+]
+KEYS = ["reward", "spread", "score", "similarity", "models"]
+
+
+def realm(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str, stdin: bytes = b""
+) -> tuple[object, str]:
+    """What ``realm`` exits with, and its standard output."""
+    monkeypatch.setattr(sys, "argv", ["realm", *arguments])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code, capsys.readouterr().out
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch, run_reward: RealmReward) -> None:
+    """The reward is loaded once for all tests."""
+    monkeypatch.setattr(RealmReward, "from_pretrained", lambda _: run_reward)
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    path = tmp_path / "asked.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    return path
+
+
+def test_one_response_is_one_object(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_folder: Path, run_reward: RealmReward
+) -> None:
+    """The only test that loads the run, as a shell does."""
+    code, shown = realm(
+        monkeypatch, capsys, "predict", "--run", str(run_folder), "--prompt", "Why?", "--response", "So."
+    )
+    assert code == 0
+    answer = json.loads(shown)
+    assert list(answer) == KEYS
+    assert answer["reward"] == pytest.approx(run_reward(["Why?"], ["So."])[0], abs=1e-5)
+    assert answer["models"] == run_reward.models
+    config = json.loads((run_folder / "models" / "combiner" / "config.json").read_text(encoding="utf-8"))
+    assert config["weights_sha256"].startswith(answer["models"]["combiner"])
+    assert "Why?" not in shown
+
+
+@pytest.mark.usefixtures("loaded")
+@pytest.mark.parametrize("source", ["file", "stdin"])
+def test_a_line_gives_a_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    run_reward: RealmReward,
+    lines: Path,
+    source: str,
+) -> None:
+    given = "-" if source == "stdin" else str(lines)
+    code, shown = realm(monkeypatch, capsys, "predict", "--run", "r", "--input", given, stdin=lines.read_bytes())
+    assert code == 0
+    found = [json.loads(line)["reward"] for line in shown.splitlines()]
+    assert found == pytest.approx(run_reward(*([row[key] for row in ROWS] for key in ("prompt", "response"))), abs=1e-5)
+
+
+@pytest.mark.usefixtures("loaded")
+def test_compare_ranks_within_each_prompt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lines: Path
+) -> None:
+    code, shown = realm(monkeypatch, capsys, "predict", "--run", "r", "--input", str(lines), "--compare")
+    assert code == 0
+    ranked = [json.loads(line) for line in shown.splitlines()]
+    assert [list(row) for row in ranked] == [["rank", "number", *KEYS]] * 3
+    assert [row["rank"] for row in ranked] == [1, 2, 1]
+    assert {row["number"] for row in ranked[:2]} == {1, 3}
+    assert ranked[2]["number"] == 2
+    assert ranked[0]["reward"] > ranked[1]["reward"]
+
+
+def test_equal_rewards_share_a_rank() -> None:
+    questions = from_options("p", ["a", "b", "c", "d"])
+    ranked = rank(zip(questions, ({"reward": reward} for reward in (1.0, 3.0, 1.0, 0.0)), strict=True))
+    assert [(row["rank"], row["number"]) for row in ranked] == [(1, 2), (2, 1), (2, 3), (4, 4)]
+
+
+@pytest.mark.usefixtures("loaded")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--prompt", "a"],
+        ["--response", "b"],
+        ["--input", "f", "--prompt", "a"],
+        ["--input", "f", "--response", "b"],
+        ["--prompt", "a", "--response", "b", "--inptu", "f"],
+    ],
+    ids=" ".join,
+)
+def test_a_mistyped_command_is_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert realm(monkeypatch, capsys, "predict", "--run", "r", *arguments) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{", "asked.jsonl line 2: not JSON"),
+        (b"[]", "line 2: expected an object with prompt and response, found list"),
+        (b'{"prompt": "a"}', "line 2: response must be text"),
+        (b'{"prompt": 3, "response": "b"}', "line 2: prompt must be text"),
+        (b'{"prompt": [], "response": "b"}', "line 2: prompt must be text"),
+        (b'{"prompt": [{"role": "robot", "content": "a"}], "response": "b"}', "line 2: prompt: a message needs a role"),
+        (b'{"prompt": "a", "response": "\\ud800"}', "line 2: holds a lone surrogate"),
+        (b'{"prompt": "a", "response": "\xff"}', "line 2: not UTF-8 at byte"),
+        (b"[" * 100_000, "line 2: not JSON that can be read"),
+        (b'{"prompt": "a", "response": "' + b"word " * 600 + b'"}', "'): its response and the chat template take "),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_an_error_names_file_and_line_after_what_went_well(
+    run_reward: RealmReward, tmp_path: Path, line: bytes, message: str
+) -> None:
+    path = tmp_path / "asked.jsonl"
+    path.write_bytes(json.dumps(ROWS[0]).encode() + b"\n" + line + b"\n")
+    answered: list[object] = []
+    with pytest.raises(PredictionError) as found:
+        answered.extend(predict(run_reward, read_questions(str(path))))
+    assert message in str(found.value)
+    assert str(found.value).startswith(f"{path} line 2")
+    assert "text 0" not in str(found.value)
+    assert len(answered) == 1
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_file_that_is_not_there_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    said, shown = realm(monkeypatch, capsys, "predict", "--run", "r", "--input", str(tmp_path / "none.jsonl"))
+    assert said == f"realm: {tmp_path / 'none.jsonl'}: cannot be read: No such file or directory"
+    assert shown == ""
+
+
+def test_blank_lines_and_a_byte_order_mark_are_no_errors(tmp_path: Path) -> None:
+    path = tmp_path / "asked.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(ROWS[0]).encode() + b"\n\n" + json.dumps(ROWS[1]).encode())
+    assert [question.place for question in read_questions(str(path))] == [f"{path} line 1", f"{path} line 3"]
+
+
+def test_messages_are_read_as_the_reward_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "asked.jsonl"
+    row = {"prompt": [{"role": "user", "content": "a"}], "response": [{"role": "assistant", "content": "b"}]}
+    path.write_text(json.dumps(row))
+    (question,) = read_questions(str(path))
+    assert (question.prompt, question.response) == ("a", "b")
+
+
+def test_many_lines_are_answered_some_at_a_time(run_reward: RealmReward, tmp_path: Path) -> None:
+    """A pipe's end is not waited for, and memory does not grow with the file."""
+    path = tmp_path / "asked.jsonl"
+    path.write_text("".join(json.dumps(ROWS[number % 3]) + "\n" for number in range(70)) + "{")
+    answers = predict(run_reward, read_questions(str(path)))
+    first = next(answers)[1]["reward"]
+    rest = []
+    with pytest.raises(PredictionError, match="line 71"):
+        rest.extend(answer["reward"] for _, answer in answers)
+    assert first == pytest.approx(run_reward([ROWS[0]["prompt"]], [ROWS[0]["response"]])[0], abs=1e-5)
+
+
+def test_a_broken_pipe_is_quiet(run_folder: Path, tmp_path: Path) -> None:
+    """As in ``realm predict ... | head -1``."""
+    path = tmp_path / "asked.jsonl"
+    path.write_text((json.dumps(ROWS[0]) + "\n") * 400)
+    command = [REALM, "predict", "--run", str(run_folder), "--input", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())
+        process.stdout.close()
+        said = process.stderr.read()
+        assert process.wait(timeout=300) != 0
+    assert said == "", "not of the pipe, nor of what was loaded"

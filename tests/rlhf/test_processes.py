@@ -1,0 +1,114 @@
+"""PPO in processes of its own: killed and resumed to the same end, and two processes that make one update."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.ppo_run import CHOOSE_ON, make_policy
+from torch import Tensor
+
+PROGRAM = Path(__file__).with_name("ppo_run.py")
+ROOT = PROGRAM.parents[2]
+PATIENCE = 300.0
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+# accelerate's --cpu starts one process only; --multi_gpu starts several, also where there is no GPU.
+LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+
+
+def command(policy: Path, run: Path, *changes: str) -> list[str]:
+    return [str(PROGRAM), str(policy), str(run), str(run / "result.json"), *changes]
+
+
+def finish(words: list[str], run: Path) -> dict[str, Any]:
+    """Run to the end and read the result."""
+    done = subprocess.run(
+        [sys.executable, *words], env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_policy(tmp_path_factory.mktemp("policy"))
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(policy: Path, whole_run: Path) -> dict[str, Any]:
+    return finish(command(policy, whole_run), whole_run)
+
+
+def saved_weights(run: Path) -> dict[str, Tensor]:
+    return load_file(run / "models" / "policy_ppo" / "model.safetensors")
+
+
+def test_a_training_killed_in_the_middle_ends_where_an_uninterrupted_one_does(
+    policy: Path, uninterrupted: dict[str, Any], whole_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "killed"
+    log, kept = run / "logs" / "ppo.jsonl", run / "models" / ".ppo_checkpoint"
+    with subprocess.Popen([sys.executable, *command(policy, run, "pause=3")], env=ENVIRONMENT) as process:
+        deadline = time.monotonic() + PATIENCE
+        # The third update comes after the checkpoint of the second one: its line will have to be written again.
+        while not (log.exists() and len(log.read_text(encoding="utf-8").splitlines()) >= 3):
+            assert time.monotonic() < deadline
+            assert process.poll() is None, "the training ended before it could be killed"
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert kept.exists()
+    assert not (run / "models" / "policy_ppo").exists()
+
+    resumed = finish(command(policy, run), run)
+    assert resumed == uninterrupted
+    assert all(torch.equal(saved_weights(run)[name], value) for name, value in saved_weights(whole_run).items())
+    lines = log.read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    texts = [(folder / "logs" / "ppo_samples.jsonl").read_text(encoding="utf-8") for folder in (run, whole_run)]
+    assert texts[0] == texts[1]
+    assert len(texts[0].splitlines()) == 3 * len(CHOOSE_ON)
+    assert sorted(path.name for path in (run / "models").iterdir()) == ["policy_ppo"]
+
+
+def test_two_processes_make_the_updates_of_one(
+    policy: Path, uninterrupted: dict[str, Any], whole_run: Path, tmp_path: Path
+) -> None:
+    found = finish([*LAUNCH, *command(policy, tmp_path)], tmp_path)
+    assert (found.pop("processes"), uninterrupted["processes"]) == (2, 1)
+    one, two = (saved_weights(folder) for folder in (whole_run, tmp_path))
+    assert one.keys() == two.keys()
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
+    for one, two in zip(uninterrupted["history"], found["history"], strict=True):
+        assert one["warnings"] == two["warnings"]
+        for name in one.keys() - {"warnings"}:
+            assert two[name] == pytest.approx(one[name], abs=1e-4), (one["step"], name)
+    assert [row["response"] for row in found["samples"]] == [row["response"] for row in uninterrupted["samples"]]
+
+
+def test_an_error_in_one_process_ends_both(policy: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, *LAUNCH, *command(policy, tmp_path, "fails_in=1")],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert done.returncode != 0
+    assert "process 1: the reward failed on prompts" in done.stderr

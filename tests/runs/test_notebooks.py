@@ -1,0 +1,348 @@
+"""What make calls: which parameters and files a notebook depends on, and one execution at a time."""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import yaml
+
+from realm_lib.config.base import ParamsError
+from realm_lib.runs import notebooks as pipeline
+from realm_lib.runs.notebooks import NotebookError, declared_sections, execute, imported_modules, prepare
+from realm_lib.runs.run import Run
+
+ROOT = Path(__file__).parents[2]
+PARAMETERS = 'run = {"name": "x", "output_dir": "outputs", "seed": 1}'
+
+
+def write_notebook(path: Path, *cells: str, parameters: Sequence[str] = (PARAMETERS,)) -> Path:
+    """A notebook of code cells, those of ``parameters`` first and tagged."""
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
+    notebook.cells = [nbformat.v4.new_code_cell(text, metadata={"tags": ["parameters"]}) for text in parameters]
+    notebook.cells += [nbformat.v4.new_code_cell(text) for text in cells]
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of its own, with the test profile and no notebooks yet, as the working directory."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "test.yaml").write_bytes((ROOT / "params" / "test.yaml").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def edit_profile(project: Path, changes: Mapping[str, Any]) -> None:
+    path = project / "params" / "test.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+
+
+# The parameters cell
+
+
+def test_the_sections_are_those_that_the_cell_assigns_in_order(tmp_path: Path) -> None:
+    text = '# how it runs\nrun = {"name": "x"}\nmodel = {}\ntraining = {\n    "seed": 1,\n}'
+    assert declared_sections(write_notebook(tmp_path / "a.ipynb", parameters=[text])) == ["run", "model", "training"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ([], "0 cells"),
+        ([PARAMETERS, PARAMETERS], "2 cells"),
+        (["run = {}\nrunn = {}"], "runn"),
+        (["run = {}\nimport os"], "other code"),
+        (["run = {}\nprint(run)"], "other code"),
+        (["run = {}\nrun['name'] = 'x'"], "other code"),
+        (["run, data = {}, {}"], "other code"),
+        (["run = data = {}"], "other code"),
+        (["run = {}\nrun |= {}"], "other code"),
+    ],
+)
+def test_what_papermill_would_let_pass_is_refused(tmp_path: Path, cells: list[str], message: str) -> None:
+    path = write_notebook(tmp_path / "a.ipynb", parameters=cells)
+    with pytest.raises(NotebookError, match=message) as error:
+        declared_sections(path)
+    assert str(path) in str(error.value)
+
+
+# What a notebook imports
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A library of small modules in the place of realm_lib."""
+    files = {
+        "__init__.py": "from realm_lib import everything",
+        "pipeline.py": "",
+        "top.py": "from realm_lib.middle import x",
+        "middle.py": "def f():\n    from realm_lib.bottom import y",
+        "bottom.py": "import realm_lib.round_a",
+        "round_a.py": "from realm_lib import round_b",
+        "round_b.py": "from realm_lib import round_a",
+        "typed.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from realm_lib.top import x\n"
+        "else:\n    from realm_lib.bottom import y",
+        "reward.py": "",
+        "data/__init__.py": "from realm_lib.bottom import y",
+        "data/deep/facts.yaml": "",
+        "data/deep/note.txt": "",
+        "data/part.py": "import realm_lib.middle",
+    }
+    package = tmp_path / "library" / "realm_lib"
+    for name, text in files.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    monkeypatch.setattr(pipeline, "__file__", str(package / "pipeline.py"))
+    return package
+
+
+ROUND = ["round_a.py", "round_b.py"]
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize(
+    ("code", "files"),
+    [
+        ("import json", []),
+        ("import realm_lib", []),
+        ("from realm_lib.bottom import y", ["bottom.py", *ROUND]),
+        ("from realm_lib.top import x", ["bottom.py", "middle.py", *ROUND, "top.py"]),
+        ("import realm_lib.middle as m", ["bottom.py", "middle.py", *ROUND]),
+        ("if True:\n    from realm_lib import round_a, reward", ["reward.py", *ROUND]),
+        ("from realm_lib import RealmReward", ["reward.py"]),
+        ("from realm_lib.typed import t", ["bottom.py", *ROUND, "typed.py"]),
+        (
+            "from realm_lib.data.part import z",
+            ["bottom.py", "data/__init__.py", "data/deep/facts.yaml", "data/part.py", "middle.py", *ROUND],
+        ),
+        ("%matplotlib inline\n!ls\nfrom realm_lib.reward.realm_reward import R\nR?", ["reward.py"]),
+    ],
+)
+def test_imports_are_followed(tmp_path: Path, code: str, files: list[str]) -> None:
+    notebook = write_notebook(tmp_path / "a.ipynb", code)
+    assert imported_modules(notebook) == sorted(Path("realm_lib") / name for name in files)
+
+
+@pytest.mark.usefixtures("library")
+def test_the_imports_of_all_cells_count(tmp_path: Path) -> None:
+    notebook = write_notebook(
+        tmp_path / "a.ipynb", "import realm_lib.reward.realm_reward", "x = 1", "from realm_lib import round_a"
+    )
+    assert {path.name for path in imported_modules(notebook)} == {"reward.py", *ROUND}
+
+
+@pytest.mark.usefixtures("library")
+def test_a_cell_that_is_not_python_is_named(tmp_path: Path) -> None:
+    notebook = write_notebook(tmp_path / "a.ipynb", "x = (")
+    with pytest.raises(NotebookError, match=re.escape(str(notebook))):
+        imported_modules(notebook)
+
+
+def test_the_real_notebooks_depend_on_the_real_library() -> None:
+    names = {path.stem: {str(file) for file in imported_modules(path)} for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert names["02_combiner_training"] >= {"realm_lib/combiner/network.py", "realm_lib/runs.py"}
+    assert "realm_lib/evaluation/resampling.py" not in names["02_combiner_training"]
+    assert "realm_lib/evaluation/resampling.py" in names["03_evaluation"]
+    doors = {f"realm_lib/{name}.py" for name in ("cli", "pipeline", "report", "verification", "__init__")}
+    assert not doors & set().union(*names.values())
+    assert all((ROOT / file).exists() for file in set().union(*names.values()))
+
+
+# Preparing a run
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()
+    }
+
+
+@pytest.fixture
+def three(project: Path) -> Path:
+    write_notebook(project / "notebooks" / "00_offline_models.ipynb", parameters=["offline_models = {}"])
+    write_notebook(project / "notebooks" / "01_first.ipynb", parameters=["run = {}\ndata = {}"])
+    write_notebook(project / "notebooks" / "02_second.ipynb", parameters=["run = {}\ntraining = {}"])
+    write_notebook(project / "notebooks" / "scratch.ipynb", parameters=[])
+    return project
+
+
+def test_a_run_gets_its_parameters_and_its_rules(three: Path) -> None:
+    run = prepare("test", ["training.seed=7", "run.name=seven"])
+    assert run.folder == three / "outputs" / "seven"
+    resolved = yaml.safe_load(run.path("params.yaml").read_text())
+    assert resolved["training"]["seed"] == 7
+    assert resolved["run"]["name"] == "seven"
+    steps = {path.stem: yaml.safe_load(path.read_text()) for path in run.path(".steps").glob("*.yaml")}
+    assert steps == {
+        "00_offline_models": {"offline_models": resolved["offline_models"]},
+        "01_first": {"run": resolved["run"], "data": resolved["data"]},
+        "02_second": {"run": resolved["run"], "training": resolved["training"]},
+    }
+    rules = run.path(".steps", "depends.mk").read_text().splitlines()
+    assert rules[0] == "STEPS := 00_offline_models 01_first 02_second"
+    assert rules[-1] == "$(RUN)/notebooks/02_second.ipynb:  $(RUN)/notebooks/01_first.ipynb"
+
+
+@pytest.mark.usefixtures("three")
+def test_what_is_unchanged_keeps_its_time() -> None:
+    run = prepare("test", [])
+    before = stamps(run.folder)
+    prepare("test", [])
+    assert stamps(run.folder) == before
+
+
+@pytest.mark.usefixtures("three")
+@pytest.mark.parametrize(
+    ("override", "touched"),
+    [
+        ("training.seed=7", {"params.yaml", ".steps/02_second.yaml"}),
+        ("data.min_score_ratio=3", {"params.yaml", ".steps/01_first.yaml"}),
+        ("model.dropout=0.2", {"params.yaml"}),
+        ("run.seed=7", {"params.yaml", ".steps/01_first.yaml", ".steps/02_second.yaml"}),
+    ],
+)
+def test_a_change_touches_the_steps_whose_sections_it_reaches(override: str, touched: set[str]) -> None:
+    run = prepare("test", [])
+    before = stamps(run.folder)
+    prepare("test", [override])
+    assert {name for name, time in stamps(run.folder).items() if time != before.get(name)} == touched
+
+
+@pytest.mark.usefixtures("three")
+def test_a_profile_of_published_models_skips_the_offline_notebook() -> None:
+    run = prepare("test", ["offline_models=null"])
+    assert run.path(".steps", "depends.mk").read_text().startswith("STEPS := 01_first 02_second\n")
+    assert not run.path(".steps", "00_offline_models.yaml").exists()
+
+
+def test_a_profile_may_be_a_file_anywhere(three: Path, tmp_path: Path) -> None:
+    mine = (three / "params" / "test.yaml").rename(tmp_path / "mine.yaml")
+    assert prepare(str(mine), ["run.name=mine"]).path("params.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("profile", "overrides", "message"),
+    [
+        ("nope", [], r"params/nope\.yaml: no such parameter file"),
+        ("test", ["training.seeed=7"], r"test\.yaml with overrides: training\.seeed: unknown key"),
+        ("test", ["training.seed=seven"], "training.seed"),
+        ("test", ["traning.seed=7"], "traning"),
+        ("test", ["training.seed"], "section.key=value"),
+    ],
+)
+def test_a_faulty_profile_is_refused_before_anything_is_written(
+    three: Path, profile: str, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ParamsError, match=message):
+        prepare(profile, overrides)
+    assert not (three / "outputs").exists()
+
+
+def test_a_faulty_notebook_is_refused_by_name(three: Path) -> None:
+    write_notebook(three / "notebooks" / "02_second.ipynb", parameters=["run = {}\ntrainning = {}"])
+    with pytest.raises(NotebookError, match=r"02_second\.ipynb.*trainning"):
+        prepare("test", [])
+
+
+# Executing
+
+
+def names(run: Run) -> list[str]:
+    return sorted(path.name for path in run.path("notebooks").iterdir())
+
+
+FRAGILE = """\
+from pathlib import Path
+
+if Path("broken").exists():
+    raise ValueError("the yeast is dead")"""
+
+
+def test_a_failure_is_kept_to_read_and_never_stands_for_a_result(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("REALM_QUIET", raising=False)
+    last = "import os\nprint(run['seed'], bool(os.environ['REALM_QUIET']))"
+    write_notebook(project / "notebooks" / "01_bread.ipynb", "x = 1", FRAGILE, last)
+    run = prepare("test", ["run.seed=5"])
+
+    (project / "broken").touch()
+    with pytest.raises(NotebookError) as error:
+        execute(run, "01_bread")
+    message = str(error.value)
+    assert message.startswith("01_bread.ipynb, cell ")
+    assert "ValueError: the yeast is dead" in message
+    assert '    raise ValueError("the yeast is dead")' in message
+    assert str(run.path("notebooks", "01_bread.failed.ipynb")) in message
+    assert "\x1b" not in message
+    assert names(run) == ["01_bread.failed.ipynb"]
+    kept = json.loads(run.path("notebooks", "01_bread.failed.ipynb").read_text())
+    assert any(output["output_type"] == "error" for cell in kept["cells"] for output in cell.get("outputs", []))
+    assert run.manifest["steps"]["01_bread"]["exit"] == "failed"
+
+    (project / "broken").unlink()
+    execute(run, "01_bread")
+    assert names(run) == ["01_bread.ipynb"], "the failed copy goes when the notebook succeeds"
+    assert run.manifest["steps"]["01_bread"]["exit"] == "ok"
+    done = json.loads(run.path("notebooks", "01_bread.ipynb").read_text())
+    assert done["cells"][-1]["outputs"][0]["text"] == ["5 True\n"], "the run's parameters, and quiet progress bars"
+    assert done["cells"][1]["metadata"]["tags"] == ["injected-parameters"]
+
+
+def test_figures_are_in_the_executed_copy_whatever_the_shell_says(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.delenv("REALM_QUIET", raising=False)
+    drawing = "import matplotlib.pyplot as plt\nfigure, ax = plt.subplots(figsize=(1, 1))"
+    write_notebook(project / "notebooks" / "01_bread.ipynb", drawing)
+    run = prepare("test", [])
+    execute(run, "01_bread")
+    (*_, cell) = json.loads(run.path("notebooks", "01_bread.ipynb").read_text())["cells"]
+    assert any("image/png" in output.get("data", {}) for output in cell["outputs"])
+    assert os.environ["MPLBACKEND"] == "Agg"
+    assert "REALM_QUIET" not in os.environ
+
+
+def test_a_failure_leaves_the_last_good_copy(project: Path) -> None:
+    """make reruns it all the same: what it depends on is newer."""
+    write_notebook(project / "notebooks" / "01_bread.ipynb", "raise KeyError('flour')")
+    run = prepare("test", [])
+    good = run.path("notebooks", "01_bread.ipynb")
+    write_notebook(good)
+    os.utime(good, (1, 1))
+    with pytest.raises(NotebookError, match="KeyError"):
+        execute(run, "01_bread")
+    assert names(run) == ["01_bread.failed.ipynb", "01_bread.ipynb"]
+    assert good.stat().st_mtime == 1
+
+
+def test_a_kernel_that_dies_is_one_clear_error(project: Path) -> None:
+    """As the kernel does when memory runs out."""
+    write_notebook(project / "notebooks" / "01_bread.ipynb", "import os", "os.kill(os.getpid(), 9)")
+    run = prepare("test", [])
+    with pytest.raises(NotebookError, match=r"01_bread\.ipynb.*kernel died.*memory"):
+        execute(run, "01_bread")
+    assert names(run) == ["01_bread.failed.ipynb"]
+    assert run.manifest["steps"]["01_bread"]["exit"] == "failed"
+
+
+def test_a_notebook_that_is_not_there_is_named(project: Path) -> None:
+    write_notebook(project / "notebooks" / "01_bread.ipynb")
+    run = prepare("test", [])
+    with pytest.raises(NotebookError, match=r"02_butter.*01_bread"):
+        execute(run, "02_butter")
+
+
+def test_a_run_that_was_not_prepared_is_named(project: Path) -> None:
+    with pytest.raises(ParamsError, match=r"nowhere/params\.yaml"):
+        execute(Run(project / "nowhere"), "01_bread")

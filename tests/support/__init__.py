@@ -1,0 +1,1 @@
+"""What several tests need: servers, processes, made-up policies, a browser."""

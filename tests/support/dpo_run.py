@@ -1,0 +1,63 @@
+"""A whole DPO run of a tiny policy: imported by the tests, and run by them as a program to kill.
+
+python tests/dpo_run.py POLICY_FOLDER RUN_FOLDER RESULT.json
+"""
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from realm_lib.config.rlhf import DPOParams, RlhfParams
+from realm_lib.rlhf.dpo.result import DPOResult
+from realm_lib.rlhf.dpo.training import train_dpo
+from support.ppo_run import HELD_OUT, PROMPTS, letters, vowels
+from support.ppo_run import make_params as make_ppo_params
+
+
+def make_params(policy: Path, sampling: dict[str, Any] | None = None, **dpo: Any) -> RlhfParams:
+    """Small and quick: 23 prompts with four responses of ten tokens each."""
+    trained = {
+        "model_name": str(policy),
+        "pairs": "on_policy",
+        "batch_size": 8,
+        "num_epochs": 2,
+        "learning_rate": 1e-3,
+        "checkpoint_every": 2,
+        "evaluate_every": 3,
+        **dpo,
+    }
+    return make_ppo_params(policy, sampling).model_copy(update={"dpo": DPOParams(**trained)})
+
+
+def interrupted(policy: Path) -> RlhfParams:
+    """Long enough to be killed on the way: some fifty batches of samples, then some fifty steps."""
+    return make_params(policy, {"batch_size": 4}, samples_per_prompt=8, num_epochs=18)
+
+
+def run(policy: Path, folder: Path) -> dict[str, Any]:
+    """Train; what must be the same however often the training was killed."""
+    result = train_dpo(
+        interrupted(policy), letters, PROMPTS, held_out=HELD_OUT, judges={"vowels": vowels}, run_folder=folder
+    )
+    return outcome(result)
+
+
+def outcome(result: DPOResult) -> dict[str, Any]:
+    """Metrics without times, history, and a digest of the trained weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(result.policy.model.state_dict().items()):
+        digest.update(name.encode() + value.cpu().numpy().tobytes())
+    metrics = {key: value for key, value in result.metrics().items() if key != "seconds"}
+    return {"metrics": metrics, "history": result.history.to_dict("records"), "weights": digest.hexdigest()}
+
+
+def main() -> None:
+    from realm_lib.runs.files import write_json
+
+    policy, folder, target = map(Path, sys.argv[1:4])
+    write_json(target, run(policy, folder))
+
+
+if __name__ == "__main__":
+    main()
