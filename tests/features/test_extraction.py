@@ -138,6 +138,17 @@ def test_features_are_those_of_a_direct_computation(
     assert np.ptp(direct["score_A"]) > 0.05
 
 
+def test_votes_of_shp_and_scores_keep_apart(
+    pairs: pd.DataFrame, inform_folder: Path, minilm: Any, tmp_path: Path
+) -> None:
+    """SHP calls votes score_A and score_B."""
+    some = pairs[:4].assign(score_A=[5, 6, 7, 8], score_B=[1, 2, 3, 4])
+    features = extract(some, CountingScorer(inform_folder), minilm, tmp_path)
+    assert features["votes_A"].tolist() == [5, 6, 7, 8]
+    assert features["votes_B"].tolist() == [1, 2, 3, 4]
+    assert not set(features["score_A"]) & {5, 6, 7, 8}
+
+
 def test_each_text_is_computed_once_and_a_second_call_computes_nothing(
     pairs: pd.DataFrame, inform_folder: Path, minilm: Any, tmp_path: Path
 ) -> None:

@@ -82,12 +82,14 @@ def test_pairs_as_messages_and_as_shp(tmp_path: Path, run: Path, direct: Any, su
     assert (done.rows, done.texts) == (2, 3)
     np.testing.assert_allclose(out["score_chosen"], [direct("Why?", "Yeast."), direct("Why?", "Gas.")], atol=1e-4)
     np.testing.assert_allclose(out["score_rejected"], [direct("Why?", "No."), direct("Why?", "Yeast.")], atol=1e-4)
-    shp = [{"post_id": "p", "history": "Why?", "human_ref_A": "Yeast.", "human_ref_B": "No.", "labels": 1}]
+    texts = {"history": "Why?", "human_ref_A": "Yeast.", "human_ref_B": "No."}
+    shp = [{"post_id": "p", **texts, "labels": 1, "score_A": 9, "score_B": 4}]
     done = score_file(run, write(tmp_path / f"shp{suffix}", shp), tmp_path / "shp_out.parquet")
     assert done.scored == 0  # they are known by now
     out = pd.read_parquet(tmp_path / "shp_out.parquet")
     assert out["score_A"][0] == pytest.approx(direct("Why?", "Yeast."), abs=1e-4)
     assert out["score_B"][0] == pytest.approx(direct("Why?", "No."), abs=1e-4)
+    assert (out["votes_A"][0], out["votes_B"][0]) == (9, 4)  # what SHP calls a score
 
 
 GOOD = {"prompt": "Why?", "response": "Yeast."}

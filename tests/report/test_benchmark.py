@@ -177,12 +177,12 @@ def test_pairs_are_read_whole_and_what_is_left_out_is_counted(tmp_path: Path) ->
     }
     assert report.dropped["empty text"]["first"] == ["test.jsonl row 8"]
     assert (report.read, report.kept, report.posts_cut) == (10, 7, 1)
-    assert list(pairs["domain"].unique()) == ["chat", "reasoning <hard>"]
+    assert list(pairs.table["domain"].unique()) == ["chat", "reasoning <hard>"]
     dialogues = [
         {"chosen": f"\n\nHuman: Hi {n}\n\nAssistant: Yes", "rejected": f"\n\nHuman: Hi {n}\n\nAssistant: No"}
         for n in range(3)
     ]
-    harmless = read_pairs(write_rows(tmp_path / "hh.jsonl", dialogues))
+    harmless = read_pairs(write_rows(tmp_path / "hh.jsonl", dialogues)).table
     assert harmless["history"].tolist() == ["Hi 0", "Hi 1", "Hi 2"]
     with pytest.raises(PairsError, match=r"no usable pair \(empty text: 1\)"):
         read_pairs(write_rows(tmp_path / "bad.jsonl", [{**rows[0], "chosen": ""}]))
