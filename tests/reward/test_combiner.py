@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import shutil
 import signal
 import subprocess
 import sys
@@ -575,8 +574,6 @@ def test_an_untrained_model_does_not_answer(model: Combiner | LinearCombiner, tm
     if isinstance(model, Combiner):
         with pytest.raises(CombinerError, match="not trained"):
             model.save_pretrained(tmp_path)
-        with pytest.raises(CombinerError, match="not trained"):
-            model.push_to_hub("someone/model")
 
 
 def test_rewards_of_bad_features_are_refused() -> None:
@@ -693,32 +690,12 @@ def test_files_that_are_missing_or_damaged_are_named(tmp_path: Path) -> None:
         Combiner.from_pretrained(tmp_path)
 
 
-def test_push_to_hub_uploads_what_from_pretrained_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    class Hub:
-        """The hub's client, with a folder for the network."""
-
-        def __init__(self, token: str | None = None) -> None:
-            assert token == "hf_x"
-
-        def create_repo(self, repo_id: str, *, private: bool | None, exist_ok: bool) -> Any:
-            assert private
-            assert exist_ok
-            return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
-
-        def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> Any:
-            shutil.copytree(folder_path, tmp_path / repo_id)
-            url = f"https://huggingface.co/{repo_id}/commit/1"
-            return huggingface_hub.CommitInfo(
-                commit_url=url, commit_message=commit_message, commit_description="", oid="1"
-            )
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
-    combiner = fitted()
-    address = combiner.push_to_hub("someone/combiner", private=True, token="hf_x")
-    assert address == "https://huggingface.co/someone/combiner/commit/1"
-    assert_same_bits(Combiner.from_pretrained(tmp_path / "someone" / "combiner"), combiner)
+def test_a_combiner_saved_by_an_earlier_version_names_the_notebooks_to_run_again(tmp_path: Path) -> None:
+    fitted().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"features": ["reward", "similarity"]}))
+    with pytest.raises(CombinerError, match="01_feature_extraction and 02_combiner_training again"):
+        Combiner.from_pretrained(tmp_path)
 
 
 # Interrupted training

@@ -3,7 +3,6 @@
 import hashlib
 import importlib.metadata
 import json
-import tempfile
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -171,28 +170,6 @@ class Combiner(nn.Module):
         combiner = cls(params)
         combiner._load_weights(weights_path, config["weights_sha256"])
         return combiner.eval()
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: str | None = None,
-        commit_message: str = "Upload REALM combiner",
-    ) -> str:
-        """Upload the model to the Hugging Face hub, making the repository where needed; the commit's address.
-
-        Raises :class:`CombinerError` before training; the hub's own errors pass through.
-        """
-        self._require_fitted()
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=token)
-        repo = api.create_repo(repo_id, private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            commit = api.upload_folder(repo_id=repo.repo_id, folder_path=folder, commit_message=commit_message)
-        return str(commit.commit_url)
 
     def _layers(self) -> Layers:
         return list(zip(self.weights, self.biases, strict=True))
