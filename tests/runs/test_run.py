@@ -218,7 +218,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("hash_seed", ["0", "1", "random"])
 def test_derived_seeds_are_the_same_in_every_process(hash_seed: str) -> None:
-    code = "from realm_lib.runs.run import derive_seed; print(derive_seed(42, 'validation', 3))"
+    code = "from realm_lib.runs.seeds import derive_seed; print(derive_seed(42, 'validation', 3))"
     answer = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONHASHSEED": hash_seed},
