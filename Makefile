@@ -9,7 +9,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: run steps test lint lab report verify clean help
+.PHONY: run steps test check lint format lab report verify clean help
 
 run: $(BIN)/.installed ## Run a profile's notebooks and render its report (PROFILE=demo, SET="section.key=value ...")
 	@run=$$($(BIN)/realm prepare $(PROFILE) $(foreach change,$(SET),--set '$(change)')) \
@@ -30,14 +30,25 @@ $(RUN)/reports/index.html: $(EXECUTED) $(shell find realm_lib/report -type f -no
 	@echo "rendering the report ..." && $(BIN)/realm report $(RUN)
 endif
 
-test: $(BIN)/.installed-dev ## Run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-lint: $(BIN)/.installed-dev ## Check style, types and that notebooks are stored without outputs
+test: $(BIN)/.installed-dev ## Run all tests
+	$(PYTEST)
+
+check: lint ## Before a commit: lint, and the tests that take under a second each
+	$(PYTEST) -m "not slow"
+
+lint: $(BIN)/.installed-dev ## Check style, types, the order of the rooms and that notebooks are stored without outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
+
+format: $(BIN)/.installed-dev ## Mend what can be mended by itself: style, and outputs in notebooks
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
 
 # The environment's own kernel is meant even where the user has another python3, and no news is asked for.
 lab: $(BIN)/.installed ## Open JupyterLab on the notebooks

@@ -5,12 +5,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 # Two test processes on two cores: more threads would wait for each other, here and in what the tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+WHOLE_RUNS = "tests/notebooks/"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """A file's tests run in one process, which makes what they share once; so do all that share the whole runs."""
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return WHOLE_RUNS if nodeid.startswith(WHOLE_RUNS) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: whoever is done with the rest would wait for it."""
+    items.sort(key=lambda item: not item.nodeid.startswith(WHOLE_RUNS))
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ from realm_lib import cli
 ROOT = Path(__file__).parents[1]
 REALM = Path(sys.executable).parent / "realm"
 NOTEBOOK = """\
-from realm_lib.params import Params
-from realm_lib.preferences import load_pairs
+from realm_lib.config.profile import Params
+from realm_lib.data.pairs import load_pairs
 
 pairs = load_pairs(Params.from_sections(run=run, data=data).data, "test")"""
 

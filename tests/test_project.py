@@ -177,7 +177,7 @@ def test_make_help_lists_every_target() -> None:
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     listed = set(re.findall(r"^make (\w+) +\S", shown, flags=re.MULTILINE))
     assert listed == targets()
-    assert listed >= {"run", "test", "lint", "lab", "report", "verify", "clean", "help"}
+    assert listed >= {"run", "test", "check", "lint", "format", "lab", "report", "verify", "clean", "help"}
 
 
 def test_make_alone_runs_the_demo() -> None:
@@ -190,8 +190,18 @@ def test_make_alone_runs_the_demo() -> None:
 
 def test_continuous_integration_runs_the_tests() -> None:
     script = ROOT / ".ci" / "run"
-    assert re.search(r"^make test$", script.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert re.findall(r"^make (\w+)$", script.read_text(encoding="utf-8"), flags=re.MULTILINE) == ["lint", "test"]
     assert script.stat().st_mode & 0o111
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    assert [step["run"] for step in workflow["jobs"]["run"]["steps"] if "run" in step] == [".ci/run"]
+
+
+def test_the_hooks_of_a_commit_are_the_tools_of_make_format() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    commands = [hook["entry"].removeprefix(".venv/bin/").replace(" --force-exclude", "") for hook in hooks]
+    recipe = re.search(r"^format:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert recipe is not None
+    assert all(f"$(BIN)/{command}" in recipe[1] for command in commands)
 
 
 def test_the_readme_names_only_what_exists() -> None:
@@ -244,9 +254,58 @@ def test_no_key_is_in_a_file() -> None:
     assert [str(path) for path in own_files() if keys.search(path.read_text(encoding="utf-8"))] == []
 
 
+# The house
+
+
+LONGEST = 300
+LONGER = {"realm_lib/rlhf/ppo/trainer.py": "one training loop, that is read from its top to its end"}
+
+
 def test_a_file_of_the_library_is_not_too_long_and_says_what_it_is() -> None:
     files = sorted((ROOT / "realm_lib").rglob("*.py"))
     assert files
-    long = {path.name: n for path in files if (n := len(path.read_text(encoding="utf-8").splitlines())) > 450}
-    assert long == {}
-    assert [path for path in files if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))] == []
+    texts = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in files}
+    long = {name: lines for name, text in texts.items() if (lines := len(text.splitlines())) > LONGEST}
+    assert {name: lines for name, lines in long.items() if name not in LONGER} == {}
+    assert LONGER.keys() <= long.keys(), "an exception that is no longer one"
+    assert [name for name, text in texts.items() if not ast.get_docstring(ast.parse(text))] == []
+
+
+ROOMS = ("config", "runs", "data", "models", "features", "reward", "evaluation", "inference", "rlhf", "report")
+TEST_FILES = sorted((ROOT / "tests").rglob("test_*.py"))
+
+
+def names_of(room: str) -> set[str]:
+    """The modules and packages of a room, a deeper one also under the names of the packages around it."""
+    folder = ROOT / "realm_lib" / room
+    places = [path.relative_to(folder).with_suffix("").parts for path in folder.rglob("*.py")]
+    parts = {place[:-1] if place[-1] == "__init__" else place for place in places}
+    return {"_".join(names[start:]) for names in parts for start in range(len(names))}
+
+
+def test_the_rooms_of_the_contract_are_the_folders_of_the_library() -> None:
+    (contract,) = PYPROJECT["tool"]["importlinter"]["contracts"]
+    folders = {path.parent.name for path in (ROOT / "realm_lib").glob("*/__init__.py")}
+    assert set(ROOMS) == folders == set(contract["layers"]) - {"cli"}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_test_file_is_named_after_what_it_tests(room: str) -> None:
+    files = [path for path in TEST_FILES if path.parent == ROOT / "tests" / room]
+    assert files
+    assert [path.name for path in files if path.stem.removeprefix("test_") not in names_of(room)] == []
+
+
+def test_no_test_file_lies_outside_the_rooms_and_none_imports_another() -> None:
+    tests = ROOT / "tests"
+    assert {path.parent for path in TEST_FILES} <= {tests, *(tests / name for name in (*ROOMS, "notebooks", "browser"))}
+    imports = re.compile(r"^\s*(?:from|import)\s+(?:\S+\.)?(test_\w+)", flags=re.MULTILINE)
+    files = sorted(tests.rglob("*.py"))
+    wrong = {path.name: names for path in files if (names := imports.findall(path.read_text(encoding="utf-8")))}
+    assert wrong == {}
+
+
+def test_every_marker_is_used() -> None:
+    declared = {marker.partition(":")[0] for marker in PYPROJECT["tool"]["pytest"]["ini_options"]["markers"]}
+    texts = [path.read_text(encoding="utf-8") for path in TEST_FILES]
+    assert {name for name in declared if not any(f"pytest.mark.{name}" in text for text in texts)} == set()

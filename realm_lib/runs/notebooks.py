@@ -186,13 +186,13 @@ def _files(module: str) -> list[Path]:
     root = _folder(package)
     place = root.joinpath(*parts)
     files = [place.with_suffix(".py")]
-    if place.is_dir():
-        own = [
+    if (place / "__init__.py").exists():  # a module may have a folder of data beside it, under its own name
+        data = (
             file
             for file in place.rglob("*.yaml")
             if not any((up / "__init__.py").exists() for up in _between(file, place))
-        ]
-        files = [place / "__init__.py", *own]
+        )
+        files = [place / "__init__.py", *data]
     return [file.relative_to(root.parent) for file in files]
 
 

@@ -27,7 +27,7 @@ with running_server() as server:
 
 def main() -> int:
     """Print a line for each limit and client library; 1 when one of them is more than 10 % off."""
-    from test_gemini import all_texts, extract, params, some_pairs
+    from support.gemini_client import all_texts, extract, params, some_pairs
 
     from realm_lib.models.embedders import build_embedder
     from realm_lib.models.embedders.gemini import estimate_tokens

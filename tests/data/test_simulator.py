@@ -185,7 +185,7 @@ def test_the_same_seed_gives_the_same_pairs_and_another_gives_others() -> None:
 def test_the_pairs_are_the_same_in_every_process() -> None:
     code = """
 import hashlib, json
-from realm_lib.simulator import simulate_pairs
+from realm_lib.data.simulator import simulate_pairs
 text = json.dumps(list(simulate_pairs(500, seed=5, split="validation")))
 print(hashlib.sha256(text.encode()).hexdigest())
 """
@@ -273,7 +273,7 @@ def test_splits_share_no_post() -> None:
 def test_memory_stays_small_however_many_pairs() -> None:
     code = """
 import resource
-from realm_lib.simulator import simulate_pairs
+from realm_lib.data.simulator import simulate_pairs
 def peak(count):
     assert sum(1 for _ in simulate_pairs(count, seed=3, split="train")) == count
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB

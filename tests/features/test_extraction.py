@@ -311,11 +311,12 @@ PROCESS = textwrap.dedent(
     import sys, time
     from pathlib import Path
     import pandas as pd
-    from realm_lib.embedders import build_embedder
-    from realm_lib.feature_store import FeatureStore
-    from realm_lib.features import extract_features
-    from realm_lib.params import EmbeddingParams, RewardModelParams
-    from realm_lib.scorers import build_scorer
+    from realm_lib.models.embedders import build_embedder
+    from realm_lib.features.store import FeatureStore
+    from realm_lib.features.extraction import extract_features
+    from realm_lib.config.embedding import EmbeddingParams
+    from realm_lib.config.reward_model import RewardModelParams
+    from realm_lib.models.reward_models import build_scorer
 
     model, pairs, store, out, pause = sys.argv[1:]
 

@@ -307,7 +307,7 @@ def test_refresh_sees_what_others_committed(tmp_path: Path) -> None:
 KILLED = """
 import sys
 import numpy as np
-from realm_lib.feature_store import FeatureStore, text_key
+from realm_lib.features.store import FeatureStore, text_key
 folder, start = sys.argv[1], int(sys.argv[2])
 table = FeatureStore(folder).table("score", {"model_id": "small", "revision": None, "max_length": 128}, 1)
 while True:

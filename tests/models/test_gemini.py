@@ -15,24 +15,22 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import pytest
 from numpy.typing import NDArray
+from support.gemini_client import DOCUMENT, KEY, QUESTION, LengthScorer, all_texts, extract, params, some_pairs
 from support.gemini_server import Fault, GeminiServer, running_server, unit_vector
 
 from realm_lib.config.base import ParamsError
 from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.config.profile import Params, load_params
 from realm_lib.evaluation.task_types import similarity_by_task_type
-from realm_lib.features.extraction import extract_features, quote_embeddings
+from realm_lib.features.extraction import quote_embeddings
 from realm_lib.features.store import FeatureStore, text_key
 from realm_lib.models.embedders import EmbedderError, HostedEmbedder, build_embedder, by_role, cosine
 from realm_lib.models.embedders.gemini import BudgetError, GeminiEmbedder
 
-KEY = "AIzaSyTheSecretKey0123456789"
-DOCUMENT, QUESTION = "RETRIEVAL_DOCUMENT", "QUESTION_ANSWERING"
 PROBES = 2
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 both_sdks = pytest.mark.parametrize("sdk", ["google-generativeai", "google-genai"])
 
@@ -46,22 +44,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[GeminiServer]:
         yield running
 
 
-def params(server: GeminiServer | None, sdk: str = "google-generativeai", **changes: Any) -> EmbeddingParams:
-    values = {
-        "backend": "gemini",
-        "model_id": "gemini-embedding-001",
-        "sdk": sdk,
-        "api_endpoint": server and server.url,
-        "dimensions": 128,
-        "task_type": DOCUMENT,
-        "batch_size": None,
-        "timeout": 5.0,
-        "retry_wait": 0.02,
-        "max_attempts": 4,
-    }
-    return EmbeddingParams(**{**values, **changes})
-
-
 def gemini(server: GeminiServer, sdk: str = "google-generativeai", **changes: Any) -> GeminiEmbedder:
     embedder = build_embedder(params(server, sdk, **changes))
     assert isinstance(embedder, GeminiEmbedder)
@@ -70,36 +52,6 @@ def gemini(server: GeminiServer, sdk: str = "google-generativeai", **changes: An
 
 def expected(texts: Sequence[str], task_type: str | None = DOCUMENT, dimensions: int = 128) -> NDArray[np.float64]:
     return np.stack([unit_vector(text, task_type, dimensions) for text in texts])
-
-
-class LengthScorer:
-    """A reward model as small as can be: longer is better."""
-
-    identity: ClassVar = {"model": "length"}
-
-    def score(self, prompts: Sequence[Any], responses: Sequence[str]) -> NDArray[np.float32]:
-        assert len(prompts) == len(responses)
-        return np.array([len(text) for text in responses], dtype=np.float32)
-
-    def count_tokens(self, prompts: Sequence[Any], responses: Sequence[str]) -> NDArray[np.int64]:
-        assert len(prompts) == len(responses)
-        return np.array([len(text) for text in responses], dtype=np.int64)
-
-
-def some_pairs(posts: int = 40) -> pd.DataFrame:
-    """Texts: ``posts`` prompts and twice as many responses, all distinct."""
-    rows = [(f"question {n}?", f"answer {n}", f"another answer {n}, longer") for n in range(posts)]
-    return pd.DataFrame(rows, columns=["history", "human_ref_A", "human_ref_B"])
-
-
-def all_texts(pairs: pd.DataFrame) -> list[str]:
-    return [*pairs["history"], *pairs["human_ref_A"], *pairs["human_ref_B"]]
-
-
-def extract(pairs: pd.DataFrame, embedder: Any, folder: Path, batch_size: int = 32) -> pd.DataFrame:
-    return extract_features(
-        pairs, LengthScorer(), embedder, FeatureStore(folder), batch_size=batch_size, progress=False
-    )
 
 
 def stored(embedder: GeminiEmbedder, folder: Path, texts: Sequence[str], task_type: str | None = DOCUMENT) -> set[str]:
@@ -391,10 +343,10 @@ def test_what_was_answered_is_given_before_the_error(server: GeminiServer) -> No
 KILLED = """
 import sys
 import pandas as pd
-from test_gemini import LengthScorer, params
-from realm_lib.embedders import build_embedder
-from realm_lib.feature_store import FeatureStore
-from realm_lib.features import extract_features
+from support.gemini_client import LengthScorer, params
+from realm_lib.models.embedders import build_embedder
+from realm_lib.features.store import FeatureStore
+from realm_lib.features.extraction import extract_features
 embedder = build_embedder(params(None, api_endpoint=sys.argv[1], batch_size=50, prompt_task_type=sys.argv[4] or None))
 extract_features(pd.read_parquet(sys.argv[2]), LengthScorer(), embedder, FeatureStore(sys.argv[3]), batch_size=256,
                  progress=False)

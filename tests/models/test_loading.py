@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_scorers import copied, retemplate, scorer_of
+from support.small_scorers import copied, retemplate, scorer_of
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -72,8 +72,8 @@ class GatedHub(http.server.BaseHTTPRequestHandler):
 
 ASK = """
 import sys
-from realm_lib.params import RewardModelParams
-from realm_lib.scorers import ScorerError, build_scorer
+from realm_lib.config.reward_model import RewardModelParams
+from realm_lib.models.reward_models import ScorerError, build_scorer
 for name in sys.argv[1:]:
     try:
         build_scorer(RewardModelParams(backend="inform", model_id=name))

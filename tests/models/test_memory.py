@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_scorers import copied, scorer_of
+from support.small_scorers import copied, scorer_of
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from realm_lib.config.reward_model import RewardModelParams

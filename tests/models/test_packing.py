@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from test_scorers import copied, scorer_of, stock_folder
+from support.small_scorers import copied, scorer_of, stock_folder
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, MistralConfig
 
 from realm_lib.models.reward_models import ScorerError

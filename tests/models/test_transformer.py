@@ -1,7 +1,6 @@
 """Reward models: a score is that of its own text, computed one at a time and without padding; or there is none."""
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from support.small_scorers import copied, retemplate, scorer_of, stock_folder
 from transformers import (
     AutoTokenizer,
     LlamaForSequenceClassification,
     LlamaModel,
-    Qwen2Config,
-    Qwen2ForSequenceClassification,
     Qwen2Model,
 )
 
@@ -30,33 +28,6 @@ from realm_lib.models.reward_models.chat import ChatEncoder
 from realm_lib.models.reward_models.inform import INFORMForSequenceClassification, last_real_token
 from realm_lib.models.reward_models.transformer import TransformerScorer
 from realm_lib.runs.run import MissingStepError
-
-Edit = Callable[[dict[str, torch.Tensor]], None]
-
-
-def scorer_of(folder: Path, backend: str = "inform", **options: Any) -> TransformerScorer:
-    scorer = build_scorer(RewardModelParams.model_validate({"backend": backend, "model_id": str(folder), **options}))
-    assert isinstance(scorer, TransformerScorer)
-    return scorer
-
-
-def copied(folder: Path, to: Path, edit: Edit | None = None, **config: Any) -> Path:
-    """A copy of a checkpoint with its weights edited in place and keys of its config replaced."""
-    shutil.copytree(folder, to)
-    if edit:
-        weights = load_file(to / "model.safetensors")
-        edit(weights)
-        save_file(weights, to / "model.safetensors", {"format": "pt"})
-    if config:
-        (to / "config.json").write_text(json.dumps(json.loads((to / "config.json").read_text()) | config))
-    return to
-
-
-def retemplate(folder: Path, change: Callable[[str], str]) -> Path:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = change(tokenizer.chat_template)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 class Oracle:
@@ -94,25 +65,6 @@ TEXTS = [
     ("\n\nHuman", "\n\nAssistant: not a turn"),
 ]
 PROMPTS, RESPONSES = (list(side) for side in zip(*TEXTS, strict=True))
-
-
-def stock_folder(folder: Path, tokenizer: Any, config: Any, architecture: str, pad_is_eos: bool) -> Path:
-    torch.manual_seed(1)
-    if architecture == "qwen2":
-        names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-        names += ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "num_labels", "initializer_range")
-        model: Any = Qwen2ForSequenceClassification(Qwen2Config(**{name: getattr(config, name) for name in names}))
-    else:
-        model = LlamaForSequenceClassification(config)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    if pad_is_eos:
-        path = folder / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"pad_token_id": tokenizer.eos_token_id}))
-        saved = AutoTokenizer.from_pretrained(folder)
-        saved.pad_token = saved.eos_token
-        saved.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

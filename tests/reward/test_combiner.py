@@ -707,8 +707,8 @@ CHILD = """
 import sys
 import pandas as pd
 from pathlib import Path
-from realm_lib.combiner import Combiner
-from realm_lib.params import ModelParams, TrainingParams
+from realm_lib.reward.combiner import Combiner
+from realm_lib.config.training import ModelParams, TrainingParams
 folder = Path(sys.argv[1])
 combiner = Combiner(ModelParams(ensemble=2))
 print("ready", flush=True)

@@ -15,10 +15,15 @@ from safetensors.torch import load_file
 from support.ppo_run import CHOOSE_ON, make_policy
 from torch import Tensor
 
-PROGRAM = Path(__file__).with_name("ppo_run.py")
-ROOT = PROGRAM.parents[2]
+TESTS = Path(__file__).parents[1]
+PROGRAM = TESTS / "support" / "ppo_run.py"
 PATIENCE = 300.0
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": f"{TESTS.parent}:{TESTS}",
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+}
 
 # accelerate's --cpu starts one process only; --multi_gpu starts several, also where there is no GPU.
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]

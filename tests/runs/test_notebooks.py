@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from realm_lib.config.base import ParamsError
-from realm_lib.runs import notebooks as pipeline
 from realm_lib.runs.notebooks import NotebookError, declared_sections, execute, imported_modules, prepare
 from realm_lib.runs.run import Run
 
@@ -80,32 +79,40 @@ def test_what_papermill_would_let_pass_is_refused(tmp_path: Path, cells: list[st
 
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A library of small modules in the place of realm_lib."""
+    """A library of small modules, with its public names in a stub."""
     files = {
-        "__init__.py": "from realm_lib import everything",
-        "pipeline.py": "",
-        "top.py": "from realm_lib.middle import x",
-        "middle.py": "def f():\n    from realm_lib.bottom import y",
-        "bottom.py": "import realm_lib.round_a",
-        "round_a.py": "from realm_lib import round_b",
-        "round_b.py": "from realm_lib import round_a",
-        "typed.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from realm_lib.top import x\n"
-        "else:\n    from realm_lib.bottom import y",
-        "reward.py": "",
-        "data/__init__.py": "from realm_lib.bottom import y",
+        "__init__.py": "from toy_lib import everything",
+        "__init__.pyi": "from .reward.whole import Reward as Reward\nfrom . import top as top",
+        "top.py": "from toy_lib.middle import x",
+        "middle.py": "def f():\n    from toy_lib.bottom import y",
+        "bottom.py": "import toy_lib.round_a",
+        "round_a.py": "from toy_lib import round_b",
+        "round_b.py": "from toy_lib import round_a",
+        "typed.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from toy_lib.top import x\n"
+        "else:\n    from toy_lib.bottom import y",
+        "reward/__init__.py": "",
+        "reward/whole.py": "",
+        "reward/other.py": "",
+        "data/__init__.py": "from toy_lib.bottom import y",
+        "data/deep.py": "",
         "data/deep/facts.yaml": "",
         "data/deep/note.txt": "",
-        "data/part.py": "import realm_lib.middle",
+        "data/part.py": "import toy_lib.middle",
+        "data/inner/__init__.py": "",
+        "data/inner/facts.yaml": "",
     }
-    package = tmp_path / "library" / "realm_lib"
+    package = tmp_path / "library" / "toy_lib"
     for name, text in files.items():
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text(text)
-    monkeypatch.setattr(pipeline, "__file__", str(package / "pipeline.py"))
+    monkeypatch.syspath_prepend(package.parent)
     return package
 
 
 ROUND = ["round_a.py", "round_b.py"]
+BOTTOM = ["bottom.py", *ROUND]
+REWARD = ["reward/__init__.py", "reward/whole.py"]
+DATA = ["data/__init__.py", "data/deep/facts.yaml", *BOTTOM]
 
 
 @pytest.mark.usefixtures("library")
@@ -113,48 +120,82 @@ ROUND = ["round_a.py", "round_b.py"]
     ("code", "files"),
     [
         ("import json", []),
-        ("import realm_lib", []),
-        ("from realm_lib.bottom import y", ["bottom.py", *ROUND]),
-        ("from realm_lib.top import x", ["bottom.py", "middle.py", *ROUND, "top.py"]),
-        ("import realm_lib.middle as m", ["bottom.py", "middle.py", *ROUND]),
-        ("if True:\n    from realm_lib import round_a, reward", ["reward.py", *ROUND]),
-        ("from realm_lib import RealmReward", ["reward.py"]),
-        ("from realm_lib.typed import t", ["bottom.py", *ROUND, "typed.py"]),
-        (
-            "from realm_lib.data.part import z",
-            ["bottom.py", "data/__init__.py", "data/deep/facts.yaml", "data/part.py", "middle.py", *ROUND],
-        ),
-        ("%matplotlib inline\n!ls\nfrom realm_lib.reward.realm_reward import R\nR?", ["reward.py"]),
+        ("import toy_lib", []),
+        ("from toy_lib.bottom import y", BOTTOM),
+        ("from toy_lib.top import x", ["middle.py", "top.py", *BOTTOM]),
+        ("from toy_lib import top", ["middle.py", "top.py", *BOTTOM]),
+        ("import toy_lib.middle as m", ["middle.py", *BOTTOM]),
+        ("def f():\n    from toy_lib.bottom import y", BOTTOM),
+        ("if True:\n    from toy_lib import round_a, reward", ["reward/__init__.py", *ROUND]),
+        ("from toy_lib import Reward", REWARD),
+        ("from toy_lib.reward.whole import Reward", REWARD),
+        ("from toy_lib.typed import t", ["typed.py", *BOTTOM]),
+        ("from toy_lib.data.part import z", ["data/part.py", "middle.py", *DATA]),
+        ("from toy_lib.data.deep import facts", ["data/deep.py", *DATA]),
+        ("from toy_lib.data import inner", ["data/inner/__init__.py", "data/inner/facts.yaml", *DATA]),
+        ("%matplotlib inline\n!ls\nfrom toy_lib.reward.whole import R\nR?", REWARD),
     ],
 )
 def test_imports_are_followed(tmp_path: Path, code: str, files: list[str]) -> None:
     notebook = write_notebook(tmp_path / "a.ipynb", code)
-    assert imported_modules(notebook) == sorted(Path("realm_lib") / name for name in files)
+    assert imported_modules(notebook, "toy_lib") == sorted(Path("toy_lib") / name for name in files)
 
 
 @pytest.mark.usefixtures("library")
 def test_the_imports_of_all_cells_count(tmp_path: Path) -> None:
     notebook = write_notebook(
-        tmp_path / "a.ipynb", "import realm_lib.reward.realm_reward", "x = 1", "from realm_lib import round_a"
+        tmp_path / "a.ipynb", "import toy_lib.reward.whole", "x = 1", "from toy_lib import round_a"
     )
-    assert {path.name for path in imported_modules(notebook)} == {"reward.py", *ROUND}
+    files = imported_modules(notebook, "toy_lib")
+    assert files == sorted(Path("toy_lib") / name for name in [*REWARD, *ROUND])
 
 
 @pytest.mark.usefixtures("library")
 def test_a_cell_that_is_not_python_is_named(tmp_path: Path) -> None:
     notebook = write_notebook(tmp_path / "a.ipynb", "x = (")
     with pytest.raises(NotebookError, match=re.escape(str(notebook))):
-        imported_modules(notebook)
+        imported_modules(notebook, "toy_lib")
 
 
-def test_the_real_notebooks_depend_on_the_real_library() -> None:
-    names = {path.stem: {str(file) for file in imported_modules(path)} for path in (ROOT / "notebooks").glob("*.ipynb")}
-    assert names["02_combiner_training"] >= {"realm_lib/combiner/network.py", "realm_lib/runs.py"}
-    assert "realm_lib/evaluation/resampling.py" not in names["02_combiner_training"]
-    assert "realm_lib/evaluation/resampling.py" in names["03_evaluation"]
-    doors = {f"realm_lib/{name}.py" for name in ("cli", "pipeline", "report", "verification", "__init__")}
-    assert not doors & set().union(*names.values())
-    assert all((ROOT / file).exists() for file in set().union(*names.values()))
+@pytest.fixture(scope="module")
+def dependencies() -> dict[str, set[str]]:
+    """The files of the library that each real notebook depends on."""
+    return {path.stem: {str(file) for file in imported_modules(path)} for path in (ROOT / "notebooks").glob("*.ipynb")}
+
+
+def test_the_real_notebooks_depend_on_the_real_library(dependencies: dict[str, set[str]]) -> None:
+    every = set().union(*dependencies.values())
+    assert all((ROOT / file).exists() for file in every)
+    assert dependencies["01_feature_extraction"] >= {"realm_lib/features/store.py", "realm_lib/features/extraction.py"}
+    assert dependencies["02_combiner_training"] >= {"realm_lib/reward/combiner/network.py", "realm_lib/runs/run.py"}
+    assert "realm_lib/evaluation/resampling.py" in dependencies["03_evaluation"]
+    assert "realm_lib/rlhf/ppo/trainer.py" in dependencies["04_ppo"]
+    assert "realm_lib/rlhf/dpo/fitting.py" in dependencies["05_dpo"]
+    assert "realm_lib/data/simulator/knowledge/askvet.yaml" in dependencies["00_offline_models"]
+
+
+@pytest.mark.parametrize(
+    ("room", "notebooks"),
+    [
+        ("rlhf/ppo", {"04_ppo"}),
+        ("rlhf/dpo", {"05_dpo"}),
+        ("rlhf/comparison", {"06_policy_comparison"}),
+        ("rlhf", {"00_offline_models", "04_ppo", "05_dpo", "06_policy_comparison"}),
+        ("evaluation", {"03_evaluation", "04_ppo", "05_dpo", "06_policy_comparison"}),
+        ("features", {"01_feature_extraction", "02_combiner_training", "03_evaluation"}),
+        ("reward/combiner", {"02_combiner_training", "03_evaluation", "04_ppo", "05_dpo", "06_policy_comparison"}),
+        ("report/pages", set()),
+        ("inference", set()),
+        ("cli.py", set()),
+    ],
+)
+def test_a_change_in_a_room_reaches_only_the_notebooks_that_use_it(
+    dependencies: dict[str, set[str]], room: str, notebooks: set[str]
+) -> None:
+    reached = {
+        name for name, files in dependencies.items() if any(file.startswith(f"realm_lib/{room}") for file in files)
+    }
+    assert reached <= notebooks
 
 
 # Preparing a run

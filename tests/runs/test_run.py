@@ -93,7 +93,7 @@ def test_kill_9_in_the_middle_of_a_write_leaves_the_old_file(tmp_path: Path) -> 
     write_text(path, "old")
     code = """
 import sys, time, pathlib
-from realm_lib.runs import atomic_path
+from realm_lib.runs.files import atomic_path
 ready, path = sys.argv[1:]
 with atomic_path(path) as temporary:
     with temporary.open("w") as file:
@@ -144,7 +144,7 @@ def test_kill_9_in_the_middle_of_a_folder_leaves_the_old_one(tmp_path: Path) -> 
     (path / "weights").write_text("old")
     code = """
 import sys, time, pathlib
-from realm_lib.runs import atomic_path
+from realm_lib.runs.files import atomic_path
 ready, path = sys.argv[1:]
 with atomic_path(path) as temporary:
     temporary.mkdir()
@@ -218,7 +218,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("hash_seed", ["0", "1", "random"])
 def test_derived_seeds_are_the_same_in_every_process(hash_seed: str) -> None:
-    code = "from realm_lib.runs.run import derive_seed; print(derive_seed(42, 'validation', 3))"
+    code = "from realm_lib.runs.seeds import derive_seed; print(derive_seed(42, 'validation', 3))"
     answer = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONHASHSEED": hash_seed},
@@ -371,8 +371,8 @@ def test_the_manifest_names_the_parameters_on_disk(tmp_path: Path) -> None:
 def test_a_killed_step_stays_running_and_can_be_run_again(tmp_path: Path) -> None:
     code = """
 import sys, time, pathlib
-from realm_lib.params import Params
-from realm_lib.runs import open_run
+from realm_lib.config.profile import Params
+from realm_lib.runs.run import open_run
 ready, folder = sys.argv[1:]
 params = Params.from_sections(run={"name": "trial", "output_dir": folder, "seed": 3})
 with open_run(params).step("02", params):
@@ -391,8 +391,8 @@ with open_run(params).step("02", params):
 def test_steps_in_parallel_all_reach_the_manifest(tmp_path: Path) -> None:
     code = """
 import sys
-from realm_lib.params import Params
-from realm_lib.runs import open_run
+from realm_lib.config.profile import Params
+from realm_lib.runs.run import open_run
 folder, name = sys.argv[1:]
 params = Params.from_sections(run={"name": "trial", "output_dir": folder, "seed": 3})
 run = open_run(params)

@@ -1,6 +1,6 @@
 """A whole DPO run of a tiny policy: imported by the tests, and run by them as a program to kill.
 
-python tests/dpo_run.py POLICY_FOLDER RUN_FOLDER RESULT.json
+python tests/support/dpo_run.py POLICY_FOLDER RUN_FOLDER RESULT.json
 """
 
 import hashlib

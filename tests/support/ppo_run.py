@@ -1,6 +1,6 @@
 """A tiny policy and a whole PPO run of it: imported by the tests, and run by them as a program to kill or to launch.
 
-python tests/ppo_run.py POLICY_FOLDER RUN_FOLDER RESULT.json [section=value ...]
+python tests/support/ppo_run.py POLICY_FOLDER RUN_FOLDER RESULT.json [section=value ...]
 """
 # ruff: noqa: ARG001, the signature is what is tested
 

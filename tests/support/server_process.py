@@ -16,8 +16,8 @@ REALM = Path(sys.executable).parent / "realm"
 DEADLINE = 180.0
 LIMITED = """
 from pathlib import Path
-from realm_lib.server import Limits
-from realm_lib.server.running import serve
+from realm_lib.inference.server import Limits
+from realm_lib.inference.server.running import serve
 serve(Path({run!r}), "127.0.0.1", {port}, Limits({limits}))
 """
 

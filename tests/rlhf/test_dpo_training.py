@@ -15,7 +15,8 @@ from support.ppo_run import HELD_OUT, PROMPTS, letters, make_policy
 
 from realm_lib.rlhf.dpo.training import make_pairs
 
-PROGRAM = Path(__file__).with_name("dpo_run.py")
+TESTS = Path(__file__).parents[1]
+PROGRAM = TESTS / "support" / "dpo_run.py"
 
 
 def pieces(folder: Path) -> list[Path]:
@@ -35,7 +36,7 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 
 def kill_when(ready: Callable[[], object], policy: Path, folder: Path) -> None:
     """Start the training as a process of its own; SIGKILL as soon as ``ready``."""
-    variables = {**os.environ, "PYTHONPATH": f"{PROGRAM.parents[2]}:{PROGRAM.parent}"}
+    variables = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
     command = [sys.executable, str(PROGRAM), str(policy), str(folder), str(folder / "never.json")]
     process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     until = time.monotonic() + 240
