@@ -195,10 +195,8 @@ def test_papermill_with_a_profile_leaves_nothing_of_the_demo(path: Path, noteboo
     for tag in ("parameters", "injected-parameters"):
         (source,) = [cell.source for cell in cells if tag in cell.metadata.tags]
         exec(source, given)
-    params, whole = (
-        Params.from_sections(**{name: given[name] for name in declared_sections(notebook)}),
-        load_params(path),
-    )
+    params = Params.from_sections(**{name: given[name] for name in declared_sections(notebook)})
+    whole = load_params(path).sections
     assert params.sections == {name: whole[name] for name in params.sections}
 
 

@@ -7,11 +7,10 @@ object, file and log: only the client that sends one reads the environment, thro
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Final, Self, get_type_hints
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from realm_lib.config.base import ParamsError, Section
 from realm_lib.config.data import DataParams
@@ -25,29 +24,32 @@ from realm_lib.config.training import ModelParams, OfflineModelsParams, Training
 
 __all__ = ["SECTIONS", "Params", "dump_yaml", "load_params"]
 
-SECTIONS: Mapping[str, type[Section]] = {
-    "run": RunParams,
-    "reward_model": RewardModelParams,
-    "embedding": EmbeddingParams,
-    "data": DataParams,
-    "model": ModelParams,
-    "training": TrainingParams,
-    "offline_models": OfflineModelsParams,
-    "rlhf": RlhfParams,
-}
-"""The sections of a profile, in its order."""
 
-_MAY_BE_NULL = {"offline_models", "rlhf"}
+def _given(name: str) -> Any:
+    """A read-only attribute: the section ``name``, or an error that names it where it was not given."""
+
+    def get(params: "Params") -> Section | None:
+        if name not in params.sections:
+            raise ParamsError(f"section {name!r} is not in this notebook's parameters cell")
+        return params.sections[name]
+
+    return property(get)
 
 
-@dataclass(frozen=True)
-class Params:
-    """The sections of a profile: all of them, or those that a notebook uses.
+class Params:  # noqa: PLW1641, its sections hold lists: there is nothing to hash
+    """The sections of a profile: all of them, or those that a notebook uses."""
 
-    Asking for a section that is not there raises :class:`ParamsError` with its name.
-    """
+    run: RunParams = _given("run")
+    reward_model: RewardModelParams = _given("reward_model")
+    embedding: EmbeddingParams = _given("embedding")
+    data: DataParams = _given("data")
+    model: ModelParams = _given("model")
+    training: TrainingParams = _given("training")
+    offline_models: OfflineModelsParams | None = _given("offline_models")
+    rlhf: RlhfParams | None = _given("rlhf")
 
-    sections: Mapping[str, Section | None]
+    def __init__(self, sections: Mapping[str, Section | None]) -> None:
+        self.sections: Final = sections
 
     @classmethod
     def from_sections(cls, **sections: Mapping[str, Any] | None) -> Self:
@@ -57,50 +59,16 @@ class Params:
         """
         return cls(_validated(sections, "the notebook's parameters cell"))
 
-    def __getitem__(self, name: str) -> Section | None:
-        if name not in self.sections:
-            raise ParamsError(f"section {name!r} is not in this notebook's parameters cell")
-        return self.sections[name]
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Params) and self.sections == other.sections
 
-    @property
-    def run(self) -> RunParams:
-        """Where the outputs go, and the seed."""
-        return cast(RunParams, self["run"])
+    def __repr__(self) -> str:
+        return f"Params({self.sections})"
 
-    @property
-    def reward_model(self) -> RewardModelParams:
-        """The model that scores."""
-        return cast(RewardModelParams, self["reward_model"])
 
-    @property
-    def embedding(self) -> EmbeddingParams:
-        """The model behind the similarity."""
-        return cast(EmbeddingParams, self["embedding"])
-
-    @property
-    def data(self) -> DataParams:
-        """The preference pairs."""
-        return cast(DataParams, self["data"])
-
-    @property
-    def model(self) -> ModelParams:
-        """The combiner's network."""
-        return cast(ModelParams, self["model"])
-
-    @property
-    def training(self) -> TrainingParams:
-        """The combiner's training."""
-        return cast(TrainingParams, self["training"])
-
-    @property
-    def offline_models(self) -> OfflineModelsParams | None:
-        """The stand-ins that are trained here; None with published models."""
-        return cast(OfflineModelsParams | None, self["offline_models"])
-
-    @property
-    def rlhf(self) -> RlhfParams | None:
-        """Policies and their fine-tuning; None without."""
-        return cast(RlhfParams | None, self["rlhf"])
+_TYPES = {name: TypeAdapter(kind) for name, kind in get_type_hints(Params).items()}
+SECTIONS = tuple(_TYPES)
+"""The names of the sections, in a profile's order."""
 
 
 def load_params(path: str | Path, overrides: Iterable[str] = ()) -> Params:
@@ -123,13 +91,12 @@ def load_params(path: str | Path, overrides: Iterable[str] = ()) -> Params:
     for override in overrides:
         merge_override(content, override)
         source = f"{path} with overrides"
-    return Params(_validated(dict.fromkeys(_MAY_BE_NULL) | content, source, SECTIONS))
+    return Params(_validated({"offline_models": None, "rlhf": None} | content, source, SECTIONS))
 
 
 def dump_yaml(params: Params, sections: Iterable[str] | None = None) -> str:
     """The parameters (or only ``sections`` of them), every default written out, as YAML that reads back equal."""
-    names = params.sections if sections is None else sections
-    chosen = {name: params[name] for name in names}
+    chosen = {name: params.sections[name] for name in (params.sections if sections is None else sections)}
     return write_yaml({name: section and section.model_dump(mode="json") for name, section in chosen.items()})
 
 
@@ -137,13 +104,10 @@ def _validated(content: Mapping[str, Any], source: str, required: Iterable[str] 
     """The sections of ``content``, in a profile's order. Raises :class:`ParamsError` with a line for each fault."""
     faults = [f"{name}: unknown section; there are {', '.join(SECTIONS)}" for name in content if name not in SECTIONS]
     faults += [f"{name}: missing" for name in required if name not in content]
-    sections: dict[str, Section | None] = {}
+    sections = {}
     for name in [name for name in SECTIONS if name in content]:
-        if content[name] is None and name in _MAY_BE_NULL:
-            sections[name] = None
-            continue
         try:
-            sections[name] = SECTIONS[name].model_validate(content[name])
+            sections[name] = _TYPES[name].validate_python(content[name])
         except ValidationError as error:
             faults += _faults(error, name)
     if faults:

@@ -4,7 +4,6 @@ import copy
 import math
 import pickle
 import traceback
-from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +190,7 @@ def test_every_section_has_its_attribute(tmp_path: Path) -> None:
     content = profile() | {"offline_models": {}}
     params = load_params(write(tmp_path, content))
     assert list(params.sections) == list(SECTIONS)
-    assert all(type(getattr(params, name)) is kind for name, kind in SECTIONS.items())
+    assert all(getattr(params, name) is section for name, section in params.sections.items())
 
 
 def test_sections_of_a_notebook_are_checked() -> None:
@@ -219,8 +218,6 @@ def test_parameters_are_frozen() -> None:
     params = Params.from_sections(**profile())
     with pytest.raises(ValidationError, match="frozen"):
         params.training.seed = 1
-    with pytest.raises(FrozenInstanceError):
-        params.run = params.run  # type: ignore[misc]
-    with pytest.raises(FrozenInstanceError):
-        params.sections = {}  # type: ignore[misc]
+    with pytest.raises(AttributeError, match="no setter"):
+        params.run = params.run
     assert params == Params.from_sections(**profile())
