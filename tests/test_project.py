@@ -5,18 +5,25 @@ import importlib.metadata
 import re
 import subprocess
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
-from realm_lib.config.profile import Params, load_params
+from realm_lib.config.base import ParamsError
+from realm_lib.config.profile import SECTIONS, Params, load_params
+from realm_lib.runs.notebooks import declared_sections
 
 ROOT = Path(__file__).parents[1]
 PROFILES = sorted((ROOT / "params").glob("*.yaml"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 
@@ -138,21 +145,63 @@ def test_every_package_that_the_library_imports_is_required() -> None:
 # Profiles
 
 
-@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
-def test_a_profile_is_valid_and_says_everything(path: Path) -> None:
-    params = load_params(path)
+ANY_PROFILE = pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+
+
+def keys_of(content: Any) -> Iterator[tuple[str, ...]]:
+    """The path of every key in nested mappings."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield (key,)
+            yield from ((key, *rest) for rest in keys_of(value))
+
+
+def without(content: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    key, *rest = path
+    if rest:
+        return content | {key: without(content[key], tuple(rest))}
+    return {name: value for name, value in content.items() if name != key}
+
+
+@ANY_PROFILE
+def test_a_profile_is_valid_and_names_every_section(path: Path) -> None:
+    """A section that it left out would be the demo's, where papermill is given the profile itself."""
+    assert load_params(path).run.name == path.stem
+    assert list(yaml.safe_load(path.read_text(encoding="utf-8"))) == list(SECTIONS)
+
+
+@ANY_PROFILE
+def test_a_profile_says_only_what_differs_from_the_defaults(path: Path) -> None:
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert params.run.name == path.stem
-    # Nothing is left to a default: what a profile means can be read in it.
-    written = params.model_dump(mode="json")
-    if "offline_models" not in content:
-        written.pop("offline_models")
-    assert content == written
+    params = Params.from_sections(**content)
+
+    def is_default(key: tuple[str, ...]) -> bool:
+        try:
+            return Params.from_sections(**without(content, key)) == params
+        except ParamsError:  # a key that has no default
+            return False
+
+    inside = [key for key in keys_of(content) if len(key) > 1]
+    assert inside
+    assert [".".join(key) for key in inside if is_default(key)] == []
+
+
+@ANY_PROFILE
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_papermill_with_a_profile_leaves_nothing_of_the_demo(path: Path, notebook: Path) -> None:
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    cells = parameterize_notebook(load_notebook_node(str(notebook)), content).cells
+    given: dict[str, Any] = {}
+    for tag in ("parameters", "injected-parameters"):
+        (source,) = [cell.source for cell in cells if tag in cell.metadata.tags]
+        exec(source, given)
+    params = Params.from_sections(**{name: given[name] for name in declared_sections(notebook)})
+    whole = load_params(path).sections
+    assert params.sections == {name: whole[name] for name in params.sections}
 
 
 def test_the_profiles_of_the_design_are_there() -> None:
     assert {path.stem for path in PROFILES} >= {"demo", "local", "small", "full", "test"}
-    assert set(yaml.safe_load((ROOT / "params" / "demo.yaml").read_text(encoding="utf-8"))) == set(Params.model_fields)
 
 
 def test_the_full_profile_is_the_original_documents() -> None:

@@ -1,11 +1,11 @@
 """The section ``embedding`` of a profile."""
 
-import re
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from realm_lib.config.base import SecretReference, Section
+from realm_lib.config.hosted import HostedParams
 
 __all__ = ["GEMINI_MODEL", "GEMINI_TEXTS_PER_REQUEST", "EmbeddingParams", "TaskType"]
 
@@ -20,12 +20,8 @@ TaskType = Literal[
 ]
 """What Gemini's vectors are for, as both of its client libraries name it."""
 
-
 GEMINI_MODEL = "gemini-embedding-001"
-
-
 GEMINI_TEXTS_PER_REQUEST = 98
-
 
 _REFUSED_GEMINI_MODELS = {
     "embedding-001": f"was retired on 2025-10-30: use {GEMINI_MODEL}",
@@ -37,10 +33,7 @@ _REFUSED_GEMINI_MODELS = {
 }
 
 
-_SAFE_ENDPOINT = re.compile(r"https://[^/@\s]+/?|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?/?")
-
-
-class EmbeddingParams(Section):
+class EmbeddingParams(HostedParams):
     """The embedding model behind the prompt-response cosine."""
 
     backend: Literal["gemini", "sentence_transformers"]
@@ -52,27 +45,14 @@ class EmbeddingParams(Section):
     """Gemini: what the vectors are for; null leaves it to the service."""
     prompt_task_type: TaskType | None = None
     """Gemini: the same for prompts; null means ``task_type``. QUESTION_ANSWERING goes with RETRIEVAL_DOCUMENT."""
-    api_key: SecretReference = None
-    """Gemini: null means ``${GEMINI_API_KEY}``."""
     dimensions: Annotated[int, Field(ge=1)] | None = None
     batch_size: Annotated[int, Field(ge=1)] | None = 8
     """Texts at once. Null: for a local model, the fastest of a few sizes; for Gemini, as many as a request takes."""
-    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
     max_cost: Annotated[float, Field(ge=0)] | None = None
     """Gemini: most US dollars, estimated, that one process may spend; null sets no limit."""
     sdk: Literal["google-generativeai", "google-genai"] = "google-generativeai"
     """Gemini: the client library; both speak the same protocol."""
-    api_endpoint: str | None = None
-    """Gemini: another address than Google's, as ``https://proxy.example``."""
-    max_in_flight: Annotated[int, Field(ge=1, le=64)] = 8
-    """Gemini: requests at once."""
-    timeout: Annotated[float, Field(gt=0)] = 60.0
-    """Gemini: seconds to wait for an answer."""
-    max_attempts: Annotated[int, Field(ge=1)] = 6
-    """Gemini: how often one request is tried."""
-    retry_wait: Annotated[float, Field(gt=0)] = 1.0
-    """Gemini: the first wait between two tries is up to so many seconds; later ones double, up to a minute."""
 
     @model_validator(mode="after")
     def _gemini_can_be_asked(self) -> Self:
@@ -92,9 +72,6 @@ class EmbeddingParams(Section):
                 f"batch_size must be {GEMINI_TEXTS_PER_REQUEST} at most, or null: a request holds 100 texts, and two "
                 "of them check that the answer is in order"
             )
-        if self.api_endpoint is not None and not _SAFE_ENDPOINT.fullmatch(self.api_endpoint):
-            raise ValueError(
-                "api_endpoint must be https://HOST, or http:// with this machine's 127.0.0.1 or localhost: the key "
-                "travels with every request"
-            )
+        if self.api_endpoint is not None and urlsplit(self.api_endpoint).path not in ("", "/"):
+            raise ValueError("api_endpoint must be https://HOST without a path: the client writes the path itself")
         return self

@@ -1,18 +1,15 @@
 """The section ``reward_model`` of a profile."""
 
-import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from realm_lib.config.base import SecretReference, Section
+from realm_lib.config.hosted import HostedParams
 
-__all__ = ["RewardModelParams", "check_endpoint"]
-
-_SAFE_ENDPOINT = re.compile(r"https://[^@\s]+|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(/[^@\s]*)?")
+__all__ = ["RewardModelParams"]
 
 
-class RewardModelParams(Section):
+class RewardModelParams(HostedParams):
     """The reward model that scores (prompt, response)."""
 
     backend: Literal["inform", "sequence_classification", "nemotron", "nim"]
@@ -35,19 +32,6 @@ class RewardModelParams(Section):
     """What to do with a response that does not fit ``max_length`` by itself: an error, or a score without its end."""
     allow_oversize: bool = False
     """Load a model although the estimate says that it does not fit this machine's memory."""
-    api_key: SecretReference = None
-    """nim: null means ``${NVIDIA_API_KEY}``."""
-    api_endpoint: str | None = None
-    """nim: another address than NVIDIA's ``https://integrate.api.nvidia.com/v1``."""
-    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
-    max_in_flight: Annotated[int, Field(ge=1, le=64)] = 8
-    """nim: requests at once."""
-    timeout: Annotated[float, Field(gt=0)] = 60.0
-    """nim: seconds to wait for an answer."""
-    max_attempts: Annotated[int, Field(ge=1)] = 6
-    """nim: how often one request is tried."""
-    retry_wait: Annotated[float, Field(gt=0)] = 1.0
-    """nim: the first wait between two tries is up to so many seconds; later ones double, up to a minute."""
 
     @model_validator(mode="after")
     def _nim_can_be_asked(self) -> Self:
@@ -55,14 +39,4 @@ class RewardModelParams(Section):
             return self
         if set_locally := [key for key in ("revision", "quantization", "device_map") if getattr(self, key) is not None]:
             raise ValueError(f"{set_locally[0]} must be null: backend nim runs the model elsewhere")
-        check_endpoint(self.api_endpoint)
         return self
-
-
-def check_endpoint(address: str | None) -> None:
-    """Raise ValueError unless a key may travel to ``address``: https, or this machine."""
-    if address is not None and not _SAFE_ENDPOINT.fullmatch(address):
-        raise ValueError(
-            "api_endpoint must be https://HOST, or http:// with this machine's 127.0.0.1 or localhost: the key "
-            "travels with every request"
-        )

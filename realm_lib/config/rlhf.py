@@ -62,9 +62,9 @@ class SamplingParams(Section):
 
     domains: list[str] | None = None
     """Posts of these domains only are prompts; null takes those of ``data``."""
-    max_prompt_tokens: Annotated[int, Field(ge=1)]
+    max_prompt_tokens: Annotated[int, Field(ge=1)] = 1024
     """Longer prompts are left out and counted; none is cut."""
-    max_new_tokens: Annotated[int, Field(ge=1)]
+    max_new_tokens: Annotated[int, Field(ge=1)] = 512
     temperature: Annotated[float, Field(ge=0.0)] = 1.0
     """0 always takes the likeliest token (for comparisons; training needs more than 0)."""
     batch_size: Annotated[int, Field(ge=1)] = 64
@@ -156,7 +156,7 @@ class PPOParams(PolicyParams):
 class DPOParams(PolicyParams):
     """Direct preference optimisation (Rafailov et al., arXiv 2305.18290) of a policy on pairs of responses."""
 
-    pairs: Literal["human", "on_policy"]
+    pairs: Literal["human", "on_policy"] = "on_policy"
     """Those of ``data``, or made here: responses of the policy itself, ranked by the reward."""
     max_prompts: Annotated[int, Field(ge=1)] | None = None
     """Training prompts taken, in the data's order; null takes all."""
@@ -214,7 +214,7 @@ class ComparisonParams(Section):
 class RlhfParams(Section):
     """Using the reward: how policies are sampled, fine-tuned and compared."""
 
-    sampling: SamplingParams
+    sampling: SamplingParams = SamplingParams()
     ppo: PPOParams
     dpo: DPOParams | None = None
     comparison: ComparisonParams = ComparisonParams()

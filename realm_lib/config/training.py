@@ -43,14 +43,15 @@ class TrainingParams(Section):
 class OfflineModelParams(Section):
     """Shape and training of a small Llama."""
 
-    vocab_size: Annotated[int, Field(ge=300)]
-    hidden_size: Annotated[int, Field(ge=8)]
-    num_layers: Annotated[int, Field(ge=1)]
-    num_heads: Annotated[int, Field(ge=1)]
-    max_length: Annotated[int, Field(ge=16)]
-    learning_rate: Annotated[float, Field(gt=0)]
-    batch_size: Annotated[int, Field(ge=1)]
-    num_epochs: Annotated[int, Field(ge=1)]
+    vocab_size: Annotated[int, Field(ge=300)] = 3000
+    hidden_size: Annotated[int, Field(ge=8)] = 64
+    num_layers: Annotated[int, Field(ge=1)] = 1
+    num_heads: Annotated[int, Field(ge=1)] = 4
+    max_length: Annotated[int, Field(ge=16)] = 4096
+    """Most tokens of a text."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    batch_size: Annotated[int, Field(ge=1)] = 4
+    num_epochs: Annotated[int, Field(ge=1)] = 3
 
 
 class OfflineRewardModelParams(OfflineModelParams):
@@ -60,14 +61,19 @@ class OfflineRewardModelParams(OfflineModelParams):
 class OfflinePolicyParams(OfflineModelParams):
     """The small Llama that answers posts, and stands in for an instruction-tuned model."""
 
-    domains: list[str] | None
+    hidden_size: Annotated[int, Field(ge=8)] = 128
+    num_layers: Annotated[int, Field(ge=1)] = 2
+    max_length: Annotated[int, Field(ge=16)] = 384
+    learning_rate: Annotated[float, Field(gt=0)] = 4e-3
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    domains: list[str] | None = None
     """Posts of these domains only are learned from: a small model answers a few subjects well, or many badly."""
-    max_comments: Annotated[int, Field(ge=1)]
+    max_comments: Annotated[int, Field(ge=1)] = 8000
     """Most comments to learn from."""
 
 
 class OfflineModelsParams(Section):
-    """What 00_offline_models trains; null in profiles that use published models."""
+    """What 00_offline_models trains; a profile that uses published models says null instead of this section."""
 
-    reward_model: OfflineRewardModelParams
-    policy: OfflinePolicyParams
+    reward_model: OfflineRewardModelParams = OfflineRewardModelParams()
+    policy: OfflinePolicyParams = OfflinePolicyParams()

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from realm_lib.config.base import project_root
-from realm_lib.config.profile import Params, dump_yaml, load_params
+from realm_lib.config.profile import SECTIONS, dump_yaml, load_params
 from realm_lib.runs.files import write_text
 from realm_lib.runs.run import Run, open_run
 
@@ -133,7 +133,7 @@ def declared_sections(notebook: Path) -> list[str]:
     statements = ast.parse(_python(cells[0], notebook)).body
     targets = [node.targets[0] for node in statements if isinstance(node, ast.Assign) and len(node.targets) == 1]
     names = [target.id for target in targets if isinstance(target, ast.Name)]
-    unknown = [name for name in names if name not in Params.model_fields]
+    unknown = [name for name in names if name not in SECTIONS]
     if unknown or len(names) != len(statements):
         raise NotebookError(
             f"{notebook}: the parameters cell may only assign sections, found {unknown or 'other code'}"

@@ -144,8 +144,9 @@ class Run:
         steps = manifest.get("steps", {})
         steps[step] = {**steps.get(step, {}), **fields}
         # A notebook has some sections only; the other seeds were written by the notebooks that have them.
-        seeds = {name: getattr(params, name).seed for name in _SEEDED if name in params.model_fields_set}
-        trained = (("ppo", params.rlhf.ppo), ("dpo", params.rlhf.dpo)) if params.rlhf else ()
+        seeds = {name: getattr(params, name).seed for name in _SEEDED if name in params.sections}
+        rlhf = params.rlhf if "rlhf" in params.sections else None
+        trained = (("ppo", rlhf.ppo), ("dpo", rlhf.dpo)) if rlhf else ()
         seeds |= {name: section.seed for name, section in trained if section}
         resolved = self.path("params.yaml")
         text = resolved.read_bytes() if resolved.exists() else dump_yaml(params).encode()

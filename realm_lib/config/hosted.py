@@ -1,0 +1,42 @@
+"""What the sections ``reward_model`` and ``embedding`` share: a model that may run at somebody's service."""
+
+import re
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from realm_lib.config.base import SecretReference, Section
+
+__all__ = ["HostedParams"]
+
+_SAFE_ENDPOINT = re.compile(r"https://[^@\s]+|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(/[^@\s]*)?")
+
+
+class HostedParams(Section):
+    """Which model, and how its service is asked; models that run here need nothing below ``model_id``."""
+
+    backend: str
+    model_id: str
+    api_key: SecretReference = None
+    """Null means ``${GEMINI_API_KEY}`` for gemini and ``${NVIDIA_API_KEY}`` for nim."""
+    api_endpoint: str | None = None
+    """Another address than the service's own, as ``https://proxy.example``."""
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """What your account allows; null sets no limit."""
+    max_in_flight: Annotated[int, Field(ge=1, le=64)] = 8
+    """Requests at once."""
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds to wait for an answer."""
+    max_attempts: Annotated[int, Field(ge=1)] = 6
+    """How often one request is tried."""
+    retry_wait: Annotated[float, Field(gt=0)] = 1.0
+    """The first wait between two tries is up to so many seconds; later ones double, up to a minute."""
+
+    @model_validator(mode="after")
+    def _key_travels_safely(self) -> Self:
+        if self.api_endpoint is not None and not _SAFE_ENDPOINT.fullmatch(self.api_endpoint):
+            raise ValueError(
+                "api_endpoint must be https://HOST, or http:// with this machine's 127.0.0.1 or localhost: the key "
+                "travels with every request"
+            )
+        return self
