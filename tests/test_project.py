@@ -214,7 +214,7 @@ def test_the_full_profile_is_the_original_documents() -> None:
     assert (full.training.seed, full.training.num_epochs) == (42, 10)
 
 
-# make, README, continuous integration
+# make, continuous integration, secrets
 
 
 def targets() -> set[str]:
@@ -251,29 +251,6 @@ def test_the_hooks_of_a_commit_are_the_tools_of_make_format() -> None:
     recipe = re.search(r"^format:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert recipe is not None
     assert all(f"$(BIN)/{command}" in recipe[1] for command in commands)
-
-
-def test_the_readme_names_only_what_exists() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    code = "\n".join(re.findall(r"```(?:bash|sh)?\n(.*?)```", text, flags=re.DOTALL)) + "\n"
-    code += "\n".join(re.findall(r"`([^`\n]+)`", text))
-    commands = re.findall(r"^make\b([^#\n]*)", code, flags=re.MULTILINE)
-    assert commands
-    words = [word for command in commands for word in re.sub(r'\w+=("[^"]*"|\S+)', "", command).split()]
-    assert set(words) <= targets()
-    profiles = set(re.findall(r"PROFILE=(\w+)", code))
-    assert profiles <= {path.stem for path in PROFILES}
-    names = {name for name in re.findall(r"(?:params|notebooks|realm_lib)/[\w/]+\.\w+", code) if "/X." not in name}
-    assert {name for name in names if not (ROOT / name).exists()} == set()
-
-
-def test_the_readme_shows_the_two_commands_every_profile_and_no_gap() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert re.search(r"^make( +#.*)?$", text, flags=re.MULTILINE)
-    assert re.search(r"^make test\b", text, flags=re.MULTILINE)
-    assert all(f"`{name}`" in text for name in ("demo", "local", "small", "full"))
-    assert re.findall(r"^[A-Z]+_TABLE$|TODO|TBD", text, flags=re.MULTILINE) == []
-    assert "simulated" in text
 
 
 def test_the_example_of_secrets_holds_none() -> None:
