@@ -62,7 +62,7 @@ def draw_all(simulated):
     features, evaluation = make_features(simulated), make_evaluation(simulated)
     loss, accuracy = figures.training_curves(HISTORY, train_pairs=900, validation_pairs=180, simulated=simulated)
     return {
-        "reward": figures.reward_distributions(features),
+        "reward": figures.feature_distributions(features, "reward"),
         "similarity": figures.feature_distributions(features, "similarity"),
         "surface": figures.response_surface(lambda x: x[:, 0] * x[:, 1], features),
         "bars": figures.accuracy_bars(evaluation),
@@ -138,7 +138,7 @@ def test_domain_names_do_not_overlap():
 
 def test_distributions_follow_the_preference():
     features = pd.DataFrame({"reward_A": [1.0, 2, 3], "reward_B": [11.0, 12, 13], "labels": [0, 0, 1]})
-    shown = [text.get_text() for text in figures.reward_distributions(features).get_legend().get_texts()]
+    shown = [text.get_text() for text in figures.feature_distributions(features, "reward").get_legend().get_texts()]
     assert shown == ["Chosen, median 11.00", "Rejected, median 2.00"]
 
 
@@ -200,9 +200,9 @@ def test_each_reward_has_a_colour_of_its_own_and_a_label():
 def test_bad_features_are_refused():
     features = make_features(False)
     with pytest.raises(ValueError, match="lack the column 'reward_A'"):
-        figures.reward_distributions(features.drop(columns="reward_A"))
+        figures.feature_distributions(features.drop(columns="reward_A"), "reward")
     with pytest.raises(ValueError, match="NaN"):
-        figures.reward_distributions(features.assign(reward_A=np.nan))
+        figures.feature_distributions(features.assign(reward_A=np.nan), "reward")
     with pytest.raises(ValueError, match="nothing to draw"):
         figures.feature_distributions(features.iloc[:0], "similarity")
 

@@ -27,7 +27,6 @@ __all__ = [
     "feature_distributions",
     "response_surface",
     "responses_on_surface",
-    "reward_distributions",
     "reward_model_training",
     "training_curves",
 ]
@@ -44,11 +43,6 @@ class TrainingRecord(Protocol):
     def validation_accuracy(self) -> Sequence[float]: ...
     @property
     def best_epoch(self) -> int: ...
-
-
-def reward_distributions(features: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Reward-model scores of the chosen and of the rejected responses, with their medians."""
-    return feature_distributions(features, "reward", ax)
 
 
 def feature_distributions(features: pd.DataFrame, column: str, ax: Axes | None = None) -> Axes:
