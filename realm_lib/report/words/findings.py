@@ -59,7 +59,8 @@ def ppo(metrics: Metrics, *, simulated: bool) -> str:
     text = (
         f"On {_held_out(metrics, simulated)} the mean reward went {_change(metrics['reward'])} at "
         f"{metrics['kl']:.1f} nats from the reference, after {metrics['best_step']} of "
-        f"{counted(metrics['updates'], 'updates')} ({counted(metrics['episodes'], 'episodes')}, {metrics['episodes_per_second']:.0f} a second)."
+        f"{counted(metrics['updates'], 'updates')} ({counted(metrics['episodes'], 'episodes')}, "
+        f"{metrics['episodes_per_second']:.0f} a second)."
     )
     if "gold" not in metrics:
         return text
