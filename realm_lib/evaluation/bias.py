@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from realm_lib.evaluation.display import measured, percent, with_interval
 from realm_lib.evaluation.resampling import EvaluationError, Floats, bootstrap_over_posts, percentiles
 from realm_lib.evaluation.result import Evaluation
 from realm_lib.runs.seeds import derive_seed
@@ -57,25 +58,23 @@ def length_bias(evaluation: Evaluation, *, resamples: int = 10_000, seed: int = 
 
 def length_bias_table(evaluation: Evaluation, found: dict[str, Any]) -> pd.DataFrame:
     """One row a reward: accuracy by which response is longer, length-controlled, and the correlations with length."""
-    halves = evaluation.metrics["length_split"]
+    held = f"with {found['quality']} held"
     rows = []
     for name, reward in evaluation.metrics["rewards"].items():
         row = {"reward": name}
-        for half, part in halves.items():
+        for half, part in evaluation.metrics["length_split"].items():
             share = part[name]["accuracy"]
-            row[f"{half.replace('_', ' ')} (n = {part['pairs']:,})"] = "" if share is None else f"{100 * share:.1f} %"
-        controlled = reward["length_controlled"]
-        row["length-controlled"] = "" if controlled is None else _share(controlled)
-        entry = found["rewards"][name]
-        for title, key in (("correlation with length", ""), (f"with {found['quality']} held", "given_quality")):
-            value, ci = entry[key or "correlation"], entry[f"{key}_ci" if key else "ci"]
-            row[title] = "" if value is None else f"{value:+.2f} ({ci[0]:+.2f} to {ci[1]:+.2f})"
+            row[f"{half.replace('_', ' ')} (n = {part['pairs']:,})"] = "" if share is None else percent(share)
+        controlled, entry = reward["length_controlled"], found["rewards"][name]
+        row["length-controlled"] = "" if controlled is None else with_interval(controlled["accuracy"], controlled["ci"])
+        row["correlation with length"] = _correlation(entry["correlation"], entry["ci"])
+        row[held] = _correlation(entry["given_quality"], entry["given_quality_ci"])
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _share(entry: dict[str, Any]) -> str:
-    return f"{100 * entry['accuracy']:.1f} % ({100 * entry['ci'][0]:.1f} to {100 * entry['ci'][1]:.1f})"
+def _correlation(value: float | None, ci: list[float]) -> str:
+    return "" if value is None else measured(value, ci)
 
 
 def _quality(table: pd.DataFrame, simulated: bool) -> tuple[str, Floats]:

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from realm_lib.data.pairs import bare_domain
 from realm_lib.evaluation.calibration import calibration_interval, confidences, expected_calibration_error
+from realm_lib.evaluation.per_pair import check_features, check_reward, check_scale, make_per_pair
 from realm_lib.evaluation.resampling import (
     Bootstrap,
     EvaluationError,
@@ -32,8 +32,6 @@ from realm_lib.evaluation.slices import longer_chosen, slices
 from realm_lib.runs.seeds import derive_seed
 
 __all__ = ["evaluate_rewards"]
-
-_RESERVED = ("gold", "feature_ceiling", "pairs", "posts", "words", "score_ratio")
 
 
 class _Resampling(TypedDict):
@@ -54,12 +52,13 @@ def evaluate_rewards(
 ) -> Evaluation:
     """Judge rewards on the pairs of ``features``.
 
-    ``features`` has a row a pair with post_id, domain, labels (1 = A preferred); ``human_ref_A`` and ``human_ref_B``
-    add what depends on length in words, ``score_ratio`` the curve over votes, ``gold_A`` and ``gold_B`` the ceiling of
-    simulated pairs. ``rewards`` maps a name to [pairs, 2], the rewards of A and of B. ``scales`` has
-    :func:`fit_scale`'s factor for each, from other pairs than these. ``compare`` lists the differences in accuracy to
-    test; by default "realm" (without one, the first reward) against each other reward. ``feature_ceiling`` [pairs] is
-    the margin of A over B of the best preference that the features allow, where it is known.
+    ``features`` has a row a pair with post_id, domain, labels (1 = A preferred); ``pair_id`` names the pairs (else
+    their row's number does), ``human_ref_A`` and ``human_ref_B`` add what depends on length in words, ``score_ratio``
+    the curve over votes, ``gold_A`` and ``gold_B`` the ceiling of simulated pairs. ``rewards`` maps a name to [pairs,
+    2], the rewards of A and of B. ``scales`` has :func:`fit_scale`'s factor for each, from other pairs than these.
+    ``compare`` lists the differences in accuracy to test; by default "realm" (without one, the first reward) against
+    each other reward. ``feature_ceiling`` [pairs] is the margin of A over B of the best preference that the features
+    allow, where it is known.
 
     A difference has its interval, the p-value of permuting it by post, the same after Holm's correction for all that
     are compared, the smallest true difference that these pairs would show with 80 % power, and the difference in
@@ -71,17 +70,17 @@ def evaluate_rewards(
     Raises :class:`EvaluationError` naming what is wrong with the features or the rewards.
     """
     check_resampling(resamples, confidence)
-    labels = _check_features(features)
-    columns = {name: _check_reward(name, values, features) for name, values in rewards.items()}
+    labels = check_features(features)
+    columns = {name: check_reward(name, values, features) for name, values in rewards.items()}
     if not columns:
         raise EvaluationError("rewards is empty: give at least one reward")
-    factors = {name: _check_scale(name, scales) for name in columns}
+    factors = {name: check_scale(name, scales) for name in columns}
     simulated = "gold_A" in features
     if simulated:
-        columns["gold"] = _check_reward("gold", features[["gold_A", "gold_B"]].to_numpy(), features)
+        columns["gold"] = check_reward("gold", features[["gold_A", "gold_B"]].to_numpy(), features)
     if feature_ceiling is not None:
         halves = np.asarray(feature_ceiling, dtype=np.float64)[:, None] * [[0.5, -0.5]]
-        columns["feature_ceiling"] = _check_reward("feature_ceiling", halves, features)
+        columns["feature_ceiling"] = check_reward("feature_ceiling", halves, features)
     subject = "realm" if "realm" in factors else next(iter(factors))
     if compare is None:
         compare = [(subject, other) for other in factors if other != subject]
@@ -89,7 +88,7 @@ def evaluate_rewards(
         if unknown := [name for name in pair if name not in factors]:
             raise EvaluationError(f"compare names {unknown[0]!r}, which is not among the rewards: {', '.join(factors)}")
 
-    per_pair = _per_pair(features, labels, columns, factors)
+    per_pair = make_per_pair(features, labels, columns, factors)
     judge = _Judge(
         per_pair, list(factors), list(columns), seed, _Resampling(resamples=resamples, confidence=confidence)
     )
@@ -263,73 +262,6 @@ class _Judge:
         # From the margin, not from p, which rounds to 0 or 1 for a reward that is very sure.
         losses: Floats = np.logaddexp(0, -scale * self._margins(name))
         return losses
-
-
-def _check_features(features: pd.DataFrame) -> NDArray[np.int64]:
-    """The labels, after every check of ``features``."""
-    needed = ["post_id", "domain", "labels"]
-    for name in ("gold", "human_ref"):
-        if f"{name}_A" in features or f"{name}_B" in features:
-            needed += [f"{name}_A", f"{name}_B"]
-    if missing := [name for name in needed if name not in features]:
-        raise EvaluationError(f"features lack the column {missing[0]!r}; they have: {', '.join(map(str, features))}")
-    if len(features) == 0:
-        raise EvaluationError("features hold no pairs: there is nothing to evaluate")
-    for name in (column for column in needed if column not in ("labels", "gold_A", "gold_B")):
-        if (empty := np.flatnonzero(features[name].isna())).size:
-            raise EvaluationError(f"{name} of row {empty[0]} is missing")
-    if (bad := np.flatnonzero(~features["labels"].isin([0, 1]))).size:
-        value = features["labels"].iloc[bad[0]]
-        raise EvaluationError(f"labels must be 1 (A preferred) or 0 (B preferred); row {bad[0]} has {value!r}")
-    return features["labels"].to_numpy().astype(np.int64)
-
-
-def _check_reward(name: str, values: ArrayLike, features: pd.DataFrame) -> Floats:
-    """The reward as float64 [pairs, 2]; the gold columns come through here too."""
-    checked = np.asarray(values, dtype=np.float64)
-    if checked.shape != (len(features), 2):
-        raise EvaluationError(f"reward {name!r} has shape {checked.shape}; expected {(len(features), 2)}: A and B")
-    if (bad := np.flatnonzero(~np.isfinite(checked).all(axis=1))).size:
-        row = int(bad[0])
-        raise EvaluationError(
-            f"reward {name!r} is NaN or infinite in {bad.size} rows, the first is row {row} "
-            f"(post {features['post_id'].iloc[row]}): {checked[row].tolist()}"
-        )
-    return checked
-
-
-def _check_scale(name: str, scales: Mapping[str, float]) -> float:
-    if name in _RESERVED:
-        raise EvaluationError(f"a reward cannot be called {name!r}; these names are taken: {', '.join(_RESERVED)}")
-    if name not in scales:
-        raise EvaluationError(f"reward {name!r} has no scale: fit one with fit_scale on validation pairs")
-    scale = float(scales[name])
-    if not (math.isfinite(scale) and scale >= 0):
-        raise EvaluationError(f"the scale of reward {name!r} must be a finite number >= 0, got {scale}")
-    return scale
-
-
-def _per_pair(
-    features: pd.DataFrame, labels: NDArray[np.int64], columns: Mapping[str, Floats], scales: Mapping[str, float]
-) -> pd.DataFrame:
-    from scipy.special import expit
-
-    content: dict[str, Any] = {
-        "post_id": features["post_id"].to_numpy(),
-        "domain": features["domain"].astype(str).map(bare_domain).to_numpy(),
-        "labels": labels,
-    }
-    for side in "AB" if "human_ref_A" in features else "":
-        content[f"words_{side}"] = [len(text.split()) for text in features[f"human_ref_{side}"]]
-    if "score_ratio" in features:
-        content["score_ratio"] = features["score_ratio"].to_numpy(dtype=np.float64)
-    for name, values in columns.items():
-        margin = values[:, 0] - values[:, 1]
-        content[f"{name}_A"], content[f"{name}_B"] = values.T
-        if name in scales:
-            content[f"{name}_p"] = expit(scales[name] * margin)
-        content[f"{name}_correct"] = (1 + np.sign(margin) * np.where(labels == 1, 1, -1)) / 2
-    return pd.DataFrame(content)
 
 
 def _accuracy(bootstrap: Bootstrap, column: int, posts: int, confidence: float) -> dict[str, Any]:

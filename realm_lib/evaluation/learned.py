@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from realm_lib.config.training import ModelParams, TrainingParams
+from realm_lib.evaluation.display import percent, with_interval
 from realm_lib.evaluation.resampling import EvaluationError, bootstrap_over_posts
 from realm_lib.evaluation.result import Evaluation
 from realm_lib.evaluation.standard import RewardOf
@@ -17,7 +18,6 @@ __all__ = [
     "disagreement",
     "disagreement_table",
     "partial_effects",
-    "seed_sentence",
     "seed_spread",
     "spread_against_error",
 ]
@@ -83,10 +83,8 @@ def disagreement_table(found: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
         rows.append(
             {
                 "rewards": f"{left} against {right}",
-                "disagree": f"{100 * values['share']:.1f} % (n = {values['pairs']:,})",
-                f"{left} is right": ""
-                if ci is None
-                else f"{100 * values['left_right']:.1f} % ({100 * ci[0]:.1f} to {100 * ci[1]:.1f})",
+                "disagree": f"{percent(values['share'])} (n = {values['pairs']:,})",
+                f"{left} is right": "" if ci is None else with_interval(values["left_right"], ci),
             }
         )
     return pd.DataFrame(rows)
@@ -163,13 +161,3 @@ def seed_spread(
         "sd": float(np.std(ensembles, ddof=1)) if len(ensembles) > 1 else 0.0,
         "members_sd": float(np.std(members, ddof=1)) if len(members) > 1 else 0.0,
     }
-
-
-def seed_sentence(found: Mapping[str, Any], ci: tuple[float, float] | list[float]) -> str:
-    """The two spreads side by side, in words; ``ci`` is the accuracy's interval over posts."""
-    low, high = min(found["ensemble"]), max(found["ensemble"])
-    return (
-        f"Trained from {len(found['ensemble'])} seeds, the combiner reaches {100 * low:.1f} to {100 * high:.1f} % on "
-        f"these pairs (standard deviation {100 * found['sd']:.2f} points; single networks "
-        f"{100 * found['members_sd']:.2f}). The interval over posts is {100 * (ci[1] - ci[0]):.1f} points wide."
-    )

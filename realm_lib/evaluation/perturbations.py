@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from realm_lib.evaluation.display import measured
 from realm_lib.evaluation.resampling import EvaluationError, Floats, bootstrap_over_posts
 from realm_lib.runs.seeds import derive_seed
 
@@ -122,7 +123,7 @@ def perturbation_table(found: dict[str, Any]) -> pd.DataFrame:
         {
             "change": PERTURBATIONS[kind],
             "reward": name,
-            "mean change (SD)": f"{values['change']:+.2f} ({values['ci'][0]:+.2f} to {values['ci'][1]:+.2f})",
+            "mean change (SD)": measured(values["change"], values["ci"]),
             "rose": f"{100 * values['raised']:.0f} %",
             "loser wins": "" if values["won"] is None else f"{100 * values['won']:.0f} %",
             "n": entry["responses"],

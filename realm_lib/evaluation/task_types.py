@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from realm_lib.evaluation.display import measured, with_interval
 from realm_lib.evaluation.resampling import bootstrap_over_posts, percentiles
 from realm_lib.runs.seeds import derive_seed
 
@@ -38,16 +39,14 @@ def similarity_by_task_type(
     apart = 100 * (drawn.resampled - drawn.resampled[:, :1])
     lows, highs = percentiles(apart, confidence)
     rows = []
-    for place, name in enumerate(names, start=1):
+    for row, name in enumerate(names, start=1):
         prompts, responses = name.split(", ")
         rows.append(
             {
                 "prompts": prompts,
                 "responses": responses,
-                "accuracy": f"{100 * drawn.means[place]:.1f} % "
-                f"({100 * drawn.lows[place]:.1f} to {100 * drawn.highs[place]:.1f})",
-                "difference": f"{100 * (drawn.means[place] - drawn.means[0]):+.1f} "
-                f"({lows[place]:+.1f} to {highs[place]:+.1f})",
+                "accuracy": with_interval(drawn.means[row], (drawn.lows[row], drawn.highs[row])),
+                "difference": measured(100 * (drawn.means[row] - drawn.means[0]), (lows[row], highs[row]), "+.1f"),
             }
         )
     return pd.DataFrame(rows)

@@ -335,49 +335,6 @@ def test_what_must_not_change_anything(rows, random):
 # What readers see.
 
 
-def _told(realm, others, *, gold=False):
-    """The verdict on 400 pairs where rewards are right in these shares."""
-    features = make_features(400, 400, gold=gold)
-    sign = np.where(features["labels"] == 1, 1, -1)
-    rng = np.random.default_rng(0)
-
-    def right_in(share):
-        margin = sign * np.where(rng.permutation(400) < round(400 * share), 1, -1)
-        return np.stack([margin, np.zeros(400)], axis=1)
-
-    return judge(features, {"realm": right_in(realm), **{name: right_in(share) for name, share in others.items()}})
-
-
-def test_verdict_says_better_worse_and_cannot_tell():
-    text = _told(0.80, {"reward_model": 0.60, "similarity": 0.81, "length": 0.5}).verdict()
-    assert "80.0 %" in text
-    assert "REALM is better than the reward model alone by 20.0 points" in text
-    assert "cannot tell whether REALM is better or worse than similarity alone (-1.0 points" in text
-    assert "beats simply taking the longer response (50.0 %) by 30.0 points" in text
-    assert "simulated" not in text
-    assert "REALM is better than the linear combination by" in _told(0.8, {"linear": 0.6}).verdict()
-    text = _told(0.60, {"reward_model": 0.80, "length": 0.61}).verdict()
-    assert "REALM is worse than the reward model alone by 20.0 points (interval 1" in text
-    assert "than length can explain" in text
-    assert "as far as the data can tell" in text
-    assert "is better, by 25.0 points" in _told(0.5, {"length": 0.75}).verdict()
-
-
-def test_verdict_of_simulated_pairs_says_so_and_names_the_ceiling():
-    evaluation = _told(0.80, {"reward_model": 0.60}, gold=True)
-    assert evaluation.simulated
-    gap = 100 * (0.8 - evaluation.to_dict()["ceiling"]["accuracy"])
-    assert "400 simulated pairs" in evaluation.verdict()
-    assert f"REALM is {gap:.1f} points above it" in evaluation.verdict()
-
-
-def test_verdict_without_realm_is_about_the_first_reward():
-    features, rewards, _ = metrics_of()
-    text = judge(features, {"reward_model": rewards["realm"], "length": rewards["reward_model"]}).verdict()
-    assert "the reward model alone ranks" in text
-    assert "longer response" in text
-
-
 def test_table_has_a_row_a_reward_best_first():
     _, _, evaluation = metrics_of()
     table = evaluation.table()

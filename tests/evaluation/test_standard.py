@@ -14,7 +14,6 @@ from realm_lib.evaluation.learned import (
     disagreement,
     disagreement_table,
     partial_effects,
-    seed_sentence,
     seed_spread,
     spread_against_error,
 )
@@ -336,5 +335,3 @@ def test_seed_spread_begins_with_the_run_and_trains_others(trained):
     assert len(found["members"]) == 6
     assert len(set(found["members"])) > 1
     assert found["sd"] == pytest.approx(np.std(found["ensemble"], ddof=1))
-    assert "from 3 seeds" in seed_sentence(found, [0.6, 0.7])
-    assert "10.0 points wide" in seed_sentence(found, [0.6, 0.7])

@@ -10,46 +10,19 @@ import nbformat
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
+from support.evaluation_made_up import EVALUATION, SEEDS, difference, reward
 from support.policies_made_up import PPO, write_policies
 
 from realm_lib.config.profile import dump_yaml, load_params
 from realm_lib.report.pages import write_report
 from realm_lib.report.pages.pictures import describe
 from realm_lib.report.pages.side_by_side import ComparisonOfRunsError, write_side_by_side
-from realm_lib.report.words.evaluation import two_sentences
 from realm_lib.runs.files import write_text
 from realm_lib.runs.run import MissingStepError, Run
 
 ROOT = Path(__file__).parents[2]
 
 
-def reward(accuracy: float, low: float, high: float) -> dict[str, Any]:
-    return {"accuracy": accuracy, "ci": [low, high], "ties": 3, "log_loss": 0.61234, "ece": 0.02345}
-
-
-def difference(value: float, low: float, high: float, p: float = 0.0123) -> dict[str, Any]:
-    return {"value": value, "ci": [low, high], "p_value": p / 3, "p_holm": p, "detectable": 0.04}
-
-
-EVALUATION: dict[str, Any] = {
-    "pairs": 1234,
-    "posts": 321,
-    "rewards": {
-        "realm": reward(0.701, 0.68, 0.72),
-        "linear": reward(0.69, 0.67, 0.71),
-        "reward_model": reward(0.65, 0.63, 0.67),
-        "similarity": reward(0.6, 0.58, 0.62),
-        "length": reward(0.55, 0.53, 0.57),
-    },
-    "differences": {
-        "realm - reward_model": difference(0.051, 0.02, 0.08, p=0.00004),
-        "realm - linear": difference(0.011, -0.005, 0.03, p=0.21),
-        "realm - length": difference(-0.06, -0.1, -0.02),
-    },
-    "by_domain": {},
-    "ceiling": {"accuracy": 0.76, "ci": [0.74, 0.78]},
-    "verdict": "On these pairs, REALM is fine.",
-}
 FIGURE = """<svg width="300pt" xmlns="http://www.w3.org/2000/svg">
  <metadata>matplotlib's</metadata><path style="fill: #ffffff"/><path style="fill: #222222; stroke: #ffffff"/></svg>"""
 COUNTS = {
@@ -186,27 +159,6 @@ def test_a_reward_that_loses_is_reported_as_losing(tmp_path: Path) -> None:
     assert float(read(run).select_one("th.plot span").get_text().split()[0]) <= 35  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(
-    ("against", "controlled", "said"),
-    [
-        ((0.02, 0.10), (0.60, 0.65), "It is not only length"),
-        ((0.02, 0.10), (0.47, 0.55), "It may be only length"),
-        ((-0.02, 0.10), (0.60, 0.65), "not shown to be more than length"),
-        ((-0.10, -0.02), (0.40, 0.45), "Simply taking the longer response"),
-    ],
-)
-def test_the_verdict_is_two_sentences_that_follow_the_intervals(
-    against: tuple[float, float], controlled: tuple[float, float], said: str
-) -> None:
-    evaluation = copy.deepcopy(EVALUATION)
-    evaluation["differences"]["realm - length"] = difference(sum(against) / 2, *against)
-    evaluation["rewards"]["realm"]["length_controlled"] = {"accuracy": sum(controlled) / 2, "ci": list(controlled)}
-    verdict = two_sentences(evaluation)
-    assert said in verdict
-    assert len(re.findall(r"[a-z)%0-9]\.(?= |$)", verdict)) == 2, verdict
-    assert "70.1 %" in verdict
-
-
 def test_a_difference_that_correction_takes_back_is_not_called_sure(tmp_path: Path) -> None:
     evaluation = copy.deepcopy(EVALUATION)
     evaluation["differences"]["realm - linear"] = difference(-0.024, -0.042, -0.006, p=0.1158)
@@ -234,7 +186,7 @@ def test_domains_of_few_pairs_are_counted_and_not_named(tmp_path: Path) -> None:
 def test_the_index_alone_answers_the_questions_of_a_reader(tmp_path: Path) -> None:
     evaluation = copy.deepcopy(EVALUATION)
     evaluation["differences"]["realm - similarity"] = difference(0.1, 0.05, 0.15, p=0.002)
-    evaluation["seeds"] = {"sd": 0.0012}
+    evaluation["seeds"] = SEEDS
     gaps = {"askbaking": 0.10, "askvet": 0.02, "askhr": -0.03}
     evaluation["by_domain"] = {
         name: {"pairs": 40, "realm": reward(0.6 + gap, 0.5, 0.8), "reward_model": reward(0.6, 0.5, 0.7)}
@@ -251,7 +203,7 @@ def test_the_index_alone_answers_the_questions_of_a_reader(tmp_path: Path) -> No
     assert "+5.1 points, +2.0 to +8.0" in much
     assert "+10.0 points, +5.0 to +15.0" in much
     assert "p < 0.001 against the reward model alone and p = 0.002 against similarity alone" in sure
-    assert "4.0 points would be found" in sure
+    assert "a true difference of 4.0 points between the combined reward and the reward model alone" in sure
     assert "0.12 points" in sure
     assert domains.startswith(
         "Ahead of the reward model in 2 of 3, behind in 1. Furthest ahead in askbaking (+10 points)"
@@ -569,6 +521,17 @@ def test_rendering_leaves_the_executed_notebook_alone(run: Run) -> None:
 
 # Hostile text: posts and comments are other people's
 
+
+def judge_one_pair(run: Run, text: str, pair_id: str = "p1") -> None:
+    """A test pair that the reward gets wrong, the second of two; its prompt and responses are ``text``."""
+    judged = {"pair_id": [pair_id], "post_id": ["p"], "domain": ["askvet"], "labels": [1]}
+    judged |= {"realm_p": [0.1], "realm_A": [0.0], "realm_B": [1.0], "realm_correct": [0.0]}
+    pd.DataFrame(judged).to_parquet(run.path("metrics", "pairs.parquet"))
+    run.path("features").mkdir()
+    texts = {name: ["another", text] for name in ("history", "human_ref_A", "human_ref_B")}
+    pd.DataFrame({"pair_id": ["p0", "p1"], **texts}).to_parquet(run.path("features", "test.parquet"))
+
+
 HOSTILE = [
     "<script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",
@@ -620,11 +583,7 @@ def test_the_index_escapes_what_it_is_given(tmp_path: Path, text: str) -> None:
     folder = re.sub(r"[/\n]", "", text)
     run = make_run(tmp_path / folder, EVALUATION | {"verdict": text})
     write_policies(run, answer=text)
-    pairs = {"post_id": ["p"], "labels": [1], "realm_p": [0.1], "realm_A": [0.0], "realm_B": [1.0]}
-    pd.DataFrame(pairs).to_parquet(run.path("metrics", "pairs.parquet"))
-    run.path("features").mkdir()
-    texts = {"history": [text], "human_ref_A": [text], "human_ref_B": [text]}
-    pd.DataFrame(texts).to_parquet(run.path("features", "test.parquet"))
+    judge_one_pair(run, text)
     write_report(run)
     soup = read(run)
     assert_harmless(soup)
@@ -632,6 +591,18 @@ def test_the_index_escapes_what_it_is_given(tmp_path: Path, text: str) -> None:
     assert [node.get_text() for node in soup.select(".said dd")].count(text) >= 4
     assert soup.title is not None
     assert folder in soup.title.get_text()
+
+
+def test_a_wrong_pair_is_found_by_its_name_and_not_by_its_row(run: Run) -> None:
+    judge_one_pair(run, "the text of p1")
+    write_report(run)
+    assert [node.get_text() for node in read(run).select(".sample dd")] == ["the text of p1"] * 2
+
+
+def test_features_of_other_pairs_say_what_to_run_again(run: Run) -> None:
+    judge_one_pair(run, "text", pair_id="p9")
+    with pytest.raises(MissingStepError, match=r"pair p9 was judged, but .* run 03_evaluation again"):
+        write_report(run)
 
 
 def test_every_figure_that_a_notebook_saves_is_described() -> None:

@@ -18,7 +18,6 @@ from support.ppo_run import HELD_OUT, PROMPTS, letters, make_policy, vowels
 
 from realm_lib.config.base import ParamsError
 from realm_lib.config.rlhf import DPOParams, LoraParams
-from realm_lib.report.words.policies import conclusion
 from realm_lib.rlhf.dpo.fitting import fit
 from realm_lib.rlhf.dpo.held_out import HeldOutPairs
 from realm_lib.rlhf.dpo.loss import dpo_losses, implicit_rewards
@@ -432,25 +431,3 @@ def test_a_judge_that_cannot_be_used_is_named(folder: Path) -> None:
         folder, RewardError, "judge 'short': .* 1 numbers for the 18", given={"judges": {"short": short}}, num_epochs=1
     )
     refused(folder, ParamsError, "'length' is taken", given={"judges": {"length": vowels}})
-
-
-# In words
-
-
-def test_the_conclusion_says_no_more_than_the_intervals(finished: tuple[DPOResult, Path]) -> None:
-    found = finished[0].metrics()
-    found |= {"win_rate": 0.61, "win_rate_ci": [0.54, 0.68]}
-    found["accuracy"] = {"before": 0.5, "after": 0.55, "ci": [0.49, 0.61]}
-    text = conclusion(found)
-    assert (
-        "wins more often than the starting policy's: **61.0 %** (54.0 % to 68.0 %), judged by the simulated truth"
-        in text
-    )
-    assert "55.0 % of them are in the right order (49.0 % to 61.0 %), which cannot be told from chance" in text
-    own = {**found, "judge": "realm", "win_rate_ci": [0.4, 0.62]}
-    assert "wins neither more nor less often than" in conclusion(own)
-    assert "REALM's reward, which ordered its pairs" in conclusion(own)
-    people = {**own, "pairs_from": "human", "win_rate_ci": [0.2, 0.4], "accuracy": {"after": 0.6, "ci": [0.55, 0.7]}}
-    assert "wins less often than" in conclusion(people)
-    assert "while its pairs came from people" in conclusion(people)
-    assert "more than chance" in conclusion(people)

@@ -7,7 +7,9 @@ from html import escape
 
 import pandas as pd
 
+from realm_lib.evaluation.per_pair import wrong_pairs
 from realm_lib.evaluation.result import Evaluation
+from realm_lib.report.words.pairs import preferred
 from realm_lib.reward.explanations import Explanation, explain_each
 from realm_lib.reward.realm_reward import RealmReward
 
@@ -39,19 +41,8 @@ class Comparison:
 
     def sentence(self) -> str:
         """Which response the reward prefers and how sure it is, and whether people agree where that is known."""
-        if self.explanations[0].reward == self.explanations[1].reward:
-            return "Both get the same reward."
-        if self.probability == 0.5:
-            return "Which would be preferred cannot be said: on validation pairs the reward was no better than chance."
-        winner = 0 if self.probability > 0.5 else 1
-        sure = max(self.probability, 1 - self.probability)
-        text = f"Response {'AB'[winner]} would be preferred with {100 * sure:.0f} % probability."
-        if self.preferred is not None:
-            text += f" Readers preferred {'AB'[self.preferred]}: the reward is {self._outcome(winner)}."
-        return text
-
-    def _outcome(self, winner: int) -> str:
-        return "right" if winner == self.preferred else "wrong"
+        first, second = (explanation.reward for explanation in self.explanations)
+        return preferred((first, second), self.probability, self.preferred)
 
     def to_html(self) -> str:
         """The sentence and a table: score, similarity, combined reward and spread of each response."""
@@ -107,24 +98,15 @@ class WrongPairs:
     """The test pairs that the reward gets wrong, to browse; the surest first."""
 
     table: pd.DataFrame = field(repr=False)
-    """prompt, chosen, rejected (texts), domain, sure (probability given to the rejected response), words_chosen,
-    words_rejected and, where the pairs have votes, score_ratio."""
+    """As :func:`realm_lib.evaluation.per_pair.wrong_pairs`, with words_chosen and words_rejected."""
 
     @classmethod
     def of(cls, evaluation: Evaluation, features: pd.DataFrame) -> "WrongPairs":
         """The wrong pairs of an evaluation's subject; ``features`` are the pairs that it judged, with their texts."""
-        judged, name = evaluation.per_pair.reset_index(drop=True), evaluation.subject
-        texts = features.reset_index(drop=True)
-        a_chosen = judged["labels"] == 1
-        probability = judged[f"{name}_p"].where(~a_chosen, 1 - judged[f"{name}_p"])
-        table = pd.DataFrame({"prompt": texts["history"], "domain": judged["domain"], "sure": probability})
-        for side, column in (("chosen", a_chosen), ("rejected", ~a_chosen)):
-            table[side] = texts["human_ref_A"].where(column, texts["human_ref_B"])
-            table[f"words_{side}"] = [len(str(text).split()) for text in table[side]]
-        if "score_ratio" in texts:
-            table["score_ratio"] = texts["score_ratio"]
-        wrong = table[judged[f"{name}_correct"] == 0]
-        return cls(wrong.sort_values("sure", ascending=False, kind="stable").reset_index(drop=True))
+        table = wrong_pairs(evaluation.per_pair, features, evaluation.subject)
+        for side in ("chosen", "rejected"):
+            table[f"words_{side}"] = [len(text.split()) for text in table[side]]
+        return cls(table)
 
     @property
     def domains(self) -> list[str]:

@@ -20,6 +20,7 @@ from realm_lib.report.figures.theme import (
     new_axes,
     sizes,
 )
+from realm_lib.report.words.numbers import p_value, percent
 
 if TYPE_CHECKING:
     from realm_lib.evaluation.result import Evaluation
@@ -48,7 +49,7 @@ def accuracy_bars(evaluation: "Evaluation", ax: Axes | None = None) -> Axes:
     ax = ax or new_axes(6.4, 1.7 + 0.36 * len(names))
     for place, name in enumerate(names):
         _draw_point(ax, found[name], place, colour_of(name))
-        text = f"{100 * found[name]['accuracy']:.1f} %"
+        text = percent(found[name]["accuracy"])
         ax.annotate(text, (1.01, place), xycoords=ax.get_yaxis_transform(), va="center", fontsize=9.5, color=INK)
     ax.axvline(0.5, color=SOFT, linewidth=1.2, linestyle=(0, (1, 2)))
     line_label(ax, 0.5, "chance")
@@ -57,12 +58,12 @@ def accuracy_bars(evaluation: "Evaluation", ax: Axes | None = None) -> Axes:
         ceiling = evaluation.metrics["ceiling"]["accuracy"]
         ends.append(ceiling)
         ax.axvline(ceiling, color=COLOURS["ceiling"], linewidth=1.4, linestyle=(0, (5, 2)))
-        line_label(ax, ceiling, f"ceiling {100 * ceiling:.1f} %")
+        line_label(ax, ceiling, f"ceiling {percent(ceiling)}")
     if "feature_ceiling" in evaluation.metrics:
         best = evaluation.metrics["feature_ceiling"]["accuracy"]
         ends.append(best)
         ax.axvline(best, color=COLOURS["feature_ceiling"], linewidth=1.2, linestyle=(0, (3, 2)))
-        line_label(ax, best, f"best of both features {100 * best:.1f} %", "right")
+        line_label(ax, best, f"best of both features {percent(best)}", "right")
     _accuracy_axis(ax, ends)
     ax.set_yticks(range(len(names)), [LABELS.get(name, name) for name in names], color=INK, fontsize=10)
     ax.set_ylim(-0.6, len(names) - 0.4)
@@ -144,8 +145,7 @@ def difference_bars(evaluation: "Evaluation", ax: Axes | None = None) -> Axes:
         colour = colour_of(name.split(" - ")[1])
         ax.plot(values["ci"], [place, place], color=colour, linewidth=8 / 3, solid_capstyle="round")
         ax.plot(values["value"], place, "o", color=colour, markersize=8, markeredgecolor="white", markeredgewidth=0.8)
-        p = values["p_holm"]
-        text = f"{100 * values['value']:+.1f}   p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
+        text = f"{100 * values['value']:+.1f}   {p_value(values['p_holm'])}"
         ax.annotate(text, (1.01, place), xycoords=ax.get_yaxis_transform(), va="center", fontsize=9.5, color=INK)
     ax.axvline(0, color=SOFT, linewidth=1.2, linestyle=(0, (1, 2)))
     ends = [0.0, *(end for _, values in found for end in values["ci"])]

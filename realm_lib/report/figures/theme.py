@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import ScaledTranslation
 
+from realm_lib.report.words import numbers
+
 if TYPE_CHECKING:
     from realm_lib.evaluation.result import Evaluation
 
@@ -144,13 +146,13 @@ def draw_title(ax: Axes, title: str, facts: Sequence[str], simulated: bool, abov
 
 def counted(count: int, thing: str) -> str:
     """``n = 1,234 pairs``"""
-    return f"n = {count:,} {thing}{'' if count == 1 else 's'}"
+    return f"n = {numbers.counted(count, f'{thing}s')}"
 
 
 def sizes(evaluation: "Evaluation") -> list[str]:
     """The facts under a title: n of pairs and posts, and what the intervals are."""
     pairs, posts = evaluation.metrics["pairs"], evaluation.metrics["posts"]
-    return [f"{counted(pairs, 'pair')} of {posts:,} post{'' if posts == 1 else 's'}",
+    return [f"{counted(pairs, 'pair')} of {numbers.counted(posts, 'posts')}",
             f"{100 * evaluation.confidence:g} % intervals"]  # fmt: skip
 
 

@@ -19,6 +19,8 @@ from realm_lib.features.extraction import extract_features
 from realm_lib.features.kept import read_features
 from realm_lib.features.store import FeatureStore
 from realm_lib.report.pages.pages import TEMPLATES
+from realm_lib.report.words.evaluation import verdict
+from realm_lib.report.words.pairs import pairs_judged
 from realm_lib.reward.realm_reward import RealmReward
 from realm_lib.runs.files import write_text
 from realm_lib.runs.run import MissingStepError, Run, show_progress
@@ -86,7 +88,7 @@ def evaluate_file(
     }
     found = run.write_metrics(
         f"evaluation_{name}",
-        evaluation.to_dict() | {"verdict": evaluation.verdict(), "length_bias": lengths, "source": source},
+        evaluation.to_dict() | {"verdict": verdict(evaluation), "length_bias": lengths, "source": source},
     )
     run.write_table(evaluation.per_pair, "metrics", f"pairs_{name}.parquet")
 
@@ -102,7 +104,7 @@ def evaluate_file(
         "verdict": found["verdict"],
         "simulated": evaluation.simulated,
         "trained_on_simulated": "gold_A" in known["train"],
-        "source": _source_sentence(path.name, source, found),
+        "source": pairs_judged(path.name, source, found),
         "figures": [_svg(draw) for draw in drawings],
         "tables": _tables(evaluation, lengths),
     }
@@ -114,17 +116,6 @@ def _safe_name(name: str) -> str:
     """A file's name without its ending, as part of another file's name."""
     bare = re.sub(r"\.(jsonl|jsonl\.gz|parquet)$", "", name)
     return re.sub(r"[^A-Za-z0-9._-]+", "_", bare).strip("._") or "pairs"
-
-
-def _source_sentence(name: str, source: dict[str, Any], found: dict[str, Any]) -> str:
-    parts = [f"{reason}: {entry['pairs']:,}" for reason, entry in source["dropped"].items()]
-    if source["seen_in_training"]:
-        parts.append(f"post seen in training: {source['seen_in_training']:,}")
-    left_out = f" Left out: {'; '.join(parts)}." if parts else ""
-    return (
-        f"{source['read']:,} pairs were read from {name}, {found['pairs']:,} of {found['posts']:,} prompts are judged."
-        f"{left_out} {source['posts_cut']:,} prompts were cut to the run's limit."
-    )
 
 
 def _tables(evaluation: Evaluation, lengths: dict[str, Any]) -> list[tuple[str, str]]:

@@ -9,11 +9,14 @@ from typing import Any
 import nbformat
 
 from realm_lib.config.profile import Params, load_params
+from realm_lib.evaluation.per_pair import wrong_pairs
+from realm_lib.evaluation.resampling import EvaluationError
 from realm_lib.report.pages.pages import notebook_label
 from realm_lib.report.pages.pictures import picture
 from realm_lib.report.pages.policies import policies_content, samples
-from realm_lib.report.words.evaluation import captions, in_words, questions_answered, share, two_sentences
-from realm_lib.runs.run import Run
+from realm_lib.report.words.evaluation import captions, questions_answered, two_sentences
+from realm_lib.report.words.numbers import in_words, interval, percent
+from realm_lib.runs.run import MissingStepError, Run
 
 __all__ = ["index_content", "reward_rows", "run_facts"]
 
@@ -74,8 +77,8 @@ def reward_rows(evaluation: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tu
             "name": name,
             "label": LABELS.get(name, name),
             "colour": COLOURS.get(name, "#777777"),
-            "accuracy": share(values["accuracy"]),
-            "interval": f"{share(values['ci'][0])} to {share(values['ci'][1])}",
+            "accuracy": percent(values["accuracy"]),
+            "interval": " to ".join(map(percent, values["ci"])),
             "place": place(values["accuracy"]),
             "left": place(values["ci"][0]),
             "width": round(place(values["ci"][1]) - place(values["ci"][0]), 2),
@@ -122,41 +125,37 @@ def _counts(splits: Mapping[str, Any]) -> str:
 def _difference_row(name: str, found: Mapping[str, Any]) -> dict[str, str]:
     from realm_lib.report.figures import LABELS
 
-    low, high = found["ci"]
-    p = found.get("p_holm", found["p_value"])
+    p = found["p_holm"]
     return {
         "label": " minus ".join(LABELS.get(side, side) for side in name.split(" - ")),
         "value": f"{100 * found['value']:+.1f}",
-        "interval": f"{100 * low:+.1f} to {100 * high:+.1f}",
+        "interval": interval(found["ci"], "+.1f"),
         "p": f"{p:.4f}" if p >= 0.0001 else "below 0.0001",
-        "words": in_words(found["ci"]) + ("" if p <= 0.05 or low <= 0 <= high else ", not surely"),
+        "words": in_words(found),
     }
 
 
-def _surest_errors(run: Run) -> list[dict[str, str]]:
+def _surest_errors(run: Run) -> list[dict[str, Any]]:
     """The test pairs that the combined reward is surest of and wrong about, one a post."""
     import pandas as pd
 
     judged, texts = run.path("metrics", "pairs.parquet"), run.path("features", "test.parquet")
     if not (judged.exists() and texts.exists()):
         return []
-    pairs, features = pd.read_parquet(judged), pd.read_parquet(texts)
-    surest = (pairs["realm_p"] - pairs["labels"]).abs().sort_values(ascending=False, kind="stable")
-    places = pairs.loc[surest.index].drop_duplicates("post_id").index[:_SHOWN_ERRORS]
-    found = []
-    for place in places:
-        chosen, rejected = ("A", "B") if pairs.loc[place, "labels"] == 1 else ("B", "A")
-        pair = features.iloc[place]
-        found.append(
-            {
-                "post": pair["history"],
-                "chosen": pair[f"human_ref_{chosen}"],
-                "chosen_reward": f"{pairs.loc[place, f'realm_{chosen}']:+.2f}",
-                "rejected": pair[f"human_ref_{rejected}"],
-                "rejected_reward": f"{pairs.loc[place, f'realm_{rejected}']:+.2f}",
-            }
-        )
-    return found
+    try:
+        wrong = wrong_pairs(pd.read_parquet(judged), pd.read_parquet(texts), "realm")
+    except EvaluationError as error:
+        raise MissingStepError(f"{judged}: {error}; run 03_evaluation again") from error
+    return [
+        {
+            "post": pair["prompt"],
+            "chosen": pair["chosen"],
+            "chosen_reward": f"{pair['reward_chosen']:+.2f}",
+            "rejected": pair["rejected"],
+            "rejected_reward": f"{pair['reward_rejected']:+.2f}",
+        }
+        for pair in wrong.drop_duplicates("post_id").head(_SHOWN_ERRORS).to_dict("records")
+    ]
 
 
 def _notebook_row(path: Path, manifest: Mapping[str, Any]) -> dict[str, str]:

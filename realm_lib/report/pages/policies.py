@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from realm_lib.report.words.numbers import between, counted, measured, with_interval
 from realm_lib.report.words.policies import policy_name, verdict
 from realm_lib.runs.run import Run
 
@@ -46,14 +47,14 @@ def training_rows(run: Run) -> list[dict[str, str]]:
     for name in ("ppo", "dpo"):
         if not run.path("metrics", f"{name}.json").exists():
             continue
-        found = run.read_metrics(name)
+        found, unit = run.read_metrics(name), "episodes" if name == "ppo" else "pairs"
         rows.append(
             {
                 "name": name.upper(),
                 "reward": _before_after(found["reward"]),
                 "gold": _before_after(found["gold"]) if "gold" in found else "",
                 "length": f"{found['length']['before']:.0f} → {found['length']['after']:.0f}",
-                "size": f"{found['episodes']:,} episodes" if "episodes" in found else f"{found['pairs']:,} pairs",
+                "size": counted(found[unit], unit),
                 "seconds": f"{found['seconds']:.0f} s",
             }
         )
@@ -90,10 +91,10 @@ def _row(name: str, entry: Mapping[str, Any]) -> dict[str, str]:
     start = name == "base"
     return {
         "name": policy_name(name),
-        "win_rate": "" if start else _share_with(entry["win_rate"], entry["ci"]),
-        "equal": "" if start else _share_with(entry["length_controlled"], entry["length_controlled_ci"]),
-        "realm": _mean(entry["realm"]),
-        "gold": _mean(entry["gold"]) if "gold" in entry else "",
+        "win_rate": "" if start else with_interval(entry["win_rate"], entry["ci"]),
+        "equal": "" if start else with_interval(entry["length_controlled"], entry["length_controlled_ci"]),
+        "realm": measured(entry["realm"]["mean"], entry["realm"]["ci"], ".2f"),
+        "gold": measured(entry["gold"]["mean"], entry["gold"]["ci"], ".2f") if "gold" in entry else "",
         "kl": {"start": "0", "upper bound": f"at most {entry['kl']:.1f}"}.get(entry["kl_kind"], f"{entry['kl']:.1f}"),
         "length": f"{entry['length']:.0f}",
     }
@@ -118,17 +119,8 @@ def _with_code(markdown: str) -> "Markup":
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(markdown))))
 
 
-def _share_with(value: float, ci: list[float]) -> str:
-    return f"{100 * value:.1f} % ({100 * ci[0]:.1f} to {100 * ci[1]:.1f})"
-
-
-def _mean(found: Mapping[str, Any]) -> str:
-    return f"{found['mean']:.2f} ({found['ci'][0]:.2f} to {found['ci'][1]:.2f})"
-
-
 def _before_after(found: Mapping[str, Any]) -> str:
     text = f"{found['before']:.2f} → {found['after']:.2f}"
     if "ci_of_difference" in found:
-        low, high = found["ci_of_difference"]
-        text += f" ({found['after'] - found['before']:+.2f}, {low:+.2f} to {high:+.2f})"
+        text += f" ({found['after'] - found['before']:+.2f}, {between(found['ci_of_difference'], '+.2f')})"
     return text

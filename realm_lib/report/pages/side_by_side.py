@@ -9,7 +9,8 @@ import yaml
 
 from realm_lib.report.pages.pages import Page, write_page
 from realm_lib.report.pages.policies import read_policies, training_rows
-from realm_lib.report.words.evaluation import in_words, points, share
+from realm_lib.report.words.evaluation import runs_compared
+from realm_lib.report.words.numbers import counted, in_words, points, with_interval
 from realm_lib.report.words.policies import policy_name
 from realm_lib.runs.run import Run
 
@@ -53,7 +54,7 @@ def write_side_by_side(runs: Sequence[Run], output: Path | None = None) -> Path:
         title=f"REALM: {' · '.join(names)}",
         names=names,
         simulated=any("ceiling" in found for found in evaluations),
-        summary=_summary(names, evaluations, _parameters(runs)),
+        summary=runs_compared(names, evaluations, list(_parameters(runs))),
         tables=[table for table in _tables(runs, evaluations) if table["rows"]],
     )
 
@@ -95,26 +96,13 @@ def _flat(content: Any, key: str = "") -> dict[str, str]:
     return {key: "null" if content is None else str(content)}
 
 
-def _summary(names: list[str], evaluations: list[dict[str, Any]], parameters: Mapping[str, Any]) -> str:
-    first, *others = (found["rewards"]["realm"] for found in evaluations)
-    changed = ", ".join(list(parameters)[:4]) + (f" and {len(parameters) - 4} more" if len(parameters) > 4 else "")
-    text = f"The runs differ in {changed}." if parameters else "The runs have the same parameters."
-    for name, found in zip(names[1:], others, strict=True):
-        apart = found["ci"][0] > first["ci"][1] or found["ci"][1] < first["ci"][0]
-        text += (
-            f" The combined reward of {name} ranks {share(found['accuracy'])} rightly, that of {names[0]} "
-            f"{share(first['accuracy'])}: their intervals {'lie apart' if apart else 'overlap'}."
-        )
-    return text
-
-
 def _tables(runs: Sequence[Run], evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
     from realm_lib.report.figures import LABELS
 
     rewards = [{**found["rewards"], **({"ceiling": found["ceiling"]} if "ceiling" in found else {})}
                for found in evaluations]  # fmt: skip
-    compared = [read_policies(run) for run in runs]
-    policies = dict.fromkeys(name for found in compared if found for name in found["policies"] if name != "base")
+    compared = [(read_policies(run) or {"policies": {}})["policies"] for run in runs]
+    policies = dict.fromkeys(name for entries in compared for name in entries if name != "base")
     trainings = [{row["name"]: row for row in training_rows(run)} for run in runs]
     commits = [str(run.manifest.get("commit", {}).get("id") or "unknown")[:12] for run in runs]
     return [
@@ -123,8 +111,8 @@ def _tables(runs: Sequence[Run], evaluations: list[dict[str, Any]]) -> list[dict
             "title": "Accuracy",
             "note": "Share of the test pairs ranked rightly, with 95 % intervals over posts.",
             "rows": [
-                ("Test pairs", [f"{found['pairs']:,} of {found['posts']:,} posts" for found in evaluations]),
-                *((LABELS[name], [_accuracy(found.get(name)) for found in rewards]) for name in _REWARDS),
+                ("Test pairs", [f"{found['pairs']:,} of {counted(found['posts'], 'posts')}" for found in evaluations]),
+                *((LABELS[name], [_share(found.get(name), "accuracy") for found in rewards]) for name in _REWARDS),
             ],
         },
         {
@@ -148,7 +136,7 @@ def _tables(runs: Sequence[Run], evaluations: list[dict[str, Any]]) -> list[dict
             "title": "Policies: wins over the start",
             "note": "Ties count half; judged by the simulated truth where it is known, else by the reward itself.",
             "rows": [
-                (policy_name(name), [_wins((found or {}).get("policies", {}).get(name)) for found in compared])
+                (policy_name(name), [_share(entries.get(name), "win_rate") for entries in compared])
                 for name in policies
             ],
         },
@@ -168,20 +156,12 @@ def _minus(name: str, labels: Mapping[str, str]) -> str:
     return " minus ".join(labels.get(side, side) for side in name.split(" - "))
 
 
-def _accuracy(found: Mapping[str, Any] | None) -> str:
-    if found is None:
-        return ""
-    return f"{share(found['accuracy'])} ({100 * found['ci'][0]:.1f} to {100 * found['ci'][1]:.1f})"
+def _share(found: Mapping[str, Any] | None, key: str) -> str:
+    return "" if found is None else with_interval(found[key], found["ci"])
 
 
 def _difference(found: Mapping[str, Any] | None) -> str:
-    return "" if found is None else f"{points(found)}: {in_words(found['ci'])}"
-
-
-def _wins(found: Mapping[str, Any] | None) -> str:
-    if found is None:
-        return ""
-    return f"{share(found['win_rate'])} ({100 * found['ci'][0]:.1f} to {100 * found['ci'][1]:.1f})"
+    return "" if found is None else f"{points(found)}: {in_words(found)}"
 
 
 def _seconds(run: Run) -> float:

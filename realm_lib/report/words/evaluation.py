@@ -1,12 +1,26 @@
-"""The words of the index page, made from metrics/evaluation.json: the verdict in two sentences, and five answers."""
+"""An evaluation in words, made from metrics/evaluation.json: the verdict, five answers, captions, and runs compared."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-__all__ = ["captions", "in_words", "points", "questions_answered", "share", "two_sentences"]
+from realm_lib.evaluation.result import Evaluation
+from realm_lib.report.words.numbers import (
+    Metrics,
+    capital,
+    counted,
+    in_words,
+    interval,
+    is_sure,
+    listed,
+    p_value,
+    percent,
+    points,
+    with_interval,
+)
+
+__all__ = ["captions", "power", "questions_answered", "runs_compared", "seeds", "two_sentences", "verdict"]
 
 _NAMES = {
-    "realm": "REALM",
+    "realm": "the combined reward",
     "reward_model": "the reward model alone",
     "similarity": "similarity alone",
     "linear": "a plain weighted sum of the two",
@@ -17,86 +31,91 @@ _PARTS = ("reward_model", "similarity")
 _NAMED_PAIRS = 30
 """A domain of fewer pairs is counted but not named: its accuracy is mostly luck."""
 
-Metrics = Mapping[str, Any]
+
+def verdict(evaluation: Evaluation) -> str:
+    """What the numbers say: how good the reward is, against what, what these pairs could show, and what is possible.
+
+    "Better" and "worse" mean that the whole interval of a difference lies on that side of zero.
+    """
+    metrics, subject = evaluation.metrics, evaluation.subject
+    others = [*_PARTS, "linear", "trees"]
+    sentences = [_ranking(metrics, others, evaluation.confidence), _length_sentence(metrics)]
+    if "reward_model" in _differences(metrics):
+        sentences.append(power(metrics))
+    name, accuracy = _name(subject), metrics["rewards"][subject]["accuracy"]
+    if "ceiling" in metrics:
+        ceiling = metrics["ceiling"]["accuracy"]
+        side = "below" if ceiling >= accuracy else "above"
+        sentences.append(
+            f"The true utility of these simulated pairs, the ceiling, reaches {percent(ceiling)}: {name} is "
+            f"{100 * abs(ceiling - accuracy):.1f} points {side} it."
+        )
+    if "feature_ceiling" in metrics:
+        best = metrics["feature_ceiling"]
+        sentences.append(
+            "The best use of the two features that could be fitted to the known truth reaches "
+            f"{percent(best['accuracy'])}: {name} differs from it by {points(best['difference'])}."
+        )
+    return " ".join(sentences)
 
 
-def share(value: float) -> str:
-    """0.6865 as ``68.7 %``."""
-    return f"{100 * value:.1f} %"
-
-
-def points(found: Metrics) -> str:
-    """A difference in accuracy in percentage points, with its interval: ``+6.8 points, +3.9 to +9.7``."""
-    low, high = found["ci"]
-    text = f"{100 * found['value']:+.1f} points, {100 * low:+.1f} to {100 * high:+.1f}"
-    return text if _sure(found) or low <= 0 <= high else f"{text}, but p = {found['p_holm']:.2f} after correction"
-
-
-def in_words(ci: Sequence[float]) -> str:
-    """What the interval of a difference says."""
-    return "better" if ci[0] > 0 else "worse" if ci[1] < 0 else "the data cannot tell"
-
-
-def two_sentences(evaluation: Metrics) -> str:
+def two_sentences(metrics: Metrics) -> str:
     """Is the combined reward better than its parts, and is it more than length: a sentence each."""
-    found, differences = evaluation["rewards"]["realm"], _differences(evaluation)
-    pairs = "simulated pairs" if "ceiling" in evaluation else "pairs"
-    clauses = [
-        f"{name} {' and '.join(f'{_NAMES[other]} ({points(differences[other])})' for other in others)}"
-        for name, others in _sorted_by_outcome(differences, [*_PARTS, "linear"]).items()
-        if others
-    ]
-    first = (
-        f"On {evaluation['pairs']:,} {pairs} of {evaluation['posts']:,} posts the combined reward ranks "
-        f"{share(found['accuracy'])} rightly (95 % interval {_between(found['ci'])}): it is {'; it is '.join(clauses)}."
+    return f"{_ranking(metrics, [*_PARTS, 'linear'])} {_length_sentence(metrics)}"
+
+
+def power(metrics: Metrics, other: str = "reward_model") -> str:
+    """What the pairs could have shown: the smallest difference from ``other`` with 80 % power."""
+    detectable = 100 * _differences(metrics)[other]["detectable"]
+    return (
+        f"With these {counted(metrics['posts'], 'posts')}, a true difference of {detectable:.1f} points between "
+        f"{_name(_subject(metrics))} and {_name(other)} would be found in four of five such test sets; smaller ones "
+        "would often be missed."
     )
-    return f"{first} {_length_sentence(evaluation)}"
 
 
-def questions_answered(evaluation: Metrics) -> list[tuple[str, str]]:
+def seeds(spread: Metrics, ci: Sequence[float]) -> str:
+    """What another training would change, beside what other posts would: ``ci`` is the accuracy's interval."""
+    ends = min(spread["ensemble"]), max(spread["ensemble"])
+    return (
+        f"Trained from {counted(len(spread['ensemble']), 'seeds')}, the combiner reaches {interval(ends)} % on these "
+        f"pairs (standard deviation {100 * spread['sd']:.2f} points; single networks "
+        f"{100 * spread['members_sd']:.2f}). The interval over posts is {100 * (ci[1] - ci[0]):.1f} points wide."
+    )
+
+
+def questions_answered(metrics: Metrics) -> list[tuple[str, str]]:
     """The questions that a reader of one page has, each with its answer in numbers."""
-    differences = _differences(evaluation)
+    differences = _differences(metrics)
     parts = {name: differences[name] for name in _PARTS if name in differences}
-    words = {in_words(found["ci"]) for found in parts.values()}
-    if words == {"better"}:
-        better = "Yes, than either of its parts."
-    elif "worse" in words:
-        better = "No."
-    elif "better" in words:
-        better = "Than one of its parts, not surely than the other."
-    else:
-        better = "These pairs do not show it."
-    if "linear" in differences:
-        better += {
-            "better": " It is also better than a weighted sum of the two, so the network earns its place.",
-            "worse": f" A weighted sum of the two {_does(differences['linear'])} better than the network.",
-            "the data cannot tell": " The network is not shown to be better than a plain weighted sum of the two.",
-        }[in_words(differences["linear"]["ci"])]
-    much = "; ".join(f"against {_NAMES[name]} {points(found)}" for name, found in parts.items())
-    answers = [("Is it better?", better), ("By how much?", f"{_capital(much)} (95 % intervals over posts).")]
-    answers.append(("How sure is that?", _how_sure(evaluation, parts)))
-    if (domains := _domains(evaluation)) is not None:
+    much = "; ".join(f"against {_name(name)} {points(found)}" for name, found in parts.items())
+    answers = [
+        ("Is it better?", _better(differences, parts)),
+        ("By how much?", f"{capital(much)} (95 % intervals over posts)." if much else "Not compared with its parts."),
+        ("How sure is that?", _how_sure(metrics, parts)),
+    ]
+    if (domains := _domains(metrics)) is not None:
         answers.append(("On which domains?", domains))
-    answers.append(("Is it only length?", _length_answer(evaluation)))
+    start, answer = _more_than_length(metrics)
+    clause = _length_clause(metrics)
+    answers.append(("Is it only length?", f"{answer} {capital(clause)}." if clause else f"{start}."))
     return answers
 
 
-def captions(evaluation: Metrics) -> dict[str, tuple[str, str]]:
+def captions(metrics: Metrics) -> dict[str, tuple[str, str]]:
     """Title and caption of the five figures that matter: what to see in each, with this run's own numbers."""
-    differences = _differences(evaluation)
-    sorted_names = _sorted_by_outcome(differences, list(differences))
-    sure = len(sorted_names["better than"])
-    found = evaluation["rewards"]["realm"]
-    domains = _domains(evaluation)
+    differences, realm = _differences(metrics), metrics["rewards"]["realm"]
+    better = sum(difference["ci"][0] > 0 for difference in differences.values())
+    chance = f"; a perfect one would show {100 * realm['ece_by_chance']:.1f} in a sample of this size"
     return {
         "evaluation_differences": (
             "How much better, and how sure.",
-            f"An interval that lies wholly right of zero is a difference that other posts would show too: {sure} of "
+            f"An interval that lies wholly right of zero is a difference that other posts would show too: {better} of "
             f"{len(differences)} do. One that crosses zero says that the data cannot tell.",
         ),
         "evaluation_domains": (
             "Where it is right.",
-            f"{domains or 'One domain only.'} Wide intervals are small domains: read no order into them.",
+            f"{_domains(metrics) or 'One domain only.'} Wide intervals are small domains: read no order into them.",
         ),
         "evaluation_length": (
             "Whether it is only length.",
@@ -111,126 +130,144 @@ def captions(evaluation: Metrics) -> dict[str, tuple[str, str]]:
         ),
         "evaluation_reliability": (
             "Whether its probabilities can be trusted.",
-            "On the dotted line a reward is as often right as it says. "
-            f"REALM's distance from it is {100 * found['ece']:.1f} points on average"
-            + (
-                f"; a perfect one would show {100 * found['ece_by_chance']:.1f} in a sample of this size."
-                if "ece_by_chance" in found
-                else "."
-            ),
+            "On the dotted line a reward is as often right as it says. REALM's distance from it is "
+            f"{100 * realm['ece']:.1f} points on average{chance}.",
         ),
     }
 
 
-def _differences(evaluation: Metrics) -> dict[str, Metrics]:
-    """REALM's differences in accuracy by the other reward's name."""
-    return {
-        name.removeprefix("realm - "): found
-        for name, found in evaluation["differences"].items()
-        if name.startswith("realm - ")
-    }
-
-
-def _sorted_by_outcome(differences: Mapping[str, Metrics], names: Sequence[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {"better than": [], "worse than": [], "not to be told from": []}
-    phrases = {"better": "better than", "worse": "worse than", "the data cannot tell": "not to be told from"}
-    for name in names:
-        if name in differences:
-            found[phrases[in_words(differences[name]["ci"])]].append(name)
-    return found
-
-
-def _sure(found: Metrics) -> bool:
-    """Whether a difference stands after correction for all comparisons made."""
-    return float(found.get("p_holm", found["p_value"])) <= 0.05
-
-
-def _p_value(found: Metrics) -> str:
-    p = found.get("p_holm", found["p_value"])
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
-
-
-def _does(found: Metrics) -> str:
-    return "does" if _sure(found) else "seems to do"
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _between(ci: Sequence[float]) -> str:
-    return f"{100 * ci[0]:.1f} to {100 * ci[1]:.1f}"
-
-
-def _how_sure(evaluation: Metrics, parts: Mapping[str, Metrics]) -> str:
-    values = [f"p {_p_value(found)} against {_NAMES[name]}" for name, found in parts.items()]
-    text = f"{' and '.join(values)}, after correction for all comparisons made."
-    if "detectable" in parts.get("reward_model", {}):
+def runs_compared(names: Sequence[str], runs: Sequence[Metrics], changed: Sequence[str]) -> str:
+    """How the combined reward of other runs stands to the first's; ``changed`` are the parameters that differ."""
+    first, *others = (metrics["rewards"]["realm"] for metrics in runs)
+    more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+    text = f"The runs differ in {', '.join(changed[:4])}{more}." if changed else "The runs have the same parameters."
+    for name, found in zip(names[1:], others, strict=True):
+        apart = found["ci"][0] > first["ci"][1] or found["ci"][1] < first["ci"][0]
         text += (
-            f" A true difference of {100 * parts['reward_model']['detectable']:.1f} points would be found in four of "
-            "five such test sets."
-        )
-    if "seeds" in evaluation:
-        text += (
-            f" Training again from other seeds moves the accuracy by {100 * evaluation['seeds']['sd']:.2f} points "
-            "(standard deviation)."
+            f" The combined reward of {name} ranks {percent(found['accuracy'])} rightly, that of {names[0]} "
+            f"{percent(first['accuracy'])}: their intervals {'lie apart' if apart else 'overlap'}."
         )
     return text
 
 
-def _domains(evaluation: Metrics) -> str | None:
+def _name(reward: str) -> str:
+    return _NAMES.get(reward, reward)
+
+
+def _subject(metrics: Metrics) -> str:
+    return "realm" if "realm" in metrics["rewards"] else str(next(iter(metrics["rewards"])))
+
+
+def _differences(metrics: Metrics) -> dict[str, Metrics]:
+    """The subject's differences in accuracy by the other reward's name."""
+    start = f"{_subject(metrics)} - "
+    found = metrics["differences"].items()
+    return {name.removeprefix(start): difference for name, difference in found if name.startswith(start)}
+
+
+def _ranking(metrics: Metrics, others: Sequence[str], confidence: float = 0.95) -> str:
+    """How many pairs the subject ranks rightly, and how it stands to those of ``others`` that it was compared with."""
+    subject, differences = _subject(metrics), _differences(metrics)
+    found = metrics["rewards"][subject]
+    standing: dict[str, list[str]] = {"better than": [], "worse than": [], "not to be told from": []}
+    for other in (name for name in others if name in differences):
+        low, high = differences[other]["ci"]
+        outcome = "better than" if low > 0 else "worse than" if high < 0 else "not to be told from"
+        standing[outcome].append(f"{_name(other)} ({points(differences[other])})")
+    clauses = [f"it is {outcome} {listed(names)}" for outcome, names in standing.items() if names]
+    pairs = "simulated pairs" if "ceiling" in metrics else "pairs"
+    start = (
+        f"On {counted(metrics['pairs'], pairs)} of {counted(metrics['posts'], 'posts')} {_name(subject)} ranks "
+        f"{percent(found['accuracy'])} rightly ({100 * confidence:g} % interval {interval(found['ci'])})"
+    )
+    return f"{start}: {'; '.join(clauses)}." if clauses else f"{start}."
+
+
+def _more_than_length(metrics: Metrics) -> tuple[str, str]:
+    """Is it more than length: as the start of a sentence, and as an answer."""
+    if "length" not in (differences := _differences(metrics)):
+        texts = "" if "length_split" in metrics else ": these pairs hold no texts"
+        return f"Whether it is only length was not measured{texts}", ""
+    difference = differences["length"]
+    (low, high), sure = difference["ci"], is_sure(difference)
+    controlled = metrics["rewards"][_subject(metrics)].get("length_controlled")
+    if low > 0:
+        if sure and (controlled is None or controlled["ci"][0] > 0.5):
+            return "It is not only length", "No."
+        return "It may be only length", "It may be."
+    if high < 0:
+        verb = "is" if sure else "seems"
+        return f"Simply taking the longer response {verb} better", f"It {verb} worse than length."
+    return "It is not shown to be more than length", "More than length is not shown."
+
+
+def _length_clause(metrics: Metrics) -> str:
+    """The numbers about length; empty where the subject was not compared with it."""
+    if "length" not in (differences := _differences(metrics)):
+        return ""
+    subject, rewards = _subject(metrics), metrics["rewards"]
+    text = (
+        f"against taking the longer response, right in {percent(rewards['length']['accuracy'])}, {_name(subject)} has "
+        f"{points(differences['length'])}"
+    )
+    if controlled := rewards[subject].get("length_controlled"):
+        text += (
+            "; where the longer and the shorter response count alike, so that length alone gets 50 %, it is right in "
+            f"{with_interval(controlled['accuracy'], controlled['ci'])}"
+        )
+    return text
+
+
+def _length_sentence(metrics: Metrics) -> str:
+    start, clause = _more_than_length(metrics)[0], _length_clause(metrics)
+    return f"{start}: {clause}." if clause else f"{start}."
+
+
+def _better(differences: Mapping[str, Metrics], parts: Mapping[str, Metrics]) -> str:
+    words = [in_words(difference) for difference in parts.values()]
+    ahead = [word.startswith("better") for word in words]
+    if any(word.startswith("worse") for word in words):
+        text = "No."
+    elif ahead and all(ahead):
+        sure = all(is_sure(difference) for difference in parts.values())
+        text = "Yes, than either of its parts." if sure else "Than either of its parts, but not surely."
+    elif any(ahead):
+        text = "Than one of its parts, not surely than the other."
+    else:
+        text = "These pairs do not show it."
+    if "linear" in differences:
+        text += {
+            "better": " It is better than a weighted sum of the two, so the network earns its place.",
+            "better, not surely": " It seems better than a weighted sum of the two, but not surely.",
+            "worse": " A weighted sum of the two does better than the network.",
+            "worse, not surely": " A weighted sum of the two seems to do better than the network.",
+            "the data cannot tell": " The network is not shown to be better than a plain weighted sum of the two.",
+        }[in_words(differences["linear"])]
+    return text
+
+
+def _how_sure(metrics: Metrics, parts: Mapping[str, Metrics]) -> str:
+    values = [f"{p_value(difference['p_holm'])} against {_name(name)}" for name, difference in parts.items()]
+    sentences = [f"{listed(values)}, after correction for all comparisons made."] if values else []
+    if "reward_model" in parts:
+        sentences.append(power(metrics))
+    if "seeds" in metrics:
+        sentences.append(seeds(metrics["seeds"], metrics["rewards"]["realm"]["ci"]))
+    return " ".join(sentences)
+
+
+def _domains(metrics: Metrics) -> str | None:
     """In how many domains REALM is ahead of the reward model, and where most and least; None with one domain."""
-    found = {domain: entry for domain, entry in evaluation["by_domain"].items() if entry["pairs"]}
-    if len(found) < 2:
+    domains = {domain: entry for domain, entry in metrics["by_domain"].items() if entry["pairs"]}
+    if len(domains) < 2:
         return None
-    gaps = {domain: entry["realm"]["accuracy"] - entry["reward_model"]["accuracy"] for domain, entry in found.items()}
+    gaps = {domain: entry["realm"]["accuracy"] - entry["reward_model"]["accuracy"] for domain, entry in domains.items()}
     ahead, behind = sum(gap > 0 for gap in gaps.values()), sum(gap < 0 for gap in gaps.values())
-    named = sorted((gap, domain) for domain, gap in gaps.items() if found[domain]["pairs"] >= _NAMED_PAIRS)
+    named = sorted((gap, domain) for domain, gap in gaps.items() if domains[domain]["pairs"] >= _NAMED_PAIRS)
     text = f"Ahead of the reward model in {ahead} of {len(gaps)}, behind in {behind}."
     if best := [f"{domain} ({100 * gap:+.0f} points)" for gap, domain in named[::-1][:2] if gap > 0]:
-        text += f" Furthest ahead in {' and '.join(best)}"
+        text += f" Furthest ahead in {listed(best)}"
         worst = [f"{domain} ({100 * gap:+.0f})" for gap, domain in named[:2] if gap < 0]
-        text += f", furthest behind in {' and '.join(worst)}." if worst else "."
-    fewest, most = (pick(entry["pairs"] for entry in found.values()) for pick in (min, max))
+        text += f", furthest behind in {listed(worst)}." if worst else "."
+    fewest, most = (pick(entry["pairs"] for entry in domains.values()) for pick in (min, max))
     return f"{text} A domain has {fewest:,} to {most:,} pairs, too few to rank them."
-
-
-def _length_sentence(evaluation: Metrics) -> str:
-    differences, lengths = _differences(evaluation), evaluation["rewards"].get("length")
-    if lengths is None or "length" not in differences:
-        return "Whether it is only length was not measured: these pairs hold no texts."
-    against, found = differences["length"], evaluation["rewards"]["realm"].get("length_controlled")
-    controlled = (
-        f" and where length decides nothing it is right in {share(found['accuracy'])} ({_between(found['ci'])})"
-        if found
-        else ""
-    )
-    word, longer = in_words(against["ci"]), f"taking the longer response, right in {share(lengths['accuracy'])}"
-    if word == "better":
-        start = "It is not only length" if found is None or found["ci"][0] > 0.5 else "It may be only length"
-        return f"{start}: it beats {longer}, by {points(against)},{controlled}."
-    if word == "worse":
-        return f"Simply {longer}, is better: the combined reward is {points(against)}, against it{controlled}."
-    return f"It is not shown to be more than length: {longer}, does as well, as far as the data can tell{controlled}."
-
-
-def _length_answer(evaluation: Metrics) -> str:
-    differences = _differences(evaluation)
-    if "length" not in differences:
-        return "Not measured: these pairs hold no texts."
-    found = evaluation["rewards"]["realm"].get("length_controlled")
-    beats = in_words(differences["length"]["ci"]) == "better"
-    more = found is None or found["ci"][0] > 0.5
-    if beats:
-        text = "No." if more else "It may be."
-    elif in_words(differences["length"]["ci"]) == "worse":
-        text = "It is worse than length."
-    else:
-        text = "More than length is not shown."
-    text += f" Against taking the longer response {points(differences['length'])}."
-    if found:
-        text += (
-            f" Where the longer and the shorter response count alike it is right in {share(found['accuracy'])} "
-            f"({_between(found['ci'])}); length alone gets 50 %."
-        )
-    return text

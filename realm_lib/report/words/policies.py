@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-__all__ = ["conclusion", "label", "limits", "policy_name", "verdict"]
+from realm_lib.report.words.numbers import against_half, capital, listed, percent, with_interval
+
+__all__ = ["label", "limits", "policy_name", "verdict"]
 
 _LABELS = {"base": "the starting policy", "ppo": "PPO", "dpo": "DPO"}
 
@@ -15,7 +17,7 @@ def label(name: str) -> str:
 
 def policy_name(name: str) -> str:
     """A policy's name where it stands alone, as at the head of a row or at a point of a figure."""
-    return _capital(label(name).removeprefix("the "))
+    return capital(label(name).removeprefix("the "))
 
 
 def verdict(metrics: Mapping[str, Any]) -> str:
@@ -72,31 +74,29 @@ def limits(*, simulated: bool, trained_here: bool, pairs: Literal["human", "on_p
 
 
 def _against_start(name: str, entry: Mapping[str, Any]) -> str:
-    low, high = entry["ci"]
-    word = "beats" if low > 0.5 else "loses to" if high < 0.5 else "cannot be told from"
+    word = against_half(entry["ci"], "beats", "cannot be told from", "loses to")
+    equal, equal_ci = entry["length_controlled"], entry["length_controlled_ci"]
     text = (
-        f"{_capital(label(name))} {word} the start: wins {_share(entry['win_rate'])} ({_share(low)} to {_share(high)})"
+        f"{capital(label(name))} {word} the start: wins {with_interval(entry['win_rate'], entry['ci'])}, "
+        f"at equal length {with_interval(equal, equal_ci)}"
     )
-    controlled, (bottom, top) = entry["length_controlled"], entry["length_controlled_ci"]
-    text += f", at equal length {_share(controlled)} ({_share(bottom)} to {_share(top)})"
-    if low > 0.5 and bottom <= 0.5:
+    if entry["ci"][0] > 0.5 and equal_ci[0] <= 0.5:
         text += ", so that length may explain it"
     kind = {"upper bound": "at most ", "estimate": ""}[entry["kl_kind"]]
     return f"{text}, at a KL of {kind}{entry['kl']:.1f} nats."
 
 
 def _best(best: str, others: list[str], pairwise: Mapping[str, Any]) -> str:
-    beaten: list[str] = []
-    open_: list[str] = []
-    for name in others:
-        if name == best:
-            continue
-        (beaten if _lower_end(best, name, pairwise) > 0.5 else open_).append(label(name))
-    text = f"{_capital(label(best))} wins most often against the start"
+    rivals = [name for name in others if name != best]
+    beaten = [label(name) for name in rivals if _lower_end(best, name, pairwise) > 0.5]
+    unbeaten = [label(name) for name in rivals if label(name) not in beaten]
+    text = f"{capital(label(best))} wins most often against the start"
     if beaten:
-        text += f"; directly, it beats {_listed(beaten)}"
-    if open_:
-        text += f"; it cannot be told from {_listed(open_)}, or does not beat {'it' if len(open_) == 1 else 'them'}"
+        text += f"; directly, it beats {listed(beaten)}"
+    if unbeaten:
+        text += (
+            f"; it cannot be told from {listed(unbeaten)}, or does not beat {'it' if len(unbeaten) == 1 else 'them'}"
+        )
     return text + "."
 
 
@@ -111,42 +111,7 @@ def _overoptimised(name: str, entry: Mapping[str, Any]) -> str:
     realm, gold = entry["by_judge"]["realm"], entry["by_judge"]["gold"]
     if realm["ci"][0] > 0.5 and gold["ci"][0] <= 0.5:
         return (
-            f"{_capital(label(name))} wins {_share(realm['win_rate'])} under REALM's reward, which the truth does not "
-            f"confirm ({_share(gold['win_rate'])}): it found what the reward pays for, not what is good."
+            f"{capital(label(name))} wins {percent(realm['win_rate'])} under REALM's reward, which the truth does not "
+            f"confirm ({percent(gold['win_rate'])}): it found what the reward pays for, not what is good."
         )
     return ""
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
-
-
-def conclusion(metrics: Mapping[str, Any]) -> str:
-    """What a training changed, in sentences from metrics/dpo.json; called better only where the interval says so."""
-    low, high = metrics["win_rate_ci"]
-    word = "more often than" if low > 0.5 else "less often than" if high < 0.5 else "neither more nor less often than"
-    ordered = metrics["pairs_from"] == "on_policy"
-    own = "REALM's reward, which ordered its pairs" if ordered else "REALM's reward, while its pairs came from people"
-    judge = "the simulated truth" if metrics["judge"] == "gold" else own
-    margin, right = metrics["reward_margin"], metrics["accuracy"]
-    sure = "more than chance" if right["ci"][0] > 0.5 else "which cannot be told from chance"
-    if right["ci"][1] < 0.5:
-        sure = "less than chance"
-    length, ended = metrics["length"], metrics["ended"]
-    return (
-        f"The trained policy's answer wins {word} the starting policy's: **{_share(metrics['win_rate'])}** "
-        f"({_share(low)} to {_share(high)}), judged by {judge}, on {metrics['held_out_prompts']} held-out prompts. "
-        f"The margin of {metrics['held_out_pairs']} held-out pairs went from 0 to {margin['after']:.3f} nats "
-        f"({margin['ci'][0]:.3f} to {margin['ci'][1]:.3f}); {_share(right['after'])} of them are in the right order "
-        f"({_share(right['ci'][0])} to {_share(right['ci'][1])}), {sure}. Answers have "
-        f"{length['after']:.0f} tokens ({length['before']:.0f} before); {ended['after']:.0%} end by themselves "
-        f"({ended['before']:.0%} before)."
-    )

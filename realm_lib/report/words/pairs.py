@@ -1,0 +1,80 @@
+"""Pairs of responses in words: which one a reward prefers, what pairs were made or read, and the ones it gets wrong."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from realm_lib.evaluation.per_pair import wrong_pairs
+from realm_lib.report.words.numbers import counted, interval, percent
+
+if TYPE_CHECKING:
+    from realm_lib.rlhf.dpo.pairs import PreferencePairs
+
+__all__ = ["agreement", "pairs_judged", "pairs_made", "preferred", "worst_pairs"]
+
+_LONGEST = 600  # characters of a quoted text
+
+
+def preferred(rewards: tuple[float, float], probability: float, readers: int | None = None) -> str:
+    """Which of two responses, A and B, a reward prefers, how sure it is, and whether readers agree where that is known.
+
+    ``probability`` is that of A; ``readers`` preferred response 0 (A) or 1 (B).
+    """
+    if rewards[0] == rewards[1]:
+        return "Both get the same reward."
+    if probability == 0.5:
+        return "Which would be preferred cannot be said: on validation pairs the reward was no better than chance."
+    winner = 0 if probability > 0.5 else 1
+    sure = max(probability, 1 - probability)
+    text = f"Response {'AB'[winner]} would be preferred with {100 * sure:.0f} % probability."
+    if readers is None:
+        return text
+    return f"{text} Readers preferred {'AB'[readers]}: the reward is {'right' if winner == readers else 'wrong'}."
+
+
+def pairs_made(pairs: "PreferencePairs") -> str:
+    """How many pairs there are to train on, of how many prompts or pairs, and why the others are left out."""
+    asked = "prompts" if pairs.kind == "on_policy" else "human pairs"
+    text = f"{counted(len(pairs), 'pairs')} from {counted(pairs.asked, asked)}"
+    reasons = "; ".join(f"{count:,}: {reason}" for reason, count in pairs.dropped.items())
+    return f"{text}; left out: {reasons}." if reasons else f"{text}."
+
+
+def agreement(ranked: Mapping[str, Any] | None) -> str:
+    """How often the reward's order is right, from :func:`realm_lib.rlhf.dpo.result.ranking_agreement`."""
+    if ranked is None:
+        return "Without the truth or a label nobody can say whether the order is right."
+    truth = {"gold": "simulated truth"}.get(ranked["with"], ranked["with"])
+    return (
+        f"REALM's order agrees with the {truth} on **{percent(ranked['share'])}** of "
+        f"{counted(ranked['pairs'], 'pairs')} (95 % interval over prompts {interval(ranked['ci'])})."
+    )
+
+
+def pairs_judged(name: str, source: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    """What was read from file ``name``, what of it is judged, and why the rest is left out."""
+    reasons = [f"{reason}: {entry['pairs']:,}" for reason, entry in source["dropped"].items()]
+    if source["seen_in_training"]:
+        reasons.append(f"post seen in training: {source['seen_in_training']:,}")
+    left_out = f" Left out: {'; '.join(reasons)}." if reasons else ""
+    return (
+        f"{source['read']:,} pairs were read from {name}, {metrics['pairs']:,} of {metrics['posts']:,} prompts are "
+        f"judged.{left_out} {source['posts_cut']:,} prompts were cut to the run's limit."
+    )
+
+
+def worst_pairs(per_pair: pd.DataFrame, features: pd.DataFrame, name: str = "realm", count: int = 3) -> str:
+    """The pairs that reward ``name`` is wrong about and surest of, as Markdown to read."""
+    return "\n\n---\n\n".join(
+        f"> **Post.** {_quoted(pair['prompt'])}\n>\n"
+        f"> **Chosen, reward {pair['reward_chosen']:+.2f}.** {_quoted(pair['chosen'])}\n>\n"
+        f"> **Rejected, reward {pair['reward_rejected']:+.2f}.** {_quoted(pair['rejected'])}"
+        for pair in wrong_pairs(per_pair, features, name).head(count).to_dict("records")
+    )
+
+
+def _quoted(text: str) -> str:
+    """One paragraph of a block quote, whatever the text holds; long texts are cut with an ellipsis."""
+    flat = " ".join(text.split()).replace("<", "&lt;").replace("$", "&#36;")
+    return flat if len(flat) <= _LONGEST else f"{flat[:_LONGEST]} ..."

@@ -1,0 +1,209 @@
+"""An evaluation in words: they follow the intervals, and say no more than the numbers do."""
+
+import copy
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from support.evaluation_made_up import EVALUATION, SEEDS, difference, reward
+
+from realm_lib.evaluation.judging import evaluate_rewards
+from realm_lib.evaluation.result import Evaluation
+from realm_lib.report.words.evaluation import power, questions_answered, runs_compared, seeds, two_sentences, verdict
+from realm_lib.report.words.numbers import in_words, listed, p_value, points
+
+
+def changed(**differences: Any) -> dict[str, Any]:
+    """The made-up evaluation with these differences to realm."""
+    metrics = copy.deepcopy(EVALUATION)
+    metrics["differences"] |= {f"realm - {name}": values for name, values in differences.items()}
+    return metrics
+
+
+def evaluation_of(metrics: dict[str, Any], confidence: float = 0.95) -> Evaluation:
+    scales = dict.fromkeys(metrics["rewards"], 1.0)
+    return Evaluation(metrics, pd.DataFrame(), scales, confidence, "ceiling" in metrics)
+
+
+def told(realm: float, others: dict[str, float], subject: str = "realm") -> str:
+    """The verdict on 400 pairs of 400 posts where rewards are right in these shares."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 400)
+    features = pd.DataFrame({"post_id": range(400), "domain": "askvet_test", "labels": labels})
+    rewards = {
+        name: np.outer(
+            np.where(labels == 1, 1, -1) * np.where(rng.permutation(400) < round(400 * share), 1, -1), [1, 0]
+        )
+        for name, share in {subject: realm, **others}.items()
+    }
+    return verdict(evaluate_rewards(features, rewards, scales=dict.fromkeys(rewards, 1.0), resamples=200))
+
+
+def test_the_verdict_says_better_worse_and_cannot_tell() -> None:
+    text = told(0.80, {"reward_model": 0.60, "similarity": 0.81, "length": 0.5})
+    assert "On 400 pairs of 400 posts the combined reward ranks 80.0 % rightly" in text
+    assert "it is better than the reward model alone (+20.0 points, +1" in text
+    assert "it is not to be told from similarity alone (-1.0 points, -" in text
+    assert "against taking the longer response, right in 50.0 %, the combined reward has +30.0 points" in text
+    assert "simulated" not in text
+    assert "the ceiling" not in text
+    assert "it is better than a plain weighted sum of the two (" in told(0.8, {"linear": 0.6})
+    assert "it is worse than the reward model alone (-20.0 points" in told(0.60, {"reward_model": 0.80})
+    assert "boosted trees" in told(0.60, {"trees": 0.80})
+
+
+def test_the_verdict_without_realm_is_about_the_first_reward() -> None:
+    text = told(0.8, {"length": 0.6}, subject="reward_model")
+    assert "the reward model alone ranks 80.0 % rightly" in text
+    assert "against taking the longer response, right in 60.0 %, the reward model alone has +20.0 points" in text
+
+
+def test_the_verdict_of_one_reward_compares_it_with_nothing() -> None:
+    text = told(0.8, {})
+    assert re.fullmatch(
+        r"On 400 pairs .* \(95 % interval \d\d\.\d to \d\d\.\d\)\. Whether it is only length .*\.", text
+    )
+    assert "these pairs hold no texts" in text
+    assert "such test sets" not in text
+
+
+def test_the_verdict_of_simulated_pairs_says_so_and_names_the_ceilings() -> None:
+    metrics = changed()
+    text = verdict(evaluation_of(metrics, confidence=0.9))
+    assert "1,234 simulated pairs of 321 posts" in text
+    assert "(90 % interval 68.0 to 72.0)" in text
+    assert "reaches 76.0 %: the combined reward is 5.9 points below it" in text
+    assert "best use" not in text
+    assert text.count(power(metrics)) == 1
+    metrics["ceiling"]["accuracy"] = 0.7
+    metrics["feature_ceiling"] = reward(0.705, 0.6, 0.8) | {"difference": {"value": -0.004, "ci": [-0.01, 0.002]}}
+    text = verdict(evaluation_of(metrics))
+    assert "the combined reward is 0.1 points above it" in text
+    assert "truth reaches 70.5 %: the combined reward differs from it by -0.4 points, -1.0 to +0.2." in text
+
+
+def test_the_verdict_begins_as_the_two_sentences_do() -> None:
+    metrics = changed()
+    assert verdict(evaluation_of(metrics)).startswith(two_sentences(metrics))
+
+
+@pytest.mark.parametrize(
+    ("against", "p", "controlled", "said", "answer"),
+    [
+        ((0.02, 0.10), 0.01, (0.60, 0.65), "It is not only length: against", "No."),
+        ((0.02, 0.10), 0.01, None, "It is not only length: against", "No."),
+        ((0.02, 0.10), 0.01, (0.47, 0.55), "It may be only length: against", "It may be."),
+        ((0.02, 0.10), 0.12, (0.60, 0.65), "It may be only length: against", "It may be."),
+        (
+            (-0.02, 0.10),
+            0.3,
+            (0.60, 0.65),
+            "not shown to be more than length: against",
+            "More than length is not shown.",
+        ),
+        ((-0.10, -0.02), 0.01, (0.40, 0.45), "Simply taking the longer response is better: against", "It is worse"),
+        ((-0.10, -0.02), 0.12, (0.40, 0.45), "Simply taking the longer response seems better:", "It seems worse"),
+    ],
+)
+def test_length_is_told_as_the_intervals_say(
+    against: tuple[float, float], p: float, controlled: tuple[float, float] | None, said: str, answer: str
+) -> None:
+    metrics = changed(length=difference(sum(against) / 2, *against, p=p))
+    if controlled:
+        metrics["rewards"]["realm"]["length_controlled"] = {"accuracy": sum(controlled) / 2, "ci": list(controlled)}
+    sentences = two_sentences(metrics)
+    assert said in sentences
+    assert len(re.findall(r"[a-z)%0-9]\.(?= |$)", sentences)) == 2, sentences
+    assert ("so that length alone gets 50 %, it is right in" in sentences) == (controlled is not None)
+    assert ("but p = 0.12 after correction" in sentences) == (p == 0.12)
+    assert dict(questions_answered(metrics))["Is it only length?"].startswith(answer)
+
+
+def test_length_that_was_not_measured_is_not_told() -> None:
+    metrics = changed()
+    del metrics["differences"]["realm - length"]
+    assert two_sentences(metrics).endswith("Whether it is only length was not measured: these pairs hold no texts.")
+    metrics["length_split"] = {}
+    assert two_sentences(metrics).endswith("Whether it is only length was not measured.")
+    assert dict(questions_answered(metrics))["Is it only length?"] == "Whether it is only length was not measured."
+
+
+@pytest.mark.parametrize(
+    ("model", "similarity", "linear", "said"),
+    [
+        (
+            (0.02, 0.08, 0.01),
+            (0.02, 0.08, 0.01),
+            (0.01, 0.03, 0.01),
+            "Yes, than either of its parts. It is better",
+        ),
+        (
+            (0.02, 0.08, 0.01),
+            (0.02, 0.08, 0.2),
+            (0.01, 0.03, 0.2),
+            "Than either of its parts, but not surely. It",
+        ),
+        ((0.02, 0.08, 0.01), (-0.02, 0.08, 0.9), (-0.03, 0.03, 1), "Than one of its parts, not surely than the other."),
+        (
+            (-0.02, 0.08, 1),
+            (-0.02, 0.08, 1),
+            (-0.03, -0.01, 0.01),
+            "These pairs do not show it. A weighted sum",
+        ),
+        ((-0.08, -0.02, 0.01), (0.02, 0.08, 0.01), (-0.03, -0.01, 0.2), "No. A weighted sum of the two seems to do"),
+    ],
+)
+def test_better_is_answered_as_the_intervals_say(
+    model: tuple[float, float, float],
+    similarity: tuple[float, float, float],
+    linear: tuple[float, float, float],
+    said: str,
+) -> None:
+    ends = {"reward_model": model, "similarity": similarity, "linear": linear}
+    metrics = changed(**{name: difference((low + high) / 2, low, high, p=p) for name, (low, high, p) in ends.items()})
+    assert questions_answered(metrics)[0][1].startswith(said)
+
+
+def test_how_sure_tells_power_and_the_spread_of_seeds() -> None:
+    metrics = changed(similarity=difference(0.1, 0.05, 0.15, p=0.002)) | {"seeds": SEEDS}
+    sure = dict(questions_answered(metrics))["How sure is that?"]
+    assert sure.startswith("p < 0.001 against the reward model alone and p = 0.002 against similarity alone, after")
+    assert "With these 321 posts, a true difference of 4.0 points between the combined reward and" in sure
+    assert seeds(SEEDS, [0.68, 0.72]) in sure
+
+
+def test_the_spread_of_seeds_stands_beside_the_interval() -> None:
+    assert seeds(SEEDS, [0.6, 0.7]) == (
+        "Trained from 3 seeds, the combiner reaches 70.0 to 70.4 % on these pairs (standard deviation 0.12 points; "
+        "single networks 0.34). The interval over posts is 10.0 points wide."
+    )
+
+
+def test_runs_are_compared_by_their_intervals() -> None:
+    better = copy.deepcopy(EVALUATION)
+    better["rewards"]["realm"] = reward(0.8, 0.78, 0.82)
+    assert runs_compared(["a", "b"], [EVALUATION, EVALUATION], []).endswith("their intervals overlap.")
+    text = runs_compared(["a", "b"], [EVALUATION, better], [f"model.x{n}" for n in range(6)])
+    assert text == (
+        "The runs differ in model.x0, model.x1, model.x2, model.x3 and 2 more. The combined reward of b ranks 80.0 % "
+        "rightly, that of a 70.1 %: their intervals lie apart."
+    )
+
+
+def test_what_holm_takes_back_is_said_where_an_interval_claims_something() -> None:
+    assert points(difference(0.068, 0.039, 0.097)) == "+6.8 points, +3.9 to +9.7"
+    assert (
+        points(difference(-0.02, -0.04, -0.001, p=0.116)) == "-2.0 points, -4.0 to -0.1, but p = 0.12 after correction"
+    )
+    assert points(difference(0.0, -0.01, 0.01, p=0.9)) == "+0.0 points, -1.0 to +1.0"
+    said = {
+        in_words(difference(0, *ends)) for ends in ((0.01, 0.02, 0.2), (0.01, 0.02), (-2, -1), (-2, -1, 0.06), (0, 1))
+    }
+    assert said == {"better, not surely", "better", "worse", "worse, not surely", "the data cannot tell"}
+
+
+def test_small_words() -> None:
+    assert [listed(list(names)) for names in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
+    assert [p_value(p) for p in (0.0004, 0.0016)] == ["p < 0.001", "p = 0.002"]

@@ -1,0 +1,77 @@
+"""Pairs of responses in words."""
+
+import pandas as pd
+import pytest
+
+from realm_lib.report.words.pairs import agreement, pairs_judged, pairs_made, preferred, worst_pairs
+from realm_lib.rlhf.dpo.pairs import PreferencePairs
+
+
+@pytest.mark.parametrize(
+    ("rewards", "probability", "readers", "said"),
+    [
+        ((1.0, 1.0), 0.5, 0, "Both get the same reward."),
+        ((1.0, 2.0), 0.5, 0, "Which would be preferred cannot be said: on validation pairs the reward was no better"),
+        ((1.0, 2.0), 0.2, None, "Response B would be preferred with 80 % probability."),
+        ((2.0, 1.0), 0.7, 0, "with 70 % probability. Readers preferred A: the reward is right."),
+        ((2.0, 1.0), 0.7, 1, "with 70 % probability. Readers preferred B: the reward is wrong."),
+    ],
+)
+def test_the_preferred_response_is_named(
+    rewards: tuple[float, float], probability: float, readers: int | None, said: str
+) -> None:
+    text = preferred(rewards, probability, readers)
+    assert said in text
+    assert ("Readers" in text) == ("Readers" in said)
+
+
+def test_pairs_made_are_counted_with_what_was_left_out() -> None:
+    table = pd.DataFrame({"prompt": ["a", "b"]})
+    assert pairs_made(PreferencePairs(table, "on_policy", 2)) == "2 pairs from 2 prompts."
+    dropped = {"repeated pairs": 1200, "longer than 9 tokens": 1}
+    assert pairs_made(PreferencePairs(table[:1], "human", 1202, dropped)) == (
+        "1 pair from 1,202 human pairs; left out: 1,200: repeated pairs; 1: longer than 9 tokens."
+    )
+
+
+def test_agreement_is_told_with_whom() -> None:
+    found = {"with": "gold", "pairs": 300, "share": 0.825, "ci": [0.788, 0.858]}
+    said = "on **82.5 %** of 300 pairs (95 % interval over prompts 78.8 to 85.8)."
+    assert agreement(found) == f"REALM's order agrees with the simulated truth {said}"
+    assert agreement(found | {"with": "human label"}) == f"REALM's order agrees with the human label {said}"
+    assert "nobody can say" in agreement(None)
+
+
+def test_pairs_of_a_file_are_counted() -> None:
+    source = {"read": 30, "posts_cut": 2, "dropped": {"ties": {"pairs": 4}}, "seen_in_training": 3}
+    text = pairs_judged("mine.jsonl", source, {"pairs": 23, "posts": 11})
+    assert text == (
+        "30 pairs were read from mine.jsonl, 23 of 11 prompts are judged. Left out: ties: 4; post seen in training: 3. "
+        "2 prompts were cut to the run's limit."
+    )
+    assert "Left out" not in pairs_judged(
+        "x", source | {"dropped": {}, "seen_in_training": 0}, {"pairs": 1, "posts": 1}
+    )
+
+
+def test_the_worst_pairs_are_quoted_and_harmless() -> None:
+    per_pair = pd.DataFrame(
+        {
+            "pair_id": ["a", "b", "c"], "post_id": ["1", "2", "3"], "domain": "askvet", "labels": [1, 0, 1],
+            "realm_A": [0.0, 1.0, 2.0], "realm_B": [1.0, -1.0, 0.0], "realm_p": [0.3, 0.9, 0.8],
+            "realm_correct": [0.0, 0.0, 1.0],
+        }
+    )  # fmt: skip
+    features = pd.DataFrame(
+        {
+            "pair_id": ["c", "b", "a"], "history": ["right", "two\nlines", "a <b>"],
+            "human_ref_A": ["ra", "costs $5", "x" * 700], "human_ref_B": ["rb", "best", "short"],
+        }
+    )  # fmt: skip
+    surest, next_one = worst_pairs(per_pair, features).split("\n\n---\n\n")
+    assert surest == (
+        "> **Post.** two lines\n>\n> **Chosen, reward -1.00.** best\n>\n> **Rejected, reward +1.00.** costs &#36;5"
+    )
+    assert "> **Post.** a &lt;b>" in next_one
+    assert f"> **Chosen, reward +0.00.** {'x' * 600} ..." in next_one
+    assert worst_pairs(per_pair, features, count=1) == surest
