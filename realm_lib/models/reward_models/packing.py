@@ -7,7 +7,7 @@ model each text sees the shared tokens and its own and nothing else (:mod:`realm
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,12 +37,8 @@ class Row:
 
 def common_prefix(texts: Sequence[Sequence[int]]) -> int:
     """How many first tokens all ``texts`` have in common, their last ones left out: each text ends by itself."""
-    shortest = min(map(len, texts)) - 1
-    first, last = (
-        min(map(tuple, texts)),
-        max(map(tuple, texts)),
-    )  # in lexicographic order; what these two share, all share
-    return next((place for place in range(shortest) if first[place] != last[place]), max(shortest, 0))
+    columns = zip(*(text[:-1] for text in texts), strict=False)  # as far as the shortest goes
+    return sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, columns))
 
 
 def plan_batches(
