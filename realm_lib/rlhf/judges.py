@@ -1,8 +1,8 @@
 """Judges by name: who says which of two answers is better."""
 
 import importlib
+import operator
 from collections.abc import Mapping
-from typing import Any
 
 from realm_lib.config.base import ParamsError
 from realm_lib.config.rlhf import RESERVED_JUDGES
@@ -45,16 +45,13 @@ def load_judges(sources: Mapping[str, str], reward: Reward, *, simulated: bool) 
 
 def _imported(name: str, source: str) -> Judge:
     module, _, path = source.partition(":")
-    judge: Any
     try:
-        judge = importlib.import_module(module)
-        for part in path.split("."):
-            judge = getattr(judge, part)
+        named = operator.attrgetter(path)(importlib.import_module(module))
     except (ImportError, AttributeError) as error:
         raise ParamsError(
             f"rlhf.judges.{name}: {source} cannot be imported: {error}. Is the module on PYTHONPATH, and spelled so?"
         ) from error
-    if not callable(judge):
-        raise ParamsError(f"rlhf.judges.{name}: {source} is a {type(judge).__name__}, not a function")
-    found: Judge = judge
-    return found
+    if not callable(named):
+        raise ParamsError(f"rlhf.judges.{name}: {source} is a {type(named).__name__}, not a function")
+    judge: Judge = named
+    return judge
