@@ -35,25 +35,23 @@ def length_bias(evaluation: Evaluation, *, resamples: int = 10_000, seed: int = 
     length = _signed_ranks(np.log1p(table["words_A"]).to_numpy() - np.log1p(table["words_B"]).to_numpy())
     posts = table["post_id"].to_numpy()
     level = evaluation.confidence
-    found: dict[str, Any] = {}
+    rewards: dict[str, Any] = {}
     for name in evaluation.scales:
         reward = _signed_ranks((table[f"{name}_A"] - table[f"{name}_B"]).to_numpy())
-        values = np.column_stack(
+        products = np.column_stack(
             [reward**2, length**2, quality**2, reward * length, reward * quality, length * quality]
         )
-        options: dict[str, Any] = {
-            "resamples": resamples,
-            "seed": derive_seed(seed, "length bias"),
-            "confidence": level,
-        }
-        drawn = bootstrap_over_posts(values, posts, **options)
-        plain, partial = _correlations(drawn.means[None, :])
-        plains, partials = _correlations(drawn.resampled)
-        found[name] = _entry("correlation", "ci", plain, plains, level) | _entry(
-            "given_quality", "given_quality_ci", partial, partials, level
+        drawn = bootstrap_over_posts(
+            products, posts, resamples=resamples, seed=derive_seed(seed, "length bias"), confidence=level
         )
+        plain, given_quality = _correlations(drawn.means[None, :])
+        plain_drawn, given_quality_drawn = _correlations(drawn.resampled)
+        rewards[name] = {
+            **_with_interval("correlation", "ci", plain, plain_drawn, level),
+            **_with_interval("given_quality", "given_quality_ci", given_quality, given_quality_drawn, level),
+        }
     lq = float((length * quality).sum() / np.sqrt((length**2).sum() * (quality**2).sum())) if length.any() else None
-    return {"quality": kind, "pairs": len(table), "quality_correlation": lq, "rewards": found}
+    return {"quality": kind, "pairs": len(table), "quality_correlation": lq, "rewards": rewards}
 
 
 def length_bias_table(evaluation: Evaluation, found: dict[str, Any]) -> pd.DataFrame:
@@ -105,7 +103,8 @@ def _correlations(moments: Floats) -> tuple[Floats, Floats]:
     return r_xl, partial
 
 
-def _entry(name: str, ci: str, value: Floats, drawn: Floats, level: float) -> dict[str, Any]:
+def _with_interval(name: str, ci: str, value: Floats, drawn: Floats, level: float) -> dict[str, Any]:
+    """``value`` [1] and its interval over the resamples ``drawn`` [n] under these keys; null where there is none."""
     if not np.isfinite(value[0]):
         return {name: None, ci: None}
     lows, highs = percentiles(drawn[np.isfinite(drawn)][:, None], level)

@@ -50,40 +50,43 @@ def explain_each(reward: RealmReward, prompts: Sequence[str], responses: Sequenc
     All are computed together. When that fails, the halves are, and so on down to the texts at fault; a hosted embedder
     is not asked again, since it has had its retries: there every text gets :class:`HostedModelError`.
     """
-    embedder = reward.embedder
-    hosted = isinstance(embedder, HostedEmbedder)
-    if isinstance(embedder, HostedEmbedder):
-        refused = _refused_by_host(embedder, prompts, responses)
-        if refused:
-            places = [place for place in range(len(prompts)) if place not in refused]
-            rest = iter(explain_each(reward, [prompts[n] for n in places], [responses[n] for n in places]))
-            return [refused[place] if place in refused else next(rest) for place in range(len(prompts))]
-    try:
-        table = reward.explain(prompts, responses)
-    except (ScorerError, EmbedderError, CombinerError) as error:
-        if hosted and isinstance(error, EmbedderError):
-            return [HostedModelError(str(error)) for _ in prompts]
-        if len(prompts) == 1:
-            return [error]
-        half = len(prompts) // 2
-        return [
-            *explain_each(reward, prompts[:half], responses[:half]),
-            *explain_each(reward, prompts[half:], responses[half:]),
-        ]
-    return [_checked(*row) for row in table.itertuples(index=False, name=None)]
+    outcomes: dict[int, Outcome] = {}
+    if isinstance(reward.embedder, HostedEmbedder):
+        outcomes |= _refused_by_host(reward.embedder, prompts, responses)
+    rest = [index for index in range(len(prompts)) if index not in outcomes]
+    computed = _computed(reward, [prompts[index] for index in rest], [responses[index] for index in rest])
+    outcomes |= dict(zip(rest, computed, strict=True))
+    return [outcomes[index] for index in range(len(prompts))]
 
 
 def _refused_by_host(
     embedder: HostedEmbedder, prompts: Sequence[str], responses: Sequence[str]
 ) -> dict[int, EmbedderError]:
-    """Texts that the hosted embedder cannot send, such as empty ones, found without asking it."""
+    """The errors of texts that the hosted embedder cannot send, such as empty ones, found without asking it."""
     refused = {}
-    for place, texts in enumerate(zip(prompts, responses, strict=True)):
+    for index, texts in enumerate(zip(prompts, responses, strict=True)):
         try:
             embedder.quote(texts)
         except EmbedderError as error:
-            refused[place] = error
+            refused[index] = error
     return refused
+
+
+def _computed(reward: RealmReward, prompts: Sequence[str], responses: Sequence[str]) -> list[Outcome]:
+    """As :func:`explain_each`, for texts that can be sent: together, or else by halves."""
+    try:
+        table = reward.explain(prompts, responses)
+    except (ScorerError, EmbedderError, CombinerError) as error:
+        if isinstance(error, EmbedderError) and isinstance(reward.embedder, HostedEmbedder):
+            return [HostedModelError(str(error)) for _ in prompts]
+        if len(prompts) == 1:
+            return [error]
+        half = len(prompts) // 2
+        return [
+            *_computed(reward, prompts[:half], responses[:half]),
+            *_computed(reward, prompts[half:], responses[half:]),
+        ]
+    return [_checked(*row) for row in table.itertuples(index=False, name=None)]
 
 
 def _checked(reward: float, spread: float, score: float, similarity: float) -> Explanation | RewardNotFiniteError:

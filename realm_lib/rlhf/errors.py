@@ -1,14 +1,18 @@
 """What can go wrong in a way that the user can mend."""
 
-__all__ = ["DPOError", "PPOError", "RewardError"]
+__all__ = ["DPOError", "PPOError", "RewardError", "SampleError"]
+
+
+class RewardError(RuntimeError):
+    """A reward or judge that raised, or whose answer is not one finite number a response; the message says where."""
+
+
+class SampleError(RuntimeError):
+    """Responses kept on disk that cannot be used, or a policy that they could not be told by."""
 
 
 class PPOError(RuntimeError):
     """PPO that cannot start or go on; the message says what to change."""
-
-
-class RewardError(PPOError):
-    """A reward that raised, or whose answer is not one finite number a response; the message names the prompt."""
 
 
 class DPOError(RuntimeError):

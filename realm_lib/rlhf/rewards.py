@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from realm_lib.data.chats import Prompt
 from realm_lib.rlhf.errors import RewardError
@@ -23,23 +24,23 @@ PARTS = ("score", "similarity", "spread")
 
 
 def ask_reward(
-    reward: Reward, prompts: Sequence[Prompt], responses: Sequence[str], places: Sequence[int], *, needs_spread: bool
+    reward: Reward, prompts: Sequence[Prompt], responses: Sequence[str], indices: Sequence[int], *, needs_spread: bool
 ) -> pd.DataFrame:
     """One row a response: reward, and spread, score, similarity where the reward tells them. One call.
 
-    ``places`` say which of the user's prompts these are. Raises :class:`RewardError` naming one for a reward that
+    ``indices`` say which of the user's prompts these are. Raises :class:`RewardError` naming one for a reward that
     raises, that answers with another number of rewards, or with None, NaN or infinity; and when ``needs_spread`` and
     there is none.
     """
     explain = getattr(reward, "explain", None)
     completions = [_completion(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
-    answer = _call(explain or reward, prompts, completions, places)
+    answer = _call(explain or reward, "the reward", prompts, completions, indices)
     if explain is None:
-        table = pd.DataFrame({"reward": _numbers(answer, "the reward", responses, places)})
+        table = pd.DataFrame({"reward": _numbers(answer, "the reward", responses, indices)})
     else:
         columns = ["reward", *(part for part in PARTS if part in answer)]
         table = pd.DataFrame(
-            {name: _numbers(list(answer[name]), f"the reward's {name}", responses, places) for name in columns}
+            {name: _numbers(list(answer[name]), f"the reward's {name}", responses, indices) for name in columns}
         )
     if needs_spread and "spread" not in table:
         raise RewardError(
@@ -50,11 +51,12 @@ def ask_reward(
 
 
 def ask_judge(
-    judge: Judge, prompts: Sequence[Prompt], responses: Sequence[str], places: Sequence[int]
-) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    """The judge's number for each response, float64 [n]; checked as a reward is."""
-    answer = _call(judge, prompts, list(responses), places)
-    return np.array(_numbers(answer, "the judge", responses, places), dtype=np.float64)
+    name: str, judge: Judge | Reward, prompts: Sequence[Prompt], responses: Sequence[str], indices: Sequence[int]
+) -> NDArray[np.float64]:
+    """The number of the judge ``name`` for each response, float64 [n]; asked and checked as a reward is."""
+    who = f"judge {name!r}"
+    answer = _call(judge, who, prompts, list(responses), indices)
+    return np.array(_numbers(answer, who, responses, indices), dtype=np.float64)
 
 
 def _completion(prompt: Prompt, response: str) -> Prompt:
@@ -62,29 +64,31 @@ def _completion(prompt: Prompt, response: str) -> Prompt:
     return response if isinstance(prompt, str) else [{"role": "assistant", "content": response}]
 
 
-def _call(reward: Callable[..., Any], prompts: Sequence[Prompt], completions: list[Any], places: Sequence[int]) -> Any:
+def _call(
+    reward: Callable[..., Any], who: str, prompts: Sequence[Prompt], completions: list[Any], indices: Sequence[int]
+) -> Any:
     try:
         return reward(prompts=list(prompts), completions=completions)  # by name: TRL's may take only some
     except Exception as error:
-        named = ", ".join(map(str, places[:8])) + (", ..." if len(places) > 8 else "")
-        raise RewardError(f"the reward failed on prompts {named}: {type(error).__name__}: {error}") from error
+        named = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
+        raise RewardError(f"{who} failed on prompts {named}: {type(error).__name__}: {error}") from error
 
 
-def _numbers(answer: Any, who: str, responses: Sequence[str], places: Sequence[int]) -> list[float]:
+def _numbers(answer: Any, who: str, responses: Sequence[str], indices: Sequence[int]) -> list[float]:
     try:
-        found = list(answer)
+        numbers = list(answer)
     except TypeError:
         raise RewardError(f"{who} answered {type(answer).__name__}, not a list of numbers") from None
-    if len(found) != len(responses):
+    if len(numbers) != len(responses):
         raise RewardError(
-            f"{who} answered {len(found)} numbers for the {len(responses)} responses to prompts {places[0]} to "
-            f"{places[-1]}"
+            f"{who} answered {len(numbers)} numbers for the {len(responses)} responses to prompts {indices[0]} to "
+            f"{indices[-1]}"
         )
-    for value, response, place in zip(found, responses, places, strict=True):
+    for value, response, index in zip(numbers, responses, indices, strict=True):
         number = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
             raise RewardError(
-                f"{who} answered {number!r} for prompt {place} (response: {response[:60]!r}); every response needs a "
+                f"{who} answered {number!r} for prompt {index} (response: {response[:60]!r}); every response needs a "
                 "finite number"
             )
-    return [float(value) for value in found]
+    return [float(value) for value in numbers]

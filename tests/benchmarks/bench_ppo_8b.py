@@ -131,7 +131,7 @@ def main() -> None:
         "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
         "torch": torch.__version__,
         "weights": weights,
-        "trained": sum(value.numel() for value in trainer._trained),
+        "trained": sum(value.numel() for value in trainer.learner.parameters.values()),
         "episodes": options.batch,
         "epochs": options.epochs,
         "tokens": row["tokens"],

@@ -17,12 +17,13 @@ from support.dpo_run import make_params
 from support.ppo_run import letters, make_policy, vowels
 
 from realm_lib.config.base import ParamsError
-from realm_lib.config.rlhf import ComparisonParams, RlhfParams
+from realm_lib.config.rlhf import RESERVED_JUDGES, ComparisonParams, RlhfParams
 from realm_lib.rlhf.comparison.answers import compare_policies, starting_policy, trained_policy
 from realm_lib.rlhf.comparison.result import ComparisonError, PolicyComparison
 from realm_lib.rlhf.errors import RewardError
 from realm_lib.rlhf.policies import Policy, encode_prompts, load_policy, save_policy
 from realm_lib.rlhf.samples import SampleStore, policy_identity
+from realm_lib.runs.run import Run
 
 ASKED = [f"What {'ever ' * (n % 3)}makes dough {n} rise?" for n in range(14)]
 SETTINGS = ComparisonParams(prompts=12, best_of=[2, 4], resamples=400)
@@ -68,9 +69,9 @@ def compare(run: Path, params: RlhfParams | None = None, **changes: Any) -> Poli
     options: dict[str, Any] = {
         "reward": Explained(),
         "prompts": ASKED,
-        "judges": {"realm": letters, "gold": vowels},
+        "judge": {"realm": letters, "gold": vowels},
         "trained": {name: trained_policy(params.ppo, f"models/policy_{name}") for name in ("ppo", "dpo")},
-        "run_folder": run,
+        "run": Run(run),
         **changes,
     }
     return compare_policies(params, start=starting_policy(params), **options)
@@ -130,7 +131,7 @@ def test_the_start_s_own_answer_is_none_of_those_that_best_of_n_chooses_from(
 
 def test_equal_answers_to_a_prompt_are_scored_once(folder: Path) -> None:
     reward = Explained()
-    comparison = compare(folder, reward=reward, judges=None)
+    comparison = compare(folder, reward=reward, judge=None)
     assert len(reward.asked) == len(set(reward.asked))
     assert set(reward.asked) == set(zip(comparison.answers["prompt"], comparison.answers["answer"], strict=True))
 
@@ -139,7 +140,7 @@ def test_a_second_comparison_draws_nothing_and_finds_the_same(folder: Path, foun
     before = {path: path.stat().st_mtime_ns for path in folder.glob("samples/*/*")}
     assert compare(folder).metrics() == found
     assert {path: path.stat().st_mtime_ns for path in folder.glob("samples/*/*")} == before
-    assert compare(folder, run_folder=folder, seed=7).metrics() != found
+    assert compare(folder, seed=7).metrics() != found
 
 
 # Numbers
@@ -148,6 +149,8 @@ def test_a_second_comparison_draws_nothing_and_finds_the_same(folder: Path, foun
 def test_metrics_are_what_other_computations_find(comparison: PolicyComparison, found: dict[str, Any]) -> None:
     json.dumps(found, allow_nan=False)
     assert (found["prompts"], found["judge"]) == (12, "gold")
+    entries = {key for entry in found["policies"].values() for key in entry}
+    assert {*comparison.answers, *entries} <= RESERVED_JUDGES | {"realm", "gold"}, "a judge would overwrite it"
     for name in comparison.policies:
         entry, own = found["policies"][name], answers(comparison, name)
         for column in ("realm", "gold"):
@@ -265,11 +268,11 @@ def test_a_policy_with_other_tokens_or_another_template_is_refused(folder: Path,
 
 
 def test_judges_are_named_and_checked(folder: Path) -> None:
-    with pytest.raises(RewardError, match="judge 'mine': "):
-        compare(folder, judges={"mine": lambda prompts, completions: [math.nan] * len(prompts)})
+    with pytest.raises(RewardError, match="judge 'mine' answered nan"):
+        compare(folder, judge={"mine": lambda prompts, completions: [math.nan] * len(prompts)})
     with pytest.raises(ParamsError, match="'characters' is taken"):
-        compare(folder, judges={"characters": vowels})
-    own = compare(folder, judges={"mine": vowels}).metrics()
+        compare(folder, judge={"characters": vowels})
+    own = compare(folder, judge={"mine": vowels}).metrics()
     assert own["judge"] == "realm", "no truth is known"
     assert own["policies"]["dpo"]["by_judge"]["mine"]["win_rate"] >= 0
     assert own["policies"]["base"]["mine"]["mean"] >= 0

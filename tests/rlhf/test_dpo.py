@@ -17,7 +17,7 @@ from support.dpo_run import make_params, outcome
 from support.ppo_run import HELD_OUT, PROMPTS, letters, make_policy, vowels
 
 from realm_lib.config.base import ParamsError
-from realm_lib.config.rlhf import DPOParams, LoraParams
+from realm_lib.config.rlhf import RESERVED_JUDGES, DPOParams, LoraParams
 from realm_lib.rlhf.dpo.fitting import fit
 from realm_lib.rlhf.dpo.held_out import HeldOutPairs
 from realm_lib.rlhf.dpo.loss import dpo_losses, implicit_rewards
@@ -26,6 +26,8 @@ from realm_lib.rlhf.dpo.result import DPOResult, ranking_agreement, with_margins
 from realm_lib.rlhf.dpo.training import make_pairs, train_dpo
 from realm_lib.rlhf.errors import DPOError, RewardError
 from realm_lib.rlhf.policies import Policy, encode_prompts, load_policy, response_log_probs, sample
+from realm_lib.runs.run import Run
+from realm_lib.runs.weights import folder_digest
 
 LORA = LoraParams(r=4, alpha=8.0)
 MANY = [f"{start} bread {n} rise?" for n in range(40) for start in ("Why does", "How can")]
@@ -244,7 +246,7 @@ def test_an_adapter_on_4_bit_weights_is_trained_in_float32(tmp_path: Path) -> No
     params = make_params(folder, pairs="human", **options)
     table = pd.DataFrame({"prompt": PROMPTS[:16], "chosen": "Yeast makes gas.", "rejected": "No idea, thank you."})
     watched = table.assign(prompt=HELD_OUT[0]).head(4)
-    result = train_dpo(params, letters, table, held_out=HELD_OUT, held_out_pairs=watched, run_folder=tmp_path / "run")
+    result = train_dpo(params, letters, table, held_out=HELD_OUT, held_out_pairs=watched, run=Run(tmp_path / "run"))
     trained = {name: value for name, value in result.policy.model.named_parameters() if value.requires_grad}
     assert {value.dtype for value in trained.values()} == {torch.float32}
     assert all("lora_" in name for name in trained)
@@ -265,7 +267,7 @@ def test_an_adapter_on_4_bit_weights_is_trained_in_float32(tmp_path: Path) -> No
 def finished(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[DPOResult, Path]:
     run = tmp_path_factory.mktemp("run")
     params = make_params(folder, {"batch_size": 64}, num_epochs=3, learning_rate=3e-3, samples_per_prompt=6)
-    result = train_dpo(params, letters, MANY, held_out=MANY_HELD_OUT, judges={"gold": vowels}, run_folder=run)
+    result = train_dpo(params, letters, MANY, held_out=MANY_HELD_OUT, judge=vowels, run=Run(run))
     return result, run
 
 
@@ -283,6 +285,27 @@ def test_training_moves_margin_accuracy_and_answers(finished: tuple[DPOResult, P
     )  # fmt: skip
     assert found["judge"] == "gold"
     assert found["win_rate"] == found["win_rates"]["gold"]["win_rate"]
+    columns = {column.removesuffix("_before").removesuffix("_after") for column in result.answers}
+    assert columns | found.keys() <= RESERVED_JUDGES | {"realm", "gold"}, "a judge of such a name would overwrite it"
+
+
+def test_the_policy_is_loaded_and_digested_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, digested = [], []
+
+    def load(params: DPOParams, *arguments: Any, **options: Any) -> Policy:
+        loaded.append(params.model_name)
+        return load_policy(params, *arguments, **options)
+
+    def digest(where: Path) -> str:
+        digested.append(where.name)
+        return folder_digest(where)
+
+    monkeypatch.setattr("realm_lib.rlhf.dpo.training.load_policy", load)
+    monkeypatch.setattr("realm_lib.rlhf.samples.folder_digest", digest)
+    params = make_params(folder, num_epochs=1)
+    train_dpo(params, letters, PROMPTS, held_out=HELD_OUT, run=Run(tmp_path))
+    assert loaded == [str(folder)]
+    assert digested == [folder.name, "policy_dpo"], "the start once, and then what was saved, by which 06 knows it"
 
 
 def test_its_numbers_are_those_of_its_tables(finished: tuple[DPOResult, Path]) -> None:
@@ -413,7 +436,7 @@ def test_an_adapter_where_it_cannot_be_trained(folder: Path, tmp_path: Path) -> 
     output_layer = LoraParams(r=2, alpha=4.0, target_modules=["lm_head"])
     refused(folder, DPOError, "TRL's DPOTrainer refuses: .*lm_head", lora=output_layer)
     params = make_params(folder, lora=LORA)
-    train_dpo(params, letters, PROMPTS, held_out=HELD_OUT, run_folder=tmp_path)
+    train_dpo(params, letters, PROMPTS, held_out=HELD_OUT, run=Run(tmp_path))
     refused(tmp_path / "models" / "policy_dpo", DPOError, "is an adapter on another model: merge it into its base")
 
 
@@ -427,7 +450,6 @@ def test_a_judge_that_cannot_be_used_is_named(folder: Path) -> None:
     def short(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
         return [1.0]
 
-    refused(
-        folder, RewardError, "judge 'short': .* 1 numbers for the 18", given={"judges": {"short": short}}, num_epochs=1
-    )
-    refused(folder, ParamsError, "'length' is taken", given={"judges": {"length": vowels}})
+    says = "judge 'short' answered 1 numbers for the 18"
+    refused(folder, RewardError, says, given={"judge": {"short": short}}, num_epochs=1)
+    refused(folder, ParamsError, "'length' is taken", given={"judge": {"length": vowels}})

@@ -21,7 +21,7 @@ from realm_lib.config.rlhf import SamplingParams
 from realm_lib.rlhf.dpo.material import load_material
 from realm_lib.rlhf.dpo.pairs import PreferencePairs, choose_pairs
 from realm_lib.rlhf.dpo.training import make_pairs
-from realm_lib.rlhf.errors import DPOError, RewardError
+from realm_lib.rlhf.errors import DPOError, RewardError, SampleError
 from realm_lib.rlhf.policies import Policy, PolicyError, encode_prompts, load_policy
 from realm_lib.rlhf.samples import SampleStore, policy_identity
 
@@ -320,7 +320,7 @@ def test_a_broken_file_of_samples_is_named_and_a_half_written_one_is_not_read(po
     lines = piece.read_text(encoding="utf-8").splitlines()
     for broken in (lines[1][:30], json.dumps({**json.loads(lines[1]), "ids": []}), json.dumps([1])):
         piece.write_text("\n".join([lines[0], broken, *lines[2:]]), encoding="utf-8")
-        with pytest.raises(DPOError, match=rf"{piece.name}, line 2: not a sampled response. Delete the file"):
+        with pytest.raises(SampleError, match=rf"{piece.name}, line 2: not a sampled response. Delete the file"):
             store(tmp_path)
     piece.unlink()
     assert store(tmp_path).draw(policy, ids, [0])
@@ -347,7 +347,7 @@ def test_samples_of_a_hub_s_model_are_known_by_its_commit(
     place = tmp_path / "models--some--policy"
     (place / "refs").mkdir(parents=True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(DPOError, match="some/policy: cannot tell which commit of it is meant; give a revision"):
+    with pytest.raises(SampleError, match="some/policy: cannot tell which commit of it is meant; give a revision"):
         policy_identity(params, None)
     found = []
     for commit in ("1" * 40, "2" * 40):

@@ -14,6 +14,7 @@ from support.dpo_run import interrupted, run
 from support.ppo_run import HELD_OUT, PROMPTS, letters, make_policy
 
 from realm_lib.rlhf.dpo.training import make_pairs
+from realm_lib.runs.run import Run
 
 TESTS = Path(__file__).parents[1]
 PROGRAM = TESTS / "support" / "dpo_run.py"
@@ -85,6 +86,6 @@ def test_killed_in_sampling_and_in_training_it_ends_as_if_it_had_not_been(
 
     # The pairs looked at beforehand are those that were trained on: nothing is drawn for them again.
     before = {path: path.stat().st_mtime_ns for path in pieces(whole)}
-    pairs = make_pairs(interrupted(policy), letters, PROMPTS, held_out=HELD_OUT, run_folder=whole)
+    pairs = make_pairs(interrupted(policy), letters, PROMPTS, held_out=HELD_OUT, run=Run(whole))
     assert len(pairs) == wanted["metrics"]["pairs"]
     assert {path: path.stat().st_mtime_ns for path in pieces(whole)} == before

@@ -12,9 +12,10 @@ from support.ppo_run import letters, vowels
 from realm_lib.config.base import ParamsError
 from realm_lib.config.profile import Params, load_params
 from realm_lib.data.pairs import load_pairs
-from realm_lib.data.simulator import gold_utility
+from realm_lib.data.simulator import gold_utilities, gold_utility
 from realm_lib.rlhf.errors import RewardError
-from realm_lib.rlhf.judges import check_judge_names, gold_judge, judged, load_judges
+from realm_lib.rlhf.judges import load_judges, named_judges
+from realm_lib.rlhf.rewards import ask_judge
 
 PROFILE = "params/test.yaml"
 
@@ -44,8 +45,8 @@ def test_judges_are_loaded_by_name_from_the_parameters() -> None:
     judges = load_judges(params.rlhf.judges, letters, simulated=True)
     assert list(judges) == ["realm", "gold", "polite", "brief"]
     assert judges["realm"] is letters
-    assert judged("polite", judges["polite"], ["a", "b"], ["Yes, please.", "No."], [0, 1]).tolist() == [1.0, 0.0]
-    assert judged("brief", judges["brief"], ["a"], ["Yes."], [0]).tolist() == [-4.0]
+    assert ask_judge("polite", judges["polite"], ["a", "b"], ["Yes, please.", "No."], [0, 1]).tolist() == [1.0, 0.0]
+    assert ask_judge("brief", judges["brief"], ["a"], ["Yes."], [0]).tolist() == [-4.0]
     assert list(load_judges({}, letters, simulated=False)) == ["realm"]
 
 
@@ -84,10 +85,18 @@ def test_names_and_places_that_cannot_be_are_refused_by_the_parameters(judges: s
 
 
 def test_a_name_that_would_overwrite_a_column_is_refused_from_python_too() -> None:
-    check_judge_names(["realm", "gold", "polite"])
-    for name in ("length", "win_rate", "reward", "no name"):
+    for name in ("length", "win_rate", "reward", "entropy", "no name"):
         with pytest.raises(ParamsError, match=f"{name!r} is taken or not a plain name"):
-            check_judge_names([name])
+            named_judges({name: vowels})
+
+
+def test_one_judge_is_gold_several_keep_their_names_and_the_reward_is_none_of_them() -> None:
+    assert named_judges(None) == {}
+    assert named_judges(vowels) == {"gold": vowels}
+    assert list(named_judges({"realm": letters, "polite": vowels, "gold": letters}).items()) == [
+        ("polite", vowels),
+        ("gold", letters),
+    ]
 
 
 def broken(prompts: Sequence[Any], completions: Sequence[Any]) -> list[float]:
@@ -97,26 +106,30 @@ def broken(prompts: Sequence[Any], completions: Sequence[Any]) -> list[float]:
 @pytest.mark.parametrize(
     ("judge", "says"),
     [
-        (broken, "judge 'mine': .*on prompts 7, 9: KeyError: 'temperature'"),
-        (lambda prompts, completions: [1.0], "judge 'mine': .*1 numbers for the 2"),
-        (lambda prompts, completions: [1.0, math.nan], "judge 'mine': .*nan for prompt 9"),
-        (lambda prompts, completions: [1.0, None], "judge 'mine': .*None for prompt 9"),
-        (lambda prompts, completions: 1.0, "judge 'mine': .*float, not a list"),
-        (lambda prompts: [1.0], "judge 'mine': .*TypeError"),
+        (broken, "judge 'mine' failed on prompts 7, 9: KeyError: 'temperature'"),
+        (lambda prompts, completions: [1.0], "judge 'mine' answered 1 numbers for the 2"),
+        (lambda prompts, completions: [1.0, math.nan], "judge 'mine' answered nan for prompt 9"),
+        (lambda prompts, completions: [1.0, None], "judge 'mine' answered None for prompt 9"),
+        (lambda prompts, completions: 1.0, "judge 'mine' answered float, not a list"),
+        (lambda prompts: [1.0], "judge 'mine' failed .*TypeError"),
     ],
 )  # fmt: skip
 def test_a_judge_s_answer_is_believed_only_when_it_is_one_number_a_completion(judge: Any, says: str) -> None:
     with pytest.raises(RewardError, match=says):
-        judged("mine", judge, ["a", "b"], ["c", "d"], [7, 9])
-    assert judged("mine", vowels, ["a"], ["aei"], [0]).tolist() == [3.0]
+        ask_judge("mine", judge, ["a", "b"], ["c", "d"], [7, 9])
+    assert ask_judge("mine", vowels, ["a"], ["aei"], [0]).tolist() == [3.0]
 
 
 def test_gold_is_the_simulator_s_utility() -> None:
     params: Params = load_params(PROFILE)
     pair = load_pairs(params.data, "test").iloc[0]
     asked = [pair["history"]] * 2, [pair["human_ref_A"], pair["human_ref_B"]]
-    found = judged("gold", gold_judge, *asked, [0, 0])
+    judge = load_judges({}, letters, simulated=True)["gold"]
+    assert judge is gold_utilities
+    found = ask_judge("gold", judge, *asked, [0, 0])
     assert found.tolist() == [gold_utility(pair["history"], text) for text in asked[1]]
     assert found.tolist() == pytest.approx([pair["gold_A"], pair["gold_B"]])
+    chats = [[{"role": "user", "content": prompt}] for prompt in asked[0]]
+    assert ask_judge("gold", judge, chats, asked[1], [0, 0]).tolist() == found.tolist()
     with pytest.raises(RewardError, match="judge 'gold'"):
-        judged("gold", gold_judge, ["Not a post of the simulator."], ["Yes."], [0])
+        ask_judge("gold", judge, ["Not a post of the simulator."], ["Yes."], [0])

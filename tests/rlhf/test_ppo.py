@@ -15,7 +15,8 @@ import torch
 from pydantic import ValidationError
 from support.ppo_run import HELD_OUT, PROMPTS, letters, make_params, make_policy, vowels
 
-from realm_lib.config.rlhf import LoraParams, PPOParams
+from realm_lib.config.base import ParamsError
+from realm_lib.config.rlhf import RESERVED_JUDGES, LoraParams, PPOParams
 from realm_lib.rlhf.errors import PPOError, RewardError
 from realm_lib.rlhf.policies import Policy, PolicyError, backbone_of, load_policy, response_log_probs
 from realm_lib.rlhf.ppo.held_out import choose
@@ -171,6 +172,27 @@ def test_other_prompts_choose_the_policy_than_those_that_judge_it(folder: Path, 
     rows = [json.loads(line) for line in lines]
     assert [row["post"] for row in rows] == choose_on * 3
     assert [row["response"] for row in rows] == found.samples["response"].tolist()
+
+
+def test_every_judge_has_its_column_and_none_has_a_say(folder: Path) -> None:
+    judges = {"gold": vowels, "brief": lambda prompts, completions: [-float(len(text)) for text in completions]}
+    params = make_params(folder)
+    alone, judged = (train_ppo(params, letters, PROMPTS, held_out=HELD_OUT, judge=judge) for judge in (None, judges))
+    assert largest_difference(weights(alone.policy), weights(judged.policy)) == 0
+    answers = judged.samples["response"]
+    assert judged.samples["gold"].tolist() == vowels([], answers)
+    assert judged.samples["brief"].tolist() == judges["brief"]([], answers)
+    metrics, curve = judged.metrics(), judged.curve()
+    assert alone.metrics()["reward"] == metrics["reward"]
+    after = judged.judged[judged.judged["step"] == judged.best_step]
+    assert metrics["brief"]["after"] == pytest.approx(after["brief"].mean())
+    assert curve["brief"].iloc[0] == 0
+    bounds = {f"{name}_{side}" for name in judges for side in ("low", "high")}
+    tables = (judged.history, judged.evaluations, judged.samples, judged.judged, curve, metrics)
+    columns = {column for table in tables for column in table}
+    assert columns - bounds - judges.keys() <= RESERVED_JUDGES, "a judge of such a name would overwrite it"
+    with pytest.raises(ParamsError, match="'entropy' is taken"):
+        train_ppo(params, letters, PROMPTS, held_out=HELD_OUT, judge={"entropy": vowels})
 
 
 # What changes nothing
@@ -346,7 +368,7 @@ def test_the_parts_are_asked_for_once_and_spread_is_a_penalty(folder: Path) -> N
     assert reward.calls == 1
     told = pd.DataFrame([episode.told for episode in episodes])
     assert set(told) == {"reward", "spread", "score", "similarity"}
-    np.testing.assert_allclose(ppo._scores(episodes), told["reward"] - 2.0 * told["spread"])
+    np.testing.assert_allclose(ppo.learner.scores(episodes), told["reward"] - 2.0 * told["spread"])
     assert ppo.update(episodes)["score"] == 1.0
     with pytest.raises(RewardError, match="tells no spread"):
         trainer(folder, reward_uncertainty_penalty=1.0).collect()

@@ -11,6 +11,7 @@ from typing import Any
 from realm_lib.config.rlhf import DPOParams, RlhfParams
 from realm_lib.rlhf.dpo.result import DPOResult
 from realm_lib.rlhf.dpo.training import train_dpo
+from realm_lib.runs.run import Run
 from support.ppo_run import HELD_OUT, PROMPTS, letters, vowels
 from support.ppo_run import make_params as make_ppo_params
 
@@ -38,7 +39,7 @@ def interrupted(policy: Path) -> RlhfParams:
 def run(policy: Path, folder: Path) -> dict[str, Any]:
     """Train; what must be the same however often the training was killed."""
     result = train_dpo(
-        interrupted(policy), letters, PROMPTS, held_out=HELD_OUT, judges={"vowels": vowels}, run_folder=folder
+        interrupted(policy), letters, PROMPTS, held_out=HELD_OUT, judge={"vowels": vowels}, run=Run(folder)
     )
     return outcome(result)
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
+from realm_lib.data.chats import Prompt, as_text
 from realm_lib.data.simulator.knowledge import Question, load_grammar, questions_by_ask
 
 __all__ = ["Judgement", "UnknownPostError", "gold_utilities", "gold_utility", "judge", "question_of"]
@@ -71,9 +72,9 @@ def gold_utility(prompt: str, response: str) -> float:
     return judge(question_of(prompt), response).utility
 
 
-def gold_utilities(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
-    """:func:`gold_utility` of each completion, with a reward's signature: a judge for the trainers."""
-    return [gold_utility(prompt, response) for prompt, response in zip(prompts, completions, strict=True)]
+def gold_utilities(prompts: Sequence[Prompt], completions: Sequence[Prompt]) -> list[float]:
+    """:func:`gold_utility` of each completion, with a judge's signature: texts, or messages of a chat."""
+    return [gold_utility(as_text(prompt), as_text(text)) for prompt, text in zip(prompts, completions, strict=True)]
 
 
 def question_of(prompt: str) -> Question:

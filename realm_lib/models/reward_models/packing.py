@@ -7,7 +7,7 @@ model each text sees the shared tokens and its own and nothing else (:mod:`realm
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,12 +37,8 @@ class Row:
 
 def common_prefix(texts: Sequence[Sequence[int]]) -> int:
     """How many first tokens all ``texts`` have in common, their last ones left out: each text ends by itself."""
-    shortest = min(map(len, texts)) - 1
-    first, last = (
-        min(map(tuple, texts)),
-        max(map(tuple, texts)),
-    )  # in lexicographic order; what these two share, all share
-    return next((place for place in range(shortest) if first[place] != last[place]), max(shortest, 0))
+    columns = zip(*(text[:-1] for text in texts), strict=False)  # as far as the shortest goes
+    return sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, columns))
 
 
 def plan_batches(
@@ -61,8 +57,8 @@ def plan_batches(
     A row that is longer than the budget, which only a single text can be, is a batch by itself.
     """
     members: dict[Hashable, list[int]] = defaultdict(list)
-    for place in range(len(texts)):
-        members[groups[place] if attention_length else place].append(place)
+    for index in range(len(texts)):
+        members[groups[index] if attention_length else index].append(index)
     rows = [row for places in members.values() for row in _rows(texts, places, budget, attention_length or 0.0)]
     rows.sort(key=lambda row: -row.length)
     ends = _best_cuts(np.array([row.length for row in rows], dtype=np.int64), budget, attention_length, pass_cost)
@@ -94,22 +90,22 @@ def _best_cuts(lengths: NDArray[np.int64], budget: int, attention_length: float 
 
 
 def _rows(texts: Sequence[Sequence[int]], places: Sequence[int], budget: int, attention_length: float) -> list[Row]:
-    shared = common_prefix([texts[place] for place in places]) if len(places) > 1 else 0
+    shared = common_prefix([texts[index] for index in places]) if len(places) > 1 else 0
     if shared < _LEAST_SHARED:
-        return [Row((), [texts[place]], [place]) for place in places]
-    order = sorted(places, key=lambda place: -len(texts[place]))
-    fewest = _best_number_of_rows(shared, [len(texts[place]) - shared for place in places], attention_length)
+        return [Row((), [texts[index]], [index]) for index in places]
+    order = sorted(places, key=lambda index: -len(texts[index]))
+    fewest = _best_number_of_rows(shared, [len(texts[index]) - shared for index in places], attention_length)
     for number in range(fewest, len(order) + 1):
         bins: list[list[int]] = [[] for _ in range(number)]
         filled = [0] * number
-        for place in order:
+        for index in order:
             emptiest = filled.index(min(filled))
-            bins[emptiest].append(place)
-            filled[emptiest] += len(texts[place]) - shared
+            bins[emptiest].append(index)
+            filled[emptiest] += len(texts[index]) - shared
         if shared + max(filled) <= budget:
             break
     return [
-        Row(texts[row[0]][:shared], [texts[place][shared:] for place in row], row)
+        Row(texts[row[0]][:shared], [texts[index][shared:] for index in row], row)
         if len(row) > 1
         else Row((), [texts[row[0]]], row)
         for row in bins

@@ -18,9 +18,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from realm_lib.config.training import ModelParams, TrainingParams
+from realm_lib.reward.combiner.checkpoint import TrainingHistory
 from realm_lib.reward.combiner.network import Layers, member_rewards
 from realm_lib.reward.combiner.pairs import FEATURES, CombinerError, check_features, chosen_and_rejected, mean_and_std
-from realm_lib.reward.combiner.training import TrainingHistory, TrainingPairs, train_members
+from realm_lib.reward.combiner.training import TrainingPairs, train_members
 from realm_lib.runs.files import atomic_path, write_json
 
 __all__ = ["Combiner"]

@@ -4,25 +4,20 @@ Everything random comes from (seed, member, epoch), so an interrupted training n
 and a member of an ensemble sees the batches and the dropout that it would see alone.
 """
 
-import hashlib
-import json
-import logging
 import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from realm_lib.config.training import ModelParams, TrainingParams
+from realm_lib.reward.combiner.checkpoint import State, TrainingHistory, fingerprint, restore, save
 from realm_lib.reward.combiner.network import (
     Layers,
     bradley_terry_loss,
@@ -32,12 +27,9 @@ from realm_lib.reward.combiner.network import (
     new_layers,
 )
 from realm_lib.reward.combiner.pairs import CombinerError
-from realm_lib.runs.files import atomic_path
 from realm_lib.runs.seeds import derive_seed
 
-__all__ = ["TrainingHistory", "TrainingPairs", "effective_batch_size", "effective_learning_rate", "train_members"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["TrainingPairs", "effective_batch_size", "effective_learning_rate", "train_members"]
 
 _LEAST_STEPS = 256
 """Least steps an epoch. With a few steps of 4096 pairs a small set would end its epochs untrained: 20,000 simulated
@@ -51,56 +43,12 @@ _ROWS_AT_ONCE = 8192
 _TRAIN_LOSS_PAIRS = 32768
 
 
-@dataclass
-class TrainingHistory:
-    """How a training went. One value an epoch in the lists, all of the mean over members, without dropout."""
-
-    train_loss: list[float] = field(default_factory=list)
-    """Mean -log sigmoid(margin), in nats, over the training pairs (over 32,768 of them where there are more)."""
-    validation_loss: list[float] = field(default_factory=list)
-    validation_accuracy: list[float] = field(default_factory=list)
-    """Share of the validation pairs in the right order; a tie counts half."""
-    best_epoch: int = 0
-    """The epoch, counted from 1, with the lowest validation loss."""
-    member_epochs: list[int] = field(default_factory=list)
-    """The epoch whose weights each member kept."""
-    seconds: float = 0.0
-    batch_size: int = 0
-    """Pairs a step, as used: see :func:`effective_batch_size`."""
-    learning_rate: float = 0.0
-    """Adam's rate, as used: see :func:`effective_learning_rate`."""
-    kept: dict[str, float] = field(default_factory=dict)
-    """train_loss, validation_loss and validation_accuracy of the model as kept."""
-
-    def metrics(self) -> dict[str, float | int]:
-        """What metrics/combiner.json holds; the losses and the accuracy are those of the model as kept."""
-        return {"best_epoch": self.best_epoch, **self.kept, "seconds": self.seconds}
-
-
 @dataclass(frozen=True)
 class TrainingPairs:
     """Standardised features of pairs, float32 [pairs, 2, features]: the chosen response, then the rejected one."""
 
     train: Tensor
     validation: Tensor
-
-
-@dataclass
-class _State:
-    """All that a training has learned so far, between two epochs."""
-
-    layers: Layers
-    best: Layers
-    best_loss: Tensor
-    """float64 [members]"""
-    optimiser: torch.optim.AdamW
-    epoch: int
-    """Epochs done."""
-    history: TrainingHistory
-
-    def running(self, patience: int) -> list[int]:
-        """The members that still train: their best epoch is less than ``patience`` epochs back."""
-        return [member for member, best in enumerate(self.history.member_epochs) if self.epoch - best < patience]
 
 
 def effective_batch_size(pairs: int, params: TrainingParams) -> int:
@@ -170,8 +118,8 @@ def _train_members(
     state = _new_state(model, params, *pairs.train.shape[::2])
     identity = ""
     if checkpoint is not None:
-        identity = _identity(pairs, model, params)
-        _restore(state, checkpoint, identity)
+        identity = fingerprint((pairs.train, pairs.validation), model, params)
+        restore(state, checkpoint, identity)
     history = state.history
     with tqdm(total=params.num_epochs, initial=state.epoch, desc="combiner", unit="epoch", disable=not progress) as bar:
         while state.epoch < params.num_epochs and (running := state.running(params.patience)):
@@ -181,7 +129,7 @@ def _train_members(
             _judge_epoch(state, running, pairs)
             history.seconds += time.perf_counter() - started
             if checkpoint is not None:
-                _save(state, checkpoint, identity)
+                save(state, checkpoint, identity)
             bar.set_postfix(validation=f"{history.validation_loss[-1]:.4f}")
             bar.update()
     history.best_epoch = 1 + int(np.argmin(history.validation_loss))
@@ -193,12 +141,12 @@ def _train_members(
     return state.best, history
 
 
-def _new_state(model: ModelParams, params: TrainingParams, pairs: int, inputs: int) -> _State:
+def _new_state(model: ModelParams, params: TrainingParams, pairs: int, inputs: int) -> State:
     started = new_layers(model, params.seed, inputs)
     layers = [(weight.requires_grad_(), bias.requires_grad_()) for weight, bias in started]
     batch_size = effective_batch_size(pairs, params)
     rate = effective_learning_rate(batch_size, params)
-    return _State(
+    return State(
         layers=layers,
         best=[(weight.detach().clone(), bias.detach().clone()) for weight, bias in layers],
         best_loss=torch.full((model.ensemble,), math.inf, dtype=torch.float64),
@@ -214,7 +162,7 @@ def _new_state(model: ModelParams, params: TrainingParams, pairs: int, inputs: i
     )
 
 
-def _train_epoch(state: _State, running: list[int], train: Tensor, model: ModelParams, params: TrainingParams) -> None:
+def _train_epoch(state: State, running: list[int], train: Tensor, model: ModelParams, params: TrainingParams) -> None:
     """One pass of the ``running`` members over the pairs, each in its own order."""
     generators, orders = [], []
     for member in running:
@@ -249,7 +197,7 @@ def _groups(members: int, batch_size: int) -> Iterator[slice]:
 
 
 @torch.no_grad()
-def _judge_epoch(state: _State, running: list[int], pairs: TrainingPairs) -> None:
+def _judge_epoch(state: State, running: list[int], pairs: TrainingPairs) -> None:
     """Measure the epoch, keep the best weights of each member, and put stopped members back to theirs."""
     history = state.history
     # The optimiser's momentum has moved the stopped members too.
@@ -289,11 +237,11 @@ def _sample(train: Tensor) -> Tensor:
 def _margins(pairs: Tensor, layers: Layers) -> Tensor:
     """r(chosen) - r(rejected) of each member: float64 [members, pairs]. All units count: dropout is for training."""
     members = len(layers[0][0])
-    found = []
+    margins = []
     for chunk in torch.split(pairs, max(1, _ROWS_AT_ONCE // (2 * members))):
         rewards = member_rewards(chunk.flatten(0, 1).expand(members, -1, -1), layers).double()
-        found.append(rewards[:, 0::2] - rewards[:, 1::2])
-    return torch.cat(found, dim=1)
+        margins.append(rewards[:, 0::2] - rewards[:, 1::2])
+    return torch.cat(margins, dim=1)
 
 
 def _loss_and_accuracy(margins: Tensor) -> tuple[float, float]:
@@ -301,66 +249,3 @@ def _loss_and_accuracy(margins: Tensor) -> tuple[float, float]:
     mean = margins.mean(dim=0)
     correct = (mean > 0).double() + 0.5 * (mean == 0).double()
     return bradley_terry_loss(mean).mean().item(), correct.mean().item()
-
-
-def _identity(pairs: TrainingPairs, model: ModelParams, params: TrainingParams) -> str:
-    """A hash of all that decides the weights: parameters, pairs, and the version of torch, whose sums may differ."""
-    digest = hashlib.sha256()
-    settings = {"model": model.model_dump(), "training": params.model_dump(), "torch": torch.__version__}
-    digest.update(json.dumps(settings, sort_keys=True).encode())
-    for tensor in (pairs.train, pairs.validation):
-        digest.update(str(list(tensor.shape)).encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _tensors(state: _State) -> dict[str, Tensor]:
-    """Every tensor of the state by name, the optimiser's moments included; those of a new optimiser are not there."""
-    tensors = {"best_loss": state.best_loss}
-    for number, (layer, best) in enumerate(zip(state.layers, state.best, strict=True)):
-        for name, tensor, kept in zip(("weight", "bias"), layer, best, strict=True):
-            tensors[f"layers.{number}.{name}"] = tensor.detach()
-            tensors[f"best.{number}.{name}"] = kept
-    for number, moments in state.optimiser.state_dict()["state"].items():
-        for name, tensor in moments.items():
-            tensors[f"optimiser.{number}.{name}"] = tensor
-    return tensors
-
-
-def _save(state: _State, path: Path, identity: str) -> None:
-    """One file, so that weights and history can never be of different epochs."""
-    progress = {"epoch": state.epoch, "history": asdict(state.history)}
-    try:
-        with atomic_path(path) as temporary:
-            save_file(_tensors(state), temporary, {"identity": identity, "progress": json.dumps(progress)})
-    except (OSError, SafetensorError) as error:
-        raise CombinerError(f"{path}: the checkpoint cannot be written: {error}") from error
-
-
-def _restore(state: _State, path: Path, identity: str) -> None:
-    """Fill ``state`` from the checkpoint at ``path``, where there is one of this very training."""
-    if not path.exists():
-        return
-    try:
-        with safe_open(path, framework="pt") as file:
-            found: dict[str, str] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, SafetensorError) as error:
-        raise CombinerError(
-            f"{path}: the checkpoint cannot be read: {error}. Delete it: training starts over"
-        ) from error
-    if found.get("identity") != identity:
-        _log.warning("%s: a checkpoint of other parameters, pairs or torch: training starts over", path)
-        return
-    progress: dict[str, Any] = json.loads(found["progress"])
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name in [name for name in tensors if name.startswith("optimiser.")]:
-        _, number, moment = name.split(".")
-        moments.setdefault(int(number), {})[moment] = tensors.pop(name)
-    state.optimiser.load_state_dict({**state.optimiser.state_dict(), "state": moments})
-    with torch.no_grad():
-        own = _tensors(state)
-        for name, tensor in tensors.items():
-            own[name].copy_(tensor)
-    state.epoch = progress["epoch"]
-    state.history = TrainingHistory(**progress["history"])

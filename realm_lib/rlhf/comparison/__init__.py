@@ -1,4 +1,4 @@
-"""Which policy is better: the same prompts, every policy's answers, every judge, intervals, and a verdict in words."""
+"""Which policy is better: the same prompts, every policy's answers, every judge, and intervals."""
 
 from realm_lib.rlhf.comparison.answers import compare_policies, starting_policy, trained_policy
 from realm_lib.rlhf.comparison.result import ComparisonError, PolicyComparison

@@ -1,17 +1,17 @@
 """The same held-out prompts answered by every policy, and scored by every judge: one table."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from realm_lib.config.rlhf import PolicyParams, RlhfParams
+from realm_lib.config.rlhf import PolicyParams, RlhfParams, SamplingParams
 from realm_lib.data.chats import Prompt, as_text
 from realm_lib.evaluation.win_rates import best_of_n_weights
 from realm_lib.rlhf.comparison.result import ComparisonError, PolicyComparison
-from realm_lib.rlhf.judges import check_judge_names, judged
+from realm_lib.rlhf.judges import Judges, named_judges
 from realm_lib.rlhf.policies import (
     Policy,
     Response,
@@ -21,8 +21,9 @@ from realm_lib.rlhf.policies import (
     response_log_probs,
     sequence_kl,
 )
-from realm_lib.rlhf.rewards import Judge, Reward, ask_reward
-from realm_lib.rlhf.samples import SampleStore, policy_identity
+from realm_lib.rlhf.rewards import Judge, Reward, ask_judge, ask_reward
+from realm_lib.rlhf.samples import SampleStore
+from realm_lib.runs.run import Run
 
 __all__ = ["compare_policies", "starting_policy", "trained_policy"]
 
@@ -57,8 +58,8 @@ def compare_policies(
     start: PolicyParams,
     trained: Mapping[str, PolicyParams],
     *,
-    judges: Mapping[str, Judge] | None = None,
-    run_folder: str | Path | None = None,
+    judge: Judges = None,
+    run: Run | None = None,
     seed: int = 42,
     progress: bool = False,
 ) -> PolicyComparison:
@@ -66,26 +67,26 @@ def compare_policies(
 
     Each policy answers every prompt once, with the settings of ``params.sampling``. For best-of-n the starting policy
     gives max(``params.comparison.best_of``) further answers, none of which is the one that it is compared by.
-    ``judges`` (name to callable) score all answers, equal answers to a prompt once; the reward does as ``realm``. With
-    ``run_folder``, answers drawn are kept in its folder samples. KL to the start is estimated on each policy's own
-    answers, at the sampling temperature.
+    ``judge`` (one callable, or several by name) scores all answers, equal answers to a prompt once; the reward does as
+    ``realm``. With ``run``, answers drawn are kept in its folder samples. KL to the start is estimated on each policy's
+    own answers, at the sampling temperature.
 
     Raises :class:`ComparisonError` for temperature 0, and what policies, reward and judges raise.
     """
     sampling, settings = params.sampling, params.comparison
-    check_judge_names(judges or ())
+    judges = named_judges(judge)
     if sampling.temperature == 0:
         raise ComparisonError("rlhf.sampling.temperature must be above 0: best-of-n and KL need answers that vary")
     prompts = list(prompts)[: settings.prompts]
-    folder = None if run_folder is None else Path(run_folder).resolve()
+    folder = None if run is None else run.folder
     base = load_policy(start, folder)
     encoded = encode_prompts(base.tokenizer, prompts, sampling.max_prompt_tokens)
     if len(encoded.ids) < 2:
         raise ComparisonError(f"a comparison needs two prompts at least: {encoded.reason or 'give more'}")
-    asked = [prompts[place] for place in encoded.kept]
-    most = max(settings.best_of)
+    asked = [prompts[index] for index in encoded.kept]
 
-    drawn = _store(start, params, folder, seed).draw(base, encoded.ids, range(most + 1), progress=progress)
+    store = SampleStore.of(start, sampling, seed, run)
+    drawn = store.draw(base, encoded.ids, range(max(settings.best_of) + 1), progress=progress)
     frames = [_rows("base", [row[:1] for row in drawn]), _rows("best", [row[1:] for row in drawn])]
     kls: dict[str, SequenceKL] = {}
     for name, policy_params in trained.items():
@@ -97,26 +98,21 @@ def compare_policies(
         ids = encode_prompts(policy.tokenizer, asked, sampling.max_prompt_tokens).ids
         if ids != encoded.ids:
             raise ComparisonError(f"{name}: its chat template is not that of {start.model_name}: the prompts differ")
-        answers = _store(policy_params, params, folder, seed).draw(policy, ids, [0], progress=progress)
+        answers = SampleStore.of(policy_params, sampling, seed, run).draw(policy, ids, [0], progress=progress)
         frames.append(_rows(name, answers))
-        kls[name] = _kl(policy, base, ids, [row[0] for row in answers], params)
+        kls[name] = _kl(policy, base, ids, [row[0] for row in answers], sampling)
         del policy  # before the next is loaded: two models in memory, not three
     table = pd.concat(frames, ignore_index=True)
     table["prompt"] = [as_text(asked[row]) for row in table["row"]]
-    table = _scored(table, asked, encoded.kept, reward, judges or {})
+    table = _scored(table, asked, encoded.kept, reward, judges)
     return PolicyComparison(
         answers=_with_best_of(table, settings.best_of),
         kls=kls,
-        judges=("realm", *(name for name in judges or {} if name != "realm")),
+        judges=("realm", *judges),
         best_of=tuple(settings.best_of),
         resamples=settings.resamples,
         dropped=encoded.reason,
     )
-
-
-def _store(own: PolicyParams, params: RlhfParams, folder: Path | None, seed: int) -> SampleStore:
-    identity = policy_identity(own, folder)
-    return SampleStore(folder / "samples" if folder is not None else None, identity, params.sampling, seed)
 
 
 def _rows(name: str, answers: Sequence[Sequence[Response]]) -> pd.DataFrame:
@@ -126,44 +122,41 @@ def _rows(name: str, answers: Sequence[Sequence[Response]]) -> pd.DataFrame:
                 "policy": name,
                 "row": row,
                 "number": number,
-                "answer": one.text,
-                "length": len(one.ids),
-                "characters": len(one.text),
-                "ended": one.ended,
+                "answer": response.text,
+                "length": len(response.ids),
+                "characters": len(response.text),
+                "ended": response.ended,
                 "weight": 1.0,
                 "picked": True,
             }
-            for row, several in enumerate(answers)
-            for number, one in enumerate(several)
+            for row, responses in enumerate(answers)
+            for number, response in enumerate(responses)
         ]
     )
 
 
 def _kl(
-    policy: Policy, base: Policy, ids: Sequence[Sequence[int]], answers: Sequence[Response], params: RlhfParams
+    policy: Policy, base: Policy, ids: Sequence[Sequence[int]], answers: Sequence[Response], sampling: SamplingParams
 ) -> SequenceKL:
-    drawn = [one.ids for one in answers]
-    own, reference = (
-        response_log_probs(
-            one.model, ids, drawn, temperature=params.sampling.temperature, batch_size=params.sampling.batch_size
-        )
-        for one in (policy, base)
-    )
-    return sequence_kl(own, reference)
+    drawn = [response.ids for response in answers]
+
+    def log_probs(model: Any) -> list[NDArray[np.float32]]:
+        return response_log_probs(model, ids, drawn, temperature=sampling.temperature, batch_size=sampling.batch_size)
+
+    return sequence_kl(log_probs(policy.model), log_probs(base.model))
 
 
 def _scored(
-    table: pd.DataFrame, asked: Sequence[Prompt], places: Sequence[int], reward: Reward, judges: Mapping[str, Judge]
+    table: pd.DataFrame, asked: Sequence[Prompt], indices: Sequence[int], reward: Reward, judges: Mapping[str, Judge]
 ) -> pd.DataFrame:
     """``table`` with realm, its parts, and a column for each judge; equal answers to a prompt are scored once."""
     distinct = table[["row", "answer"]].drop_duplicates(ignore_index=True)
     prompts = [asked[row] for row in distinct["row"]]
-    texts, where = distinct["answer"].tolist(), [places[row] for row in distinct["row"]]
-    found = ask_reward(reward, prompts, texts, where, needs_spread=False).rename(columns={"reward": "realm"})
+    texts, numbers = distinct["answer"].tolist(), [indices[row] for row in distinct["row"]]
+    scores = ask_reward(reward, prompts, texts, numbers, needs_spread=False).rename(columns={"reward": "realm"})
     for name, judge in judges.items():
-        if name != "realm":
-            found[name] = judged(name, judge, prompts, texts, where)
-    return table.merge(pd.concat([distinct, found], axis=1), on=["row", "answer"], how="left", validate="many_to_one")
+        scores[name] = ask_judge(name, judge, prompts, texts, numbers)
+    return table.merge(pd.concat([distinct, scores], axis=1), on=["row", "answer"], how="left", validate="many_to_one")
 
 
 def _with_best_of(table: pd.DataFrame, best_of: Sequence[int]) -> pd.DataFrame:

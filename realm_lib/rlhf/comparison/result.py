@@ -74,7 +74,6 @@ class PolicyComparison:
 
     def table(self) -> pd.DataFrame:
         """One row a policy: the numbers of :meth:`metrics` that a person compares first."""
-        found = self.metrics()["policies"]
         rows = {
             name: {
                 **{judge: entry[judge]["mean"] for judge in self.judges},
@@ -84,7 +83,7 @@ class PolicyComparison:
                 "wins": entry["win_rate"],
                 "wins at equal length": entry["length_controlled"],
             }
-            for name, entry in found.items()
+            for name, entry in self.metrics()["policies"].items()
         }
         return pd.DataFrame(rows).T
 
@@ -132,16 +131,16 @@ class PolicyComparison:
 
     def _kl_of(self, name: str) -> dict[str, Any]:
         if name in self.kls:
-            found = self.kls[name]
-            return {"kl": found.k1, "kl_error": found.k1_error, "kl_k3": found.k3, "kl_kind": "estimate"}
+            kl = self.kls[name]
+            return {"kl": kl.k1, "kl_error": kl.k1_error, "kl_k3": kl.k3, "kl_kind": "estimate"}
         if name == "base":
             return {"kl": 0.0, "kl_kind": "start"}
         return {"kl": best_of_n_kl(int(name.removeprefix("best_of_"))), "kl_kind": "upper bound"}
 
     def _mean(self, name: str, column: str) -> dict[str, Any]:
         values = self._means(name, column)
-        found = bootstrap_over_posts(values, np.arange(len(values)), resamples=self.resamples)
-        return {"mean": float(found.means[0]), "ci": [float(found.lows[0]), float(found.highs[0])]}
+        drawn = bootstrap_over_posts(values, np.arange(len(values)), resamples=self.resamples)
+        return {"mean": float(drawn.means[0]), "ci": [float(drawn.lows[0]), float(drawn.highs[0])]}
 
     def _means(self, name: str, column: str) -> NDArray[np.float64]:
         """The weighted mean of ``column`` over a policy's answers to each prompt, [prompts]."""

@@ -6,19 +6,16 @@ from realm_lib.rlhf.dpo.pairs import PreferencePairs
 from realm_lib.rlhf.dpo.result import DPOResult, ranking_agreement, with_margins
 from realm_lib.rlhf.dpo.training import make_pairs, train_dpo
 from realm_lib.rlhf.errors import DPOError
-from realm_lib.rlhf.samples import SampleStore, policy_identity
 
 __all__ = [
     "DPOError",
     "DPOResult",
     "Material",
     "PreferencePairs",
-    "SampleStore",
     "dpo_losses",
     "implicit_rewards",
     "load_material",
     "make_pairs",
-    "policy_identity",
     "ranking_agreement",
     "train_dpo",
     "with_margins",

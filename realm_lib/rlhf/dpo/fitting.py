@@ -41,7 +41,7 @@ _STATE = "trainer_state.json"  # what Trainer writes last into a checkpoint
 
 def training_identity(params: DPOParams, policy: str, pairs: PreferencePairs, held_out: PreferencePairs) -> str:
     """A hash of all that decides a training: parameters, the policy it starts from, pairs, torch's version."""
-    rows = [found.table[_IDS].to_numpy().tolist() for found in (pairs, held_out)]
+    rows = [made.table[_IDS].to_numpy().tolist() for made in (pairs, held_out)]
     content = [params.model_dump(mode="json"), policy, rows, torch.__version__]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

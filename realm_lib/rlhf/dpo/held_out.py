@@ -43,16 +43,16 @@ class HeldOutPairs:
 
     def look(self, policy: Policy) -> dict[str, float]:
         """Means over all pairs: loss, margin, and accuracy, the share with a positive margin (a tie is half)."""
-        found = self.implicit(policy)
+        rewards = self.implicit(policy)
         losses = dpo_losses(
-            found["chosen"],
-            found["rejected"],
+            rewards["chosen"],
+            rewards["rejected"],
             loss_type=self.params.loss_type,
             beta=self.params.beta,
             chosen_lengths=self.pairs.table["chosen_ids"].map(len),
             rejected_lengths=self.pairs.table["rejected_ids"].map(len),
         )
-        margins = (found["chosen"] - found["rejected"]).to_numpy(dtype=np.float64)
+        margins = (rewards["chosen"] - rewards["rejected"]).to_numpy(dtype=np.float64)
         return {
             "loss": float(losses.mean()),
             "margin": float(margins.mean()),

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from itertools import permutations
 from typing import Any, Literal
 
 import numpy as np
@@ -41,7 +41,7 @@ class PreferencePairs:
         return len(self.table)
 
     def report(self) -> str:
-        """In words: how many pairs, of how many prompts or pairs, what was left out and why."""
+        """The counts as a line for an error's message: pairs, of how many prompts or pairs, what was left out."""
         unit = "prompts" if self.kind == "on_policy" else "human pairs"
         text = f"{len(self)} pairs from {self.asked} {unit}"
         reasons = "; ".join(f"{count}: {reason}" for reason, count in self.dropped.items())
@@ -65,9 +65,9 @@ def plain(prompt: Prompt) -> str:
 
 def shared_words(first: str, second: str) -> float:
     """Share of words that two texts have in common, 0 to 1: twice the common ones over all (Dice, on multisets)."""
-    one, other = (Counter(_WORD.findall(text.lower())) for text in (first, second))
-    total = one.total() + other.total()
-    return 2 * (one & other).total() / total if total else 1.0
+    words, others = (Counter(_WORD.findall(text.lower())) for text in (first, second))
+    total = words.total() + others.total()
+    return 2 * (words & others).total() / total if total else 1.0
 
 
 def choose_pairs(
@@ -79,26 +79,26 @@ def choose_pairs(
     min_margin: float,
     near_duplicate: float,
 ) -> tuple[list[tuple[int, int]], str]:
-    """Places (chosen, rejected) of the pairs that one prompt's ``responses`` make; if none, the reason.
+    """Indices (chosen, rejected) of the pairs that one prompt's ``responses`` make; if none, the reason.
 
     The better reward is chosen; it must be better by more than 0 and by at least ``min_margin``. A response that was
     cut, which ``ended`` tells, is never chosen: a policy would learn from it to go on until it is cut. A repeated
-    response counts once, with its first place, and responses that share ``near_duplicate`` of their words make no pair.
+    response counts once, as its first, and responses that share ``near_duplicate`` of their words make no pair.
     Best against worst takes the first of equals; all pairs come in the order of chosen, then rejected.
     """
-    places: dict[str, int] = {}
-    for place, response in enumerate(responses):
-        places.setdefault(" ".join(response.split()), place)
-    distinct = list(places.values())
+    first_with: dict[str, int] = {}
+    for index, response in enumerate(responses):
+        first_with.setdefault(" ".join(response.split()), index)
+    distinct = list(first_with.values())
     if len(distinct) < 2:
         return [], "all samples are identical"
-    if len({rewards[place] for place in distinct}) == 1:
+    if len({rewards[index] for index in distinct}) == 1:
         return [], "all samples have the same reward"
-    whole = [place for place in distinct if ended[place]]
+    whole = [index for index in distinct if ended[index]]
     if not whole:
         return [], "no sample ended within max_new_tokens"
-    best = max(whole, key=lambda place: (rewards[place], -place))
-    worst = min(distinct, key=lambda place: (rewards[place], place))
+    best = max(whole, key=lambda index: (rewards[index], -index))
+    worst = min(distinct, key=lambda index: (rewards[index], index))
     if rewards[best] == rewards[worst]:
         return [], "the better samples were cut at max_new_tokens"
     if rewards[best] - rewards[worst] < min_margin:
@@ -106,9 +106,10 @@ def choose_pairs(
     if selection == "best_vs_worst":
         pairs = [(best, worst)]
     else:
-        both = [(first, second) for pair in combinations(distinct, 2) for first, second in (pair, pair[::-1])]
         pairs = sorted(
-            (a, b) for a, b in both if ended[a] and rewards[a] > rewards[b] and rewards[a] - rewards[b] >= min_margin
+            (a, b)
+            for a, b in permutations(distinct, 2)
+            if ended[a] and rewards[a] > rewards[b] and rewards[a] - rewards[b] >= min_margin
         )
     kept = [(a, b) for a, b in pairs if shared_words(responses[a], responses[b]) < near_duplicate]
     return kept, "" if kept else "chosen and rejected are near-duplicates"
@@ -139,8 +140,8 @@ def on_policy_pairs(
     dropped: Counter[str] = Counter()
     if encoded.dropped:
         dropped[f"longer than max_prompt_tokens {sampling.max_prompt_tokens}"] = encoded.dropped
-    rewards = _rewards(reward, distinct, encoded, [[one.text for one in answers] for answers in drawn], progress)
-    for place, ids, answers, values in zip(encoded.kept, encoded.ids, drawn, rewards, strict=True):
+    rewards = _rewards(reward, distinct, encoded, [[answer.text for answer in answers] for answers in drawn], progress)
+    for index, ids, answers, values in zip(encoded.kept, encoded.ids, drawn, rewards, strict=True):
         pairs, reason = choose_pairs(
             [answer.text for answer in answers],
             values.tolist(),
@@ -153,7 +154,7 @@ def on_policy_pairs(
             dropped[reason] += 1
         rows += [
             {
-                "prompt": as_text(distinct[place]),
+                "prompt": as_text(distinct[index]),
                 "chosen": answers[a].text,
                 "rejected": answers[b].text,
                 "prompt_ids": ids,
@@ -178,17 +179,17 @@ def _rewards(
     """The reward of each answer, one array a prompt; asked for a few prompts at a time, so that a bar can move."""
     from tqdm.auto import tqdm
 
-    found: list[NDArray[np.float64]] = []
+    rewards: list[NDArray[np.float64]] = []
     with tqdm(total=len(answers), desc="rewards", unit="prompt", disable=not progress) as bar:
         for start in range(0, len(answers), _PROMPTS_AT_ONCE):
             some = answers[start : start + _PROMPTS_AT_ONCE]
-            places = [place for place, texts in zip(encoded.kept[start:], some, strict=False) for _ in texts]
+            indices = [index for index, texts in zip(encoded.kept[start:], some, strict=False) for _ in texts]
             texts = [text for row in some for text in row]
-            table = ask_reward(reward, [prompts[place] for place in places], texts, places, needs_spread=False)
+            table = ask_reward(reward, [prompts[index] for index in indices], texts, indices, needs_spread=False)
             ends = np.cumsum([len(row) for row in some])[:-1]
-            found += np.split(table["reward"].to_numpy(dtype=np.float64), ends)
+            rewards += np.split(table["reward"].to_numpy(dtype=np.float64), ends)
             bar.update(len(some))
-    return found
+    return rewards
 
 
 def human_pairs(policy: Policy, pairs: pd.DataFrame, params: DPOParams, sampling: SamplingParams) -> PreferencePairs:
@@ -220,7 +221,7 @@ def human_pairs(policy: Policy, pairs: pd.DataFrame, params: DPOParams, sampling
         return PreferencePairs(pd.DataFrame(columns=_HUMAN), "human", asked, +dropped)
     prompts = list(frame["prompt"].unique())
     encoded = encode_prompts(policy.tokenizer, prompts, sampling.max_prompt_tokens)
-    ids_of = {prompts[place]: ids for place, ids in zip(encoded.kept, encoded.ids, strict=True)}
+    ids_of = {prompts[index]: ids for index, ids in zip(encoded.kept, encoded.ids, strict=True)}
     rows: list[dict[str, Any]] = []
     for prompt, chosen, rejected in zip(frame["prompt"], frame["chosen"], frame["rejected"], strict=True):
         ids = ids_of.get(prompt)

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from realm_lib.evaluation.resampling import bootstrap_over_posts
 from realm_lib.evaluation.win_rates import win_rate, win_shares
 from realm_lib.rlhf.dpo.pairs import PreferencePairs
-from realm_lib.rlhf.judges import judged
 from realm_lib.rlhf.policies import Policy
-from realm_lib.rlhf.rewards import Judge, Reward
+from realm_lib.rlhf.rewards import Judge, Reward, ask_judge
 
 __all__ = ["DPOResult", "ranking_agreement", "with_margins"]
 
@@ -33,7 +32,7 @@ class DPOResult:
     """One row a held-out prompt: prompt, before, after (texts), length_before, length_after (tokens), ended_before,
     ended_after, and JUDGE_before, JUDGE_after for every judge."""
     judges: tuple[str, ...]
-    """Names of the judges; the first is the reward that training used."""
+    """Names of the judges; the first is ``realm``, the reward that training used."""
     dropped: str
     """Which held-out prompts were left out, in words; empty when none was."""
     seconds: float
@@ -41,7 +40,7 @@ class DPOResult:
     @property
     def judge(self) -> str:
         """The judge that the win rate is told by: the simulated truth where there is one, else the reward itself."""
-        return "gold" if "gold" in self.judges else self.judges[0]
+        return "gold" if "gold" in self.judges else "realm"
 
     def metrics(self) -> dict[str, Any]:
         """What metrics/dpo.json holds. Intervals are over held-out prompts; lengths in tokens; margins in nats.
@@ -52,8 +51,8 @@ class DPOResult:
         rates = {name: self._win_rate(name) for name in self.judges}
         margins = (self.implicit["chosen"] - self.implicit["rejected"]).to_numpy(dtype=np.float64)
         right = np.sign(margins) / 2 + 0.5
-        means = {name: self._before_after(name) for name in [*self.judges, "length", "ended"]}
-        found = {"reward" if name == self.judges[0] else name: value for name, value in means.items()}
+        means = {"reward": self._before_after("realm")}
+        means |= {name: self._before_after(name) for name in (*self.judges[1:], "length", "ended")}
         return {
             "pairs": len(self.pairs),
             "pairs_from": self.pairs.kind,
@@ -71,7 +70,7 @@ class DPOResult:
                 "ci": _interval(margins, self.implicit["prompt"]),
             },
             "accuracy": {"before": 0.5, "after": float(right.mean()), "ci": _interval(right, self.implicit["prompt"])},
-            **found,
+            **means,
             "seconds": self.seconds,
         }
 
@@ -116,14 +115,10 @@ def ranking_agreement(pairs: PreferencePairs, gold: Judge | None = None) -> dict
     }
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
 def _scores(name: str, judge: Judge | Reward, table: pd.DataFrame, side: str) -> NDArray[np.float64]:
-    return judged(name, judge, table["prompt"].tolist(), table[side].tolist(), list(range(len(table))))
+    return ask_judge(name, judge, table["prompt"].tolist(), table[side].tolist(), list(range(len(table))))
 
 
 def _interval(values: NDArray[np.float64], prompts: "pd.Series[str]") -> list[float]:
-    found = bootstrap_over_posts(values, prompts.to_numpy(), resamples=2000)
-    return [float(found.lows[0]), float(found.highs[0])]
+    drawn = bootstrap_over_posts(values, prompts.to_numpy(), resamples=2000)
+    return [float(drawn.lows[0]), float(drawn.highs[0])]

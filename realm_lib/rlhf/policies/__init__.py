@@ -1,6 +1,5 @@
-"""Language models that a reward fine-tunes: loading, prompts, sampling, and the log-probabilities of responses."""
+"""Language models that a reward fine-tunes: loading, prompts as tokens, sampling, and responses' log-probabilities."""
 
-from realm_lib.data.prompts import load_prompts
 from realm_lib.rlhf.policies.loading import Policy, PolicyError, load_policy, process_state, save_policy
 from realm_lib.rlhf.policies.log_probs import (
     SequenceKL,
@@ -22,7 +21,6 @@ __all__ = [
     "backbone_of",
     "encode_prompts",
     "load_policy",
-    "load_prompts",
     "next_token_logits",
     "pad_right",
     "process_state",

@@ -33,8 +33,8 @@ class Policy:
     def end_ids(self) -> frozenset[int]:
         """Tokens that end a response: the tokenizer's EOS and those of the model's generation configuration."""
         config = getattr(self.model, "generation_config", None)
-        found = getattr(config, "eos_token_id", None)
-        listed = found if isinstance(found, list) else [] if found is None else [found]
+        own = getattr(config, "eos_token_id", None)
+        listed = own if isinstance(own, list) else [] if own is None else [own]
         return frozenset({int(self.tokenizer.eos_token_id), *map(int, listed)})
 
     @property

@@ -74,8 +74,8 @@ def check_output_layer(model: Any) -> None:
 def pad_right(rows: Sequence[Sequence[int]], device: Any) -> Tensor:
     """Token ids, int64 [rows, longest], zeros behind."""
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)] = torch.tensor(row)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(row)
     return ids.to(device)
 
 
@@ -97,25 +97,25 @@ def response_log_probs(
         raise PolicyError(f"{len(prompt_ids)} prompts but {len(responses)} responses")
     if temperature <= 0:
         raise PolicyError(f"temperature must be above 0 for log-probabilities, got {temperature}")
-    for place, (prompt, response) in enumerate(zip(prompt_ids, responses, strict=True)):
+    for index, (prompt, response) in enumerate(zip(prompt_ids, responses, strict=True)):
         if not prompt or not response:
-            raise PolicyError(f"row {place}: prompt and response need a token each")
+            raise PolicyError(f"row {index}: prompt and response need a token each")
     lengths = [len(prompt) + len(response) for prompt, response in zip(prompt_ids, responses, strict=True)]
-    order = sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
-    found: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(order)
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    log_probs: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(order)
     backbone = backbone_of(model)
     for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
-        prompts, answers = [prompt_ids[n] for n in places], [responses[n] for n in places]
+        indices = order[start : start + batch_size]
+        prompts, answers = [prompt_ids[n] for n in indices], [responses[n] for n in indices]
         ids = pad_right([[*p, *r] for p, r in zip(prompts, answers, strict=True)], model.device)
         hidden = backbone(input_ids=ids, use_cache=False).last_hidden_state
         before = places_before_responses(prompts, answers, ids.shape[1], model.device)
         targets = torch.tensor([token for answer in answers for token in answer], device=model.device)
         blocks = in_blocks(model, hidden.flatten(0, 1)[before], targets)
         chosen = torch.cat([log_probs_of(model, *block, temperature) for block in blocks])
-        for place, values in zip(places, torch.split(chosen, [len(answer) for answer in answers]), strict=True):
-            found[place] = values.cpu().numpy()
-    return found
+        for index, values in zip(indices, torch.split(chosen, [len(answer) for answer in answers]), strict=True):
+            log_probs[index] = values.cpu().numpy()
+    return log_probs
 
 
 def log_probs_of(model: Any, states: Tensor, targets: Tensor, temperature: float) -> Tensor:

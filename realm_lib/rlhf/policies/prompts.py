@@ -15,7 +15,7 @@ _DATE = "26 Jul 2024"
 
 @dataclass(frozen=True)
 class EncodedPrompts:
-    """Token ids of the prompts that fit, their places among those given, and what was left out and why."""
+    """Token ids of the prompts that fit, their indices among those given, and what was left out and why."""
 
     ids: list[list[int]]
     kept: list[int]
@@ -28,11 +28,11 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt], max_prompt_tokens:
     """Each prompt as a chat that waits for the assistant's answer.
 
     Prompts over ``max_prompt_tokens`` tokens, template included, are left out and counted. Raises :class:`PolicyError`
-    naming the place of an empty prompt, when no prompt fits, and for a template that writes BOS twice.
+    naming an empty prompt, when no prompt fits, and for a template that writes BOS twice.
     """
-    for place, prompt in enumerate(prompts):
+    for index, prompt in enumerate(prompts):
         if not as_text(prompt).strip():
-            raise PolicyError(f"prompt {place} is empty: remove it")
+            raise PolicyError(f"prompt {index} is empty: remove it")
     rows = [
         tokenizer.apply_chat_template(
             as_messages(prompt), add_generation_prompt=True, tokenize=True, return_dict=True, date_string=_DATE
@@ -42,15 +42,15 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt], max_prompt_tokens:
     bos = tokenizer.bos_token_id
     if bos is not None and any(row[:2] == [bos, bos] for row in rows[:1]):
         raise PolicyError(f"{tokenizer.name_or_path}: the chat template writes the BOS token twice")
-    kept = [place for place, row in enumerate(rows) if len(row) <= max_prompt_tokens]
+    kept = [index for index, row in enumerate(rows) if len(row) <= max_prompt_tokens]
     dropped = len(rows) - len(kept)
     reason = ""
     if dropped:
-        longest = max(range(len(rows)), key=lambda place: len(rows[place]))
+        longest = max(range(len(rows)), key=lambda index: len(rows[index]))
         reason = (
             f"{dropped} of {len(rows)} prompts left out: longer than max_prompt_tokens {max_prompt_tokens} "
             f"(the longest is prompt {longest} with {len(rows[longest])})"
         )
     if not kept:
         raise PolicyError(reason or "there are no prompts")
-    return EncodedPrompts([rows[place] for place in kept], kept, dropped, reason)
+    return EncodedPrompts([rows[index] for index in kept], kept, dropped, reason)

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from realm_lib.rlhf.policies.loading import Policy, PolicyError
 
@@ -40,7 +39,6 @@ def sample(
     temperature: float,
     seeds: Sequence[int],
     batch_size: int,
-    progress: bool = False,
 ) -> list[Response]:
     """One response to each prompt, in the prompts' order; ``seeds`` holds one number a prompt.
 
@@ -51,27 +49,25 @@ def sample(
     """
     if len(seeds) != len(prompt_ids):
         raise PolicyError(f"{len(prompt_ids)} prompts but {len(seeds)} seeds: each row needs its own")
-    for place, row in enumerate(prompt_ids):
+    for index, row in enumerate(prompt_ids):
         if not row:
-            raise PolicyError(f"prompt {place} has no tokens")
+            raise PolicyError(f"prompt {index} has no tokens")
         if policy.context is not None and len(row) + max_new_tokens > policy.context:
             raise PolicyError(
-                f"prompt {place} has {len(row)} tokens; with {max_new_tokens} new ones that is more than the model's "
+                f"prompt {index} has {len(row)} tokens; with {max_new_tokens} new ones that is more than the model's "
                 f"context of {policy.context}: lower max_prompt_tokens or max_new_tokens"
             )
-    order = sorted(range(len(prompt_ids)), key=lambda place: (-len(prompt_ids[place]), place))
+    order = sorted(range(len(prompt_ids)), key=lambda index: (-len(prompt_ids[index]), index))
     drawn: list[list[int]] = [[] for _ in prompt_ids]
     was_training = policy.model.training
     policy.model.eval()
     try:
-        with tqdm(total=len(order), desc="sampling", unit="response", disable=not progress) as bar:
-            for start in range(0, len(order), batch_size):
-                places = order[start : start + batch_size]
-                uniforms = np.stack([_uniforms(seeds[place], max_new_tokens) for place in places])
-                rows = _generate(policy, [prompt_ids[place] for place in places], uniforms, temperature)
-                for place, row in zip(places, rows, strict=True):
-                    drawn[place] = row
-                bar.update(len(places))
+        for start in range(0, len(order), batch_size):
+            indices = order[start : start + batch_size]
+            uniforms = np.stack([_uniforms(seeds[index], max_new_tokens) for index in indices])
+            rows = _generate(policy, [prompt_ids[index] for index in indices], uniforms, temperature)
+            for index, row in zip(indices, rows, strict=True):
+                drawn[index] = row
     finally:
         policy.model.train(was_training)
     return [_response(policy, ids) for ids in drawn]
@@ -145,9 +141,9 @@ def _pad_left(rows: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tenso
     width = max(map(len, rows))
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for place, row in enumerate(rows):
-        ids[place, width - len(row) :] = torch.tensor(row)
-        mask[place, width - len(row) :] = 1
+    for index, row in enumerate(rows):
+        ids[index, width - len(row) :] = torch.tensor(row)
+        mask[index, width - len(row) :] = 1
     return ids.to(device), mask.to(device)
 
 

@@ -69,12 +69,12 @@ class ActorCritic:
 
     def trained_parameters(self) -> dict[str, Tensor]:
         """All that is trained, by name: policy, value head, and the value model where there is one."""
-        found = {f"policy.{name}": value for name, value in self.policy_parameters().items()}
-        found |= {f"value_head.{name}": value for name, value in self.value_head.named_parameters()}
+        trained = {f"policy.{name}": value for name, value in self.policy_parameters().items()}
+        trained |= {f"value_head.{name}": value for name, value in self.value_head.named_parameters()}
         if self._value_backbone is not None:
             named = self._value_backbone.named_parameters()
-            found |= {f"value_model.{name}": value for name, value in named if value.requires_grad}
-        return found
+            trained |= {f"value_model.{name}": value for name, value in named if value.requires_grad}
+        return trained
 
     def evaluate(self, prompts: Ids, responses: Ids, temperature: float, *, entropy: bool = True) -> Tokens:
         """One pass over the rows; only states that predict a response's token reach output layer and value head.
@@ -98,10 +98,10 @@ class ActorCritic:
 
         blocks = in_blocks(self.model, states, self._targets(responses))
         if self._recompute and torch.is_grad_enabled():
-            found = [torch_checkpoint(block, *part, use_reentrant=False) for part in blocks]
+            told = [torch_checkpoint(block, *part, use_reentrant=False) for part in blocks]
         else:
-            found = [block(*part) for part in blocks]
-        log_probs, *entropies = (torch.cat(parts) for parts in zip(*found, strict=True))
+            told = [block(*part) for part in blocks]
+        log_probs, *entropies = (torch.cat(parts) for parts in zip(*told, strict=True))
         return Tokens(log_probs, values, entropies[0] if entropy else None)
 
     @torch.no_grad()
@@ -140,9 +140,9 @@ class ActorCritic:
                 layer.training = False
 
     @staticmethod
-    def _states(backbone: Any, ids: Tensor, places: Tensor) -> Tensor:
+    def _states(backbone: Any, ids: Tensor, indices: Tensor) -> Tensor:
         hidden: Tensor = backbone(input_ids=ids, use_cache=False).last_hidden_state
-        return hidden.flatten(0, 1)[places]
+        return hidden.flatten(0, 1)[indices]
 
     def _targets(self, responses: Ids) -> Tensor:
         return torch.tensor([token for response in responses for token in response], device=self.device)

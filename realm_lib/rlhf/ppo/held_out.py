@@ -14,7 +14,7 @@ from realm_lib.data.chats import Prompt, as_text
 from realm_lib.evaluation.resampling import bootstrap_over_posts
 from realm_lib.rlhf.policies import EncodedPrompts, PolicyError, encode_prompts
 from realm_lib.rlhf.ppo.monitor import describe
-from realm_lib.rlhf.ppo.rollout import Episode
+from realm_lib.rlhf.ppo.rollout import Asked, Episode
 from realm_lib.runs.files import write_text
 from realm_lib.runs.seeds import derive_seed
 
@@ -37,11 +37,11 @@ class PromptSet:
         except PolicyError as error:
             raise PolicyError(f"{kind}: {error}") from error
 
-    def asked(self, seed: int) -> list[tuple[int, Prompt, list[int], int]]:
-        """What :func:`play` takes: place, prompt, its tokens and the answer's seed, of each."""
+    def asked(self, seed: int) -> list[Asked]:
+        """Each prompt once; the same answers' seeds whenever it is asked."""
         return [
-            (place, self.prompts[place], ids, derive_seed(seed, "ppo", self.kind, place))
-            for place, ids in zip(self.encoded.kept, self.encoded.ids, strict=True)
+            Asked(index, self.prompts[index], ids, derive_seed(seed, "ppo", self.kind, index))
+            for index, ids in zip(self.encoded.kept, self.encoded.ids, strict=True)
         ]
 
     def with_prompts(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -70,7 +70,7 @@ def sample_rows(step: int, episodes: Sequence[Episode]) -> list[dict[str, Any]]:
     return [
         {
             "step": step,
-            "prompt": episode.place,
+            "prompt": episode.index,
             "response": episode.text,
             **episode.told,
             "kl": episode.kl,
@@ -85,7 +85,7 @@ def choose(evaluations: Sequence[dict[str, float]], params: PPOParams) -> int:
     """The step whose policy is kept: the best mean objective on the prompts to choose on.
 
     Objective: reward less ``reward_uncertainty_penalty`` spreads. Only steps whose KL there is within ``kl_budget``
-    count, where there is one; the policy as it came (KL 0) always does. The earliest of equals. The judge has no say.
+    count, where there is one; the policy as it came (KL 0) always does. The earliest of equals. Judges have no say.
     """
     budget = np.inf if params.kl_budget is None else params.kl_budget
     allowed = [row for row in evaluations if row["step"] == 0 or row["kl"] <= budget]
@@ -100,10 +100,10 @@ def paired_difference(samples: pd.DataFrame, column: str, step: int) -> dict[str
     """
     before = samples[samples["step"] == 0].set_index("prompt")[column]
     after = samples[samples["step"] == step].set_index("prompt")[column].loc[before.index]
-    found = bootstrap_over_posts(after.to_numpy() - before.to_numpy(), before.index.to_numpy())
+    drawn = bootstrap_over_posts(after.to_numpy() - before.to_numpy(), before.index.to_numpy())
     return {
         "before": float(before.mean()),
         "after": float(after.mean()),
-        "difference": float(found.means[0]),
-        "ci_of_difference": [float(found.lows[0]), float(found.highs[0])],
+        "difference": float(drawn.means[0]),
+        "ci_of_difference": [float(drawn.lows[0]), float(drawn.highs[0])],
     }

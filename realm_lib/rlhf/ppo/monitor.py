@@ -1,6 +1,8 @@
-"""What a person watches: the numbers of a step, and warnings in words where training goes wrong."""
+"""What a person watches: the numbers of a step, where its time goes, and warnings where training goes wrong."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,7 @@ import numpy as np
 from realm_lib.config.rlhf import PPOParams
 from realm_lib.rlhf.ppo.rollout import Episode
 
-__all__ = ["describe", "warnings_of"]
+__all__ = ["Clock", "describe", "kind_of", "warnings_of"]
 
 _RUNAWAY = 2.0
 _COLLAPSED = 0.2
@@ -21,8 +23,8 @@ _WINDOW = 5
 def describe(episodes: Sequence[Episode]) -> dict[str, float]:
     """Means over a rollout's responses.
 
-    Keys: reward, reward_std, its parts as the reward tells them (score, similarity, spread), gold where there is a
-    judge, kl and kl_k3 (nats a response), entropy (nats a token), length (tokens) and ended (share ending in EOS).
+    Keys: reward, reward_std, its parts as the reward tells them (score, similarity, spread), each judge's, by its
+    name, kl and kl_k3 (nats a response), entropy (nats a token), length (tokens) and ended (share ending in EOS).
     """
     told = {name: float(np.mean([episode.told[name] for episode in episodes])) for name in episodes[0].told}
     lengths = np.array([len(episode.response_ids) for episode in episodes])
@@ -41,32 +43,60 @@ def warnings_of(history: Sequence[Mapping[str, Any]], params: PPOParams) -> list
     """What is going wrong at the last step of ``history``, in words; empty when nothing is."""
     first, last = history[0], history[-1]
     before = history[-1 - _WINDOW : -1]
-    found = []
+    warnings = []
     if params.kl_target is not None:
         limit, name = _RUNAWAY * params.kl_target, f"{_RUNAWAY:g} times kl_target"
     else:
         usual = float(np.mean([row["kl"] for row in before])) if len(before) == _WINDOW else np.inf
         limit, name = max(_RUNAWAY * usual, 5.0), f"{_RUNAWAY:g} times the mean of the {_WINDOW} steps before"
     if last["kl"] > limit:
-        found.append(
+        warnings.append(
             f"KL is running away: {last['kl']:.1f} nats a response, more than {name}: raise kl_coefficient, or lower "
             "learning_rate"
         )
     if last["entropy"] < _COLLAPSED * first["entropy"]:
-        found.append(
+        warnings.append(
             f"entropy has collapsed: {last['entropy']:.2f} nats a token, {first['entropy']:.2f} at first: the policy "
             "repeats itself; raise kl_coefficient or entropy_bonus"
         )
     if last["length"] > _EXPLODED * first["length"]:
-        found.append(
+        warnings.append(
             f"responses have grown from {first['length']:.0f} to {last['length']:.0f} tokens: does the reward pay for "
             "length? Raise missing_eos_penalty or kl_coefficient"
         )
     if last["reward_std"] < _SATURATED * first["reward_std"]:
-        found.append(
+        warnings.append(
             f"the reward is saturating: its spread over a rollout fell from {first['reward_std']:.3g} to "
             f"{last['reward_std']:.3g}, there is little left to learn from"
         )
     if last["tokens"] < _FEW_TOKENS:
-        found.append(f"{last['tokens']:.0f} tokens in a rollout are too few to whiten advantages by: raise batch_size")
-    return found
+        warnings.append(
+            f"{last['tokens']:.0f} tokens in a rollout are too few to whiten advantages by: raise batch_size"
+        )
+    return warnings
+
+
+def kind_of(warning: str) -> str:
+    """What a warning is about, whatever its numbers."""
+    return warning.partition(":")[0].split(" from ")[0]
+
+
+class Clock:
+    """Seconds of each named part since they were last taken."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Measure what is done within as ``part``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - start
+
+    def take(self) -> dict[str, float]:
+        """The seconds by part; the clock starts again."""
+        seconds, self._seconds = self._seconds, {}
+        return seconds

@@ -7,7 +7,7 @@ summed: each process divides its losses by the tokens of all.
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -64,9 +64,9 @@ class Processes:
             raise failed
         if messages := [f"process {rank}: {message}" for rank, _, message in gathered if message is not None]:
             raise PPOError("; ".join(messages))
-        shares = [rows for _, rows, _ in sorted(gathered, key=lambda found: found[0])]
+        shares = [rows for _, rows, _ in sorted(gathered, key=lambda work: work[0])]
         total = sum(map(len, shares))
-        return [shares[place % self.count][place // self.count] for place in range(total)]
+        return [shares[index % self.count][index // self.count] for index in range(total)]
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace each gradient by its sum over processes, in one message a dtype."""
@@ -92,11 +92,3 @@ class Processes:
     def wait(self) -> None:
         """Until every process is here."""
         self._state.wait_for_everyone()
-
-    def broadcast(self, value: Any) -> Any:
-        """The main process's ``value``."""
-        if self.count == 1:
-            return value
-        from accelerate.utils import broadcast_object_list
-
-        return broadcast_object_list([value])[0]

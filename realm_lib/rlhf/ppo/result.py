@@ -19,11 +19,14 @@ class PPOResult:
     history: pd.DataFrame
     """One row an update."""
     evaluations: pd.DataFrame
-    """One row a point at which the prompts to choose on were answered: means of reward, objective, gold, kl, ..."""
+    """One row a point at which the prompts to choose on were answered: means of reward, objective, judges, kl, ..."""
     samples: pd.DataFrame
-    """One row a point and prompt to choose on: step, prompt (its place), response, reward, its parts, gold, kl, ..."""
+    """One row a point and prompt to choose on: step, prompt (its index), response, reward, its parts,
+    each judge, kl, ..."""
     judged: pd.DataFrame
     """The held-out prompts before training (step 0) and with the policy that is kept; columns as ``samples``."""
+    judges: tuple[str, ...]
+    """Names of the judges that were asked beside the reward."""
     best_step: int
     """The update after which the kept policy stood; 0 is the policy as it came."""
     stopped: str
@@ -38,35 +41,33 @@ class PPOResult:
         return before.merge(after, on="prompt", suffixes=("_before", "_after"), validate="one_to_one")
 
     def curve(self) -> pd.DataFrame:
-        """How far the mean reward, and the judge's, moved from where they began, a row a point of ``evaluations``.
+        """How far the mean reward, and each judge's, moved from where they began, a row a point of ``evaluations``.
 
-        Columns: step, kl, prompts (their number), and for reward and gold (where there is a judge) the paired change,
-        its NAME_low and NAME_high (95 %, prompts resampled). What :func:`over_optimisation` draws.
+        Columns: step, kl, prompts (their number), and for the reward and each judge the paired change, its NAME_low
+        and NAME_high (95 %, prompts resampled). What :func:`over_optimisation` draws.
         """
-        names = [name for name in ("reward", "gold") if name in self.samples]
         prompts = int(self.samples["prompt"].nunique())
         rows = []
         for step, kl in zip(self.evaluations["step"], self.evaluations["kl"], strict=True):
             row = {"step": step, "kl": kl, "prompts": prompts}
-            for name in names:
-                found = paired_difference(self.samples, name, step)
-                row[name] = found["difference"]
-                row[f"{name}_low"], row[f"{name}_high"] = found["ci_of_difference"]
+            for name in ("reward", *self.judges):
+                change = paired_difference(self.samples, name, step)
+                row[name] = change["difference"]
+                row[f"{name}_low"], row[f"{name}_high"] = change["ci_of_difference"]
             rows.append(row)
         return pd.DataFrame(rows)
 
     def metrics(self) -> dict[str, Any]:
-        """What metrics/ppo.json holds; means are over the held-out prompts, kl in nats a response."""
+        """What metrics/ppo.json holds; means are over the held-out prompts, kl in nats a response.
+
+        reward, and each judge's name, have before, after, difference and ci_of_difference.
+        """
         both = self.comparison()
         seconds = float(self.history["seconds"].sum()) if len(self.history) else 0.0
         episodes = int(self.history["episodes"].iloc[-1]) if len(self.history) else 0
-        found: dict[str, Any] = {
-            name: paired_difference(self.judged, name, self.best_step)
-            for name in ("reward", "gold")
-            if name in self.judged
-        }
+        names = ("reward", *self.judges)
         return {
-            **found,
+            **{name: paired_difference(self.judged, name, self.best_step) for name in names},
             "kl": float(both["kl_after"].mean()),
             "length": {when: float(both[f"length_{when}"].mean()) for when in ("before", "after")},
             "ended": {when: float(both[f"ended_{when}"].mean()) for when in ("before", "after")},

@@ -1,6 +1,6 @@
 """A rollout: responses sampled from the policy, what they are worth, and what PPO learns from them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,16 +16,29 @@ from realm_lib.rlhf.ppo.actor_critic import ActorCritic, Ids
 from realm_lib.rlhf.ppo.estimators import generalised_advantages, token_rewards, whiten
 from realm_lib.rlhf.rewards import Judge, Reward, ask_judge, ask_reward
 
-__all__ = ["Episode", "Learnable", "learnable", "padded", "play"]
+__all__ = ["Asked", "Episode", "Learnable", "learnable", "padded", "play"]
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt that is to be answered once."""
+
+    index: int
+    """Among the prompts that the user gave."""
+    prompt: Prompt
+    ids: list[int]
+    """Its tokens."""
+    seed: int
+    """Of the answer's random numbers."""
 
 
 @dataclass
 class Episode:
     """One prompt answered once, everything measured of it. Plain values: processes exchange them."""
 
-    place: int
+    index: int
     """Of the prompt among those that the user gave."""
     prompt_ids: list[int]
     response_ids: list[int]
@@ -38,7 +51,7 @@ class Episode:
     entropy: float
     """Mean over the tokens, in nats."""
     told: dict[str, float] = field(default_factory=dict)
-    """What the reward told: reward, and spread, score, similarity; gold, where there is a judge."""
+    """What the reward told: reward, and spread, score, similarity; and each judge's number by its name."""
 
     @property
     def kl(self) -> float:
@@ -70,60 +83,64 @@ class Learnable:
 
 def play(
     models: ActorCritic,
-    asked: Sequence[tuple[int, Prompt, list[int], int]],
+    asked: Sequence[Asked],
     reward: Reward,
-    judge: Judge | None,
+    judges: Mapping[str, Judge],
     sampling: SamplingParams,
     params: PPOParams,
     clock: Callable[[str], Any],
 ) -> list[Episode]:
-    """One episode for each (place, prompt, its token ids, seed) of ``asked``.
+    """One episode for each of ``asked``, in their order.
 
-    Generation, one pass of the policy with its value head, one of the reference, one call of the reward.
-    ``clock(name)`` is a context that measures a part. Raises :class:`RewardError` before anything is
-    learned when the reward's answer cannot be used.
+    Generation, one pass of the policy with its value head, one of the reference, one call of the reward and of each
+    judge. ``clock(name)`` is a context that measures a part. Raises :class:`RewardError` before anything is
+    learned when an answer of reward or judge cannot be used.
     """
     if not asked:
         return []
-    places, prompts, ids, seeds = (list(column) for column in zip(*asked, strict=True))
     with clock("sampling"):
         responses = sample(
             models.policy,
-            ids,
+            [row.ids for row in asked],
             max_new_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
-            seeds=seeds,
+            seeds=[row.seed for row in asked],
             batch_size=sampling.batch_size,
         )
+    prompts, indices = [row.prompt for row in asked], [row.index for row in asked]
     texts = [response.text for response in responses]
     with clock("reward"):
         penalised = params.reward_uncertainty_penalty > 0
-        table = ask_reward(reward, prompts, texts, places, needs_spread=penalised)
-        if judge is not None:
-            table["gold"] = ask_judge(judge, prompts, texts, places)
+        table = ask_reward(reward, prompts, texts, indices, needs_spread=penalised)
+        for name, judge in judges.items():
+            table[name] = ask_judge(name, judge, prompts, texts, indices)
     told = table.to_dict("records")
-    episodes: list[Episode | None] = [None] * len(asked)
+    episodes: dict[int, Episode] = {}
+    lengths = [len(row.ids) + len(response.ids) for row, response in zip(asked, responses, strict=True)]
     with clock("forward"), torch.no_grad():
-        for batch in _alike([len(a) + len(b.ids) for a, b in zip(ids, responses, strict=True)], sampling.batch_size):
-            asked_ids, answers = [ids[n] for n in batch], [responses[n].ids for n in batch]
-            tokens = models.evaluate(asked_ids, answers, sampling.temperature)
-            reference = models.reference_log_probs(asked_ids, answers, sampling.temperature)
+        for batch in _alike(lengths, sampling.batch_size):
+            prompt_ids, response_ids = [asked[n].ids for n in batch], [responses[n].ids for n in batch]
+            tokens = models.evaluate(prompt_ids, response_ids, sampling.temperature)
+            reference = models.reference_log_probs(prompt_ids, response_ids, sampling.temperature)
             assert tokens.entropies is not None
-            found = (tokens.log_probs, reference, tokens.values, tokens.entropies)
-            for n, parts in zip(batch, zip(*(_by_row(part, answers) for part in found), strict=True), strict=True):
+            log_probs, reference_log_probs, values, entropies = (
+                _by_row(numbers, response_ids)
+                for numbers in (tokens.log_probs, reference, tokens.values, tokens.entropies)
+            )
+            for row, n in enumerate(batch):
                 episodes[n] = Episode(
-                    place=places[n],
-                    prompt_ids=ids[n],
+                    index=asked[n].index,
+                    prompt_ids=asked[n].ids,
                     response_ids=responses[n].ids,
                     text=texts[n],
                     ended=responses[n].ended,
-                    log_probs=parts[0],
-                    reference_log_probs=parts[1],
-                    values=parts[2],
-                    entropy=float(parts[3].mean()),
+                    log_probs=log_probs[row],
+                    reference_log_probs=reference_log_probs[row],
+                    values=values[row],
+                    entropy=float(entropies[row].mean()),
                     told={str(name): float(value) for name, value in told[n].items()},
                 )
-    return [episode for episode in episodes if episode is not None]
+    return [episodes[n] for n in range(len(asked))]
 
 
 def learnable(episodes: Sequence[Episode], scores: Floats, kl_coefficient: float, params: PPOParams) -> Learnable:
@@ -143,18 +160,19 @@ def padded(rows: Sequence[Floats]) -> tuple[Tensor, Tensor]:
     width = max(map(len, rows))
     values = torch.zeros(len(rows), width, dtype=torch.float64)
     mask = torch.zeros(len(rows), width, dtype=torch.bool)
-    for place, row in enumerate(rows):
-        values[place, : len(row)] = torch.from_numpy(row)
-        mask[place, : len(row)] = True
+    for index, row in enumerate(rows):
+        values[index, : len(row)] = torch.from_numpy(row)
+        mask[index, : len(row)] = True
     return values, mask
 
 
 def _alike(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Places of rows of like length, longest first, ``batch_size`` at a time."""
-    order = sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
+    """Indices of rows of like length, longest first, ``batch_size`` at a time."""
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     return (order[start : start + batch_size] for start in range(0, len(order), batch_size))
 
 
 def _by_row(values: Tensor, responses: Ids) -> list[Floats]:
-    parts = torch.split(values.double().cpu(), [len(response) for response in responses])
-    return [part.numpy() for part in parts]
+    """``values`` of all tokens [n] as one array a response."""
+    rows = torch.split(values.double().cpu(), [len(response) for response in responses])
+    return [row.numpy() for row in rows]

@@ -1,10 +1,8 @@
-"""The loop of PPO, and the update that it is all about."""
+"""The loop of PPO: roll out, update, look at other prompts, keep the best policy, go on after a kill."""
 
 import json
 import logging
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +15,25 @@ from tqdm.auto import tqdm
 from realm_lib.config.rlhf import RlhfParams
 from realm_lib.data.chats import Prompt
 from realm_lib.rlhf.errors import PPOError
+from realm_lib.rlhf.judges import Judges, named_judges
 from realm_lib.rlhf.policies import Policy, load_policy, save_policy
 from realm_lib.rlhf.ppo import checkpoint
 from realm_lib.rlhf.ppo.actor_critic import ActorCritic
 from realm_lib.rlhf.ppo.checkpoint import Progress
-from realm_lib.rlhf.ppo.estimators import (
-    KLController,
-    RunningScale,
-    approximate_kl,
-    clipped_policy_loss,
-    clipped_value_loss,
-    explained_variance,
-    masked_mean,
-)
+from realm_lib.rlhf.ppo.estimators import RunningScale
 from realm_lib.rlhf.ppo.held_out import PromptSet, choose, sample_rows, summary, write_lines
-from realm_lib.rlhf.ppo.monitor import describe, warnings_of
+from realm_lib.rlhf.ppo.monitor import Clock, kind_of, warnings_of
 from realm_lib.rlhf.ppo.processes import Processes
 from realm_lib.rlhf.ppo.result import PPOResult
-from realm_lib.rlhf.ppo.rollout import Episode, Learnable, learnable, play
-from realm_lib.rlhf.rewards import Judge, Reward
+from realm_lib.rlhf.ppo.rollout import Asked, Episode, play
+from realm_lib.rlhf.ppo.update import Learner
+from realm_lib.rlhf.rewards import Reward
 from realm_lib.runs.run import Run
 from realm_lib.runs.seeds import derive_seed
 
 __all__ = ["PPOTrainer", "train_ppo"]
 
 _log = logging.getLogger(__name__)
-
-_ADAM_EPS = 1e-5
-"""Huang et al., arXiv 2403.17031: larger than PyTorch's 1e-8, as in the original code."""
 
 
 def train_ppo(
@@ -54,7 +43,7 @@ def train_ppo(
     *,
     held_out: Sequence[Prompt],
     choose_on: Sequence[Prompt] | None = None,
-    judge: Judge | None = None,
+    judge: Judges = None,
     run: Run | None = None,
     name: str = "ppo",
     progress: bool = False,
@@ -65,13 +54,16 @@ def train_ppo(
     that does best on them. Without them ``held_out`` chooses too, and the gain that is reported there flatters: it is
     the best of several looks.
 
-    ``judge`` is another reward that is logged and never learned from, as the simulator's true utility. With ``run``,
-    the policy is saved in models/policy_NAME, each update is a line of logs/NAME.jsonl, the answers at several points
-    are in logs/NAME_samples.jsonl, and a training that was killed goes on from its last checkpoint to the weights that
-    it would have reached. Under ``accelerate launch`` all processes work on one training.
+    ``judge`` is another reward (several by name) that is logged and never learned from, as the simulator's true
+    utility; a single one is ``gold``. With ``run``, the policy is saved in models/policy_NAME, each update is a line of
+    logs/NAME.jsonl, the answers at several points are in logs/NAME_samples.jsonl, and a training that was killed goes
+    on from its last checkpoint to the weights that it would have reached. Under ``accelerate launch`` all processes
+    work on one training.
 
-    Raises :class:`PPOError` for parameters that do not go together, :class:`RewardError` for a reward
-    whose answer cannot be used, :class:`PolicyError` for policy and prompts: each before an update.
+    Raises :class:`PPOError` for parameters that do not go together,
+    :class:`realm_lib.config.base.ParamsError` for a judge's name that is taken,
+    :class:`realm_lib.rlhf.errors.RewardError` for a reward or judge whose answer cannot be used,
+    :class:`realm_lib.rlhf.policies.PolicyError` for policy and prompts: each before an update.
     """
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(params.ppo.seed, "ppo", "new weights"))  # a LoRA adapter starts at random
@@ -97,12 +89,12 @@ class PPOTrainer:
         *,
         held_out: Sequence[Prompt],
         choose_on: Sequence[Prompt] | None = None,
-        judge: Judge | None = None,
+        judge: Judges = None,
         run: Run | None = None,
         name: str = "ppo",
     ) -> None:
         self.params, self.sampling = params.ppo, params.sampling
-        self.reward, self.judge, self.run, self.name = reward, judge, run, name
+        self.reward, self.judges, self.run, self.name = reward, named_judges(judge), run, name
         self.processes = Processes()
         self._check(policy)
         self.prompts = list(prompts)
@@ -117,19 +109,13 @@ class PPOTrainer:
         if self.dropped:
             _log.warning("%s", self.dropped)
         self.models = ActorCritic(policy, self.params)
-        self._parameters = self.models.trained_parameters()
-        self._trained = list(self._parameters.values())
-        self.optimiser = torch.optim.AdamW(
-            self._trained, lr=self.params.learning_rate, eps=_ADAM_EPS, weight_decay=0.0, fused=True
-        )
-        self.kl = KLController(self.params.kl_coefficient, self.params.kl_target, self.params.kl_horizon)
-        self._scale = RunningScale()
+        self.learner = Learner(self.models, self.params, self.sampling.temperature, self.processes)
         self.state = Progress()
         self._best = self._policy_weights()
         self._identity = checkpoint.fingerprint(
-            params.model_dump(mode="json"), [encoded.ids for encoded in sets.values()], self._parameters
+            params.model_dump(mode="json"), [encoded.ids for encoded in sets.values()], self.learner.parameters
         )
-        self._clock = _Clock()
+        self._clock = Clock()
 
     def _check(self, policy: Policy) -> None:
         share = self.processes.count * self.params.gradient_accumulation
@@ -184,132 +170,30 @@ class PPOTrainer:
         """
         start = self.state.step * self.params.batch_size
         numbers = range(start, start + self.params.batch_size)
-        asked = [(*self._prompt(number), derive_seed(self.params.seed, "ppo", "episode", number)) for number in numbers]
-        return self._play(asked)
+        return self._play([self._asked(number) for number in numbers])
 
-    def _prompt(self, number: int) -> tuple[int, Prompt, list[int]]:
-        """Place, prompt and token ids of episode ``number``."""
+    def _asked(self, number: int) -> Asked:
+        """What episode ``number`` answers."""
         count = len(self._encoded.ids)
         turn, position = divmod(number, count)
         order = np.random.default_rng(derive_seed(self.params.seed, "ppo", "prompts", turn)).permutation(count)
         chosen = int(order[position])
-        place = self._encoded.kept[chosen]
-        return place, self.prompts[place], self._encoded.ids[chosen]
+        index = self._encoded.kept[chosen]
+        seed = derive_seed(self.params.seed, "ppo", "episode", number)
+        return Asked(index, self.prompts[index], self._encoded.ids[chosen], seed)
 
-    def _play(self, asked: Sequence[tuple[int, Prompt, list[int], int]]) -> list[Episode]:
+    def _play(self, asked: Sequence[Asked]) -> list[Episode]:
         mine = self.processes.share(asked)
         return self.processes.together(
-            lambda: play(self.models, mine, self.reward, self.judge, self.sampling, self.params, self._clock)
+            lambda: play(self.models, mine, self.reward, self.judges, self.sampling, self.params, self._clock)
         )
 
     def update(self, episodes: Sequence[Episode]) -> dict[str, Any]:
-        """One PPO update from a rollout; returns the step's numbers. The learning rate falls linearly to zero."""
-        params, state = self.params, self.state
-        steps = params.total_episodes // params.batch_size
-        rate = params.learning_rate * (1 - state.step / steps)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        coefficient = self.kl.coefficient
-        data = learnable(episodes, self._scores(episodes), coefficient, params)
-        sums = torch.zeros(len(_LOSSES), dtype=torch.float64)
-        norms, minibatches = 0.0, 0
-        with self._clock("update"), self.models.training(), torch.enable_grad():
-            for epoch in range(params.num_epochs):
-                seed = derive_seed(params.seed, "ppo", "minibatches", state.step, epoch)
-                order = np.random.default_rng(seed).permutation(len(episodes))
-                for start in range(0, len(order), params.minibatch_size):
-                    found, norm = self._step(episodes, data, order[start : start + params.minibatch_size].tolist())
-                    sums += found
-                    norms += norm
-                    minibatches += 1
-        means = dict(zip(_LOSSES, (sums / minibatches).tolist(), strict=True))
-        seen = describe(episodes)
-        self.kl.update(seen["kl"], len(episodes))
-        return {
-            "step": state.step + 1,
-            "episodes": (state.step + 1) * params.batch_size,
-            **seen,
-            "kl_coefficient": coefficient,
-            **means,
-            "value_error": float(masked_mean((data.returns - data.old_values) ** 2, data.mask)),
-            "explained_variance": explained_variance(data.old_values, data.returns, data.mask),
-            "grad_norm": norms / minibatches,
-            "learning_rate": rate,
-            "tokens": int(data.mask.sum()),
-        }
-
-    def _scores(self, episodes: Sequence[Episode]) -> "np.ndarray[Any, np.dtype[np.float64]]":
-        """What each response earns, [episodes]: penalised, scaled, less the penalty for a missing EOS.
-
-        The penalty on the ensemble's spread is that of Coste et al. (arXiv 2310.02743). Scaling by the deviation of all
-        rewards seen is OpenAI's baselines' (Engstrom et al., 2005.12729, section 3); a reward for responses without an
-        EOS that is lower than others is the "EOS trick" of Huang et al. (2403.17031).
-        """
-        params = self.params
-        scores = np.array([episode.worth(params.reward_uncertainty_penalty) for episode in episodes])
-        if params.reward_scaling:
-            self._scale.update(torch.from_numpy(scores))
-            scores = scores / self._scale.scale
-        if params.missing_eos_penalty is not None:
-            scores = scores - params.missing_eos_penalty * np.array([not episode.ended for episode in episodes])
-        return scores
-
-    def _step(self, episodes: Sequence[Episode], data: Learnable, chosen: list[int]) -> tuple[Tensor, float]:
-        """One optimiser step on a minibatch; means of what is watched over its tokens, and the gradient's norm.
-
-        Every loss is divided by the tokens of the whole minibatch, so that how it is split, over accumulation and over
-        processes, changes nothing.
-        """
-        params = self.params
-        tokens = int(data.mask[chosen].sum())
-        # Longest first: each part then holds rows of like length, and little padding.
-        ordered = sorted(chosen, key=lambda n: (-len(episodes[n].prompt_ids) - len(episodes[n].response_ids), n))
-        mine = self.processes.share(ordered)
-        size = len(mine) // params.gradient_accumulation
-        sums = torch.zeros(len(_LOSSES), dtype=torch.float64)
-        self.optimiser.zero_grad()
-        for start in range(0, len(mine), size):
-            part = list(mine[start : start + size])
-            loss, watched = self._losses([episodes[n] for n in part], data, part)
-            (loss / tokens).backward()  # type: ignore[no-untyped-call]
-            sums += watched
-        self.processes.sum_gradients(self._trained)
-        norm = float(torch.nn.utils.clip_grad_norm_(self._trained, params.max_grad_norm))
-        if not np.isfinite(norm):
-            raise PPOError(f"the gradient is {norm} at update {self.state.step + 1}: lower learning_rate")
-        self.optimiser.step()
-        return self.processes.sum(sums) / tokens, norm
-
-    def _losses(self, episodes: Sequence[Episode], data: Learnable, rows: list[int]) -> tuple[Tensor, Tensor]:
-        """Sum of the loss over the rows' tokens, and the sums of what is watched, in the order of ``_LOSSES``.
-
-        Schulman et al. (arXiv 1707.06347), equation 9: clipped objective, value error, entropy bonus.
-        """
-        params, models = self.params, self.models
-        mask = data.mask[rows]
-
-        def flat(values: Tensor) -> Tensor:
-            return values[rows][mask].float().to(models.device)
-
-        old, advantages = flat(data.old_log_probs), flat(data.advantages)
-        found = models.evaluate(
-            [episode.prompt_ids for episode in episodes],
-            [episode.response_ids for episode in episodes],
-            self.sampling.temperature,
-            entropy=params.entropy_bonus > 0,
-        )
-        policy_loss = clipped_policy_loss(found.log_probs, old, advantages, params.clip_range).sum()
-        value_loss = clipped_value_loss(
-            found.values, flat(data.old_values), flat(data.returns), params.value_clip_range
-        ).sum()
-        loss = policy_loss + params.value_coefficient * value_loss
-        if found.entropies is not None:
-            loss = loss - params.entropy_bonus * found.entropies.sum()
-        with torch.no_grad():
-            log_ratio = found.log_probs - old
-            outside = (torch.exp(log_ratio) - 1).abs() > params.clip_range
-            watched = [policy_loss, value_loss, outside.sum(), approximate_kl(found.log_probs, old).sum()]
-            return loss, torch.stack([value.detach().double().cpu() for value in watched])
+        """One PPO update from a rollout; returns the step's numbers."""
+        with self._clock("update"):
+            numbers = self.learner.update(episodes, self.state.step)
+        step = self.state.step + 1
+        return {"step": step, "episodes": step * self.params.batch_size, **numbers}
 
     def _record(self, row: dict[str, Any]) -> None:
         """Log a step and what is wrong with it."""
@@ -319,9 +203,9 @@ class PPOTrainer:
         row["episodes_per_second"] = self.params.batch_size / total
         self.state.history.append(row)
         row["warnings"] = warnings_of(self.state.history, self.params)
-        known = {_kind(warning) for old in self.state.history[:-1] for warning in old["warnings"]}
+        known = {kind_of(warning) for old in self.state.history[:-1] for warning in old["warnings"]}
         for warning in row["warnings"]:
-            if _kind(warning) not in known:
+            if kind_of(warning) not in known:
                 _log.warning("update %d: %s", row["step"], warning)
         self.state.step += 1
         if (path := self._log_path) is not None and self.processes.is_main:
@@ -368,9 +252,17 @@ class PPOTrainer:
         self.processes.wait()
         if self._checkpoint_path is not None and self.processes.is_main:
             self._checkpoint_path.unlink(missing_ok=True)
-        tables = (pd.DataFrame(rows) for rows in (state.history, state.evaluations, state.samples, judged))
-        history, evaluations, samples, answers = tables
-        return PPOResult(policy, history, evaluations, samples, answers, state.best_step, stopped, self.dropped)
+        return PPOResult(
+            policy=policy,
+            history=pd.DataFrame(state.history),
+            evaluations=pd.DataFrame(state.evaluations),
+            samples=pd.DataFrame(state.samples),
+            judged=pd.DataFrame(judged),
+            judges=tuple(self.judges),
+            best_step=state.best_step,
+            stopped=stopped,
+            dropped=self.dropped,
+        )
 
     @property
     def _log_path(self) -> Path | None:
@@ -383,46 +275,22 @@ class PPOTrainer:
     def _save_checkpoint(self) -> None:
         if self._checkpoint_path is None:
             return
-        self.state.kl_coefficient, self.state.reward_scale = self.kl.coefficient, dict(vars(self._scale))
+        state, learner = self.state, self.learner
+        state.kl_coefficient, state.reward_scale = learner.kl.coefficient, dict(vars(learner.scale))
         if self.processes.is_main:
-            path, state = self._checkpoint_path, self.state
-            checkpoint.save(path, self._identity, state, self._parameters, self._best, self.optimiser)
+            path = self._checkpoint_path
+            checkpoint.save(path, self._identity, state, learner.parameters, self._best, learner.optimiser)
 
     def _resume(self) -> None:
         if self._checkpoint_path is None or self._log_path is None:
             return
-        found = checkpoint.restore(self._checkpoint_path, self._identity, self._parameters, self.optimiser)
-        if found is not None:
-            self.state, self._best = found
-            self.kl.coefficient = self.state.kl_coefficient
-            self._scale = RunningScale.restored(self.state.reward_scale)
+        learner = self.learner
+        restored = checkpoint.restore(self._checkpoint_path, self._identity, learner.parameters, learner.optimiser)
+        if restored is not None:
+            self.state, self._best = restored
+            learner.kl.coefficient = self.state.kl_coefficient
+            learner.scale = RunningScale.restored(self.state.reward_scale)
             _log.info("%s goes on after update %d", self.name, self.state.step)
         if self.processes.is_main:
             write_lines(self._log_path, self.state.history)  # what was logged after the checkpoint is done again
         self.processes.wait()
-
-
-_LOSSES = ("policy_loss", "value_loss", "clip_fraction", "approximate_kl")
-
-
-def _kind(warning: str) -> str:
-    return warning.partition(":")[0].split(" from ")[0]
-
-
-class _Clock:
-    """Seconds of each named part since they were last taken."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - start
-
-    def take(self) -> dict[str, float]:
-        seconds, self._seconds = self._seconds, {}
-        return seconds

@@ -1,0 +1,130 @@
+"""The state of a training between two epochs, and the one file from which a killed training goes on."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from realm_lib.config.training import ModelParams, TrainingParams
+from realm_lib.reward.combiner.network import Layers
+from realm_lib.reward.combiner.pairs import CombinerError
+from realm_lib.runs.files import atomic_path
+
+__all__ = ["State", "TrainingHistory", "fingerprint", "restore", "save"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainingHistory:
+    """How a training went. One value an epoch in the lists, all of the mean over members, without dropout."""
+
+    train_loss: list[float] = field(default_factory=list)
+    """Mean -log sigmoid(margin), in nats, over the training pairs (over 32,768 of them where there are more)."""
+    validation_loss: list[float] = field(default_factory=list)
+    validation_accuracy: list[float] = field(default_factory=list)
+    """Share of the validation pairs in the right order; a tie counts half."""
+    best_epoch: int = 0
+    """The epoch, counted from 1, with the lowest validation loss."""
+    member_epochs: list[int] = field(default_factory=list)
+    """The epoch whose weights each member kept."""
+    seconds: float = 0.0
+    batch_size: int = 0
+    """Pairs a step, as used: see :func:`effective_batch_size`."""
+    learning_rate: float = 0.0
+    """Adam's rate, as used: see :func:`effective_learning_rate`."""
+    kept: dict[str, float] = field(default_factory=dict)
+    """train_loss, validation_loss and validation_accuracy of the model as kept."""
+
+    def metrics(self) -> dict[str, float | int]:
+        """What metrics/combiner.json holds; the losses and the accuracy are those of the model as kept."""
+        return {"best_epoch": self.best_epoch, **self.kept, "seconds": self.seconds}
+
+
+@dataclass
+class State:
+    """All that a training has learned so far, between two epochs."""
+
+    layers: Layers
+    best: Layers
+    best_loss: Tensor
+    """float64 [members]"""
+    optimiser: torch.optim.AdamW
+    epoch: int
+    """Epochs done."""
+    history: TrainingHistory
+
+    def running(self, patience: int) -> list[int]:
+        """The members that still train: their best epoch is less than ``patience`` epochs back."""
+        return [member for member, best in enumerate(self.history.member_epochs) if self.epoch - best < patience]
+
+
+def fingerprint(pairs: Iterable[Tensor], model: ModelParams, params: TrainingParams) -> str:
+    """A hash of all that decides the weights: parameters, pairs, and the version of torch, whose sums may differ."""
+    digest = hashlib.sha256()
+    settings = {"model": model.model_dump(), "training": params.model_dump(), "torch": torch.__version__}
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    for tensor in pairs:
+        digest.update(str(list(tensor.shape)).encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _tensors(state: State) -> dict[str, Tensor]:
+    """Every tensor of the state by name, the optimiser's moments included; those of a new optimiser are not there."""
+    tensors = {"best_loss": state.best_loss}
+    for number, (layer, best) in enumerate(zip(state.layers, state.best, strict=True)):
+        for name, tensor, kept in zip(("weight", "bias"), layer, best, strict=True):
+            tensors[f"layers.{number}.{name}"] = tensor.detach()
+            tensors[f"best.{number}.{name}"] = kept
+    for number, moments in state.optimiser.state_dict()["state"].items():
+        for name, tensor in moments.items():
+            tensors[f"optimiser.{number}.{name}"] = tensor
+    return tensors
+
+
+def save(state: State, path: Path, identity: str) -> None:
+    """Write ``state`` to one file, so that weights and history can never be of different epochs."""
+    progress = {"epoch": state.epoch, "history": asdict(state.history)}
+    try:
+        with atomic_path(path) as temporary:
+            save_file(_tensors(state), temporary, {"identity": identity, "progress": json.dumps(progress)})
+    except (OSError, SafetensorError) as error:
+        raise CombinerError(f"{path}: the checkpoint cannot be written: {error}") from error
+
+
+def restore(state: State, path: Path, identity: str) -> None:
+    """Fill ``state`` from the checkpoint at ``path``, where there is one of this very training."""
+    if not path.exists():
+        return
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise CombinerError(
+            f"{path}: the checkpoint cannot be read: {error}. Delete it: training starts over"
+        ) from error
+    if metadata.get("identity") != identity:
+        _log.warning("%s: a checkpoint of other parameters, pairs or torch: training starts over", path)
+        return
+    progress: dict[str, Any] = json.loads(metadata["progress"])
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name in [name for name in tensors if name.startswith("optimiser.")]:
+        _, number, moment = name.split(".")
+        moments.setdefault(int(number), {})[moment] = tensors.pop(name)
+    state.optimiser.load_state_dict({**state.optimiser.state_dict(), "state": moments})
+    with torch.no_grad():
+        own = _tensors(state)
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+    state.epoch = progress["epoch"]
+    state.history = TrainingHistory(**progress["history"])

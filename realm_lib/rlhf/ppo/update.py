@@ -1,0 +1,160 @@
+"""The update that PPO is all about: a rollout to scores, advantages, and clipped steps on minibatches."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from realm_lib.config.rlhf import PPOParams
+from realm_lib.rlhf.errors import PPOError
+from realm_lib.rlhf.ppo.actor_critic import ActorCritic
+from realm_lib.rlhf.ppo.estimators import (
+    KLController,
+    RunningScale,
+    approximate_kl,
+    clipped_policy_loss,
+    clipped_value_loss,
+    explained_variance,
+    masked_mean,
+)
+from realm_lib.rlhf.ppo.monitor import describe
+from realm_lib.rlhf.ppo.processes import Processes
+from realm_lib.rlhf.ppo.rollout import Episode, Learnable, learnable
+from realm_lib.runs.seeds import derive_seed
+
+__all__ = ["Learner"]
+
+_ADAM_EPS = 1e-5
+"""Huang et al., arXiv 2403.17031: larger than PyTorch's 1e-8, as in the original code."""
+_WATCHED = ("policy_loss", "value_loss", "clip_fraction", "approximate_kl")
+"""What is summed over the tokens of a step to be watched, in this order."""
+
+
+class Learner:
+    """What changes the weights, and the numbers that it carries from one update to the next.
+
+    These are the optimiser's moments, the weight of the KL (:attr:`kl`) and the scale of the rewards (:attr:`scale`).
+    """
+
+    def __init__(self, models: ActorCritic, params: PPOParams, temperature: float, processes: Processes) -> None:
+        self.models, self.params, self.temperature, self.processes = models, params, temperature, processes
+        self.parameters = models.trained_parameters()
+        self._trained = list(self.parameters.values())
+        self.optimiser = torch.optim.AdamW(
+            self._trained, lr=params.learning_rate, eps=_ADAM_EPS, weight_decay=0.0, fused=True
+        )
+        self.kl = KLController(params.kl_coefficient, params.kl_target, params.kl_horizon)
+        self.scale = RunningScale()
+
+    def update(self, episodes: Sequence[Episode], step: int) -> dict[str, Any]:
+        """Update number ``step``, counted from 0, from a rollout; returns its numbers.
+
+        The learning rate falls linearly to zero. Every random number comes from the seed and ``step``.
+        """
+        params = self.params
+        rate = params.learning_rate * (1 - step / (params.total_episodes // params.batch_size))
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        coefficient = self.kl.coefficient
+        data = learnable(episodes, self.scores(episodes), coefficient, params)
+        sums = torch.zeros(len(_WATCHED), dtype=torch.float64)
+        norms, minibatches = 0.0, 0
+        with self.models.training(), torch.enable_grad():
+            for epoch in range(params.num_epochs):
+                seed = derive_seed(params.seed, "ppo", "minibatches", step, epoch)
+                order = np.random.default_rng(seed).permutation(len(episodes))
+                for start in range(0, len(order), params.minibatch_size):
+                    chosen = order[start : start + params.minibatch_size].tolist()
+                    watched, norm = self._step(episodes, data, chosen)
+                    sums += watched
+                    norms += norm
+                    minibatches += 1
+        means = dict(zip(_WATCHED, (sums / minibatches).tolist(), strict=True))
+        seen = describe(episodes)
+        self.kl.update(seen["kl"], len(episodes))
+        return {
+            **seen,
+            "kl_coefficient": coefficient,
+            **means,
+            "value_error": float(masked_mean((data.returns - data.old_values) ** 2, data.mask)),
+            "explained_variance": explained_variance(data.old_values, data.returns, data.mask),
+            "grad_norm": norms / minibatches,
+            "learning_rate": rate,
+            "tokens": int(data.mask.sum()),
+        }
+
+    def scores(self, episodes: Sequence[Episode]) -> NDArray[np.float64]:
+        """What each response earns, [episodes]: penalised, scaled, less the penalty for a missing EOS.
+
+        The penalty on the ensemble's spread is that of Coste et al. (arXiv 2310.02743). Scaling by the deviation of all
+        rewards seen is OpenAI's baselines' (Engstrom et al., 2005.12729, section 3); a reward for responses without an
+        EOS that is lower than others is the "EOS trick" of Huang et al. (2403.17031).
+        """
+        params = self.params
+        scores = np.array([episode.worth(params.reward_uncertainty_penalty) for episode in episodes])
+        if params.reward_scaling:
+            self.scale.update(torch.from_numpy(scores))
+            scores = scores / self.scale.scale
+        if params.missing_eos_penalty is not None:
+            scores = scores - params.missing_eos_penalty * np.array([not episode.ended for episode in episodes])
+        return scores
+
+    def _step(self, episodes: Sequence[Episode], data: Learnable, chosen: list[int]) -> tuple[Tensor, float]:
+        """One optimiser step on a minibatch; means of what is watched over its tokens, and the gradient's norm.
+
+        Every loss is divided by the tokens of the whole minibatch, so that how it is split, over accumulation and over
+        processes, changes nothing.
+        """
+        params = self.params
+        tokens = int(data.mask[chosen].sum())
+        # Longest first: each part then holds rows of like length, and little padding.
+        ordered = sorted(chosen, key=lambda n: (-len(episodes[n].prompt_ids) - len(episodes[n].response_ids), n))
+        mine = self.processes.share(ordered)
+        size = len(mine) // params.gradient_accumulation
+        sums = torch.zeros(len(_WATCHED), dtype=torch.float64)
+        self.optimiser.zero_grad()
+        for start in range(0, len(mine), size):
+            part = list(mine[start : start + size])
+            loss, watched = self._losses([episodes[n] for n in part], data, part)
+            (loss / tokens).backward()  # type: ignore[no-untyped-call]
+            sums += watched
+        self.processes.sum_gradients(self._trained)
+        norm = float(torch.nn.utils.clip_grad_norm_(self._trained, params.max_grad_norm))
+        if not np.isfinite(norm):
+            raise PPOError(f"the gradient is {norm}: lower learning_rate")
+        self.optimiser.step()
+        return self.processes.sum(sums) / tokens, norm
+
+    def _losses(self, episodes: Sequence[Episode], data: Learnable, rows: list[int]) -> tuple[Tensor, Tensor]:
+        """Sum of the loss over the rows' tokens, and the sums of what is watched, in the order of ``_WATCHED``.
+
+        Schulman et al. (arXiv 1707.06347), equation 9: clipped objective, value error, entropy bonus.
+        """
+        params, models = self.params, self.models
+        mask = data.mask[rows]
+
+        def flat(values: Tensor) -> Tensor:
+            return values[rows][mask].float().to(models.device)
+
+        old, advantages = flat(data.old_log_probs), flat(data.advantages)
+        tokens = models.evaluate(
+            [episode.prompt_ids for episode in episodes],
+            [episode.response_ids for episode in episodes],
+            self.temperature,
+            entropy=params.entropy_bonus > 0,
+        )
+        policy_loss = clipped_policy_loss(tokens.log_probs, old, advantages, params.clip_range).sum()
+        value_loss = clipped_value_loss(
+            tokens.values, flat(data.old_values), flat(data.returns), params.value_clip_range
+        ).sum()
+        loss = policy_loss + params.value_coefficient * value_loss
+        if tokens.entropies is not None:
+            loss = loss - params.entropy_bonus * tokens.entropies.sum()
+        with torch.no_grad():
+            log_ratio = tokens.log_probs - old
+            outside = (torch.exp(log_ratio) - 1).abs() > params.clip_range
+            watched = [policy_loss, value_loss, outside.sum(), approximate_kl(tokens.log_probs, old).sum()]
+            return loss, torch.stack([value.detach().double().cpu() for value in watched])
