@@ -60,11 +60,13 @@ def interval_table(
 
     ``shares`` are shown in percent, all else with ``digits``.
     """
-    rows = {}
+    rows: dict[str, dict[str, float]] = {name: {} for name in metrics}
     for name, entry in metrics.items():
-        numbers = {key: value for key, value in entry.items() if not key.startswith("ci")}
-        (interval,) = (value for key, value in entry.items() if key.startswith("ci"))
-        rows[name] = numbers | dict(zip(("low", "high"), interval, strict=True))
+        for key, value in entry.items():
+            if key.startswith("ci"):
+                rows[name]["low"], rows[name]["high"] = value
+            else:
+                rows[name][key] = value
     table = pd.DataFrame.from_dict(rows, orient="index").astype(float)
     percents = [name for name in table if name in shares]
     return table.style.format(f"{{:.{digits}f}}").format(_SHARES, subset=percents)
