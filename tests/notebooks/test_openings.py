@@ -76,6 +76,8 @@ def test_it_closes_with_what_was_found_and_where_to_go_on(path: Path) -> None:
     heading, found, onward = cells[-3:]
     assert source(heading) == "## What was found"
     assert [cell["cell_type"] for cell in (heading, found, onward)] == ["markdown", "code", "markdown"]
+    names = [node.id for node in ast.walk(ast.parse(source(found))) if isinstance(node, ast.Name)]
+    assert "found" in names, "the numbers are those of the metrics that were just written"
     assert re.match(r"Next: \[[^\]]+\]\([^)]+\)", source(onward))
     assert sum("What was found" in source(cell) for cell in cells) == 1
 
