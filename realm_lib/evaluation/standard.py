@@ -23,9 +23,9 @@ PairReward = Callable[[pd.DataFrame], Floats]
 """A table of pairs with their features to the rewards of A and B, [pairs, 2]."""
 
 _ABLATIONS = {
-    "realm_with_length": ("reward", "similarity", "log_words"),
+    "realm_with_length": ("score", "similarity", "log_words"),
     "realm_without_score": ("similarity",),
-    "realm_without_similarity": ("reward",),
+    "realm_without_similarity": ("score",),
 }
 
 

@@ -12,10 +12,10 @@ from realm_lib.features.store import FeatureTable
 from realm_lib.models.embedders import EmbedderError
 from realm_lib.models.reward_models import ScorerError
 
-__all__ = []
+__all__ = ["fill", "fill_from_stream"]
 
 
-def _fill(
+def fill(
     table: FeatureTable,
     keys: Sequence[bytes],
     compute: Callable[[Sequence[int]], NDArray[np.float32]],
@@ -69,7 +69,7 @@ def _pieces(places: Sequence[int], groups: Sequence[Hashable], size: int) -> lis
     return pieces
 
 
-def _fill_from_stream(
+def fill_from_stream(
     table: FeatureTable,
     keys: Sequence[bytes],
     order: Sequence[int],

@@ -16,7 +16,7 @@ from realm_lib.config.base import resolve_path
 from realm_lib.config.profile import load_params
 from realm_lib.data.chats import PairsError, as_text
 from realm_lib.data.reading import read_table, split_prompt
-from realm_lib.features.extraction import score_texts
+from realm_lib.features.extraction import score_texts, votes_renamed
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.reward_models import LongResponseError, build_scorer
 from realm_lib.runs.files import atomic_path
@@ -25,11 +25,11 @@ from realm_lib.runs.run import Run, show_progress
 __all__ = ["FORMS", "ScoredFile", "score_file"]
 
 FORMS: Mapping[tuple[str, ...], Mapping[str, str]] = {
-    ("prompt", "response"): {"response": "reward"},
-    ("chosen", "rejected"): {"chosen": "reward_chosen", "rejected": "reward_rejected"},
-    ("history", "human_ref_A", "human_ref_B"): {"human_ref_A": "reward_A", "human_ref_B": "reward_B"},
+    ("prompt", "response"): {"response": "score"},
+    ("chosen", "rejected"): {"chosen": "score_chosen", "rejected": "score_rejected"},
+    ("history", "human_ref_A", "human_ref_B"): {"human_ref_A": "score_A", "human_ref_B": "score_B"},
 }
-"""The columns of a file, and the column of rewards that each response gets."""
+"""The columns of a file, and the column of scores that each response gets."""
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
@@ -43,10 +43,11 @@ class ScoredFile(NamedTuple):
 
 
 def score_file(run: str | Path, source: str | Path, target: str | Path) -> ScoredFile:
-    """Score the texts of ``source`` with a run's reward model; ``target`` (.parquet) gets its rows and their rewards.
+    """Score the texts of ``source`` with a run's reward model; ``target`` (.parquet) gets its rows and their scores.
 
     ``source`` is a .jsonl, .jsonl.gz or .parquet file of {prompt, response}, {prompt, chosen, rejected} (strings or
-    chat messages; without prompt the dialogues must share it) or SHP's columns; other columns are carried over.
+    chat messages; without prompt the dialogues must share it) or SHP's columns, whose votes (score_A and score_B there)
+    become votes_A and votes_B; other columns are carried over.
     Each distinct text is scored once. ``target`` appears when everything is in it.
 
     Raises :class:`PairsError` naming the row that cannot be used, MissingStepError or ParamsError for the run, and what
@@ -63,7 +64,10 @@ def score_file(run: str | Path, source: str | Path, target: str | Path) -> Score
     if not source.is_file():
         raise PairsError(f"{source}: no such file")
     table = read_table(source)
-    rows, columns = table.drop(columns=["_file", "_row"]), _form(table, source)
+    if "human_ref_A" in table:
+        table = votes_renamed(table)
+    columns = _form(table, source)
+    rows = table.drop(columns=["_file", "_row"])
     texts = _texts(table, columns)
     distinct = texts.drop_duplicates(["prompt", "response"], ignore_index=True)
     scorer = build_scorer(params.reward_model, home.folder)
@@ -80,10 +84,10 @@ def score_file(run: str | Path, source: str | Path, target: str | Path) -> Score
     except LongResponseError as error:
         places = ", ".join(str(row) for row in distinct.iloc[error.places[:5]]["row"])
         raise LongResponseError(f"{source} row {places}: {error}", error.tokens, error.limit) from None
-    found = texts.merge(distinct[["prompt", "response"]].assign(reward=scores.values), on=["prompt", "response"])
+    found = texts.merge(distinct[["prompt", "response"]].assign(score=scores.values), on=["prompt", "response"])
     for column, name in columns.items():
-        rewards = found[found["column"] == column].set_index("row")["reward"]
-        rows[name] = table["_row"].map(rewards).astype(np.float32)
+        of_row = found[found["column"] == column].set_index("row")["score"]
+        rows[name] = table["_row"].map(of_row).astype(np.float32)
     with atomic_path(target) as temporary:
         rows.to_parquet(temporary, index=False)
     return ScoredFile(len(rows), len(distinct), len(scores.computed), time.monotonic() - start)
@@ -95,7 +99,7 @@ def _form(table: pd.DataFrame, source: Path) -> Mapping[str, str]:
     for needed, columns in FORMS.items():
         if set(needed) <= set(table.columns):
             if taken := sorted(set(columns.values()) & set(table.columns)):
-                raise PairsError(f"{source}: has a column {taken[0]} already, where the rewards would go: rename it")
+                raise PairsError(f"{source}: has a column {taken[0]} already, where the scores would go: rename it")
             return columns
     forms = "; or ".join(", ".join(needed) for needed in FORMS)
     raise PairsError(f"{source}: has the columns {', '.join(map(str, table.columns[:-2]))}; needed are {forms}")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from realm_lib.config.base import ParamsError
 from realm_lib.config.profile import Params
 from realm_lib.data.chats import Prompt, as_text
+from realm_lib.features.kept import FeatureModels
 from realm_lib.models.embedders import Embedder, build_embedder, by_role, cosine
 from realm_lib.models.reward_models import Scorer, build_scorer
 from realm_lib.runs.files import write_json
@@ -103,11 +104,13 @@ class RealmReward:
         return [np.stack([vectors[text] for text in side]) for side in (prompts, responses)]
 
     @staticmethod
-    def save_pretrained(folder: str | Path, combiner: "Combiner", params: Params) -> None:
-        """Save a combiner with the names of the models whose features it was trained on."""
+    def save_pretrained(folder: str | Path, combiner: "Combiner", models: FeatureModels) -> None:
+        """Save a combiner with the models whose features it was trained on, as those features name them.
+
+        See :func:`realm_lib.features.kept.feature_models`.
+        """
         combiner.save_pretrained(folder)
-        sections = {name: getattr(params, name).model_dump(mode="json") for name in _SECTIONS}
-        write_json(Path(folder) / _FILE, sections)
+        write_json(Path(folder) / _FILE, models.to_dict())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:

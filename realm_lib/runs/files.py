@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    pass
+    import pandas as pd
 
-__all__ = ["atomic_path", "write_json", "write_text"]
+__all__ = ["atomic_path", "read_note", "write_json", "write_table", "write_text"]
+
+_NOTE = b"realm"
 
 
 @contextmanager
@@ -97,3 +99,28 @@ def _first_bad(content: Any, key: str = "") -> str:
         if isinstance(value, (Mapping, list, tuple)) and (found := _first_bad(value, here)):
             return found
     return ""
+
+
+def write_table(path: str | Path, table: "pd.DataFrame", note: Mapping[str, Any] | None = None) -> None:
+    """Write ``table`` as parquet, whole or not at all; ``note`` is kept in the file, for :func:`read_note`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    content = pa.Table.from_pandas(table, preserve_index=False)
+    if note is not None:
+        content = content.replace_schema_metadata({**content.schema.metadata, _NOTE: json.dumps(note, default=_plain)})
+    with atomic_path(path) as temporary:
+        pq.write_table(content, temporary)
+
+
+def read_note(path: str | Path) -> dict[str, Any] | None:
+    """What :func:`write_table` noted in a file; None for one without a note. Raises OSError for no parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        note = (pq.read_schema(path).metadata or {}).get(_NOTE)
+    except pa.ArrowInvalid as error:
+        raise OSError(f"{path}: not a parquet file: {error}") from error
+    content: dict[str, Any] | None = None if note is None else json.loads(note)
+    return content

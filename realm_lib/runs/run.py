@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from realm_lib.config.base import ParamsError, project_root
 from realm_lib.config.profile import Params, dump_yaml
-from realm_lib.runs.files import atomic_path, write_json
+from realm_lib.runs.files import atomic_path, write_json, write_table
 from realm_lib.runs.seeds import seed_everything
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 __all__ = ["MissingStepError", "Run", "open_run", "show_progress", "source_commit"]
@@ -74,6 +75,10 @@ class Run:
         """metrics/NAME.json of this run."""
         loaded: dict[str, Any] = json.loads(self.path("metrics", f"{name}.json").read_text(encoding="utf-8"))
         return loaded
+
+    def write_table(self, table: "pd.DataFrame", *parts: str, note: Mapping[str, Any] | None = None) -> None:
+        """Write ``table`` as parquet to :meth:`path` of ``parts``; see :func:`realm_lib.runs.files.write_table`."""
+        write_table(self.path(*parts), table, note)
 
     def save_figure(self, figure: "Figure", name: str) -> None:
         """Write figures/NAME.png and figures/NAME.svg, the same bytes for the same figure."""

@@ -21,8 +21,9 @@ from support.policies_made_up import PPO, write_policies
 
 from realm_lib import figures
 from realm_lib.config.profile import load_params
-from realm_lib.data.pairs import load_pairs
-from realm_lib.features.extraction import extract_features
+from realm_lib.data.kept import keep_pairs
+from realm_lib.features.extraction import extract
+from realm_lib.features.kept import FeatureModels, keep_features
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.reward_models import build_scorer
 from realm_lib.report.figures.preference_tuning import reward_against_kl, win_rate_bars
@@ -78,21 +79,22 @@ def run(project: Path, inform_folder: Path, minilm: Any) -> Run:
     params = load_params(run.path("params.yaml"))
     shutil.copytree(inform_folder, run.path("models", "reward_model"))
     scorer, store = build_scorer(params.reward_model, run.folder), FeatureStore(project / "cache")
-    tables = {}
-    counts = {}
-    for split in ("train", "validation", "test"):
-        table = extract_features(load_pairs(params.data, split), scorer, minilm, store, progress=False)
+    features = {}
+    for split, pairs in keep_pairs(run, params.data, ("train", "validation", "test")).items():
+        extraction = extract(pairs.table, scorer, minilm, store, progress=False)
+        table = extraction.table
         # A reward model of random weights knows nothing: here people prefer what is near the post, four times of five.
         nearer = table["similarity_A"] > table["similarity_B"]
         table["labels"] = nearer.where(table.index % 5 > 0, ~nearer).astype(int)
-        tables[split] = table
-        run.path("features").mkdir(exist_ok=True)
-        tables[split].to_parquet(run.path("features", f"{split}.parquet"))
-        counts[split] = tables[split].attrs["counts"]
+        features[split] = extraction
+    models = FeatureModels(params.reward_model, params.embedding)
+    keep_features(run, features, models)
+    counts = {split: extraction.counts.to_dict() for split, extraction in features.items()}
     run.write_metrics("features", {**counts["train"], "splits": counts})
+    tables = {split: extraction.table for split, extraction in features.items()}
     combiner = Combiner(params.model)
     combiner.fit(tables["train"], tables["validation"], params.training)
-    RealmReward.save_pretrained(run.path("models", "combiner"), combiner, params)
+    RealmReward.save_pretrained(run.path("models", "combiner"), combiner, models)
     figures.set_theme()
     run.save_figure(figures.response_surface(combiner.reward, tables["validation"]).figure, "combiner_surface")
 

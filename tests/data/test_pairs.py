@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from realm_lib.config.data import DataParams
+from realm_lib.config.data import DataParams, Split
 from realm_lib.data.chats import PairsError, as_messages, as_text
-from realm_lib.data.pairs import bare_domain, distinct_texts, load_pairs
+from realm_lib.data.pairs import PairSplit, PairsReport, bare_domain, distinct_texts, load_pairs, load_splits
 from realm_lib.data.simulator import simulate_pairs
 
 Row = dict[str, Any]
@@ -63,12 +63,20 @@ def write_splits(folder: Path, train: Iterable[Row], test: Iterable[Row] = (), s
     return folder
 
 
+def split_of(data: DataParams, split: Split) -> PairSplit:
+    return load_splits(data, (split,))[split]
+
+
+def train_split(folder: Path, rows: Iterable[Row], **options: Any) -> PairSplit:
+    return split_of(local(write_splits(folder, rows), **options), "train")
+
+
 def train_of(folder: Path, rows: Iterable[Row], **options: Any) -> pd.DataFrame:
-    return load_pairs(local(write_splits(folder, rows), **options), "train")
+    return train_split(folder, rows, **options).table
 
 
-def dropped(pairs: pd.DataFrame) -> dict[str, int]:
-    return {reason: found["pairs"] for reason, found in pairs.attrs["report"]["dropped"].items()}
+def dropped(split: PairSplit) -> dict[str, int]:
+    return {reason: entry["pairs"] for reason, entry in split.report.dropped.items()}
 
 
 # Sources and formats
@@ -78,20 +86,15 @@ def dropped(pairs: pd.DataFrame) -> dict[str, int]:
 def test_named_splits_come_back_row_for_row(tmp_path: Path, suffix: str) -> None:
     rows = [shp(n, labels=n % 2, score_A=2 + 6 * (n % 2), score_B=8 - 6 * (n % 2)) for n in range(6)]
     folder = write_splits(tmp_path, rows, suffix=suffix)
-    pairs = load_pairs(local(folder), "train")
-    pd.testing.assert_frame_equal(pairs, pd.DataFrame(rows), check_dtype=False)
+    found = split_of(local(folder), "train")
+    pairs = found.table
+    assert pairs["pair_id"].is_unique
+    pd.testing.assert_frame_equal(pairs.drop(columns="pair_id"), pd.DataFrame(rows), check_dtype=False)
     assert list(load_pairs(local(folder), "validation")["post_id"]) == ["post9001"]
     assert list(load_pairs(local(folder), "test")["post_id"]) == ["post9002"]
-    assert pairs.attrs["report"] == {
-        "split": "train",
-        "source": "local",
-        "simulated": False,
-        "read": 6,
-        "kept": 6,
-        "posts": 6,
-        "dropped": {},
-        "posts_cut": 0,
-    }
+    assert found.report == PairsReport(
+        source="local", simulated=False, read=6, kept=6, posts=6, posts_cut=0, dropped={}
+    )
 
 
 def test_a_split_may_have_several_files_and_other_common_names(tmp_path: Path) -> None:
@@ -139,12 +142,13 @@ def test_simulated_pairs_are_the_simulators_and_called_so() -> None:
     sizes = {"train": 40, "validation": 10, "test": 12}
     data = DataParams.model_validate({"source": "simulator", "splits": sizes, "seed": 3, "domains": ["askvet"]})
     for split, size in sizes.items():
-        pairs = load_pairs(data, split)  # type: ignore[arg-type]
+        found = split_of(data, split)  # type: ignore[arg-type]
+        pairs = found.table
         expected = pd.DataFrame(simulate_pairs(size, seed=3, split=split, domains=["askvet"]))
         kept = expected.merge(pairs[["c_root_id_A", "c_root_id_B"]])
-        pd.testing.assert_frame_equal(pairs, kept, check_dtype=False)
-        assert pairs.attrs["report"]["simulated"] is True
-        assert pairs.attrs["report"]["read"] == size
+        pd.testing.assert_frame_equal(pairs.drop(columns="pair_id"), kept, check_dtype=False)
+        assert found.report.simulated is True
+        assert found.report.read == size
 
 
 @pytest.fixture
@@ -162,10 +166,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_hub_data_set_with_its_splits(hub: Path) -> None:
     write_splits(hub, [shp(0), shp(9002), shp(1, human_ref_A="")])
     data = DataParams(source="hub", dataset_name=str(hub))
-    pairs = load_pairs(data, "train")
+    found = split_of(data, "train")
+    pairs = found.table
     assert list(pairs["post_id"]) == ["post0"]
-    assert dropped(pairs) == {"empty text": 1, "post in a later split": 1}
-    assert pairs.attrs["report"]["dropped"]["empty text"]["first"] == [f"{hub} train row 3"]
+    assert dropped(found) == {"empty text": 1, "post in a later split": 1}
+    assert found.report.dropped["empty text"]["first"] == [f"{hub} train row 3"]
     assert list(load_pairs(data, "test")["post_id"]) == ["post9002"]
 
 
@@ -181,9 +186,10 @@ def test_a_hub_data_set_of_prompts_without_post_ids(hub: Path) -> None:
     write_splits(hub, rows, [rows[0]])
     write(hub / "validation.jsonl", [rows[1]])
     data = DataParams(source="hub", dataset_name=str(hub))
-    pairs = load_pairs(data, "train")
+    found = split_of(data, "train")
+    pairs = found.table
     assert list(pairs["history"]) == ["Ask 2", "Ask 3"]
-    assert dropped(pairs) == {"post in a later split": 2}
+    assert dropped(found) == {"post in a later split": 2}
 
 
 def test_a_hub_data_set_that_is_not_there(hub: Path) -> None:
@@ -376,19 +382,21 @@ def test_a_split_from_which_everything_is_dropped_is_an_error_with_the_reasons(t
     ],
 )
 def test_a_faulty_pair_is_dropped_counted_and_named(tmp_path: Path, reason: str, bad: Row) -> None:
-    pairs = train_of(tmp_path, [shp(0), shp(1), shp(2), bad, shp(3)])
+    split = train_split(tmp_path, [shp(0), shp(1), shp(2), bad, shp(3)])
+    pairs = split.table
     assert list(pairs["post_id"]) == ["post0", "post1", "post2", "post3"]
-    report = pairs.attrs["report"]
-    assert report["dropped"] == {reason: {"pairs": 1, "first": ["train.jsonl row 4"]}}
-    assert (report["read"], report["kept"], report["posts"]) == (5, 4, 4)
+    report = split.report
+    assert report.dropped == {reason: {"pairs": 1, "first": ["train.jsonl row 4"]}}
+    assert (report.read, report.kept, report.posts) == (5, 4, 4)
 
 
 def test_a_post_of_validation_that_test_holds_is_dropped_there_too(tmp_path: Path) -> None:
     write_splits(tmp_path, [shp(0)], [shp(1), shp(2)])
     write(tmp_path / "validation.jsonl", [shp(2, human_ref_A="other"), shp(3)])
-    pairs = load_pairs(local(tmp_path), "validation")
+    found = split_of(local(tmp_path), "validation")
+    pairs = found.table
     assert list(pairs["post_id"]) == ["post3"]
-    assert dropped(pairs) == {"post in a later split": 1}
+    assert dropped(found) == {"post in a later split": 1}
     assert list(load_pairs(local(tmp_path), "test")["post_id"]) == ["post1", "post2"]
 
 
@@ -403,13 +411,14 @@ def test_labels_that_mostly_contradict_the_votes_are_an_error(tmp_path: Path) ->
     wrong = [shp(n, labels=0) for n in range(3)]
     with pytest.raises(PairsError, match=r"train\.jsonl: 60% of the labels contradict the votes; labels = 1 must mean"):
         train_of(tmp_path, [*wrong, shp(3), shp(4)])
-    assert dropped(train_of(tmp_path, [*wrong, *(shp(n) for n in range(3, 7))])) == {"label against votes": 3}
+    assert dropped(train_split(tmp_path, [*wrong, *(shp(n) for n in range(3, 7))])) == {"label against votes": 3}
 
 
 def test_equal_votes_contradict_no_label(tmp_path: Path) -> None:
-    pairs = train_of(tmp_path, [shp(n, score_A=3, score_B=3, score_ratio=1.0, labels=n % 2) for n in range(4)])
+    split = train_split(tmp_path, [shp(n, score_A=3, score_B=3, score_ratio=1.0, labels=n % 2) for n in range(4)])
+    pairs = split.table
     assert len(pairs) == 4
-    assert dropped(pairs) == {}
+    assert dropped(split) == {}
 
 
 def test_two_comments_on_different_posts_are_no_duplicates(tmp_path: Path) -> None:
@@ -418,8 +427,8 @@ def test_two_comments_on_different_posts_are_no_duplicates(tmp_path: Path) -> No
 
 
 def test_the_report_names_five_rows_of_a_fault_and_counts_all(tmp_path: Path) -> None:
-    pairs = train_of(tmp_path, [shp(0), *(shp(n, history="") for n in range(1, 8))])
-    assert pairs.attrs["report"]["dropped"]["empty text"] == {
+    split = train_split(tmp_path, [shp(0), *(shp(n, history="") for n in range(1, 8))])
+    assert split.report.dropped["empty text"] == {
         "pairs": 7,
         "first": [f"train.jsonl row {n}" for n in range(2, 7)],
     }
@@ -427,9 +436,10 @@ def test_the_report_names_five_rows_of_a_fault_and_counts_all(tmp_path: Path) ->
 
 def test_only_the_domains_asked_for(tmp_path: Path) -> None:
     rows = [shp(0, domain="askvet_train"), shp(1, domain="askbaking"), shp(2, domain="legaladvice_train")]
-    pairs = train_of(tmp_path, rows, domains=["askvet", "askbaking"])
+    split = train_split(tmp_path, rows, domains=["askvet", "askbaking"])
+    pairs = split.table
     assert list(pairs["post_id"]) == ["post0", "post1"]
-    assert dropped(pairs) == {"other domain": 1}
+    assert dropped(split) == {"other domain": 1}
 
 
 row_faults = st.sampled_from(
@@ -463,12 +473,13 @@ def test_every_row_read_is_kept_or_counted(
 ) -> None:
     rows = [shp(post, human_ref_B=f"Answer {n}.", score_ratio=3.0) | fault for n, (post, fault) in enumerate(faults)]
     enough = [shp(100 + n, score_ratio=6.0) for n in range(40)]  # so that labels mostly agree with the votes
-    pairs = train_of(tmp_path, [*rows, *enough], **options)
-    report = pairs.attrs["report"]
-    assert report["read"] == report["kept"] + sum(dropped(pairs).values())
-    assert report["read"] == min(len(rows) + len(enough), options.get("splits", {}).get("train", 1000))
-    assert report["kept"] == len(pairs)
-    assert report["posts"] == pairs["post_id"].nunique()
+    split = train_split(tmp_path, [*rows, *enough], **options)
+    pairs = split.table
+    report = split.report
+    assert report.read == report.kept + sum(dropped(split).values())
+    assert report.read == min(len(rows) + len(enough), options.get("splits", {}).get("train", 1000))
+    assert report.kept == len(pairs)
+    assert report.posts == pairs["post_id"].nunique()
     assert not (pairs["post_id"] == "post9002").any()
 
 
@@ -489,11 +500,13 @@ def test_filters_touch_training_only(tmp_path: Path) -> None:
     data = local(folder, min_score_ratio=2.0, max_pairs_per_post=2, reward_model_share=0.5)
     for split in ("validation", "test"):
         assert len(load_pairs(data, split)) == len(rows)  # type: ignore[arg-type]
-    both = [load_pairs(data, split) for split in ("train", "reward_model")]  # type: ignore[arg-type]
-    for pairs in both:
+    splits = load_splits(data, ("train", "reward_model"))
+    both = [split.table for split in splits.values()]
+    for split in splits.values():
+        pairs = split.table
         assert (pairs["score_ratio"] >= 2.0).all()
         assert pairs.groupby("post_id").size().max() == 2
-        assert set(dropped(pairs)) == {
+        assert set(dropped(split)) == {
             "post kept for the other training split",
             "votes too close",
             "more pairs than max_pairs_per_post",
@@ -519,9 +532,10 @@ def test_a_ratio_cannot_be_asked_of_pairs_without_votes(tmp_path: Path) -> None:
 
 
 def test_a_pair_whose_votes_are_missing_does_not_pass_the_ratio(tmp_path: Path) -> None:
-    pairs = train_of(tmp_path, [shp(0), shp(1, score_A=None, score_B=None, score_ratio=None)], min_score_ratio=2.0)
+    split = train_split(tmp_path, [shp(0), shp(1, score_A=None, score_B=None, score_ratio=None)], min_score_ratio=2.0)
+    pairs = split.table
     assert list(pairs["post_id"]) == ["post0"]
-    assert dropped(pairs) == {"votes too close": 1}
+    assert dropped(split) == {"votes too close": 1}
 
 
 def test_the_reward_models_posts_are_not_the_combiners(tmp_path: Path) -> None:
@@ -572,11 +586,12 @@ def test_posts_are_cut_and_comments_never(tmp_path: Path) -> None:
         shp(1, history="one two  three\nfour five"),
         shp(2, history="a b c d e f"),
     ]
-    pairs = train_of(tmp_path, rows, preprocessing={"max_length": 5})
+    split = train_split(tmp_path, rows, preprocessing={"max_length": 5})
+    pairs = split.table
     assert list(pairs["history"]) == ["word0 word1 word2 word3 word4"] * 2 + ["one two  three\nfour five", "a b c d e"]
     assert list(pairs["human_ref_A"][:2]) == [long + " A"] * 2
     assert list(pairs["human_ref_B"][:2]) == [long + " B", long + " C"]
-    assert pairs.attrs["report"]["posts_cut"] == 2
+    assert split.report.posts_cut == 2
 
 
 @given(
@@ -585,10 +600,11 @@ def test_posts_are_cut_and_comments_never(tmp_path: Path) -> None:
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_cut_post_is_a_beginning_of_it(tmp_path: Path, words: list[str], limit: int) -> None:
     post = "  ".join(words)
-    pairs = train_of(tmp_path, [shp(0, history=post)], preprocessing={"max_length": limit})
+    split = train_split(tmp_path, [shp(0, history=post)], preprocessing={"max_length": limit})
+    pairs = split.table
     assert post.startswith(pairs["history"][0])
     assert pairs["history"][0].split() == words[:limit]
-    assert pairs.attrs["report"]["posts_cut"] == int(len(words) > limit)
+    assert split.report.posts_cut == int(len(words) > limit)
 
 
 # Dialogues as text

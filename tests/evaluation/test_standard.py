@@ -38,8 +38,8 @@ def make_pairs(pairs, seed):
     rng = np.random.default_rng(seed)
     table = pd.DataFrame({"post_id": rng.integers(0, pairs // 3, pairs) + 1_000_000 * seed, "domain": "askvet_test"})
     for side in "AB":
-        table[f"reward_{side}"], table[f"similarity_{side}"] = rng.normal(size=pairs), rng.uniform(0, 1, pairs)
-        table[f"gold_{side}"] = 5 * table[f"reward_{side}"] * (table[f"similarity_{side}"] - 0.4)
+        table[f"score_{side}"], table[f"similarity_{side}"] = rng.normal(size=pairs), rng.uniform(0, 1, pairs)
+        table[f"gold_{side}"] = 5 * table[f"score_{side}"] * (table[f"similarity_{side}"] - 0.4)
         table[f"human_ref_{side}"] = ["word " * count for count in rng.integers(1, 40, pairs)]
         table["history"] = [f"post {post}" for post in table["post_id"]]
     wins = stats.logistic.cdf(table["gold_A"] - table["gold_B"])
@@ -85,7 +85,7 @@ def test_every_reward_of_the_design_is_there_and_is_what_it_says(trained):
     np.testing.assert_array_equal(rewards["realm"], np.stack([combiner.reward(a), combiner.reward(b)], axis=1))
     assert (rewards["characters"][:, 0] == features["test"]["human_ref_A"].str.len()).all()
     # A monotone network of one feature keeps its order or turns it; it cannot know what it was not given.
-    moved = features["test"].assign(similarity_A=0.5, reward_B=0.0)
+    moved = features["test"].assign(similarity_A=0.5, score_B=0.0)
     np.testing.assert_array_equal(
         fitted["realm_without_similarity"](moved)[:, 0], rewards["realm_without_similarity"][:, 0]
     )
@@ -109,10 +109,10 @@ def test_two_features_can_do_no_better_than_their_ceiling(trained):
 def test_trees_turn_their_sign_with_the_pair_and_find_an_intransitive_preference():
     rng = np.random.default_rng(0)
     pairs = pd.DataFrame(
-        rng.uniform(0, 3, size=(3000, 4)), columns=["reward_A", "similarity_A", "reward_B", "similarity_B"]
+        rng.uniform(0, 3, size=(3000, 4)), columns=["score_A", "similarity_A", "score_B", "similarity_B"]
     )
     # Stone, scissors, paper: no reward can be right about more than two of the three.
-    kinds = pairs[["reward_A", "reward_B"]].to_numpy().astype(int)
+    kinds = pairs[["score_A", "score_B"]].to_numpy().astype(int)
     pairs["labels"] = ((kinds[:, 0] - kinds[:, 1]) % 3 == 1).astype(int)
     pairs = pairs[kinds[:, 0] != kinds[:, 1]].reset_index(drop=True)
     trees = TreePreference().fit(pairs[:1200], pairs[1200:1500])
@@ -292,7 +292,7 @@ def test_partial_effects_follow_one_feature_and_hold_the_other(trained):
     features = trained[0]["test"]
     found = partial_effects(lambda x: x[:, 0] * 10 + x[:, 1], features, points=5)
     values = np.concatenate([features["similarity_A"], features["similarity_B"]])
-    part = found[(found["feature"] == "reward") & (found["held"] == "high")]
+    part = found[(found["feature"] == "score") & (found["held"] == "high")]
     level = np.quantile(values.astype(np.float32), 0.9)
     assert part["held_value"].iloc[0] == pytest.approx(level, abs=1e-5)
     np.testing.assert_allclose(part["reward"], 10 * part["value"] + level, rtol=1e-4, atol=1e-4)

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.chats import Prompt
-from realm_lib.features.extraction import FEATURE_COLUMNS, extract_features, score_texts
+from realm_lib.features import extraction
+from realm_lib.features.extraction import FEATURE_COLUMNS, FeatureCounts, extract_features, score_texts
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.embedders import EmbedderError, unit_vectors
 from realm_lib.models.reward_models import LongResponseError, ScorerError, build_scorer
@@ -90,9 +91,7 @@ def pairs() -> pd.DataFrame:
                     "labels": number % 2,
                 }
             )
-    frame = pd.DataFrame(rows)
-    frame.attrs["report"] = {"kept": len(frame)}
-    return frame
+    return pd.DataFrame(rows)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +102,7 @@ def direct(pairs: pd.DataFrame, inform_folder: Path, minilm: Any) -> pd.DataFram
     columns = {}
     for side in "AB":
         answers = pairs[f"human_ref_{side}"].tolist()
-        columns[f"reward_{side}"] = scorer.score(pairs["history"].tolist(), answers)
+        columns[f"score_{side}"] = scorer.score(pairs["history"].tolist(), answers)
         columns[f"similarity_{side}"] = (posts * minilm.embed(answers)).sum(axis=1)
     return pd.DataFrame(columns)[list(FEATURE_COLUMNS)]
 
@@ -124,16 +123,30 @@ def extract(pairs: pd.DataFrame, scorer: Any, embedder: Any, folder: Path, batch
     return extract_features(pairs, scorer, embedder, FeatureStore(folder), batch_size=batch_size, progress=False)
 
 
+def counts_of(pairs: pd.DataFrame, scorer: Any, embedder: Any, folder: Path) -> FeatureCounts:
+    return extraction.extract(pairs, scorer, embedder, FeatureStore(folder), batch_size=4, progress=False).counts
+
+
 def test_features_are_those_of_a_direct_computation(
     pairs: pd.DataFrame, direct: pd.DataFrame, inform_folder: Path, minilm: Any, tmp_path: Path
 ) -> None:
     features = extract(pairs, CountingScorer(inform_folder), minilm, tmp_path)
-    assert list(features.columns) == [*pairs.columns, "reward_A", "similarity_A", "reward_B", "similarity_B"]
+    assert list(features.columns) == [*pairs.columns, "score_A", "similarity_A", "score_B", "similarity_B"]
     assert set(FEATURE_COLUMNS) <= set(features.columns)
     pd.testing.assert_frame_equal(features[pairs.columns], pairs)
     assert_features(features, direct)
-    assert np.ptp(direct["reward_A"]) > 0.05
-    assert features.attrs["report"] == pairs.attrs["report"]
+    assert np.ptp(direct["score_A"]) > 0.05
+
+
+def test_votes_of_shp_and_scores_keep_apart(
+    pairs: pd.DataFrame, inform_folder: Path, minilm: Any, tmp_path: Path
+) -> None:
+    """SHP calls votes score_A and score_B."""
+    some = pairs[:4].assign(score_A=[5, 6, 7, 8], score_B=[1, 2, 3, 4])
+    features = extract(some, CountingScorer(inform_folder), minilm, tmp_path)
+    assert features["votes_A"].tolist() == [5, 6, 7, 8]
+    assert features["votes_B"].tolist() == [1, 2, 3, 4]
+    assert not set(features["score_A"]) & {5, 6, 7, 8}
 
 
 def test_each_text_is_computed_once_and_a_second_call_computes_nothing(
@@ -167,7 +180,7 @@ def test_the_counts_add_up(pairs: pd.DataFrame, inform_folder: Path, minilm: Any
     )
     counts = []
     for part in (pairs[:15], pairs, pairs):
-        counts.append(extract(part, scorer, minilm, tmp_path).attrs["counts"])
+        counts.append(counts_of(part, scorer, minilm, tmp_path).to_dict())
     before = texts_of(pairs[:15])
     assert [count["pairs"] for count in counts] == [15, len(pairs), len(pairs)]
     assert [count["unique_responses"] for count in counts] == [len(before), len(texts), len(texts)]
@@ -186,7 +199,7 @@ def test_another_model_does_not_find_the_values_of_this_one(
     some = pairs[:3]
     extract(some, CountingScorer(inform_folder), minilm, tmp_path)
     shorter = build_scorer(RewardModelParams(backend="inform", model_id=str(inform_folder), max_length=128))
-    assert extract(some, shorter, minilm, tmp_path).attrs["counts"]["cache_hits"] == 0
+    assert counts_of(some, shorter, minilm, tmp_path).cache_hits == 0
 
 
 def test_a_failing_text_leaves_no_entry_and_what_came_before_stays(
@@ -268,7 +281,7 @@ def test_a_response_that_does_not_fit_is_named_with_its_post_before_anything_is_
     cutting = build_scorer(RewardModelParams.model_validate(options | {"long_responses": "cut"}))
     assert cutting.identity == scorer.identity  # what both can score, they score alike
     features = extract(long, cutting, minilm, tmp_path)
-    assert np.isfinite(features["reward_B"]).all()
+    assert np.isfinite(features["score_B"]).all()
     assert cutting.cut_responses == 1
 
 
@@ -370,9 +383,10 @@ def test_a_killed_run_goes_on_from_what_it_had(
     done = len(table)
     assert 4 <= done < len(texts_of(pairs))
     assert done in {sum(committed), sum(committed) + in_flight}  # whole batches only, and all but the last for sure
-    features = extract(pairs, scorer, minilm, tmp_path / "store")
-    assert features.attrs["counts"]["scored"] == scorer.asked.total() == len(texts_of(pairs)) - done
-    assert_features(features, direct)
+    store = FeatureStore(tmp_path / "store")
+    resumed = extraction.extract(pairs, scorer, minilm, store, batch_size=4, progress=False)
+    assert resumed.counts.scored == scorer.asked.total() == len(texts_of(pairs)) - done
+    assert_features(resumed.table, direct)
 
 
 def test_two_processes_share_the_store(

@@ -61,10 +61,10 @@ def test_prompts_and_responses(tmp_path: Path, run: Path, direct: Any, suffix: s
     rows.append(rows[0] | {"mine": 14})
     done = score_file(run, write(tmp_path / f"in{suffix}", rows), tmp_path / "out.parquet")
     out = pd.read_parquet(tmp_path / "out.parquet")
-    assert list(out.columns) == ["prompt", "response", "mine", "reward"]
+    assert list(out.columns) == ["prompt", "response", "mine", "score"]
     assert out["mine"].tolist() == list(range(15))
-    assert out["reward"].dtype == np.float32
-    np.testing.assert_allclose(out["reward"], [direct(row["prompt"], row["response"]) for row in rows], atol=1e-4)
+    assert out["score"].dtype == np.float32
+    np.testing.assert_allclose(out["score"], [direct(row["prompt"], row["response"]) for row in rows], atol=1e-4)
     assert (done.rows, done.texts, done.scored) == (15, 14, 14)
     again = score_file(run, tmp_path / f"in{suffix}", tmp_path / "again.parquet")
     assert (again.texts, again.scored) == (14, 0)
@@ -80,14 +80,16 @@ def test_pairs_as_messages_and_as_shp(tmp_path: Path, run: Path, direct: Any, su
     done = score_file(run, write(tmp_path / f"chats{suffix}", chats), tmp_path / "chats_out.parquet")
     out = pd.read_parquet(tmp_path / "chats_out.parquet")
     assert (done.rows, done.texts) == (2, 3)
-    np.testing.assert_allclose(out["reward_chosen"], [direct("Why?", "Yeast."), direct("Why?", "Gas.")], atol=1e-4)
-    np.testing.assert_allclose(out["reward_rejected"], [direct("Why?", "No."), direct("Why?", "Yeast.")], atol=1e-4)
-    shp = [{"post_id": "p", "history": "Why?", "human_ref_A": "Yeast.", "human_ref_B": "No.", "labels": 1}]
+    np.testing.assert_allclose(out["score_chosen"], [direct("Why?", "Yeast."), direct("Why?", "Gas.")], atol=1e-4)
+    np.testing.assert_allclose(out["score_rejected"], [direct("Why?", "No."), direct("Why?", "Yeast.")], atol=1e-4)
+    texts = {"history": "Why?", "human_ref_A": "Yeast.", "human_ref_B": "No."}
+    shp = [{"post_id": "p", **texts, "labels": 1, "score_A": 9, "score_B": 4}]
     done = score_file(run, write(tmp_path / f"shp{suffix}", shp), tmp_path / "shp_out.parquet")
     assert done.scored == 0  # they are known by now
     out = pd.read_parquet(tmp_path / "shp_out.parquet")
-    assert out["reward_A"][0] == pytest.approx(direct("Why?", "Yeast."), abs=1e-4)
-    assert out["reward_B"][0] == pytest.approx(direct("Why?", "No."), abs=1e-4)
+    assert out["score_A"][0] == pytest.approx(direct("Why?", "Yeast."), abs=1e-4)
+    assert out["score_B"][0] == pytest.approx(direct("Why?", "No."), abs=1e-4)
+    assert (out["votes_A"][0], out["votes_B"][0]) == (9, 4)  # what SHP calls a score
 
 
 GOOD = {"prompt": "Why?", "response": "Yeast."}
@@ -106,7 +108,7 @@ GOOD = {"prompt": "Why?", "response": "Yeast."}
         ([{"prompt": [{"role": "user"}], "response": "No."}], r"in\.jsonl row 1: a message needs a role"),
         ([{"chosen": "a", "rejected": "b"}], r"in\.jsonl row 1: no prompt"),
         ([{"question": "a"}], r"in\.jsonl: has the columns question; needed are prompt, response; or chosen"),
-        ([GOOD | {"reward": 1.0}], r"in\.jsonl: has a column reward already"),
+        ([GOOD | {"score": 1.0}], r"in\.jsonl: has a column score already"),
         ([], r"in\.jsonl: holds no rows"),
     ],
 )
@@ -182,4 +184,4 @@ def test_a_killed_call_goes_on_from_what_it_had(tmp_path: Path, run: Path, infor
     table.refresh()
     assert len(table) == before + done.scored  # nothing twice
     out = pd.read_parquet(tmp_path / "out.parquet")
-    assert np.isfinite(out["reward"]).all()
+    assert np.isfinite(out["score"]).all()

@@ -530,7 +530,7 @@ def test_the_reward_from_the_folder_agrees_with_the_features(whole: Path) -> Non
     reward = RealmReward.from_pretrained(whole)
     some = features.sample(12, random_state=0)
     found = reward.explain(some["history"].tolist(), some["human_ref_B"].tolist())
-    np.testing.assert_allclose(found["score"], some["reward_B"], atol=1e-4)
+    np.testing.assert_allclose(found["score"], some["score_B"], atol=1e-4)
     np.testing.assert_allclose(found["similarity"], some["similarity_B"], atol=1e-4)
     np.testing.assert_allclose(found["reward"], pairs.loc[some.index, "realm_B"], atol=1e-3)
 
@@ -544,7 +544,7 @@ def test_predict_prints_the_reward_of_each_response(project: Project, whole: Pat
     assert done.returncode == 0, done.stderr
     found = pd.DataFrame([json.loads(line) for line in done.stdout.splitlines()])
     assert list(found.columns) == ["reward", "spread", "score", "similarity", "models"]
-    np.testing.assert_allclose(found["score"], pair[["reward_A", "reward_B"]].astype(float), atol=1e-4)
+    np.testing.assert_allclose(found["score"], pair[["score_A", "score_B"]].astype(float), atol=1e-4)
     np.testing.assert_allclose(found["similarity"], pair[["similarity_A", "similarity_B"]].astype(float), atol=1e-4)
     expected = pd.read_parquet(whole / "metrics" / "pairs.parquet").loc[0, ["realm_A", "realm_B"]]
     np.testing.assert_allclose(found["reward"], expected.astype(float), atol=1e-3)

@@ -14,7 +14,8 @@ from realm_lib import cli
 from realm_lib.config.profile import Params, load_params
 from realm_lib.data.chats import PairsError
 from realm_lib.data.pairs import load_pairs, read_pairs
-from realm_lib.features.extraction import extract_features
+from realm_lib.features.extraction import extract
+from realm_lib.features.kept import FeatureModels, keep_features
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.embedders import build_embedder
 from realm_lib.models.reward_models import build_scorer
@@ -54,16 +55,14 @@ def run(params: Params) -> Run:
     scorer, embedder = build_scorer(params.reward_model, run.folder), build_embedder(params.embedding, run.folder)
     store = FeatureStore(params.data.preprocessing.cache_dir)
     features = {
-        split: extract_features(load_pairs(params.data, split), scorer, embedder, store, progress=False)
+        split: extract(load_pairs(params.data, split), scorer, embedder, store, progress=False)
         for split in ("train", "validation")
     }
-    run.path("features").mkdir()
-    for split, table in features.items():
-        table.attrs = {}
-        table.to_parquet(run.path("features", f"{split}.parquet"))
+    models = FeatureModels(params.reward_model, params.embedding)
+    keep_features(run, features, models)
     combiner = Combiner(params.model)
-    combiner.fit(features["train"], features["validation"], params.training)
-    RealmReward.save_pretrained(run.path("models", "combiner"), combiner, params)
+    combiner.fit(features["train"].table, features["validation"].table, params.training)
+    RealmReward.save_pretrained(run.path("models", "combiner"), combiner, models)
     return run
 
 
@@ -100,7 +99,7 @@ def test_a_file_is_judged_by_the_runs_own_reward(run: Run, tmp_path: Path) -> No
     assert "ceiling" not in found
 
     pairs = pd.read_parquet(run.path("metrics", "pairs_my_set.parquet"))
-    rows = read_pairs(path)
+    rows = read_pairs(path).table
     reward = RealmReward.from_pretrained(run.folder)
     expected = reward(rows["history"].tolist(), rows["human_ref_A"].tolist())
     np.testing.assert_allclose(pairs["realm_A"], expected, atol=1e-4)
@@ -169,21 +168,21 @@ def test_pairs_are_read_whole_and_what_is_left_out_is_counted(tmp_path: Path) ->
     rows += [rows[0], {**rows[1], "chosen": " "}, {**rows[2], "rejected": rows[2]["chosen"]}]
     rows.append({**rows[3], "prompt": "word " * 50, "post_id": "long"})
     pairs = read_pairs(write_rows(tmp_path / "test.jsonl", rows), words=10)
-    assert len(pairs) == 7
-    report = pairs.attrs["report"]
-    assert {reason: entry["pairs"] for reason, entry in report["dropped"].items()} == {
+    assert len(pairs.table) == 7
+    report = pairs.report
+    assert {reason: entry["pairs"] for reason, entry in report.dropped.items()} == {
         "empty text": 1,
         "equal responses": 1,
         "duplicate pair": 1,
     }
-    assert report["dropped"]["empty text"]["first"] == ["test.jsonl row 8"]
-    assert (report["read"], report["kept"], report["posts_cut"]) == (10, 7, 1)
-    assert list(pairs["domain"].unique()) == ["chat", "reasoning <hard>"]
+    assert report.dropped["empty text"]["first"] == ["test.jsonl row 8"]
+    assert (report.read, report.kept, report.posts_cut) == (10, 7, 1)
+    assert list(pairs.table["domain"].unique()) == ["chat", "reasoning <hard>"]
     dialogues = [
         {"chosen": f"\n\nHuman: Hi {n}\n\nAssistant: Yes", "rejected": f"\n\nHuman: Hi {n}\n\nAssistant: No"}
         for n in range(3)
     ]
-    harmless = read_pairs(write_rows(tmp_path / "hh.jsonl", dialogues))
+    harmless = read_pairs(write_rows(tmp_path / "hh.jsonl", dialogues)).table
     assert harmless["history"].tolist() == ["Hi 0", "Hi 1", "Hi 2"]
     with pytest.raises(PairsError, match=r"no usable pair \(empty text: 1\)"):
         read_pairs(write_rows(tmp_path / "bad.jsonl", [{**rows[0], "chosen": ""}]))

@@ -27,7 +27,7 @@ SCALE = 1.7
 def make_features(pairs: int = 60) -> pd.DataFrame:
     """Pairs of real texts; their features are made up, so that the reward is often wrong."""
     rng = np.random.default_rng(3)
-    frame = pd.DataFrame(rng.normal(size=(pairs, 2)), columns=["reward_A", "reward_B"])
+    frame = pd.DataFrame(rng.normal(size=(pairs, 2)), columns=["score_A", "score_B"])
     frame[["similarity_A", "similarity_B"]] = rng.uniform(0, 0.8, size=(pairs, 2))
     frame["post_id"] = [f"p{row // 2}" for row in range(pairs)]
     frame["domain"] = [("askbaking", "askvet", "askhr")[row % 3] for row in range(pairs)]

@@ -31,7 +31,7 @@ def theme():
 
 def make_features(simulated, pairs=180):
     rng = np.random.default_rng(0)
-    features = pd.DataFrame(rng.normal(size=(pairs, 2)), columns=["reward_A", "reward_B"])
+    features = pd.DataFrame(rng.normal(size=(pairs, 2)), columns=["score_A", "score_B"])
     features[["similarity_A", "similarity_B"]] = rng.uniform(-0.2, 0.9, size=(pairs, 2))
     features["labels"] = rng.integers(0, 2, pairs)
     features["post_id"] = np.arange(pairs) // 2
@@ -62,7 +62,7 @@ def draw_all(simulated):
     features, evaluation = make_features(simulated), make_evaluation(simulated)
     loss, accuracy = figures.training_curves(HISTORY, train_pairs=900, validation_pairs=180, simulated=simulated)
     return {
-        "reward": figures.reward_distributions(features),
+        "score": figures.feature_distributions(features, "score"),
         "similarity": figures.feature_distributions(features, "similarity"),
         "surface": figures.response_surface(lambda x: x[:, 0] * x[:, 1], features),
         "bars": figures.accuracy_bars(evaluation),
@@ -93,7 +93,7 @@ def test_figures_draw_on_the_axes_given_and_open_no_other():
     figure, axes = plt.subplots(2, 3)
     first, second, third, *pair, last = axes.ravel()
     assert figures.accuracy_bars(evaluation, first) is first
-    assert figures.feature_distributions(features, "reward", second) is second
+    assert figures.feature_distributions(features, "score", second) is second
     assert figures.accuracy_by_domain(evaluation, ax=third) is third
     assert figures.training_curves(HISTORY, tuple(pair)) == tuple(pair)
     assert figures.reliability(evaluation, ax=last) is last
@@ -137,8 +137,8 @@ def test_domain_names_do_not_overlap():
 
 
 def test_distributions_follow_the_preference():
-    features = pd.DataFrame({"reward_A": [1.0, 2, 3], "reward_B": [11.0, 12, 13], "labels": [0, 0, 1]})
-    shown = [text.get_text() for text in figures.reward_distributions(features).get_legend().get_texts()]
+    features = pd.DataFrame({"score_A": [1.0, 2, 3], "score_B": [11.0, 12, 13], "labels": [0, 0, 1]})
+    shown = [text.get_text() for text in figures.feature_distributions(features, "score").get_legend().get_texts()]
     assert shown == ["Chosen, median 11.00", "Rejected, median 2.00"]
 
 
@@ -168,7 +168,7 @@ def test_of_many_domains_the_largest_are_drawn():
     assert any("the 24 largest of 62 domains" in text for text in texts(ax))
 
 
-@pytest.mark.parametrize("column", ["reward", "similarity"])
+@pytest.mark.parametrize("column", ["score", "similarity"])
 def test_a_constant_feature_can_be_drawn(column):
     features = make_features(False).assign(**{f"{column}_A": 0.3, f"{column}_B": 0.3})
     assert figures.feature_distributions(features, column).get_title("left")
@@ -199,10 +199,10 @@ def test_each_reward_has_a_colour_of_its_own_and_a_label():
 
 def test_bad_features_are_refused():
     features = make_features(False)
-    with pytest.raises(ValueError, match="lack the column 'reward_A'"):
-        figures.reward_distributions(features.drop(columns="reward_A"))
+    with pytest.raises(ValueError, match="lack the column 'score_A'"):
+        figures.feature_distributions(features.drop(columns="score_A"), "score")
     with pytest.raises(ValueError, match="NaN"):
-        figures.reward_distributions(features.assign(reward_A=np.nan))
+        figures.feature_distributions(features.assign(score_A=np.nan), "score")
     with pytest.raises(ValueError, match="nothing to draw"):
         figures.feature_distributions(features.iloc[:0], "similarity")
 

@@ -88,8 +88,8 @@ def make_pairs(count: int, seed: int, utility: Callable[[Matrix, Matrix], Matrix
     return pd.DataFrame(
         {
             "post_id": [f"post{row // 3}" for row in range(count)],
-            "reward_A": reward[:, 0],
-            "reward_B": reward[:, 1],
+            "score_A": reward[:, 0],
+            "score_B": reward[:, 1],
             "similarity_A": similarity[:, 0],
             "similarity_B": similarity[:, 1],
             "labels": labels.astype(int),
@@ -180,7 +180,7 @@ def test_order_of_a_and_b_does_not_matter() -> None:
 
 
 def test_scale_and_offset_of_the_features_do_not_matter() -> None:
-    moved = {name: (lambda pairs, name=name: 40 * pairs[name] - 500) for name in ("reward_A", "reward_B")}
+    moved = {name: (lambda pairs, name=name: 40 * pairs[name] - 500) for name in ("score_A", "score_B")}
     train, validation, test = make_pairs(1000, 1), make_pairs(300, 2), make_pairs(1000, 3)
     one, other = Combiner(), Combiner()
     one.fit(train, validation, QUICK)
@@ -484,8 +484,8 @@ def _shared_combiner() -> Combiner:
 
 def test_missing_columns_are_named() -> None:
     pairs = make_pairs(5, 1)
-    with pytest.raises(CombinerError, match=r"\['similarity_A', 'reward_B'\]"):
-        feature_matrix(pairs.drop(columns=["reward_B", "similarity_A"]))
+    with pytest.raises(CombinerError, match=r"\['similarity_A', 'score_B'\]"):
+        feature_matrix(pairs.drop(columns=["score_B", "similarity_A"]))
     with pytest.raises(CombinerError, match="labels"):
         Combiner().fit(pairs.drop(columns="labels"), pairs, QUICK)
     with pytest.raises(CombinerError, match="labels"):
@@ -493,7 +493,7 @@ def test_missing_columns_are_named() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e39, None])
-@pytest.mark.parametrize("column", ["reward_A", "similarity_B"])
+@pytest.mark.parametrize("column", ["score_A", "similarity_B"])
 def test_rows_that_are_not_finite_are_named(column: str, bad: float | None) -> None:
     pairs = make_pairs(9, 1).set_index(pd.Index([f"row{n}" for n in range(9)]))
     pairs.loc["row4", column] = bad
@@ -506,7 +506,7 @@ def test_rows_that_are_not_finite_are_named(column: str, bad: float | None) -> N
 
 def test_columns_that_are_not_numbers_are_refused() -> None:
     with pytest.raises(CombinerError, match="not numbers"):
-        feature_matrix(make_pairs(3, 1).assign(reward_A="high"))
+        feature_matrix(make_pairs(3, 1).assign(score_A="high"))
 
 
 @pytest.mark.parametrize("bad", [2, -1, 0.5, None, "1"])

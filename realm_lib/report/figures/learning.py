@@ -27,7 +27,6 @@ __all__ = [
     "feature_distributions",
     "response_surface",
     "responses_on_surface",
-    "reward_distributions",
     "reward_model_training",
     "training_curves",
 ]
@@ -46,13 +45,8 @@ class TrainingRecord(Protocol):
     def best_epoch(self) -> int: ...
 
 
-def reward_distributions(features: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Reward-model scores of the chosen and of the rejected responses, with their medians."""
-    return feature_distributions(features, "reward", ax)
-
-
 def feature_distributions(features: pd.DataFrame, column: str, ax: Axes | None = None) -> Axes:
-    """Histograms of feature ``column`` ("reward", "similarity") for chosen and rejected responses, with medians."""
+    """Histograms of feature ``column`` ("score", "similarity") for chosen and rejected responses, with medians."""
     chosen, rejected = _by_preference(features, column)
     ax = ax or new_axes(6.4, 3.8)
     edges = np.histogram_bin_edges(np.concatenate([chosen, rejected]), bins=int(np.clip(len(chosen) ** 0.5, 12, 45)))
@@ -71,7 +65,7 @@ def feature_distributions(features: pd.DataFrame, column: str, ax: Axes | None =
     ax.set_xlabel(AXIS_LABELS.get(column, column))
     ax.set_ylabel("Share of the responses in a bin")
     ax.legend(loc="upper left", ncols=2, columnspacing=1.5, handlelength=1.4)
-    subject = {"reward": "Reward-model score", "similarity": "Similarity"}.get(column, column)
+    subject = {"score": "Reward-model score", "similarity": "Similarity"}.get(column, column)
     draw_title(ax, f"{subject} of chosen and rejected responses", [counted(len(chosen), "pair")], "gold_A" in features)
     return ax
 
@@ -89,9 +83,9 @@ def response_surface(
     nearly all responses, and the points of ``including`` (score, similarity).
     """
     points = np.concatenate(
-        [features[[f"reward_{side}", f"similarity_{side}"]].to_numpy(dtype=np.float64) for side in "AB"]
+        [features[[f"score_{side}", f"similarity_{side}"]].to_numpy(dtype=np.float64) for side in "AB"]
     )
-    _need_finite(points, "reward or similarity")
+    _need_finite(points, "score or similarity")
     ax = ax or new_axes(6.4, 4.6)
     low, high = np.quantile(points, [0.002, 0.998], axis=0)
     for point in including:
@@ -107,7 +101,7 @@ def response_surface(
     bar.set_label("Combined reward (its own units)")
     bar.outline.set_visible(False)
     ax.grid(visible=False)
-    ax.set_xlabel(AXIS_LABELS["reward"])
+    ax.set_xlabel(AXIS_LABELS["score"])
     ax.set_ylabel("Cosine similarity of prompt and response")
     draw_title(
         ax,

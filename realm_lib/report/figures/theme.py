@@ -67,7 +67,7 @@ LABELS: dict[str, str] = {
 }
 
 AXIS_LABELS = {
-    "reward": "Reward-model score (the model's own units)",
+    "score": "Reward-model score (the model's own units)",
     "similarity": "Cosine similarity of prompt and response (-1 to 1)",
 }
 INK = "#222222"

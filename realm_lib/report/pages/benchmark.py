@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from realm_lib.config.base import resolve_path
 from realm_lib.config.profile import load_params
 from realm_lib.data.chats import PairsError
@@ -18,10 +16,11 @@ from realm_lib.evaluation.judging import evaluate_rewards
 from realm_lib.evaluation.result import Evaluation
 from realm_lib.evaluation.standard import fit_rewards, fit_scales
 from realm_lib.features.extraction import extract_features
+from realm_lib.features.kept import read_features
 from realm_lib.features.store import FeatureStore
 from realm_lib.report.pages.pages import TEMPLATES
 from realm_lib.reward.realm_reward import RealmReward
-from realm_lib.runs.files import atomic_path, write_text
+from realm_lib.runs.files import write_text
 from realm_lib.runs.run import MissingStepError, Run, show_progress
 
 __all__ = ["evaluate_file"]
@@ -56,13 +55,10 @@ def evaluate_file(
     if not run.path("params.yaml").exists():
         raise MissingStepError(f"{run.folder}: no run here (params.yaml is missing)")
     params = load_params(run.path("params.yaml"))
-    known = {
-        split: pd.read_parquet(run.require("features", f"{split}.parquet", made_by="01_feature_extraction"))
-        for split in ("train", "validation")
-    }
+    known = read_features(run, ("train", "validation"))
     reward = RealmReward.from_pretrained(run.folder)
-    pairs = read_pairs(path, subset_column=subset_column, words=params.data.preprocessing.max_length)
-    report = pairs.attrs["report"]
+    split = read_pairs(path, subset_column=subset_column, words=params.data.preprocessing.max_length)
+    pairs, report = split.table, split.report
     seen = pairs["history"].isin(set(known["train"]["history"]) | set(known["validation"]["history"]))
     if seen.all():
         raise PairsError(f"{path}: the run has trained on every post of it: nothing is left to judge by")
@@ -82,13 +78,17 @@ def evaluate_file(
     )
     evaluation = evaluate_rewards(features, rewards, scales=scales, resamples=resamples, seed=params.run.seed)
     lengths = length_bias(evaluation, resamples=resamples, seed=params.run.seed)
-    source = {key: report[key] for key in ("read", "dropped", "posts_cut")} | {"seen_in_training": int(seen.sum())}
+    source = {
+        "read": report.read,
+        "dropped": report.dropped,
+        "posts_cut": report.posts_cut,
+        "seen_in_training": int(seen.sum()),
+    }
     found = run.write_metrics(
         f"evaluation_{name}",
         evaluation.to_dict() | {"verdict": evaluation.verdict(), "length_bias": lengths, "source": source},
     )
-    with atomic_path(run.path("metrics", f"pairs_{name}.parquet")) as temporary:
-        evaluation.per_pair.to_parquet(temporary, index=False)
+    run.write_table(evaluation.per_pair, "metrics", f"pairs_{name}.parquet")
 
     set_theme()
     drawings: list[Callable[[], Any]] = [lambda: accuracy_bars(evaluation), lambda: difference_bars(evaluation)]

@@ -33,7 +33,7 @@ _CHUNK_ROWS = 8192
 
 
 class Combiner(nn.Module):
-    """A small network from (reward, similarity) to one reward, learned from preferences.
+    """A small network from (score, similarity) to one reward, learned from preferences.
 
     Standardise, then Linear and ReLU for each of ``hidden_dims``, then Linear to one number; ``ensemble`` such members,
     whose mean is the reward. Differences of rewards are log-odds of being preferred; the zero is the mean training
@@ -265,6 +265,11 @@ def _read_config(path: Path) -> dict[str, Any]:
     missing = [key for key in ("features", "model", "weights_sha256") if key not in config]
     if missing:
         raise CombinerError(f"{path}: the configuration lacks {', '.join(missing)}")
+    if config["features"] == ["reward", "similarity"]:
+        raise CombinerError(
+            f"{path}: saved by an earlier version, which called the score a reward: run notebooks "
+            "01_feature_extraction and 02_combiner_training again"
+        )
     if config["features"] != list(FEATURES):
         raise CombinerError(f"{path}: takes the features {config['features']}, this version gives {list(FEATURES)}")
     return config

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["FEATURES", "CombinerError", "check_features", "chosen_and_rejected", "feature_matrix", "mean_and_std"]
 
-FEATURES = ("reward", "similarity")
+FEATURES = ("score", "similarity")
 """What a combiner knows of a response, in the order of its input."""
 
 _ROWS_NAMED = 5

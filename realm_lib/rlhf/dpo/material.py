@@ -6,10 +6,10 @@ import pandas as pd
 
 from realm_lib.config.data import DataParams
 from realm_lib.config.rlhf import RlhfParams
-from realm_lib.data.pairs import load_pairs
-from realm_lib.data.prompts import load_prompts
+from realm_lib.data.prompts import load_prompts, policy_pairs
 from realm_lib.rlhf.dpo.pairs import plain
 from realm_lib.rlhf.errors import DPOError
+from realm_lib.runs.run import Run
 
 __all__ = ["Material", "load_material"]
 
@@ -26,21 +26,20 @@ class Material:
     """Human: the pairs of those prompts. None where pairs are made on-policy."""
 
 
-def load_material(data: DataParams, params: RlhfParams) -> Material:
+def load_material(data: DataParams, params: RlhfParams, run: Run | None = None) -> Material:
     """Training prompts or pairs and held-out ones, of the domains that ``params.sampling`` says.
 
-    Raises what :func:`load_prompts` raises, and :class:`DPOError` without a section ``rlhf.dpo``.
+    With ``run`` the pairs kept in its folder are read. Raises what :func:`realm_lib.data.prompts.load_prompts` raises,
+    and :class:`DPOError` without a section ``rlhf.dpo``.
     """
     if params.dpo is None:
         raise DPOError("rlhf.dpo is missing from the parameters")
-    held_out = load_prompts(data, params.sampling, "test")
+    held_out = load_prompts(data, params.sampling, "test", run)
     held = {plain(prompt) for prompt in held_out}
     if params.dpo.pairs == "on_policy":
-        prompts = load_prompts(data, params.sampling, "train")
+        prompts = load_prompts(data, params.sampling, "train", run)
         return Material([prompt for prompt in prompts if plain(prompt) not in held], held_out, None)
-    domains = params.sampling.domains
-    asked = data if domains is None else data.model_copy(update={"domains": domains})
-    training, test = load_pairs(asked, "train"), load_pairs(asked, "test")
+    training, test = (policy_pairs(data, params.sampling, split, run) for split in ("train", "test"))
     return Material(
         training[~training["history"].map(plain).isin(held)].reset_index(drop=True),
         held_out,

@@ -1,0 +1,74 @@
+"""The pairs of a run, made or loaded once and kept in its folder, where the later notebooks read them.
+
+A file of kept pairs notes what it was made from: the parameters, the code of this room, and the files that were read.
+Where any of it has changed the pairs are made again.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from realm_lib.config.base import resolve_path
+from realm_lib.config.data import DataParams, Split
+from realm_lib.data.pairs import PairSplit, PairsReport, load_splits
+from realm_lib.runs.files import read_note
+from realm_lib.runs.run import Run
+
+__all__ = ["keep_pairs"]
+
+_WORKING = {"batch_size", "num_workers", "cache_dir"}
+"""Keys of ``data.preprocessing`` that change how the work is done and not what comes out."""
+_LONGEST_NAME = 80  # of a folder
+
+
+def keep_pairs(run: Run, data: DataParams, splits: Sequence[Split] | None = None) -> dict[Split, PairSplit]:
+    """The splits of a run's pairs, from its folder pairs/ where they are kept, else loaded and kept there.
+
+    ``splits`` None means all that the profile has: train, validation and test, and reward_model where a share of the
+    posts is kept for it. Pairs of some domains only (a policy's) lie in a folder of these domains' names.
+    Raises :class:`PairsError` as :func:`realm_lib.data.pairs.load_splits` does.
+    """
+    if splits is None:
+        kept_back: tuple[Split, ...] = ("reward_model",) if data.reward_model_share else ()
+        splits = (*kept_back, "train", "validation", "test")
+    origin = _origin(data)
+    folder = ("pairs", *([_folder_of(data.domains)] if data.domains else []))
+    missing = [split for split in splits if _read(run.path(*folder, f"{split}.parquet"), origin) is None]
+    for split, pairs in load_splits(data, missing).items():
+        note = {"origin": origin, "report": pairs.report.to_dict()}
+        run.write_table(pairs.table, *folder, f"{split}.parquet", note=note)
+    # Read back even what was written just now, so that a notebook sees the same whether or not it was the first.
+    kept = {split: _read(run.path(*folder, f"{split}.parquet"), origin) for split in splits}
+    return {split: pairs for split, pairs in kept.items() if pairs is not None}
+
+
+def _read(path: Path, origin: str) -> PairSplit | None:
+    """The pairs kept at ``path``; None where there are none, or ones of another origin."""
+    if not path.exists():
+        return None
+    note = read_note(path)
+    if note is None or note.get("origin") != origin:
+        return None
+    return PairSplit(pd.read_parquet(path), PairsReport(**note["report"]))
+
+
+def _origin(data: DataParams) -> str:
+    """A hash of all that decides what the pairs are, as far as it can be told here: the hub's data may change."""
+    digest = hashlib.sha256(data.model_dump_json(exclude={"preprocessing": _WORKING}).encode())
+    room = Path(__file__).parent
+    for file in sorted(file for file in room.rglob("*") if file.suffix in {".py", ".yaml"}):
+        digest.update(file.read_bytes())
+    if data.path is not None:
+        place = resolve_path(data.path)
+        files = sorted(place.iterdir()) if place.is_dir() else [place]
+        stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+        digest.update(json.dumps(stats).encode())
+    return digest.hexdigest()
+
+
+def _folder_of(domains: Sequence[str]) -> str:
+    name = "+".join(domains)
+    return name if len(name) <= _LONGEST_NAME else hashlib.sha256(name.encode()).hexdigest()[:16]

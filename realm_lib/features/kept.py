@@ -1,0 +1,68 @@
+"""The features of a run, in its folder features/, with the models that made them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from realm_lib.config.embedding import EmbeddingParams
+from realm_lib.config.reward_model import RewardModelParams
+from realm_lib.features.extraction import FEATURE_COLUMNS, Extraction
+from realm_lib.runs.files import read_note
+from realm_lib.runs.run import MissingStepError, Run
+
+__all__ = ["FeatureModels", "feature_models", "keep_features", "read_features"]
+
+_MADE_BY = "01_feature_extraction"
+
+
+@dataclass(frozen=True)
+class FeatureModels:
+    """The models whose numbers the features are: what a combiner of them is saved with."""
+
+    reward_model: RewardModelParams
+    embedding: EmbeddingParams
+
+    def to_dict(self) -> dict[str, Any]:
+        """Both sections, for JSON."""
+        return {name: section.model_dump(mode="json") for name, section in vars(self).items()}
+
+
+def keep_features(run: Run, features: Mapping[str, Extraction], models: FeatureModels) -> None:
+    """Write features/SPLIT.parquet for each split; every file says which models made it."""
+    for split, extraction in features.items():
+        run.write_table(extraction.table, "features", f"{split}.parquet", note=models.to_dict())
+
+
+def read_features(run: Run, splits: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """The features of some splits, one row a pair.
+
+    Raises :class:`MissingStepError` naming the notebook to run where they are missing, made by an earlier version of
+    this project, or by other models than those of the other splits.
+    """
+    feature_models(run, splits)
+    return {split: pd.read_parquet(run.path("features", f"{split}.parquet")) for split in splits}
+
+
+def feature_models(run: Run, splits: Sequence[str] = ("train", "validation")) -> FeatureModels:
+    """The models that made the features of ``splits``, the same for all; raises as :func:`read_features` does."""
+    notes: list[dict[str, Any]] = []
+    for split in splits:
+        path = run.require("features", f"{split}.parquet", made_by=_MADE_BY)
+        note = read_note(path)
+        if note is None:
+            raise MissingStepError(
+                f"{path}: made by an earlier version, without {', '.join(FEATURE_COLUMNS)} or the names of the models "
+                f"that made them: run notebook {_MADE_BY} again"
+            )
+        notes.append(note)
+    if any(note != notes[0] for note in notes):
+        raise MissingStepError(
+            f"{run.folder}: the features of {', '.join(splits)} were made by different models: run notebook {_MADE_BY} "
+            "again"
+        )
+    return FeatureModels(
+        RewardModelParams.model_validate(notes[0]["reward_model"]),
+        EmbeddingParams.model_validate(notes[0]["embedding"]),
+    )

@@ -1,0 +1,57 @@
+"""The features of a run: which models made them is in the files, and other or older ones are refused by name."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from realm_lib.config.embedding import EmbeddingParams
+from realm_lib.config.reward_model import RewardModelParams
+from realm_lib.features.extraction import Extraction, FeatureCounts
+from realm_lib.features.kept import FeatureModels, feature_models, keep_features, read_features
+from realm_lib.runs.run import MissingStepError, Run
+
+COUNTS = FeatureCounts(1, 2, 2, 0, 10, 10, 0.1)
+TABLE = pd.DataFrame({"score_A": [1.0], "score_B": [2.0], "similarity_A": [0.1], "similarity_B": [0.2], "labels": [0]})
+
+
+def models(name: str = "run:models/reward_model") -> FeatureModels:
+    return FeatureModels(
+        RewardModelParams(backend="inform", model_id=name),
+        EmbeddingParams(backend="gemini", model_id="gemini-embedding-001", api_key="${SOME_KEY}"),
+    )
+
+
+def keep(run: Run, *splits: str, made_by: FeatureModels | None = None) -> None:
+    keep_features(run, {split: Extraction(TABLE, COUNTS) for split in splits}, made_by or models())
+
+
+def test_features_and_their_models_come_back(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    keep(run, "train", "validation", "test")
+    features = read_features(run, ("train", "test"))
+    assert list(features) == ["train", "test"]
+    pd.testing.assert_frame_equal(features["test"], TABLE)
+    assert feature_models(run) == models()
+
+
+def test_a_missing_split_names_its_notebook(tmp_path: Path) -> None:
+    keep(Run(tmp_path), "train")
+    with pytest.raises(MissingStepError, match=r"validation\.parquet is missing: run notebook 01_feature_extraction"):
+        read_features(Run(tmp_path), ("train", "validation"))
+
+
+def test_features_of_two_models_are_not_mixed(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    keep(run, "train", "validation")
+    keep(run, "validation", made_by=models("another/model"))
+    with pytest.raises(MissingStepError, match="different models: run notebook 01_feature_extraction again"):
+        read_features(run, ("train", "validation"))
+    assert feature_models(run, ("validation",)) == models("another/model")
+
+
+def test_a_run_made_before_says_which_notebook_to_run_again(tmp_path: Path) -> None:
+    (tmp_path / "features").mkdir()
+    TABLE.rename(columns=lambda name: name.replace("score", "reward")).to_parquet(tmp_path / "features/train.parquet")
+    with pytest.raises(MissingStepError, match=r"earlier version.*run notebook 01_feature_extraction again"):
+        read_features(Run(tmp_path), ("train",))
