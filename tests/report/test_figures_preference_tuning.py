@@ -20,7 +20,7 @@ from realm_lib.report.figures.preference_tuning import (
     reward_against_kl,
     win_rate_bars,
 )
-from realm_lib.report.figures.texts import text_table
+from realm_lib.report.figures.texts import interval_table, text_table
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +158,24 @@ def test_texts_are_shown_as_they_are_cut_where_they_are_long() -> None:
     assert "<b>" not in named
     assert "(900 characters in all)" in named
     assert frame["prompt"].iloc[1] == "x" * 900, "the frame stays as it is"
+
+
+def test_counts_are_whole_and_other_numbers_have_two_digits() -> None:
+    frame = pd.DataFrame({"update": [12], "reward": [0.5], "response": ["Yeast."]})
+    html = text_table(frame).to_html()
+    assert re.findall(r">([\d.]+)</td>", html) == ["12", "0.50"]
+
+
+def test_an_interval_becomes_two_columns() -> None:
+    metrics = {
+        "realm": {"win_rate": 0.625, "ci": [0.5, 0.75], "mean": 1.0},
+        "gold": {"win_rate": 0.5, "ci": [0.25, 0.75], "mean": -2},
+    }
+    html = interval_table(metrics, shares=("win_rate", "low", "high")).to_html()
+    assert re.findall(r'col_heading level0 col\d" >(\w+)<', html) == ["win_rate", "low", "high", "mean"]
+    assert re.findall(r">([-\d.]+%?)</td>", html)[:4] == ["62.5%", "50.0%", "75.0%", "1.00"]
+    change = interval_table({"reward": {"difference": 0.1234, "ci_of_difference": [0.1, 0.2]}}, digits=3).to_html()
+    assert re.findall(r">([\d.]+)</td>", change) == ["0.123", "0.100", "0.200"]
 
 
 def test_short_names_of_rows_stand_on_one_line() -> None:

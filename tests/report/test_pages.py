@@ -448,6 +448,14 @@ def test_links_to_notebooks_lead_to_their_pages(run: Run) -> None:
     assert "later" in shown(run, "03_evaluation")
 
 
+def test_a_link_to_a_page_of_the_project_is_plain_text(run: Run) -> None:
+    add_notebook(run, prose("[how](../realm_lib/inference/README.md), [hub](https://example.org/README.md)"))
+    write_report(run)
+    links = {link["href"] for link in read(run, "03_evaluation").select("main a")}
+    assert links == {"https://example.org/README.md"}
+    assert "how" in shown(run, "03_evaluation")
+
+
 def test_what_libraries_mutter_is_not_for_readers(run: Run) -> None:
     said = [nbformat.v4.new_output("stream", name=name, text=f"from {name}") for name in ("stdout", "stderr")]
     add_notebook(run, nbformat.v4.new_code_cell("x", outputs=said))

@@ -22,7 +22,8 @@ _NUMBER = re.compile(r"[-+−≥<~]?\s*[\d.,]*\d(e[-+]?\d+)?\s*%?(\s*\(.*\))?$|$
 def notebook_body(path: Path, run: Run, pages: Collection[str]) -> "Markup":
     """The notebook at ``path`` as an HTML fragment; figures that ``run`` has as SVG are drawn from it.
 
-    A link to another notebook leads to its page where ``pages`` (stems) has it, and is plain text elsewhere.
+    A link to another notebook leads to its page where ``pages`` (stems) has it, and is plain text elsewhere, as is a
+    link to one of the project's own pages (README.md): a report may be read far from the project.
     """
     import nbformat
     from markupsafe import Markup
@@ -54,7 +55,7 @@ def _linked(markdown: str, pages: Collection[str]) -> str:
     def link(match: re.Match[str]) -> str:
         return f"[{match[1]}]({match[2]}.html)" if match[2] in pages else match[1]
 
-    return re.sub(r"\[([^\]]+)\]\((\d\d_\w+)\.ipynb\)", link, markdown)
+    return re.sub(r"\[([^\]]+)\]\(([\w./]+)\.(?:ipynb|md)\)", link, markdown)
 
 
 def _draw_figures(cell: Any, heading: str, run: Run) -> None:
