@@ -82,8 +82,8 @@ def power(metrics: Metrics) -> str:
     detectable = 100 * _differences(metrics)["reward_model"]["detectable"]
     return (
         f"With these {counted(metrics['posts'], 'posts')}, a true difference of {detectable:.1f} points between "
-        f"{_name(_subject(metrics))} and {_NAMES['reward_model']} would be found in four of five such test sets; smaller "
-        "ones would often be missed."
+        f"{_name(_subject(metrics))} and {_NAMES['reward_model']} would be found in four of five such test sets; "
+        "smaller ones would often be missed."
     )
 
 
