@@ -143,7 +143,7 @@ def test_length_that_was_not_measured_is_not_told() -> None:
             (0.02, 0.08, 0.01),
             (0.02, 0.08, 0.2),
             (0.01, 0.03, 0.2),
-            "Than either of its parts, but not surely. It",
+            "Than either of its parts, not surely. It",
         ),
         ((0.02, 0.08, 0.01), (-0.02, 0.08, 0.9), (-0.03, 0.03, 1), "Than one of its parts, not surely than the other."),
         (

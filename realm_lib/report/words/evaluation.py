@@ -9,7 +9,6 @@ from realm_lib.report.words.numbers import (
     counted,
     in_words,
     interval,
-    is_sure,
     listed,
     p_value,
     percent,
@@ -27,6 +26,20 @@ _NAMES = {
     "trees": "boosted trees on both",
     "length": "taking the longer response",
 }
+_AGAINST_LENGTH = {
+    "better": ("It is not only length", "No."),
+    "better, not surely": ("It may be only length", "It may be."),
+    "worse": ("Simply taking the longer response is better", "It is worse than length."),
+    "worse, not surely": ("Simply taking the longer response seems better", "It seems worse than length."),
+    "the data cannot tell": ("It is not shown to be more than length", "More than length is not shown."),
+}
+_AGAINST_LINEAR = {
+    "better": "It is better than a weighted sum of the two, so the network earns its place.",
+    "better, not surely": "It seems better than a weighted sum of the two, but not surely.",
+    "worse": "A weighted sum of the two does better than the network.",
+    "worse, not surely": "A weighted sum of the two seems to do better than the network.",
+    "the data cannot tell": "The network is not shown to be better than a plain weighted sum of the two.",
+}
 _PARTS = ("reward_model", "similarity")
 _NAMED_PAIRS = 30
 """A domain of fewer pairs is counted but not named: its accuracy is mostly luck."""
@@ -39,7 +52,7 @@ def verdict(evaluation: Evaluation) -> str:
     """
     metrics, subject = evaluation.metrics, evaluation.subject
     others = [*_PARTS, "linear", "trees"]
-    sentences = [_ranking(metrics, others, evaluation.confidence), _length_sentence(metrics)]
+    sentences = [_ranking(metrics, others, evaluation.confidence), _length(metrics)[0]]
     if "reward_model" in _differences(metrics):
         sentences.append(power(metrics))
     name, accuracy = _name(subject), metrics["rewards"][subject]["accuracy"]
@@ -61,16 +74,16 @@ def verdict(evaluation: Evaluation) -> str:
 
 def two_sentences(metrics: Metrics) -> str:
     """Is the combined reward better than its parts, and is it more than length: a sentence each."""
-    return f"{_ranking(metrics, [*_PARTS, 'linear'])} {_length_sentence(metrics)}"
+    return f"{_ranking(metrics, [*_PARTS, 'linear'])} {_length(metrics)[0]}"
 
 
-def power(metrics: Metrics, other: str = "reward_model") -> str:
-    """What the pairs could have shown: the smallest difference from ``other`` with 80 % power."""
-    detectable = 100 * _differences(metrics)[other]["detectable"]
+def power(metrics: Metrics) -> str:
+    """What the pairs could have shown: the smallest difference from the reward model alone with 80 % power."""
+    detectable = 100 * _differences(metrics)["reward_model"]["detectable"]
     return (
         f"With these {counted(metrics['posts'], 'posts')}, a true difference of {detectable:.1f} points between "
-        f"{_name(_subject(metrics))} and {_name(other)} would be found in four of five such test sets; smaller ones "
-        "would often be missed."
+        f"{_name(_subject(metrics))} and {_NAMES['reward_model']} would be found in four of five such test sets; "
+        "smaller ones would often be missed."
     )
 
 
@@ -96,10 +109,7 @@ def questions_answered(metrics: Metrics) -> list[tuple[str, str]]:
     ]
     if (domains := _domains(metrics)) is not None:
         answers.append(("On which domains?", domains))
-    start, answer = _more_than_length(metrics)
-    clause = _length_clause(metrics)
-    answers.append(("Is it only length?", f"{answer} {capital(clause)}." if clause else f"{start}."))
-    return answers
+    return [*answers, ("Is it only length?", _length(metrics)[1])]
 
 
 def captions(metrics: Metrics) -> dict[str, tuple[str, str]]:
@@ -183,44 +193,25 @@ def _ranking(metrics: Metrics, others: Sequence[str], confidence: float = 0.95) 
     return f"{start}: {'; '.join(clauses)}." if clauses else f"{start}."
 
 
-def _more_than_length(metrics: Metrics) -> tuple[str, str]:
-    """Is it more than length: as the start of a sentence, and as an answer."""
+def _length(metrics: Metrics) -> tuple[str, str]:
+    """Is it more than length: as a sentence, and as an answer."""
     if "length" not in (differences := _differences(metrics)):
         texts = "" if "length_split" in metrics else ": these pairs hold no texts"
-        return f"Whether it is only length was not measured{texts}", ""
-    difference = differences["length"]
-    (low, high), sure = difference["ci"], is_sure(difference)
-    controlled = metrics["rewards"][_subject(metrics)].get("length_controlled")
-    if low > 0:
-        if sure and (controlled is None or controlled["ci"][0] > 0.5):
-            return "It is not only length", "No."
-        return "It may be only length", "It may be."
-    if high < 0:
-        verb = "is" if sure else "seems"
-        return f"Simply taking the longer response {verb} better", f"It {verb} worse than length."
-    return "It is not shown to be more than length", "More than length is not shown."
-
-
-def _length_clause(metrics: Metrics) -> str:
-    """The numbers about length; empty where the subject was not compared with it."""
-    if "length" not in (differences := _differences(metrics)):
-        return ""
-    subject, rewards = _subject(metrics), metrics["rewards"]
-    text = (
-        f"against taking the longer response, right in {percent(rewards['length']['accuracy'])}, {_name(subject)} has "
-        f"{points(differences['length'])}"
+        return (f"Whether it is only length was not measured{texts}.",) * 2
+    subject, outcome = _subject(metrics), in_words(differences["length"])
+    numbers = (
+        f"against taking the longer response, right in {percent(metrics['rewards']['length']['accuracy'])}, "
+        f"{_name(subject)} has {points(differences['length'])}"
     )
-    if controlled := rewards[subject].get("length_controlled"):
-        text += (
+    if controlled := metrics["rewards"][subject].get("length_controlled"):
+        numbers += (
             "; where the longer and the shorter response count alike, so that length alone gets 50 %, it is right in "
             f"{with_interval(controlled['accuracy'], controlled['ci'])}"
         )
-    return text
-
-
-def _length_sentence(metrics: Metrics) -> str:
-    start, clause = _more_than_length(metrics)[0], _length_clause(metrics)
-    return f"{start}: {clause}." if clause else f"{start}."
+        if outcome == "better" and controlled["ci"][0] <= 0.5:
+            outcome = "better, not surely"
+    start, answer = _AGAINST_LENGTH[outcome]
+    return f"{start}: {numbers}.", f"{answer} {capital(numbers)}."
 
 
 def _better(differences: Mapping[str, Metrics], parts: Mapping[str, Metrics]) -> str:
@@ -228,22 +219,13 @@ def _better(differences: Mapping[str, Metrics], parts: Mapping[str, Metrics]) ->
     ahead = [word.startswith("better") for word in words]
     if any(word.startswith("worse") for word in words):
         text = "No."
-    elif ahead and all(ahead):
-        sure = all(is_sure(difference) for difference in parts.values())
-        text = "Yes, than either of its parts." if sure else "Than either of its parts, but not surely."
-    elif any(ahead):
+    elif not any(ahead):
+        text = "These pairs do not show it."
+    elif not all(ahead):
         text = "Than one of its parts, not surely than the other."
     else:
-        text = "These pairs do not show it."
-    if "linear" in differences:
-        text += {
-            "better": " It is better than a weighted sum of the two, so the network earns its place.",
-            "better, not surely": " It seems better than a weighted sum of the two, but not surely.",
-            "worse": " A weighted sum of the two does better than the network.",
-            "worse, not surely": " A weighted sum of the two seems to do better than the network.",
-            "the data cannot tell": " The network is not shown to be better than a plain weighted sum of the two.",
-        }[in_words(differences["linear"])]
-    return text
+        text = "Yes, than either of its parts." if set(words) == {"better"} else "Than either of its parts, not surely."
+    return f"{text} {_AGAINST_LINEAR[in_words(differences['linear'])]}" if "linear" in differences else text
 
 
 def _how_sure(metrics: Metrics, parts: Mapping[str, Metrics]) -> str:

@@ -67,16 +67,6 @@ def ppo(metrics: Metrics, *, simulated: bool) -> str:
     return f"{text} The simulated true utility went {_change(metrics['gold'])}: {_by_the_truth(metrics)}."
 
 
-def _by_the_truth(metrics: Metrics) -> str:
-    """What the change of the true utility says of a policy whose reward changed too."""
-    (low, high), liked = metrics["gold"]["ci_of_difference"], metrics["reward"]["ci_of_difference"][0] > 0
-    if low > 0:
-        return "the policy got better, not only better liked" if liked else "the policy got better"
-    if high < 0:
-        return "it got worse while it was liked better: the reward is over-optimised" if liked else "it got worse"
-    return "whether the policy got better cannot be told from chance"
-
-
 def dpo(metrics: Metrics, *, simulated: bool, trained_here: bool) -> str:
     """Notebook 05, from metrics/dpo.json: what training changed, and what cannot be said of it (:func:`limits`).
 
@@ -129,6 +119,16 @@ def _change(found: Metrics) -> str:
         f"from {found['before']:.2f} to **{found['after']:.2f}** (difference "
         f"{found['difference']:+.2f}, {between(found['ci_of_difference'], '+.2f')})"
     )
+
+
+def _by_the_truth(metrics: Metrics) -> str:
+    """What the change of the true utility says of a policy whose reward changed too."""
+    (low, high), liked = metrics["gold"]["ci_of_difference"], metrics["reward"]["ci_of_difference"][0] > 0
+    if low > 0:
+        return "the policy got better, not only better liked" if liked else "the policy got better"
+    if high < 0:
+        return "it got worse while it was liked better: the reward is over-optimised" if liked else "it got worse"
+    return "whether the policy got better cannot be told from chance"
 
 
 def _with_limits(text: str, bounds: str) -> str:
