@@ -28,6 +28,8 @@ from realm_lib.rlhf.dpo.training import make_pairs, train_dpo
 from realm_lib.rlhf.errors import DPOError, RewardError
 from realm_lib.rlhf.policies import Policy, encode_prompts, load_policy, response_log_probs, sample
 
+pytestmark = pytest.mark.slow
+
 LORA = LoraParams(r=4, alpha=8.0)
 MANY = [f"{start} bread {n} rise?" for n in range(40) for start in ("Why does", "How can")]
 MANY_HELD_OUT = [f"What makes bread {n} rise?" for n in range(40)]
