@@ -39,6 +39,7 @@ ANNOUNCEMENTS = "@jupyterlab/apputils-extension:announcements"  # as `make lab` 
 PATIENCE = 240.0  # seconds for what takes twenty on two idle cores
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER),
     pytest.mark.timeout(3 * PATIENCE),
 ]

@@ -208,6 +208,7 @@ def test_as_many_pairs_as_asked(count: int) -> None:
     assert len(list(simulate_pairs(count, seed=0, split="test"))) == count
 
 
+@pytest.mark.slow
 def test_only_the_domains_asked_for() -> None:
     pairs = list(simulate_pairs(300, seed=0, split="test", domains=["askbaking", "askvet"]))
     assert {pair["domain"] for pair in pairs} == {"askbaking_test", "askvet_test"}
@@ -270,6 +271,7 @@ def test_splits_share_no_post() -> None:
         assert len(set.union(*found)) == sum(map(len, found))
 
 
+@pytest.mark.slow
 def test_memory_stays_small_however_many_pairs() -> None:
     code = """
 import resource
@@ -385,6 +387,7 @@ def test_an_unknown_post_is_an_error() -> None:
             gold_utility(prompt, "anything")
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     text=st.one_of(

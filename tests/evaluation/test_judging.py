@@ -306,6 +306,7 @@ def test_fit_scale_refuses(margins):
 # Properties.
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9), st.booleans(), st.integers(0, 4)), min_size=1),

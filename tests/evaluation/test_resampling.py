@@ -89,6 +89,7 @@ def test_brier_equals_sklearn_and_temperature_is_the_scales_inverse():
     assert flat["brier"] == pytest.approx(0.25)
 
 
+@pytest.mark.slow
 def test_calibration_interval_holds_the_error_and_knows_what_chance_gives():
     rng = np.random.default_rng(3)
     inside, from_zero, errors, chances = 0, 0, [], []

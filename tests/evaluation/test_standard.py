@@ -28,6 +28,8 @@ from realm_lib.evaluation.resampling import EvaluationError
 from realm_lib.evaluation.standard import feature_ceiling, fit_rewards, fit_scales
 from realm_lib.reward.combiner import Combiner, CombinerError, TreePreference, feature_matrix
 
+pytestmark = pytest.mark.slow
+
 MODEL = ModelParams(hidden_dims=[8], dropout=0.0, ensemble=2)
 TRAINING = TrainingParams(seed=3, learning_rate=3e-3, num_epochs=12, batch_size=64, patience=12)
 

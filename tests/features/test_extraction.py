@@ -363,6 +363,7 @@ def go(process: "subprocess.Popen[str]") -> None:
     process.stdin.flush()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_what_it_had(
     pairs: pd.DataFrame, direct: pd.DataFrame, inform_folder: Path, minilm: Any, tmp_path: Path
 ) -> None:
@@ -390,6 +391,7 @@ def test_a_killed_run_goes_on_from_what_it_had(
     assert_features(resumed.table, direct)
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_store(
     pairs: pd.DataFrame, direct: pd.DataFrame, inform_folder: Path, minilm: Any, tmp_path: Path
 ) -> None:

@@ -285,6 +285,7 @@ def test_two_processes_write_at_once_and_both_complete(tmp_path: Path) -> None:
     np.testing.assert_array_equal(table.get([key(n) for n in range(10_000)]), value(range(10_000)))
 
 
+@pytest.mark.slow
 def test_many_processes_open_a_new_store_at_once(tmp_path: Path) -> None:
     with ProcessPoolExecutor(8, mp_context=get_context("spawn")) as pool:
         for attempt in range(40):
@@ -318,6 +319,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_kill_9_loses_at_most_the_batch_in_flight(tmp_path: Path) -> None:
     start = 0
     for round_number in range(6):
@@ -351,6 +353,7 @@ OPERATIONS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(operations=OPERATIONS)
 def test_two_handles_behave_as_one_dict_each_knows_in_part(operations: list[tuple[str, int, Any]]) -> None:

@@ -15,6 +15,8 @@ from support.server_process import REALM, ServerProcess
 
 from realm_lib.reward.realm_reward import RealmReward
 
+pytestmark = pytest.mark.slow
+
 OPENRLHFS_TRIES = 5
 """And a second after each: SingleTurnAgentExecutor of OpenRLHF 0.11."""
 PAIRS = [(f"Why does {word} rise?", f"It is the {other}.") for word in "abcdef" for other in ("gas", "heat", "yeast")]
@@ -43,7 +45,6 @@ def asked(url: str, pairs: list[tuple[str, str]], tries: int = 1) -> list[float 
     return asyncio.run(main())
 
 
-@pytest.mark.slow
 def test_load_overload_and_a_graceful_stop(run_folder: Path, run_reward: RealmReward) -> None:
     pairs = random.Random(0).choices(PAIRS, k=200)
     wanted = run_reward([prompt for prompt, _ in pairs], [response for _, response in pairs])
@@ -69,7 +70,6 @@ def test_load_overload_and_a_graceful_stop(run_folder: Path, run_reward: RealmRe
     assert "rise" not in server.log
 
 
-@pytest.mark.slow
 def test_killed_and_restarted_under_load_clients_get_the_right_rewards(
     run_folder: Path, run_reward: RealmReward
 ) -> None:

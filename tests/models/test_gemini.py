@@ -224,6 +224,7 @@ PASSING = {
 }
 
 
+@pytest.mark.slow
 @both_sdks
 @pytest.mark.parametrize("name", PASSING)
 def test_a_fault_that_passes_is_tried_again(server: GeminiServer, sdk: str, name: str, tmp_path: Path) -> None:
@@ -279,6 +280,7 @@ STAYING: dict[str, tuple[Fault, int, str]] = {
 }
 
 
+@pytest.mark.slow
 @both_sdks
 @pytest.mark.parametrize("name", STAYING)
 def test_a_fault_that_stays(server: GeminiServer, sdk: str, name: str, tmp_path: Path) -> None:
@@ -353,6 +355,7 @@ extract_features(pd.read_parquet(sys.argv[2]), LengthScorer(), embedder, Feature
 """
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_loses_only_what_was_not_committed(server: GeminiServer, tmp_path: Path) -> None:
     pairs = some_pairs(1667).iloc[:, :]
     texts = all_texts(pairs)
@@ -437,6 +440,7 @@ def files_with(text: str, folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow
 @both_sdks
 @pytest.mark.parametrize("fault", [None, Fault(403, stays=True), Fault(503, stays=True), Fault(delay=1, stays=True)])
 def test_the_key_is_written_nowhere(
@@ -490,6 +494,7 @@ def test_the_key_may_stand_in_env_file(server: GeminiServer, tmp_path: Path, mon
 # Limits
 
 
+@pytest.mark.slow
 def test_requests_keep_to_the_limit_whatever_the_latency(server: GeminiServer, tmp_path: Path) -> None:
     server.latency = 0.05
     embedder = gemini(server, requests_per_minute=300, batch_size=10)
@@ -554,6 +559,7 @@ def test_the_reward_embeds_each_side_its_own_way(server: GeminiServer) -> None:
         np.testing.assert_allclose(rewards, wanted, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_measured_batch_size_changes_no_vector(minilm: Any) -> None:
     texts = ["word " * (n % 7) + str(n) for n in range(70)]
     measured = build_embedder(
@@ -564,6 +570,7 @@ def test_a_measured_batch_size_changes_no_vector(minilm: Any) -> None:
     assert measured.identity == minilm.identity
 
 
+@pytest.mark.slow
 def test_the_fastest_batch_size_is_taken() -> None:
     from realm_lib.models.embedders.sentence_transformer import measured_batch_size
 

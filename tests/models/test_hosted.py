@@ -120,6 +120,7 @@ def test_cancelling_ends_waits_at_once() -> None:
         RateLimiter(requests_per_minute=1).acquire(cancelled=stop)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limits", "tokens", "gap"), [((1200, None), 1, 0.05), ((None, 60_000), 50, 0.05)])
 def test_a_limit_holds_for_many_threads_and_is_used(
     limits: tuple[int | None, int | None], tokens: int, gap: float

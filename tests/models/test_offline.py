@@ -22,6 +22,8 @@ from realm_lib.models.reward_models import build_scorer
 from realm_lib.rlhf.policies import encode_prompts, load_policy, response_log_probs, sample
 from realm_lib.runs.weights import folder_digest
 
+pytestmark = pytest.mark.slow
+
 PARAMS = OfflineRewardModelParams(
     vocab_size=400,
     hidden_size=32,

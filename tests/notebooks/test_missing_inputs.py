@@ -10,6 +10,8 @@ import yaml
 from realm_lib.config.profile import dump_yaml, load_params
 from realm_lib.runs.run import MissingStepError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = [path for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if not path.name.startswith("00")]
 

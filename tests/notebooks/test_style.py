@@ -60,12 +60,15 @@ def test_a_notebook_opens_with_its_question_and_closes_with_what_was_found(path:
     cells = cells_of(path)
     opening = source(cells[0])
     assert re.match(rf"# {path.stem[:2]} · \S", opening)
-    assert all(re.search(rf"\*\*{word}\.\*\* \S", opening) for word in ("Question", "In", "Out"))
+    assert all(re.search(rf"\*\*{word}\.\*\* \S", opening) for word in ("Question", "In", "Out", "Time"))
+    assert len([cell for cell in code_of(path) if "show_versions(" in source(cell)]) == 1
     headings = [source(cell) for cell in cells if cell["cell_type"] == "markdown"]
-    (place,) = [n for n, cell in enumerate(cells) if source(cell).startswith("## What was found")]
-    found = cells[place + 1]
-    assert found["cell_type"] == "code"
-    assert "found[" in source(found), "numbers are read from the metrics that were just written"
+    (heading,) = [index for index, cell in enumerate(cells) if source(cell).startswith("## What was found")]
+    closing = cells[heading + 1]
+    assert closing["cell_type"] == "code"
+    assert re.match(r"Markdown\(findings\.\w+\(", ast.unparse(ast.parse(source(closing)).body[-1])), (
+        "the library makes the sentence, from the metrics that were just written"
+    )
     following = NOTEBOOKS[NOTEBOOKS.index(path) + 1 :]
     if following:
         assert headings[-1].startswith("Next: [")

@@ -725,6 +725,7 @@ def epochs_in(checkpoint: Path) -> int:
         return int(json.loads(file.metadata()["progress"])["epoch"])
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_training_gives_the_same_bits(tmp_path: Path) -> None:
     train, validation = make_pairs(1000, 1), make_pairs(200, 2)
     train.to_pickle(tmp_path / "train")

@@ -3,8 +3,6 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -221,31 +219,3 @@ def test_no_secret_is_saved(tmp_path: Path, combiner: Combiner, monkeypatch: pyt
     text = (tmp_path / "realm_reward.json").read_text(encoding="utf-8")
     assert "very-secret" not in text
     assert json.loads(text)["embedding"]["api_key"] == "${SOME_KEY}"
-
-
-# What an import costs
-
-
-def imported(code: str) -> set[str]:
-    """The packages that a fresh interpreter has loaded after ``code``."""
-    show = "import sys; print(*{name.partition('.')[0] for name in sys.modules})"
-    done = subprocess.run([sys.executable, "-c", f"{code}\n{show}"], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
-
-
-HEAVY = {"torch", "transformers", "sentence_transformers", "sklearn", "scipy", "matplotlib", "datasets", "trl"}
-
-
-def test_importing_the_package_loads_no_model_library() -> None:
-    assert imported("import realm_lib").isdisjoint({*HEAVY, "pandas", "numpy", "pydantic", "yaml"})
-
-
-def test_the_commands_that_make_calls_first_load_no_model_library() -> None:
-    found = imported("import realm_lib.cli, realm_lib.runs.notebooks, realm_lib.report, realm_lib.runs.verification")
-    assert found.isdisjoint({*HEAVY, "pandas", "papermill", "nbconvert"})
-
-
-def test_the_reward_loads_only_what_it_computes_with() -> None:
-    """Model libraries are for the models: importing the class does not load them."""
-    found = imported("from realm_lib import RealmReward")
-    assert found.isdisjoint({*HEAVY, "fastapi", "uvicorn"})

@@ -136,6 +136,7 @@ def test_equal_answers_to_a_prompt_are_scored_once(folder: Path) -> None:
     assert set(reward.asked) == set(zip(comparison.answers["prompt"], comparison.answers["answer"], strict=True))
 
 
+@pytest.mark.slow
 def test_a_second_comparison_draws_nothing_and_finds_the_same(folder: Path, found: dict[str, Any]) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.glob("samples/*/*")}
     assert compare(folder).metrics() == found
@@ -170,6 +171,7 @@ def test_metrics_are_what_other_computations_find(comparison: PolicyComparison, 
         assert (best["kl"], best["kl_kind"]) == (pytest.approx(math.log(n) - (n - 1) / n), "upper bound")
 
 
+@pytest.mark.slow
 def test_win_rates_are_those_of_every_pair_of_answers(comparison: PolicyComparison, found: dict[str, Any]) -> None:
     for judge in ("realm", "gold"):
         for second, first in itertools.combinations(comparison.policies, 2):

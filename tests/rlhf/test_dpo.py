@@ -29,6 +29,8 @@ from realm_lib.rlhf.policies import Policy, encode_prompts, load_policy, respons
 from realm_lib.runs.run import Run
 from realm_lib.runs.weights import folder_digest
 
+pytestmark = pytest.mark.slow
+
 LORA = LoraParams(r=4, alpha=8.0)
 MANY = [f"{start} bread {n} rise?" for n in range(40) for start in ("Why does", "How can")]
 MANY_HELD_OUT = [f"What makes bread {n} rise?" for n in range(40)]

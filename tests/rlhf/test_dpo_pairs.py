@@ -25,6 +25,8 @@ from realm_lib.rlhf.errors import DPOError, RewardError, SampleError
 from realm_lib.rlhf.policies import Policy, PolicyError, encode_prompts, load_policy
 from realm_lib.rlhf.samples import SampleStore, policy_identity
 
+pytestmark = pytest.mark.slow
+
 WORDS = st.lists(st.sampled_from(["yeast", "gas", "gluten", "dough"]), max_size=4).map(" ".join)
 
 

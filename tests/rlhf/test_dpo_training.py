@@ -16,6 +16,8 @@ from support.ppo_run import HELD_OUT, PROMPTS, letters, make_policy
 from realm_lib.rlhf.dpo.training import make_pairs
 from realm_lib.runs.run import Run
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parents[1]
 PROGRAM = TESTS / "support" / "dpo_run.py"
 
@@ -51,7 +53,6 @@ def kill_when(ready: Callable[[], object], policy: Path, folder: Path) -> None:
     assert not (folder / "never.json").exists()
 
 
-@pytest.mark.slow
 def test_killed_in_sampling_and_in_training_it_ends_as_if_it_had_not_been(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -109,6 +109,7 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     assert "holds no tokenizer" in refusal(tmp_path / "empty")
 
 
+@pytest.mark.slow
 def test_an_adapter_is_saved_alone_and_loaded_with_its_base(
     folder: Path, policy: Policy, prompts: list[list[int]], tmp_path: Path
 ) -> None:

@@ -25,6 +25,8 @@ from realm_lib.rlhf.ppo.rollout import Episode, learnable
 from realm_lib.rlhf.ppo.trainer import PPOTrainer, train_ppo
 from realm_lib.runs.run import Run
 
+pytestmark = pytest.mark.slow
+
 LORA = LoraParams(r=4, alpha=8.0)
 
 

@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from support.ppo_run import CHOOSE_ON, make_policy
 from torch import Tensor
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parents[1]
 PROGRAM = TESTS / "support" / "ppo_run.py"
 PATIENCE = 300.0

@@ -308,6 +308,7 @@ if Path("broken").exists():
     raise ValueError("the yeast is dead")"""
 
 
+@pytest.mark.slow
 def test_a_failure_is_kept_to_read_and_never_stands_for_a_result(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,6 +340,7 @@ def test_a_failure_is_kept_to_read_and_never_stands_for_a_result(
     assert done["cells"][1]["metadata"]["tags"] == ["injected-parameters"]
 
 
+@pytest.mark.slow
 def test_figures_are_in_the_executed_copy_whatever_the_shell_says(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,6 +356,7 @@ def test_figures_are_in_the_executed_copy_whatever_the_shell_says(
     assert "REALM_QUIET" not in os.environ
 
 
+@pytest.mark.slow
 def test_a_failure_leaves_the_last_good_copy(project: Path) -> None:
     """make reruns it all the same: what it depends on is newer."""
     write_notebook(project / "notebooks" / "01_bread.ipynb", "raise KeyError('flour')")
@@ -367,6 +370,7 @@ def test_a_failure_leaves_the_last_good_copy(project: Path) -> None:
     assert good.stat().st_mtime == 1
 
 
+@pytest.mark.slow
 def test_a_kernel_that_dies_is_one_clear_error(project: Path) -> None:
     """As the kernel does when memory runs out."""
     write_notebook(project / "notebooks" / "01_bread.ipynb", "import os", "os.kill(os.getpid(), 9)")

@@ -388,6 +388,7 @@ with open_run(params).step("02", params):
     assert run.manifest["steps"]["02"]["exit"] == "ok"
 
 
+@pytest.mark.slow
 def test_steps_in_parallel_all_reach_the_manifest(tmp_path: Path) -> None:
     code = """
 import sys
