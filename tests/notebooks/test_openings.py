@@ -8,11 +8,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from support.notebook_cells import NOTEBOOKS, ROOT, cells_of, code_of, source
 
 from realm_lib.config.profile import load_params
 
-ROOT = Path(__file__).parents[2]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ANY_NOTEBOOK = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 BY_HAND = {
@@ -30,17 +29,6 @@ BY_HAND = {
     "06_policy_comparison": ["best-of-n-weights", "best-of-n-value"],
 }
 """The cells, by their ids, that work a formula out and check the library against it."""
-
-Cell = dict[str, Any]
-
-
-def cells_of(path: Path) -> list[Cell]:
-    cells: list[Cell] = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return cells
-
-
-def source(cell: Cell) -> str:
-    return "".join(cell["source"])
 
 
 @ANY_NOTEBOOK
@@ -63,7 +51,7 @@ def test_its_time_is_that_of_the_reference(path: Path) -> None:
 
 @ANY_NOTEBOOK
 def test_it_prints_its_versions_where_it_opens_the_run(path: Path) -> None:
-    code = [source(cell) for cell in cells_of(path) if cell["cell_type"] == "code"]
+    code = [source(cell) for cell in code_of(path)]
     (opened,) = [row for row, text in enumerate(code) if "open_run(params)" in text]
     (call,) = [node for node in ast.walk(ast.parse(code[opened + 1])) if isinstance(node, ast.Call)]
     assert ast.unparse(call.func) == "show_versions"
@@ -76,9 +64,12 @@ def test_it_closes_with_what_was_found_and_where_to_go_on(path: Path) -> None:
     heading, found, onward = cells[-3:]
     assert source(heading) == "## What was found"
     assert [cell["cell_type"] for cell in (heading, found, onward)] == ["markdown", "code", "markdown"]
-    names = [node.id for node in ast.walk(ast.parse(source(found))) if isinstance(node, ast.Name)]
-    assert "found" in names, "the numbers are those of the metrics that were just written"
-    assert re.match(r"Next: \[[^\]]+\]\([^)]+\)", source(onward))
+    assert re.match(r"Markdown\(findings\.\w+\(found\b", ast.unparse(ast.parse(source(found)).body[-1])), (
+        "the library makes the sentence, from the metrics that were just written"
+    )
+    following = NOTEBOOKS[NOTEBOOKS.index(path) + 1 :]
+    if following:
+        assert re.match(rf"Next: \[[^\]]+\]\({re.escape(following[0].name)}\)", source(onward))
     assert sum("What was found" in source(cell) for cell in cells) == 1
 
 

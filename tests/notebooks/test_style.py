@@ -56,26 +56,6 @@ def test_a_notebook_is_stored_clean(path: Path) -> None:
 
 
 @ANY_NOTEBOOK
-def test_a_notebook_opens_with_its_question_and_closes_with_what_was_found(path: Path) -> None:
-    cells = cells_of(path)
-    opening = source(cells[0])
-    assert re.match(rf"# {path.stem[:2]} · \S", opening)
-    assert all(re.search(rf"\*\*{word}\.\*\* \S", opening) for word in ("Question", "In", "Out", "Time"))
-    assert len([cell for cell in code_of(path) if "show_versions(" in source(cell)]) == 1
-    headings = [source(cell) for cell in cells if cell["cell_type"] == "markdown"]
-    (heading,) = [index for index, cell in enumerate(cells) if source(cell).startswith("## What was found")]
-    closing = cells[heading + 1]
-    assert closing["cell_type"] == "code"
-    assert re.match(r"Markdown\(findings\.\w+\(", ast.unparse(ast.parse(source(closing)).body[-1])), (
-        "the library makes the sentence, from the metrics that were just written"
-    )
-    following = NOTEBOOKS[NOTEBOOKS.index(path) + 1 :]
-    if following:
-        assert headings[-1].startswith("Next: [")
-        assert f"({following[0].name})" in headings[-1]
-
-
-@ANY_NOTEBOOK
 def test_links_between_notebooks_resolve(path: Path) -> None:
     text = "\n".join(source(cell) for cell in cells_of(path) if cell["cell_type"] == "markdown")
     links = [target for target in re.findall(r"\]\(([^)]+)\)", text) if not target.startswith("https://")]
