@@ -455,6 +455,7 @@ row_faults = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @given(
     faults=st.lists(st.tuples(st.integers(0, 12), row_faults), min_size=1, max_size=30),
     options=st.fixed_dictionaries(

@@ -223,6 +223,7 @@ def test_random_bytes_are_a_4xx(client: TestClient, path: str, content: bytes) -
     assert answer.json()["detail"]
 
 
+@pytest.mark.slow
 def test_schemathesis_finds_no_500(client: TestClient) -> None:
     schemathesis = pytest.importorskip("schemathesis")
     schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())

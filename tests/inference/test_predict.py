@@ -182,6 +182,7 @@ def test_many_lines_are_answered_some_at_a_time(run_reward: RealmReward, tmp_pat
     assert first == pytest.approx(run_reward([ROWS[0]["prompt"]], [ROWS[0]["response"]])[0], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_broken_pipe_is_quiet(run_folder: Path, tmp_path: Path) -> None:
     """As in ``realm predict ... | head -1``."""
     path = tmp_path / "asked.jsonl"

@@ -25,6 +25,8 @@ from realm_lib.reward.realm_reward import RealmReward
 from realm_lib.runs.notebooks import prepare
 from realm_lib.runs.run import MissingStepError, Run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

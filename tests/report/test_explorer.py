@@ -19,6 +19,8 @@ from realm_lib.evaluation.standard import standard_rewards
 from realm_lib.report.explorer import Explorer, ExplorerError, WrongPairs, compare
 from realm_lib.reward.realm_reward import RealmReward
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "Why does bread rise?"
 TEXTS = ["Yeast makes gas, and gluten holds it.", "No idea.", "Because of the gas that yeast makes from sugar.", "Ask."]
 SCALE = 1.7

@@ -77,6 +77,7 @@ def texts(ax):
     return [text.get_text() for text in ax.figure.findobj(mpl.text.Text) if text.get_text()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("simulated", [True, False])
 def test_each_figure_has_labels_its_n_and_says_simulated_where_it_is(simulated):
     for name, ax in draw_all(simulated).items():
@@ -168,6 +169,7 @@ def test_of_many_domains_the_largest_are_drawn():
     assert any("the 24 largest of 62 domains" in text for text in texts(ax))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", ["score", "similarity"])
 def test_a_constant_feature_can_be_drawn(column):
     features = make_features(False).assign(**{f"{column}_A": 0.3, f"{column}_B": 0.3})

@@ -63,6 +63,7 @@ def texts(ax: Any) -> list[str]:
     return [text.get_text() for text in ax.figure.findobj(mpl.text.Text) if text.get_text()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("simulated", [True, False])
 def test_each_figure_has_labels_its_n_and_says_simulated_where_it_is(simulated: bool) -> None:
     drawn = {
