@@ -12,8 +12,6 @@ from realm_lib.features.extraction import FEATURE_COLUMNS, Extraction
 from realm_lib.runs.files import read_note
 from realm_lib.runs.run import MissingStepError, Run
 
-__all__ = ["FeatureModels", "feature_models", "keep_features", "read_features"]
-
 _MADE_BY = "01_feature_extraction"
 
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     # torch comes with it: it is loaded with the first reward, so that a program which imports the name pays nothing.
     from realm_lib.reward.combiner import Combiner
 
-__all__ = ["RealmReward"]
-
 _FILE = "realm_reward.json"  # beside the combiner: the models whose numbers it combines
 _SECTIONS = ("reward_model", "embedding")
 _DIGITS = 12  # of a digest, where it is shown

@@ -25,8 +25,6 @@ from realm_lib.rlhf.ppo.processes import Processes
 from realm_lib.rlhf.ppo.rollout import Episode, Learnable, learnable
 from realm_lib.runs.seeds import derive_seed
 
-__all__ = ["Learner"]
-
 _ADAM_EPS = 1e-5
 """Huang et al., arXiv 2403.17031: larger than PyTorch's 1e-8, as in the original code."""
 _WATCHED = ("policy_loss", "value_loss", "clip_fraction", "approximate_kl")
