@@ -12,9 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from realm_lib.config.base import ParamsError
+from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.profile import Params
 from realm_lib.data.chats import Prompt, as_text
-from realm_lib.features.kept import FeatureModels
 from realm_lib.models.embedders import Embedder, build_embedder, by_role, cosine
 from realm_lib.models.reward_models import Scorer, build_scorer
 from realm_lib.runs.files import write_json
