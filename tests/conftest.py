@@ -97,9 +97,9 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, inform_folder: Path) ->
     import pandas as pd
 
     from realm_lib.config.embedding import EmbeddingParams
+    from realm_lib.config.feature_models import FeatureModels
     from realm_lib.config.reward_model import RewardModelParams
     from realm_lib.config.training import ModelParams, TrainingParams
-    from realm_lib.features.kept import FeatureModels
     from realm_lib.reward.combiner import Combiner
     from realm_lib.reward.realm_reward import RealmReward
 

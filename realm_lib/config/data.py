@@ -6,8 +6,6 @@ from pydantic import Field, model_validator
 
 from realm_lib.config.base import Section
 
-__all__ = ["DataParams", "PreprocessingParams", "Split", "SplitSizes"]
-
 Split = Literal["reward_model", "train", "validation", "test"]
 """The splits of the pairs; ``reward_model`` is the share of the training posts kept for training a reward model."""
 

@@ -7,8 +7,6 @@ from pydantic import Field, model_validator
 
 from realm_lib.config.hosted import HostedParams
 
-__all__ = ["GEMINI_MODEL", "GEMINI_TEXTS_PER_REQUEST", "EmbeddingParams", "TaskType"]
-
 TaskType = Literal[
     "SEMANTIC_SIMILARITY",
     "RETRIEVAL_QUERY",

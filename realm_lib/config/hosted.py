@@ -7,8 +7,6 @@ from pydantic import Field, model_validator
 
 from realm_lib.config.base import SecretReference, Section
 
-__all__ = ["HostedParams"]
-
 _SAFE_ENDPOINT = re.compile(r"https://[^@\s]+|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(/[^@\s]*)?")
 
 

@@ -5,8 +5,6 @@ from typing import Any
 from realm_lib.config.base import ParamsError
 from realm_lib.config.text import read_yaml
 
-__all__ = ["merge_override"]
-
 
 def merge_override(content: dict[str, Any], override: str) -> None:
     """Merge ``section.key=value``, the value in YAML, deeply into ``content``.

@@ -22,8 +22,6 @@ from realm_lib.config.run import RunParams
 from realm_lib.config.text import read_yaml, write_yaml
 from realm_lib.config.training import ModelParams, OfflineModelsParams, TrainingParams
 
-__all__ = ["SECTIONS", "Params", "dump_yaml", "load_params"]
-
 
 def _given(name: str) -> Any:
     """A read-only attribute: the section ``name``, or an error that names it where it was not given."""

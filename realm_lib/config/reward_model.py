@@ -6,8 +6,6 @@ from pydantic import Field, model_validator
 
 from realm_lib.config.hosted import HostedParams
 
-__all__ = ["RewardModelParams"]
-
 
 class RewardModelParams(HostedParams):
     """The reward model that scores (prompt, response)."""

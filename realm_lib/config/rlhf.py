@@ -6,17 +6,6 @@ from pydantic import Field, model_validator
 
 from realm_lib.config.base import Section
 
-__all__ = [
-    "RESERVED_JUDGES",
-    "ComparisonParams",
-    "DPOParams",
-    "LoraParams",
-    "PPOParams",
-    "PolicyParams",
-    "RlhfParams",
-    "SamplingParams",
-]
-
 _REWARD = {"reward", "score", "similarity", "spread"}
 _ANSWERS = {"policy", "prompt", "post", "row", "number", "answer", "response", "before", "after", "weight", "picked"}
 _MEASURES = {"length", "characters", "ended", "entropy", "distinct_1", "distinct_2"}

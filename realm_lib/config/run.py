@@ -7,8 +7,6 @@ from pydantic import Field
 
 from realm_lib.config.base import Section, resolve_path
 
-__all__ = ["RunParams"]
-
 
 class RunParams(Section):
     """Where a run's outputs go, and the seed that every other seed is derived from."""

@@ -8,8 +8,6 @@ import yaml
 
 from realm_lib.config.base import ParamsError
 
-__all__ = ["read_yaml", "write_yaml"]
-
 
 def read_yaml(text: str, source: str) -> Any:
     """What ``text`` says. Raises :class:`ParamsError` with ``source``, what is wrong, and the line's number."""

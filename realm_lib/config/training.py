@@ -6,15 +6,6 @@ from pydantic import Field
 
 from realm_lib.config.base import Section
 
-__all__ = [
-    "ModelParams",
-    "OfflineModelParams",
-    "OfflineModelsParams",
-    "OfflinePolicyParams",
-    "OfflineRewardModelParams",
-    "TrainingParams",
-]
-
 
 class ModelParams(Section):
     """The combiner's network."""

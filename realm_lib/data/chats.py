@@ -7,18 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = [
-    "Message",
-    "PairsError",
-    "Prompt",
-    "RenderedChatError",
-    "as_messages",
-    "as_text",
-    "read_prompt",
-    "split_query",
-    "split_rendered",
-]
-
 Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]
 """A prompt as text, or as chat messages ({"role", "content"})."""

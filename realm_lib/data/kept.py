@@ -17,8 +17,6 @@ from realm_lib.data.pairs import PairSplit, PairsReport, load_splits
 from realm_lib.runs.files import read_note
 from realm_lib.runs.run import Run
 
-__all__ = ["keep_pairs"]
-
 _WORKING = {"batch_size", "num_workers", "cache_dir"}
 """Keys of ``data.preprocessing`` that change how the work is done and not what comes out."""
 _LONGEST_NAME = 80  # of a folder

@@ -20,8 +20,6 @@ from realm_lib.data.chats import PairsError
 from realm_lib.data.reading import read_files, unit_hash
 from realm_lib.data.sources import Source
 
-__all__ = ["PairSplit", "PairsReport", "bare_domain", "distinct_texts", "load_pairs", "load_splits", "read_pairs"]
-
 _TEXTS = ("history", "human_ref_A", "human_ref_B")
 _NAMED_ROWS = 5  # rows of each fault that the report names
 

@@ -11,8 +11,6 @@ from realm_lib.data.kept import keep_pairs
 from realm_lib.data.pairs import load_pairs
 from realm_lib.runs.run import Run
 
-__all__ = ["load_prompts", "policy_pairs"]
-
 PromptSplit = Literal["train", "validation", "test"]
 
 

@@ -13,8 +13,6 @@ import pandas as pd
 from realm_lib.config.base import resolve_path
 from realm_lib.data.chats import PairsError, Prompt, as_messages, as_text
 
-__all__ = ["REQUIRED", "local_files", "normalised", "read_files", "read_table", "split_prompt", "unit_hash"]
-
 REQUIRED = ("post_id", "history", "human_ref_A", "human_ref_B", "labels")
 
 

@@ -11,8 +11,6 @@ from realm_lib.config.data import DataParams
 from realm_lib.data.chats import PairsError
 from realm_lib.data.reading import local_files, normalised, read_table, unit_hash
 
-__all__ = ["Source"]
-
 _SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 _SHARES = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
 """Of the posts of files that are not split: by a hash of the post's id."""

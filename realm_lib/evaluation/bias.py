@@ -10,8 +10,6 @@ from realm_lib.evaluation.resampling import EvaluationError, Floats, bootstrap_o
 from realm_lib.evaluation.result import Evaluation
 from realm_lib.runs.seeds import derive_seed
 
-__all__ = ["length_bias", "length_bias_table"]
-
 
 def length_bias(evaluation: Evaluation, *, resamples: int = 10_000, seed: int = 42) -> dict[str, Any]:
     """Correlation of each reward with length within pairs: as it is, and with quality held.

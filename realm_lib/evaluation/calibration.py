@@ -8,15 +8,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from realm_lib.evaluation.resampling import EvaluationError, Floats, bootstrap_over_posts
 
-__all__ = [
-    "calibration_bins",
-    "calibration_interval",
-    "calibration_places",
-    "confidences",
-    "expected_calibration_error",
-    "fit_scale",
-]
-
 
 def fit_scale(margins: ArrayLike) -> float:
     """The factor s >= 0 for which sigmoid(s * margin) has the least log-loss on pairs of a validation split.

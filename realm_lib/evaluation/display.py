@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-__all__ = ["between", "counted", "interval", "measured", "percent", "with_interval"]
-
 
 def counted(count: int, things: str) -> str:
     """``1,234 pairs``, ``1 pair``; ``things`` is the plural."""

@@ -31,8 +31,6 @@ from realm_lib.evaluation.result import Evaluation
 from realm_lib.evaluation.slices import longer_chosen, slices
 from realm_lib.runs.seeds import derive_seed
 
-__all__ = ["evaluate_rewards"]
-
 
 class _Resampling(TypedDict):
     resamples: int

@@ -14,14 +14,6 @@ from realm_lib.evaluation.standard import RewardOf
 from realm_lib.reward.combiner import FEATURES, Combiner, chosen_and_rejected
 from realm_lib.runs.seeds import derive_seed
 
-__all__ = [
-    "disagreement",
-    "disagreement_table",
-    "partial_effects",
-    "seed_spread",
-    "spread_against_error",
-]
-
 _HELD = {"low": 0.1, "middle": 0.5, "high": 0.9}
 
 

@@ -11,8 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 from realm_lib.data.pairs import bare_domain
 from realm_lib.evaluation.resampling import EvaluationError, Floats
 
-__all__ = ["check_features", "check_reward", "check_scale", "make_per_pair", "wrong_pairs"]
-
 _RESERVED = ("gold", "feature_ceiling", "pairs", "posts", "words", "score_ratio")
 
 

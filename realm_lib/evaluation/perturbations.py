@@ -12,8 +12,6 @@ from realm_lib.evaluation.display import measured
 from realm_lib.evaluation.resampling import EvaluationError, Floats, bootstrap_over_posts
 from realm_lib.runs.seeds import derive_seed
 
-__all__ = ["PERTURBATIONS", "perturbation_suite", "perturbation_table", "perturbed", "wrong_prompts"]
-
 Explain = Callable[[Sequence[str], Sequence[str]], pd.DataFrame]
 """Prompts and responses to a table with the columns reward, score, similarity, as RealmReward.explain."""
 

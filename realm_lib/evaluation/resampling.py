@@ -8,19 +8,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = [
-    "Bootstrap",
-    "EvaluationError",
-    "Floats",
-    "bootstrap_over_posts",
-    "check_resampling",
-    "detectable_difference",
-    "holm",
-    "percentiles",
-    "permutation_p_value",
-    "wilson",
-]
-
 Floats = NDArray[np.float64]
 
 _CELLS = 2_000_000  # resamples x posts held at once: 16 MB an array, whatever the number of resamples

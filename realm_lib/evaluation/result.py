@@ -12,8 +12,6 @@ from realm_lib.evaluation.calibration import calibration_bins, calibration_place
 from realm_lib.evaluation.display import interval, measured, with_interval
 from realm_lib.evaluation.resampling import EvaluationError, bootstrap_over_posts
 
-__all__ = ["Evaluation"]
-
 
 @dataclass(frozen=True)
 class Evaluation:

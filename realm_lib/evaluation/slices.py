@@ -4,8 +4,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["longer_chosen", "slices"]
-
 _RATIOS = (1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 _LENGTHS = {
     "under half as long": (0.0, 0.5),

@@ -12,8 +12,6 @@ from realm_lib.evaluation.calibration import fit_scale
 from realm_lib.evaluation.resampling import EvaluationError
 from realm_lib.reward.combiner import Combiner, LinearCombiner, TreePreference, feature_matrix
 
-__all__ = ["PairReward", "RewardOf", "feature_ceiling", "fit_rewards", "fit_scales", "standard_rewards"]
-
 Floats = NDArray[np.float64]
 
 RewardOf = Callable[[NDArray[np.float32]], NDArray[np.float32]]

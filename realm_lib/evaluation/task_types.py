@@ -7,8 +7,6 @@ from realm_lib.evaluation.display import measured, with_interval
 from realm_lib.evaluation.resampling import bootstrap_over_posts, percentiles
 from realm_lib.runs.seeds import derive_seed
 
-__all__ = ["similarity_by_task_type"]
-
 _COLUMN = "similarity_{} under "
 
 

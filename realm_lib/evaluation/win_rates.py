@@ -13,16 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from realm_lib.evaluation.resampling import bootstrap_over_posts, percentiles
 
-__all__ = [
-    "Rate",
-    "best_of_n_kl",
-    "best_of_n_weights",
-    "distinct_n",
-    "length_controlled_win_rate",
-    "win_rate",
-    "win_shares",
-]
-
 Floats = NDArray[np.float64]
 
 _RIDGE = 0.1

@@ -18,17 +18,6 @@ from realm_lib.features.store import FeatureStore, text_key
 from realm_lib.models.embedders import Embedder
 from realm_lib.models.reward_models import HostedScorer, LongResponseError, Scorer
 
-__all__ = [
-    "FEATURE_COLUMNS",
-    "Extraction",
-    "FeatureCounts",
-    "Scores",
-    "extract",
-    "extract_features",
-    "score_texts",
-    "votes_renamed",
-]
-
 FEATURE_COLUMNS = ("score_A", "score_B", "similarity_A", "similarity_B")
 
 

@@ -12,8 +12,6 @@ from realm_lib.features.store import FeatureTable
 from realm_lib.models.embedders import EmbedderError
 from realm_lib.models.reward_models import ScorerError
 
-__all__ = ["fill", "fill_from_stream"]
-
 
 def fill(
     table: FeatureTable,

@@ -1,32 +1,18 @@
 """The features of a run, in its folder features/, with the models that made them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from realm_lib.config.embedding import EmbeddingParams
+from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.features.extraction import FEATURE_COLUMNS, Extraction
 from realm_lib.runs.files import read_note
 from realm_lib.runs.run import MissingStepError, Run
 
-__all__ = ["FeatureModels", "feature_models", "keep_features", "read_features"]
-
 _MADE_BY = "01_feature_extraction"
-
-
-@dataclass(frozen=True)
-class FeatureModels:
-    """The models whose numbers the features are: what a combiner of them is saved with."""
-
-    reward_model: RewardModelParams
-    embedding: EmbeddingParams
-
-    def to_dict(self) -> dict[str, Any]:
-        """Both sections, for JSON."""
-        return {name: section.model_dump(mode="json") for name, section in vars(self).items()}
 
 
 def keep_features(run: Run, features: Mapping[str, Extraction], models: FeatureModels) -> None:

@@ -12,8 +12,6 @@ from realm_lib.features.filling import fill, fill_from_stream
 from realm_lib.features.store import FeatureStore, FeatureTable, text_key
 from realm_lib.models.embedders import Embedder, HostedEmbedder, Quote, by_role, cosine
 
-__all__ = ["quote_embeddings", "similarities", "stored_similarities"]
-
 _RESPONSES = ("human_ref_A", "human_ref_B")
 _COSINES_AT_ONCE = 8192  # bounds memory: two matrices of that many vectors
 

@@ -25,8 +25,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FeatureStore", "FeatureStoreError", "FeatureTable", "text_key"]
-
 _ROWS_PER_SELECT = 500  # below SQLite's smallest limit on bound variables, 999
 _LOCK_SECONDS = 60.0  # how long to wait for another process's commit, which takes milliseconds
 

@@ -15,8 +15,6 @@ from realm_lib.config.base import ParamsError
 from realm_lib.data.chats import Prompt, RenderedChatError, as_text, split_query
 from realm_lib.reward.realm_reward import RealmReward
 
-__all__ = ["FrameworkError", "compute_score", "reward_func"]
-
 _turn = threading.Lock()
 
 

@@ -13,8 +13,6 @@ from realm_lib.data.chats import PairsError, as_text
 from realm_lib.reward.explanations import Explanation, explain_each
 from realm_lib.reward.realm_reward import RealmReward
 
-__all__ = ["PredictionError", "Question", "from_options", "predict", "rank", "read_questions"]
-
 _LINES_AT_ONCE = 64
 
 

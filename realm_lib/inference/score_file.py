@@ -22,8 +22,6 @@ from realm_lib.models.reward_models import LongResponseError, build_scorer
 from realm_lib.runs.files import atomic_path
 from realm_lib.runs.run import Run, show_progress
 
-__all__ = ["FORMS", "ScoredFile", "score_file"]
-
 FORMS: Mapping[tuple[str, ...], Mapping[str, str]] = {
     ("prompt", "response"): {"response": "score"},
     ("chosen", "rejected"): {"chosen": "score_chosen", "rejected": "score_rejected"},

@@ -15,8 +15,6 @@ from typing import TypeVar
 
 import tenacity
 
-__all__ = ["Cancelled", "RateLimiter", "RemoteError", "ask_all", "parse_retry_after", "with_retries"]
-
 RETRIED_STATUS = frozenset({429, 500, 502, 503, 504})
 """Answers that another try may change. 400, 401, 403 and 404 say that the request itself is wrong."""
 LONGEST_BACKOFF = 60.0

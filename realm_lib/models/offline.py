@@ -14,8 +14,6 @@ from realm_lib.config.training import OfflineModelParams, OfflinePolicyParams, O
 from realm_lib.runs.files import atomic_path
 from realm_lib.runs.seeds import derive_seed
 
-__all__ = ["train_policy", "train_reward_model", "train_tokenizer"]
-
 # Llama's 0.02 is made for hidden sizes in the thousands; at 64 the attention would take most of an epoch to wake up.
 _INITIALIZER_RANGE = 0.08
 

@@ -13,8 +13,6 @@ from realm_lib.models.reward_models import ScorerError
 from realm_lib.reward.combiner import CombinerError
 from realm_lib.reward.realm_reward import RealmReward
 
-__all__ = ["Explanation", "HostedModelError", "Outcome", "RewardNotFiniteError", "explain_each"]
-
 
 class RewardNotFiniteError(RuntimeError):
     """A reward, or a number that it is made of, is NaN or infinite; the message says which number."""

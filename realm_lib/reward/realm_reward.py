@@ -12,9 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from realm_lib.config.base import ParamsError
+from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.profile import Params
 from realm_lib.data.chats import Prompt, as_text
-from realm_lib.features.kept import FeatureModels
 from realm_lib.models.embedders import Embedder, build_embedder, by_role, cosine
 from realm_lib.models.reward_models import Scorer, build_scorer
 from realm_lib.runs.files import write_json
@@ -23,8 +23,6 @@ from realm_lib.runs.run import MissingStepError
 if TYPE_CHECKING:
     # torch comes with it: it is loaded with the first reward, so that a program which imports the name pays nothing.
     from realm_lib.reward.combiner import Combiner
-
-__all__ = ["RealmReward"]
 
 _FILE = "realm_reward.json"  # beside the combiner: the models whose numbers it combines
 _SECTIONS = ("reward_model", "embedding")

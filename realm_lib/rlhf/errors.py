@@ -1,7 +1,5 @@
 """What can go wrong in a way that the user can mend."""
 
-__all__ = ["DPOError", "PPOError", "RewardError", "SampleError"]
-
 
 class RewardError(RuntimeError):
     """A reward or judge that raised, or whose answer is not one finite number a response; the message says where."""

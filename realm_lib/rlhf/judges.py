@@ -8,8 +8,6 @@ from realm_lib.config.base import ParamsError
 from realm_lib.config.rlhf import RESERVED_JUDGES
 from realm_lib.rlhf.rewards import Judge, Reward
 
-__all__ = ["Judges", "load_judges", "named_judges"]
-
 Judges = Judge | Mapping[str, Judge] | None
 """What an argument ``judge`` may be: nobody, one callable, or several by name."""
 

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from realm_lib.data.chats import Prompt
 from realm_lib.rlhf.errors import RewardError
 
-__all__ = ["Judge", "Reward", "ask_judge", "ask_reward"]
-
 Reward = Callable[..., Sequence[float | None]]
 """``reward(prompts=, completions=) -> list of numbers``: RealmReward, or any of TRL's reward functions. One with
 a method ``explain`` that returns a table (reward, and perhaps spread, score, similarity) is asked through it."""

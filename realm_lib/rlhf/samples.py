@@ -22,8 +22,6 @@ from realm_lib.runs.run import Run
 from realm_lib.runs.seeds import derive_seed
 from realm_lib.runs.weights import folder_digest, hub_commit, locate_model
 
-__all__ = ["SampleStore", "policy_identity"]
-
 _FIELDS = {"key", "ids", "text", "ended"}
 
 

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["atomic_path", "read_note", "write_json", "write_table", "write_text"]
-
 _NOTE = b"realm"
 
 

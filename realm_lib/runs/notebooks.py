@@ -20,8 +20,6 @@ from realm_lib.config.profile import SECTIONS, dump_yaml, load_params
 from realm_lib.runs.files import write_text
 from realm_lib.runs.run import Run, open_run
 
-__all__ = ["NotebookError", "declared_sections", "execute", "imported_modules", "prepare"]
-
 
 class NotebookError(RuntimeError):
     """A notebook that cannot be run or that failed; the message shows the cell and its error."""

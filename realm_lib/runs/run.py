@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["MissingStepError", "Run", "open_run", "show_progress", "source_commit"]
-
 
 _SEEDED = ("run", "data", "training")
 

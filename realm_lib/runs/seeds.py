@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     pass
 
-__all__ = ["derive_seed", "seed_everything"]
-
 
 def derive_seed(seed: int, *names: str | int) -> int:
     """A seed for one purpose, the same in every process: ``derive_seed(42, "validation", 3)``."""

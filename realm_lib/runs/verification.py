@@ -9,8 +9,6 @@ import yaml
 
 from realm_lib.runs.run import MissingStepError
 
-__all__ = ["compare_runs"]
-
 _IGNORED = {"seconds", "episodes_per_second", "best_epoch", "best_step", "verdict", "temperature"}
 """Timings, the epoch or step that a flat curve happens to end at, words made from numbers that are compared themselves,
 and temperatures, which are on each reward's own scale and show in the log-loss."""

@@ -3,8 +3,6 @@
 import platform
 from importlib.metadata import version
 
-__all__ = ["show_versions"]
-
 
 def show_versions(*packages: str) -> None:
     """Print the versions of Python, of realm_lib and of ``packages``, as ``Python 3.11.7 · realm_lib 0.1.0 · …``.

@@ -11,8 +11,6 @@ from realm_lib.runs.run import Run  # CHECK
 if TYPE_CHECKING:
     pass
 
-__all__ = ["folder_digest", "hub_commit", "locate_model"]
-
 
 def locate_model(model_id: str, run_folder: Path | None = None) -> Path | str:
     """Where a ``model_id`` of a profile lies: ``run:models/NAME`` in ``run_folder``, a folder, or else a hub id.

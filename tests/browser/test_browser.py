@@ -20,10 +20,11 @@ from support.pages import CHROMIUM, NO_BROWSER, Watched, check_page, open_browse
 from support.policies_made_up import PPO, write_policies
 
 from realm_lib import figures
+from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.profile import load_params
 from realm_lib.data.kept import keep_pairs
 from realm_lib.features.extraction import extract
-from realm_lib.features.kept import FeatureModels, keep_features
+from realm_lib.features.kept import keep_features
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.reward_models import build_scorer
 from realm_lib.report.figures.preference_tuning import reward_against_kl, win_rate_bars

@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 
 from realm_lib.config.embedding import EmbeddingParams
+from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.features.extraction import Extraction, FeatureCounts
-from realm_lib.features.kept import FeatureModels, feature_models, keep_features, read_features
+from realm_lib.features.kept import feature_models, keep_features, read_features
 from realm_lib.runs.run import MissingStepError, Run
 
 COUNTS = FeatureCounts(1, 2, 2, 0, 10, 10, 0.1)

@@ -11,11 +11,12 @@ import pytest
 from bs4 import BeautifulSoup
 
 from realm_lib import cli
+from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.profile import Params, load_params
 from realm_lib.data.chats import PairsError
 from realm_lib.data.pairs import load_pairs, read_pairs
 from realm_lib.features.extraction import extract
-from realm_lib.features.kept import FeatureModels, keep_features
+from realm_lib.features.kept import keep_features
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.embedders import build_embedder
 from realm_lib.models.reward_models import build_scorer

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from realm_lib.config.base import ParamsError
 from realm_lib.config.embedding import EmbeddingParams
+from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.training import ModelParams, TrainingParams
-from realm_lib.features.kept import FeatureModels
 from realm_lib.models.embedders import cosine
 from realm_lib.models.reward_models import Scorer, ScorerError, build_scorer
 from realm_lib.reward.combiner import Combiner, CombinerError

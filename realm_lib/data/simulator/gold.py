@@ -20,8 +20,6 @@ from functools import cache, lru_cache
 from realm_lib.data.chats import Prompt, as_text
 from realm_lib.data.simulator.knowledge import Question, load_grammar, questions_by_ask
 
-__all__ = ["Judgement", "UnknownPostError", "gold_utilities", "gold_utility", "judge", "question_of"]
-
 SHARPNESS = 3.0
 """Utilities are log-odds of winning votes; a larger value leaves less noise in the votes."""
 OFF_TOPIC = 0.3

@@ -8,8 +8,6 @@ from typing import Any
 
 import yaml
 
-__all__ = ["DOMAINS", "Domain", "Grammar", "Question", "load_domain", "load_grammar", "questions_by_ask"]
-
 DOMAINS = (
     "askacademia",
     "askanthropology",

@@ -36,8 +36,6 @@ from realm_lib.inference.server.wire import (
     probability,
 )
 
-__all__ = ["RewardService", "create_app", "guarded"]
-
 log = logging.getLogger("realm_lib.inference.server")
 
 _FAULTS: dict[int | str, dict[str, Any]] = {

@@ -12,8 +12,6 @@ from itertools import islice
 from realm_lib.inference.server.faults import describe_fault
 from realm_lib.inference.server.limits import Limits
 
-__all__ = ["ClosedError", "MicroBatcher", "QueueFullError", "TimedOutError"]
-
 log = logging.getLogger("realm_lib.inference.server")
 
 Pair = tuple[str, str]

@@ -3,8 +3,6 @@
 import traceback
 from pathlib import Path
 
-__all__ = ["describe_fault"]
-
 
 def describe_fault(error: BaseException) -> str:
     """As ``KeyError at app.py:12 in predict, reward.py:80 in explain``."""

@@ -17,8 +17,6 @@ from realm_lib.inference.server.faults import describe_fault
 from realm_lib.inference.server.limits import Limits
 from realm_lib.inference.server.metrics import Metrics
 
-__all__ = ["AccessLog", "BodyLimit", "TokenGuard"]
-
 log = logging.getLogger("realm_lib.inference.server")
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-__all__ = ["Limits", "ServerError"]
-
 
 class ServerError(RuntimeError):
     """The server cannot start as it was told to; the message says what to change."""

@@ -4,8 +4,6 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-__all__ = ["Metrics"]
-
 
 class Metrics:
     """The counters of one server, in a registry of its own."""

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["render_reference"]
-
 _TEMPLATES = Path(__file__).parent / "templates"
 
 

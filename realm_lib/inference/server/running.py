@@ -10,8 +10,6 @@ from pathlib import Path
 from realm_lib.config.base import ParamsError, Secret, reveal_secret
 from realm_lib.inference.server.limits import Limits, ServerError
 
-__all__ = ["serve"]
-
 TOKEN = "${REALM_SERVER_TOKEN}"
 
 

@@ -10,20 +10,6 @@ from realm_lib.data.chats import RenderedChatError, as_text, split_query, split_
 from realm_lib.inference.server.batching import Pair
 from realm_lib.inference.server.limits import Limits
 
-__all__ = [
-    "BadRequestError",
-    "Explained",
-    "ExplainedList",
-    "Failure",
-    "GetRewardAnswer",
-    "GetRewardRequest",
-    "PredictRequest",
-    "ScoresAnswer",
-    "ScoresRequest",
-    "pairs_of",
-    "probability",
-]
-
 
 class BadRequestError(ValueError):
     """A request that is well formed and cannot be answered (422); the message says where, and nothing of a text."""

@@ -17,8 +17,6 @@ from realm_lib.models.embedders.vectors import EmbedderError, Quote, Role, cosin
 from realm_lib.models.hosted import RateLimiter, RemoteError, ask_all, with_retries
 from realm_lib.runs.seeds import derive_seed
 
-__all__ = ["BudgetError", "GeminiEmbedder", "estimate_tokens"]
-
 _FULL_DIMENSIONS = 3072
 _DOLLARS_PER_TOKEN = 0.15e-6  # gemini-embedding-001, Google's price list of 2025
 _BYTES_PER_TOKEN = 4  # Google's own rule of thumb for English: the estimate of tokens and cost

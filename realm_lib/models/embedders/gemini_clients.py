@@ -16,8 +16,6 @@ from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.models.embedders.vectors import EmbedderError
 from realm_lib.models.hosted import RemoteError, parse_retry_after
 
-__all__ = ["GeminiClient", "build_client"]
-
 _HINTS = {
     400: "the request or the key is not valid: look at GEMINI_API_KEY and at the texts",
     401: "the key is not accepted: look at GEMINI_API_KEY",

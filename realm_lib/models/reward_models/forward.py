@@ -7,8 +7,6 @@ import torch
 
 from realm_lib.models.reward_models.packing import Row
 
-__all__ = ["SHARING_MODELS", "block_mask", "last_states", "why_not_shared"]
-
 SHARING_MODELS = frozenset({"llama", "qwen2", "qwen3", "mistral"})
 _STATIC_ROTATIONS = frozenset({"default", "linear", "llama3", "yarn"})
 _SHARED, _PADDING = 0, -1

@@ -11,8 +11,6 @@ from torch import nn
 from transformers import LlamaConfig, LlamaModel, LlamaPreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
-__all__ = ["INFORMForSequenceClassification", "last_real_token"]
-
 
 class INFORMForSequenceClassification(LlamaPreTrainedModel):  # type: ignore[misc]
     """LlamaModel, then Linear(hidden, hidden), ReLU, Linear(hidden, num_labels)."""

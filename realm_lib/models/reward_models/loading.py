@@ -17,8 +17,6 @@ from realm_lib.models.reward_models.inform import INFORMForSequenceClassificatio
 from realm_lib.models.reward_models.memory import check_memory, estimate_memory
 from realm_lib.runs.weights import folder_digest, hub_commit, locate_model
 
-__all__ = ["HEADS", "LoadedModel", "explain_failure", "load_model", "take_apart"]
-
 HEADS = ("score", "classifier", "lm_head")
 """The layers that make the reward: small, and the whole reward hangs on them, so they are never quantised."""
 _RESCALED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")

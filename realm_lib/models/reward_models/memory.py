@@ -11,8 +11,6 @@ from torch import nn
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.models.reward_models import ScorerError
 
-__all__ = ["MemoryEstimate", "available_memory", "check_memory", "estimate_memory", "weight_bytes"]
-
 _GIB = 2**30
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Bytes a weight with what rescales it. nf4: 4 bits, and a float32 factor for each 64 weights; double quantisation

@@ -18,8 +18,6 @@ from realm_lib.models.hosted import RateLimiter, RemoteError, ask_all, parse_ret
 from realm_lib.models.reward_models import ScorerError
 from realm_lib.models.reward_models.chat import name_text
 
-__all__ = ["NIMScorer"]
-
 _ENDPOINT = "https://integrate.api.nvidia.com/v1"
 _REWARD = re.compile(r"reward: ?(-?[0-9]{1,6}(?:\.[0-9]{1,30})?)")
 _BYTES_PER_TOKEN = 4  # a rule of thumb for English: the service's tokenizer is not here

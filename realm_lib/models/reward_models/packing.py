@@ -12,8 +12,6 @@ from itertools import pairwise, takewhile
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Row", "common_prefix", "plan_batches"]
-
 _LEAST_SHARED = 16
 """Tokens that a shared prefix must save: a template's opening is common to all texts, and masking has its price too."""
 _ATTENTION_COST = 2.0

@@ -7,8 +7,6 @@ from typing import Any
 from realm_lib.data.chats import Prompt, as_text
 from realm_lib.models.reward_models.chat import EncodedChat, LongResponses, cut_to_fit
 
-__all__ = ["TextPairEncoder"]
-
 
 class TextPairEncoder:
     """The tokenizer's own form of a pair, as ``[CLS] prompt [SEP] response [SEP]``; turns become one text."""

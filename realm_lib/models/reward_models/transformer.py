@@ -17,8 +17,6 @@ from realm_lib.models.reward_models.loading import LoadedModel, load_model, log
 from realm_lib.models.reward_models.packing import Row, plan_batches
 from realm_lib.models.reward_models.text_pair import TextPairEncoder
 
-__all__ = ["TransformerScorer"]
-
 
 class TransformerScorer:
     """A reward model in this process (backends inform, sequence_classification, nemotron).

@@ -13,8 +13,6 @@ from realm_lib.report.words.pairs import preferred
 from realm_lib.reward.explanations import Explanation, explain_each
 from realm_lib.reward.realm_reward import RealmReward
 
-__all__ = ["Comparison", "ExplorerError", "WrongPairs", "compare"]
-
 ANY_DOMAIN = "all domains"
 LENGTHS: dict[str, Callable[[pd.DataFrame], "pd.Series[bool]"]] = {
     "any length": lambda pairs: pairs["words_chosen"] == pairs["words_chosen"],

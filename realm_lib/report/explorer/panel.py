@@ -16,8 +16,6 @@ from realm_lib.runs.run import show_progress
 if TYPE_CHECKING:
     import ipywidgets
 
-__all__ = ["Explorer"]
-
 _OWN = "your own prompt"
 _OFFERED = 20  # posts to pick from
 _LISTED = 200  # wrong pairs in the list

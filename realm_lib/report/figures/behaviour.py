@@ -24,8 +24,6 @@ from realm_lib.report.figures.theme import (
     new_pair,
 )
 
-__all__ = ["effect_lines", "perturbation_points", "seed_points", "spread_points"]
-
 _HELD = {"low": ("#9ECAE1", "10 % quantile"), "middle": ("#3B8FC4", "median"), "high": ("#08306B", "90 % quantile")}
 _KINDS = {
     "padded": "Empty phrases\nat the end",

@@ -39,8 +39,6 @@ _GROUPS = {
 
 _MOST_DOMAINS = 24
 
-__all__ = ["accuracy_bars", "accuracy_by_domain", "accuracy_by_group", "difference_bars", "reliability"]
-
 
 def accuracy_bars(evaluation: "Evaluation", ax: Axes | None = None) -> Axes:
     """Accuracy of each reward as a point with its interval, the best on top; chance, and the ceiling if known."""

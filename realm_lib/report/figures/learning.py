@@ -23,16 +23,8 @@ from realm_lib.report.figures.theme import (
     new_pair,
 )
 
-__all__ = [
-    "feature_distributions",
-    "response_surface",
-    "responses_on_surface",
-    "reward_model_training",
-    "training_curves",
-]
 
-
-class TrainingRecord(Protocol):
+class _TrainingRecord(Protocol):
     """What :func:`training_curves` reads: one entry an epoch, in nats a pair and as a share."""
 
     @property
@@ -132,7 +124,7 @@ def responses_on_surface(
 
 
 def training_curves(
-    history: TrainingRecord,
+    history: _TrainingRecord,
     axes: Sequence[Axes] | NDArray[np.object_] | None = None,
     *,
     train_pairs: int | None = None,

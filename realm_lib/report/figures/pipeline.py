@@ -13,8 +13,6 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from realm_lib.report.figures.theme import COLOURS, INK, SOFT, new_axes
 
-__all__ = ["draw_pipeline", "main"]
-
 _NEUTRAL = "#5A6675"
 _BOXES: dict[str, tuple[float, float, float, float, str, str, str]] = {
     # name: left, bottom, width, height, colour, title, what it is

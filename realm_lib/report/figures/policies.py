@@ -11,8 +11,6 @@ from matplotlib.ticker import MaxNLocator
 
 from realm_lib.report.figures.theme import COLOURS, INK, SOFT, counted, draw_title, legend_below, new_axes, new_pair
 
-__all__ = ["over_optimisation", "policy_training", "ppo_progress"]
-
 _PANELS: dict[str, tuple[str, str]] = {
     "reward": ("Reward", "mean over a rollout"),
     "score": ("Reward model's score", "a part of the reward"),

@@ -22,8 +22,6 @@ from realm_lib.report.figures.theme import (
 )
 from realm_lib.report.words.policies import policy_name
 
-__all__ = ["dpo_training", "pair_margins", "policy_colour", "reward_against_kl", "win_rate_bars"]
-
 _COLOURS = {"base": "#7A7A7A", "ppo": "#D55E00", "dpo": "#0072B2"}
 _JUDGES = {"realm": "REALM's reward", "gold": "the simulated truth"}
 

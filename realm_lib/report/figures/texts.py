@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
     from pandas.io.formats.style_render import CSSDict
 
-__all__ = ["interval_table", "text_table"]
-
 _NUMBERS = "{:.2f}"
 _SHARES = "{:.1%}"
 _UNBROKEN = 24

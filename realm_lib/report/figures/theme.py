@@ -14,24 +14,6 @@ from realm_lib.report.words import numbers
 if TYPE_CHECKING:
     from realm_lib.evaluation.result import Evaluation
 
-__all__ = [
-    "AXIS_LABELS",
-    "COLOURS",
-    "INK",
-    "LABELS",
-    "PERCENT",
-    "SOFT",
-    "colour_of",
-    "counted",
-    "draw_title",
-    "legend_below",
-    "line_label",
-    "new_axes",
-    "new_pair",
-    "set_theme",
-    "sizes",
-]
-
 COLOURS: dict[str, str] = {
     "realm": "#0072B2",
     "reward_model": "#D55E00",

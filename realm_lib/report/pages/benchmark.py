@@ -25,8 +25,6 @@ from realm_lib.reward.realm_reward import RealmReward
 from realm_lib.runs.files import write_text
 from realm_lib.runs.run import MissingStepError, Run, show_progress
 
-__all__ = ["evaluate_file"]
-
 
 def evaluate_file(
     run: Run, path: str | Path, *, subset_column: str | None = None, name: str | None = None, resamples: int = 10_000

@@ -18,8 +18,6 @@ from realm_lib.report.words.evaluation import captions, questions_answered, two_
 from realm_lib.report.words.numbers import in_words, interval, percent
 from realm_lib.runs.run import MissingStepError, Run
 
-__all__ = ["index_content", "reward_rows", "run_facts"]
-
 _SHOWN_ERRORS = 2
 
 

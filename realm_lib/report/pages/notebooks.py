@@ -13,8 +13,6 @@ from realm_lib.runs.run import Run
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["notebook_body"]
-
 _NUMBER = re.compile(r"[-+−≥<~]?\s*[\d.,]*\d(e[-+]?\d+)?\s*%?(\s*\(.*\))?$|$|nan$|True$|False$|None$", re.IGNORECASE)
 """What stands to the right: a number, perhaps with its interval in brackets, or nothing."""
 

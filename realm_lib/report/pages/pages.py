@@ -6,8 +6,6 @@ from typing import Any
 
 from realm_lib.runs.files import write_text
 
-__all__ = ["TEMPLATES", "Page", "notebook_label", "write_page"]
-
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
 

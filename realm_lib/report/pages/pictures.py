@@ -9,8 +9,6 @@ from realm_lib.runs.run import Run
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["DESCRIPTIONS", "describe", "picture"]
-
 _DARK_COLOURS = {
     "#222222": "#e6e9ee",  # words
     "#5a5a5a": "#b3bcc8",  # smaller words

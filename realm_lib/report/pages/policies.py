@@ -11,8 +11,6 @@ from realm_lib.runs.run import Run
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["policies_content", "read_policies", "samples", "training_rows"]
-
 _SHOWN_PROMPTS = 3
 
 

@@ -14,8 +14,6 @@ from realm_lib.report.words.numbers import counted, in_words, points, with_inter
 from realm_lib.report.words.policies import policy_name
 from realm_lib.runs.run import Run
 
-__all__ = ["ComparisonOfRunsError", "write_side_by_side"]
-
 _REWARDS = ("realm", "linear", "reward_model", "similarity", "length", "ceiling")
 _DIFFERENCES = ("realm - reward_model", "realm - similarity", "realm - linear", "realm - length")
 

@@ -5,8 +5,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["source_of"]
-
 
 def source_of(*functions: Callable[..., Any]) -> str:
     """The source of ``functions`` as a block of Markdown, without their docstrings; comments stay."""

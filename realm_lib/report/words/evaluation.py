@@ -16,8 +16,6 @@ from realm_lib.report.words.numbers import (
     with_interval,
 )
 
-__all__ = ["captions", "power", "questions_answered", "runs_compared", "seeds", "two_sentences", "verdict"]
-
 _NAMES = {
     "realm": "the combined reward",
     "reward_model": "the reward model alone",

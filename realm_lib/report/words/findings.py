@@ -9,8 +9,6 @@ import pandas as pd
 from realm_lib.report.words.numbers import against_half, between, counted, interval, measured, percent, with_interval
 from realm_lib.report.words.policies import limits, verdict
 
-__all__ = ["combiner", "dpo", "evaluation", "features", "offline_models", "policies", "ppo", "warnings"]
-
 Metrics = Mapping[str, Any]
 _SHOWN_WARNINGS = 8
 

@@ -11,8 +11,6 @@ from realm_lib.report.words.numbers import counted, interval, percent
 if TYPE_CHECKING:
     from realm_lib.rlhf.dpo.pairs import PreferencePairs
 
-__all__ = ["agreement", "pairs_judged", "pairs_made", "preferred", "worst_pairs"]
-
 _LONGEST = 600  # characters of a quoted text
 
 

@@ -5,8 +5,6 @@ from typing import Any, Literal
 
 from realm_lib.report.words.numbers import against_half, capital, listed, percent, with_interval
 
-__all__ = ["label", "limits", "policy_name", "verdict"]
-
 _LABELS = {"base": "the starting policy", "ppo": "PPO", "dpo": "DPO"}
 
 

@@ -18,8 +18,6 @@ from realm_lib.reward.combiner.network import Layers
 from realm_lib.reward.combiner.pairs import CombinerError
 from realm_lib.runs.files import atomic_path
 
-__all__ = ["State", "TrainingHistory", "fingerprint", "restore", "save"]
-
 _log = logging.getLogger(__name__)
 
 

@@ -8,8 +8,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from realm_lib.reward.combiner.pairs import FEATURES, CombinerError, check_features, chosen_and_rejected, mean_and_std
 
-__all__ = ["LinearCombiner"]
-
 
 class LinearCombiner:
     """Logistic regression on the difference of two responses' standardised features.

@@ -24,8 +24,6 @@ from realm_lib.reward.combiner.pairs import FEATURES, CombinerError, check_featu
 from realm_lib.reward.combiner.training import TrainingPairs, train_members
 from realm_lib.runs.files import atomic_path, write_json
 
-__all__ = ["Combiner"]
-
 _WEIGHTS_FILE = "model.safetensors"
 _CONFIG_FILE = "config.json"
 _MODEL_TYPE = "realm_combiner"

@@ -14,8 +14,6 @@ from torch import Tensor
 from realm_lib.config.training import ModelParams
 from realm_lib.runs.seeds import derive_seed
 
-__all__ = ["Layers", "bradley_terry_loss", "draw_dropped", "dropout_threshold", "member_rewards", "new_layers"]
-
 Layers = list[tuple[Tensor, Tensor]]
 """A (weight [members, inputs, outputs], bias [members, 1, outputs]) for each linear layer."""
 

@@ -7,8 +7,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["FEATURES", "CombinerError", "check_features", "chosen_and_rejected", "feature_matrix", "mean_and_std"]
-
 FEATURES = ("score", "similarity")
 """What a combiner knows of a response, in the order of its input."""
 

@@ -29,8 +29,6 @@ from realm_lib.reward.combiner.network import (
 from realm_lib.reward.combiner.pairs import CombinerError
 from realm_lib.runs.seeds import derive_seed
 
-__all__ = ["TrainingPairs", "effective_batch_size", "effective_learning_rate", "train_members"]
-
 _LEAST_STEPS = 256
 """Least steps an epoch. With a few steps of 4096 pairs a small set would end its epochs untrained: 20,000 simulated
 pairs, 10 epochs, rate 1e-4 give a test log-loss of 0.413 with full batches, 0.388 with 64 steps, 0.387 with 256, and

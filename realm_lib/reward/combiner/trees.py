@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 from realm_lib.reward.combiner.pairs import CombinerError, chosen_and_rejected, feature_matrix
 
-__all__ = ["TreePreference"]
-
 _MOST_TREES = 400
 
 

@@ -25,8 +25,6 @@ from realm_lib.rlhf.rewards import Judge, Reward, ask_judge, ask_reward
 from realm_lib.rlhf.samples import SampleStore
 from realm_lib.runs.run import Run
 
-__all__ = ["compare_policies", "starting_policy", "trained_policy"]
-
 
 def starting_policy(params: RlhfParams) -> PolicyParams:
     """The policy that PPO and DPO both start from, without what trains it.

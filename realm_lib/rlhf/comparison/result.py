@@ -20,8 +20,6 @@ from realm_lib.evaluation.win_rates import (
 )
 from realm_lib.rlhf.policies import SequenceKL
 
-__all__ = ["ComparisonError", "PolicyComparison"]
-
 _PARTS = ("score", "similarity")
 
 

@@ -28,8 +28,6 @@ from realm_lib.rlhf.errors import DPOError
 from realm_lib.rlhf.policies import Policy
 from realm_lib.runs.seeds import derive_seed
 
-__all__ = ["fit", "training_identity"]
-
 _log = logging.getLogger(__name__)
 
 _IDS = ["prompt_ids", "chosen_ids", "rejected_ids"]

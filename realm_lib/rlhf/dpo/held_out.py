@@ -12,8 +12,6 @@ from realm_lib.rlhf.dpo.loss import dpo_losses, implicit_rewards
 from realm_lib.rlhf.dpo.pairs import PreferencePairs
 from realm_lib.rlhf.policies import Policy, response_log_probs
 
-__all__ = ["HeldOutPairs"]
-
 _SIDES = ("chosen", "rejected")
 
 

@@ -10,8 +10,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["dpo_losses", "implicit_rewards"]
-
 Floats = NDArray[np.float64]
 
 

@@ -11,8 +11,6 @@ from realm_lib.rlhf.dpo.pairs import plain
 from realm_lib.rlhf.errors import DPOError
 from realm_lib.runs.run import Run
 
-__all__ = ["Material", "load_material"]
-
 
 @dataclass(frozen=True)
 class Material:

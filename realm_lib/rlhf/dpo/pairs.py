@@ -18,8 +18,6 @@ from realm_lib.rlhf.policies import EncodedPrompts, Policy, encode_prompts
 from realm_lib.rlhf.rewards import Reward, ask_reward
 from realm_lib.rlhf.samples import SampleStore
 
-__all__ = ["PreferencePairs", "choose_pairs", "human_pairs", "on_policy_pairs", "plain", "prompt_column"]
-
 _WORD = re.compile(r"\w+")
 _PROMPTS_AT_ONCE = 64  # of which the rewards are asked in one call
 

@@ -13,8 +13,6 @@ from realm_lib.rlhf.dpo.pairs import PreferencePairs
 from realm_lib.rlhf.policies import Policy
 from realm_lib.rlhf.rewards import Judge, Reward, ask_judge
 
-__all__ = ["DPOResult", "ranking_agreement", "with_margins"]
-
 
 @dataclass(frozen=True)
 class DPOResult:

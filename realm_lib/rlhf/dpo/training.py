@@ -29,8 +29,6 @@ from realm_lib.runs.files import write_text
 from realm_lib.runs.run import Run
 from realm_lib.runs.seeds import derive_seed
 
-__all__ = ["make_pairs", "train_dpo"]
-
 _log = logging.getLogger(__name__)
 
 Pairs = Sequence[Prompt] | pd.DataFrame | PreferencePairs

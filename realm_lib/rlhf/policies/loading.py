@@ -13,8 +13,6 @@ from realm_lib.config.rlhf import PolicyParams
 from realm_lib.runs.files import atomic_path
 from realm_lib.runs.weights import locate_model
 
-__all__ = ["Policy", "PolicyError", "load_policy", "process_state", "save_policy"]
-
 _ADAPTER = "adapter_config.json"
 
 

@@ -17,19 +17,6 @@ from torch import Tensor
 
 from realm_lib.rlhf.policies.loading import PolicyError
 
-__all__ = [
-    "SequenceKL",
-    "backbone_of",
-    "check_output_layer",
-    "in_blocks",
-    "log_probs_of",
-    "next_token_logits",
-    "pad_right",
-    "places_before_responses",
-    "response_log_probs",
-    "sequence_kl",
-]
-
 BLOCK = 2**27
 """Logits that are made at once: 512 MiB in float32."""
 

@@ -7,8 +7,6 @@ from typing import Any
 from realm_lib.data.chats import Prompt, as_messages, as_text
 from realm_lib.rlhf.policies.loading import PolicyError
 
-__all__ = ["EncodedPrompts", "encode_prompts"]
-
 _DATE = "26 Jul 2024"
 """Llama-3.1's template writes today's date into the chat unless told another; a run must not change overnight."""
 

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from realm_lib.rlhf.policies.loading import Policy, PolicyError
 
-__all__ = ["Response", "sample"]
-
 _SHRINK_BELOW = 0.75
 """Ended rows leave the batch when fewer than this share of it still write: each leaving copies the cache."""
 

@@ -14,8 +14,6 @@ from realm_lib.config.rlhf import PPOParams
 from realm_lib.rlhf.policies import Policy, backbone_of, next_token_logits, pad_right
 from realm_lib.rlhf.policies.log_probs import check_output_layer, in_blocks, log_probs_of, places_before_responses
 
-__all__ = ["ActorCritic", "Tokens"]
-
 Ids = Sequence[Sequence[int]]
 
 

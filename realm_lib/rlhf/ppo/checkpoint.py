@@ -19,8 +19,6 @@ from torch import Tensor
 from realm_lib.rlhf.errors import PPOError
 from realm_lib.runs.files import atomic_path
 
-__all__ = ["Progress", "fingerprint", "restore", "save"]
-
 _log = logging.getLogger(__name__)
 
 

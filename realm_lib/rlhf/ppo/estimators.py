@@ -18,19 +18,6 @@ from torch import Tensor
 
 from realm_lib.rlhf.errors import PPOError
 
-__all__ = [
-    "KLController",
-    "RunningScale",
-    "approximate_kl",
-    "clipped_policy_loss",
-    "clipped_value_loss",
-    "explained_variance",
-    "generalised_advantages",
-    "masked_mean",
-    "token_rewards",
-    "whiten",
-]
-
 
 def token_rewards(
     scores: Tensor, log_probs: Tensor, reference_log_probs: Tensor, mask: Tensor, kl_coefficient: float

@@ -18,8 +18,6 @@ from realm_lib.rlhf.ppo.rollout import Asked, Episode
 from realm_lib.runs.files import write_text
 from realm_lib.runs.seeds import derive_seed
 
-__all__ = ["PromptSet", "choose", "paired_difference", "sample_rows", "summary", "write_lines"]
-
 
 @dataclass(frozen=True)
 class PromptSet:

@@ -10,8 +10,6 @@ import numpy as np
 from realm_lib.config.rlhf import PPOParams
 from realm_lib.rlhf.ppo.rollout import Episode
 
-__all__ = ["Clock", "describe", "kind_of", "warnings_of"]
-
 _RUNAWAY = 2.0
 _COLLAPSED = 0.2
 _EXPLODED = 2.0

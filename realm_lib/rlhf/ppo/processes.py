@@ -15,8 +15,6 @@ from torch import Tensor
 from realm_lib.rlhf.errors import PPOError
 from realm_lib.rlhf.policies import process_state
 
-__all__ = ["Processes"]
-
 Row = TypeVar("Row")
 _SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
 

@@ -8,8 +8,6 @@ import pandas as pd
 from realm_lib.rlhf.policies import Policy
 from realm_lib.rlhf.ppo.held_out import paired_difference
 
-__all__ = ["PPOResult"]
-
 
 @dataclass(frozen=True)
 class PPOResult:

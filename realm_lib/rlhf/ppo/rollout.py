@@ -16,8 +16,6 @@ from realm_lib.rlhf.ppo.actor_critic import ActorCritic, Ids
 from realm_lib.rlhf.ppo.estimators import generalised_advantages, token_rewards, whiten
 from realm_lib.rlhf.rewards import Judge, Reward, ask_judge, ask_reward
 
-__all__ = ["Asked", "Episode", "Learnable", "learnable", "padded", "play"]
-
 Floats = NDArray[np.float64]
 
 

@@ -31,8 +31,6 @@ from realm_lib.rlhf.rewards import Reward
 from realm_lib.runs.run import Run
 from realm_lib.runs.seeds import derive_seed
 
-__all__ = ["PPOTrainer", "train_ppo"]
-
 _log = logging.getLogger(__name__)
 
 

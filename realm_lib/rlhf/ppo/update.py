@@ -25,8 +25,6 @@ from realm_lib.rlhf.ppo.processes import Processes
 from realm_lib.rlhf.ppo.rollout import Episode, Learnable, learnable
 from realm_lib.runs.seeds import derive_seed
 
-__all__ = ["Learner"]
-
 _ADAM_EPS = 1e-5
 """Huang et al., arXiv 2403.17031: larger than PyTorch's 1e-8, as in the original code."""
 _WATCHED = ("policy_loss", "value_loss", "clip_fraction", "approximate_kl")
@@ -68,7 +66,7 @@ class Learner:
                 order = np.random.default_rng(seed).permutation(len(episodes))
                 for start in range(0, len(order), params.minibatch_size):
                     chosen = order[start : start + params.minibatch_size].tolist()
-                    watched, norm = self._step(episodes, data, chosen)
+                    watched, norm = self._step(episodes, data, chosen, step)
                     sums += watched
                     norms += norm
                     minibatches += 1
@@ -102,7 +100,7 @@ class Learner:
             scores = scores - params.missing_eos_penalty * np.array([not episode.ended for episode in episodes])
         return scores
 
-    def _step(self, episodes: Sequence[Episode], data: Learnable, chosen: list[int]) -> tuple[Tensor, float]:
+    def _step(self, episodes: Sequence[Episode], data: Learnable, chosen: list[int], step: int) -> tuple[Tensor, float]:
         """One optimiser step on a minibatch; means of what is watched over its tokens, and the gradient's norm.
 
         Every loss is divided by the tokens of the whole minibatch, so that how it is split, over accumulation and over
@@ -124,7 +122,7 @@ class Learner:
         self.processes.sum_gradients(self._trained)
         norm = float(torch.nn.utils.clip_grad_norm_(self._trained, params.max_grad_norm))
         if not np.isfinite(norm):
-            raise PPOError(f"the gradient is {norm}: lower learning_rate")
+            raise PPOError(f"the gradient is {norm} at update {step + 1}: lower learning_rate")
         self.optimiser.step()
         return self.processes.sum(sums) / tokens, norm
 
