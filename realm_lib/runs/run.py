@@ -47,7 +47,7 @@ def _loggable(value: Any) -> Any:
 
 
 class Run:
-    """The folder of one run, as ``outputs/demo``; see the README for what lies in it."""
+    """The folder of one run, as ``outputs/demo``; see notebooks/README.md for what lies in it."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).resolve()
