@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from realm_lib.evaluation.display import measured, percent, with_interval
-from realm_lib.evaluation.resampling import EvaluationError, Floats, bootstrap_over_posts, percentiles
+from realm_lib.evaluation.resampling import EvaluationError, Floats, bootstrap_over_posts, percentile_interval
 from realm_lib.evaluation.result import Evaluation
 from realm_lib.runs.seeds import derive_seed
 
@@ -54,7 +54,6 @@ def length_bias(evaluation: Evaluation, *, resamples: int = 10_000, seed: int = 
 
 def length_bias_table(evaluation: Evaluation, found: dict[str, Any]) -> pd.DataFrame:
     """One row a reward: accuracy by which response is longer, length-controlled, and the correlations with length."""
-    held = f"with {found['quality']} held"
     rows = []
     for name, reward in evaluation.metrics["rewards"].items():
         row = {"reward": name}
@@ -64,7 +63,7 @@ def length_bias_table(evaluation: Evaluation, found: dict[str, Any]) -> pd.DataF
         controlled, entry = reward["length_controlled"], found["rewards"][name]
         row["length-controlled"] = "" if controlled is None else with_interval(controlled["accuracy"], controlled["ci"])
         row["correlation with length"] = _correlation(entry["correlation"], entry["ci"])
-        row[held] = _correlation(entry["given_quality"], entry["given_quality_ci"])
+        row[f"with {found['quality']} held"] = _correlation(entry["given_quality"], entry["given_quality_ci"])
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -105,5 +104,4 @@ def _with_interval(name: str, ci: str, value: Floats, drawn: Floats, level: floa
     """``value`` [1] and its interval over the resamples ``drawn`` [n] under these keys; null where there is none."""
     if not np.isfinite(value[0]):
         return {name: None, ci: None}
-    lows, highs = percentiles(drawn[np.isfinite(drawn)][:, None], level)
-    return {name: float(value[0]), ci: [float(lows[0]), float(highs[0])]}
+    return {name: float(value[0]), ci: percentile_interval(drawn, level)}

@@ -165,7 +165,7 @@ def _with_best_of(table: pd.DataFrame, best_of: Sequence[int]) -> pd.DataFrame:
     for n in best_of:
         picked = np.zeros(rewards.shape, dtype=bool)
         picked[np.arange(len(rewards)), rewards[:, :n].argmax(axis=1)] = True
-        frame = pool.assign(policy=f"best_of_{n}", weight=best_of_n_weights(rewards, n).ravel(), picked=picked.ravel())
-        frames.append(frame)
+        weights = best_of_n_weights(rewards, n)
+        frames.append(pool.assign(policy=f"best_of_{n}", weight=weights.ravel(), picked=picked.ravel()))
     frames.append(table[~table["policy"].isin(["base", "best"])])
     return pd.concat(frames, ignore_index=True)
