@@ -165,7 +165,8 @@ def reliability(evaluation: "Evaluation", names: Sequence[str] = ("realm",), ax:
         label = f"{LABELS.get(name, name)}, error {error:.1f} points"
         ax.plot(bins["predicted"], bins["observed"], "o-", color=colour_of(name), markersize=6, label=label)
         p = evaluation.per_pair[f"{name}_p"].to_numpy()
-        counts.stairs(*np.histogram(np.maximum(p, 1 - p), np.linspace(0.5, 1, 26)), color=colour_of(name), linewidth=1.6)
+        number, edges = np.histogram(np.maximum(p, 1 - p), np.linspace(0.5, 1, 26))
+        counts.stairs(number, edges, color=colour_of(name), linewidth=1.6)
     ax.set_xlim(0.49, 1.01)
     ax.set_ylim(max(0.0, lowest - 0.03), 1.02)
     ax.xaxis.set_major_formatter(PERCENT)

@@ -42,10 +42,10 @@ def feature_distributions(features: pd.DataFrame, column: str, ax: Axes | None =
     chosen, rejected = _by_preference(features, column)
     ax = ax or new_axes(6.4, 3.8)
     edges = np.histogram_bin_edges(np.concatenate([chosen, rejected]), bins=int(np.clip(len(chosen) ** 0.5, 12, 45)))
-    both = (("chosen", chosen), ("rejected", rejected))
-    shares = {name: np.histogram(values, edges)[0] / len(values) for name, values in both}
+    both = {"chosen": chosen, "rejected": rejected}
+    shares = {name: np.histogram(values, edges)[0] / len(values) for name, values in both.items()}
     peak = max(float(share.max()) for share in shares.values())
-    for name, values in both:
+    for name, values in both.items():
         colour, median = COLOURS[name], float(np.median(values))
         ax.stairs(shares[name], edges, fill=True, color=to_rgba(colour, 0.18))
         ax.stairs(shares[name], edges, color=colour, linewidth=1.8, label=f"{LABELS[name]}, median {median:.2f}")
@@ -67,16 +67,15 @@ def response_surface(
     features: pd.DataFrame,
     ax: Axes | None = None,
     *,
-    including: Sequence[tuple[float, float]] = (),
+    including: Sequence[Sequence[float]] = (),
 ) -> Axes:
     """The combined reward over both features, with lines around the half and around nine tenths of the responses.
 
     ``reward_of`` maps features float32 [n, 2], reward-model score and similarity, to rewards [n]. The area drawn holds
     nearly all responses, and the points of ``including`` (score, similarity).
     """
-    points = np.concatenate(
-        [features[[f"score_{side}", f"similarity_{side}"]].to_numpy(dtype=np.float64) for side in "AB"]
-    )
+    sides = [features[[f"score_{side}", f"similarity_{side}"]] for side in "AB"]
+    points = np.concatenate([side.to_numpy(dtype=np.float64) for side in sides])
     _need_finite(points, "score or similarity")
     ax = ax or new_axes(6.4, 4.6)
     low, high = np.quantile(points, [0.002, 0.998], axis=0)
@@ -95,12 +94,8 @@ def response_surface(
     ax.grid(visible=False)
     ax.set_xlabel(AXIS_LABELS["score"])
     ax.set_ylabel("Cosine similarity of prompt and response")
-    draw_title(
-        ax,
-        "The reward that the combiner has learned",
-        [counted(len(points), "response"), "white lines hold 50 % and 90 % of them"],
-        "gold_A" in features,
-    )
+    facts = [counted(len(points), "response"), "white lines hold 50 % and 90 % of them"]
+    draw_title(ax, "The reward that the combiner has learned", facts, "gold_A" in features)
     return ax
 
 
@@ -111,13 +106,10 @@ def responses_on_surface(
     ax: Axes | None = None,
 ) -> Axes:
     """:func:`response_surface` with single responses marked: each a name, its score and its similarity."""
-    ax = response_surface(
-        reward_of, features, ax, including=[(score, similarity) for _, score, similarity in responses]
-    )
+    ax = response_surface(reward_of, features, ax, including=[point for _, *point in responses])
     for name, score, similarity in responses:
-        ax.plot(
-            score, similarity, "o", color="white", markersize=17, markeredgecolor=INK, markeredgewidth=1.6, zorder=5
-        )
+        ax.plot(score, similarity, "o", color="white", markersize=17, markeredgecolor=INK, markeredgewidth=1.6,
+                zorder=5)  # fmt: skip
         ax.annotate(name, (score, similarity), ha="center", va="center_baseline", fontsize=10, fontweight="bold",
                     color=INK, zorder=6)  # fmt: skip
     return ax
@@ -142,28 +134,21 @@ def training_curves(
     def seen(split: str, pairs: int | None) -> str:
         return f"{split} pairs" if pairs is None else f"{split} ({counted(pairs, 'pair')})"
 
-    left.plot(
-        epochs, history.train_loss, "o-", color=COLOURS["length"], markersize=3.5, label=seen("Training", train_pairs)
-    )
-    left.plot(
-        epochs,
-        history.validation_loss,
-        "o-",
-        color=COLOURS["realm"],
-        markersize=3.5,
-        label=seen("Validation", validation_pairs),
-    )
-    right.plot(epochs, history.validation_accuracy, "o-", color=COLOURS["realm"], markersize=3.5,
-               label=seen("Validation", validation_pairs))  # fmt: skip
+    validation = seen("Validation", validation_pairs)
+    for ax, values, name, label in (
+        (left, history.train_loss, "length", seen("Training", train_pairs)),
+        (left, history.validation_loss, "realm", validation),
+        (right, history.validation_accuracy, "realm", validation),
+    ):
+        ax.plot(epochs, values, "o-", color=COLOURS[name], markersize=3.5, label=label)
     for ax, values in ((left, history.validation_loss), (right, history.validation_accuracy)):
         ax.plot(best, values[best - 1], "o", markersize=9, markerfacecolor="white", markeredgewidth=2,
                 color=COLOURS["realm"], label=f"Best epoch ({best})")  # fmt: skip
         ax.set_xlabel("Epoch")
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         ax.set_xlim(0.5, len(epochs) + 0.5)
+        ax.legend(loc="best")
     left.set_ylabel("Bradley-Terry loss (nats a pair)")
-    left.legend(loc="best")
-    right.legend(loc="best")
     right.set_ylabel("Validation accuracy")
     right.yaxis.set_major_formatter(PERCENT)
     draw_title(left, "Loss by epoch", [], simulated)

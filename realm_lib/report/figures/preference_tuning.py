@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from realm_lib.report.figures.theme import (
     COLOURS,
+    DOTTED,
     INK,
     PERCENT,
     SOFT,
@@ -66,12 +67,13 @@ def dpo_training(
         (second, "margin", "Margin of implicit rewards", "nats", 0.0),
         (third, "accuracy", "Pairs in the right order", "", 0.5),
     ):
-        for split, colour, style in (("training", "#B5B5B5", "-"), ("held out", COLOURS["realm"], "o-")):
-            some = history[history["split"] == split]
-            width = 1.0 if split == "training" else 2.0
-            ax.plot(
-                some["step"], some[column], style, color=colour, linewidth=width, markersize=4, label=split.capitalize()
-            )
+        for split, colour, style, width in (
+            ("training", "#B5B5B5", "-", 1.0),
+            ("held out", COLOURS["realm"], "o-", 2.0),
+        ):
+            rows = history[history["split"] == split]
+            ax.plot(rows["step"], rows[column], style, color=colour, linewidth=width, markersize=4,
+                    label=split.capitalize())  # fmt: skip
         ax.axhline(unmoved, color=SOFT, linewidth=1, linestyle="--", zorder=1)
         ax.set(xlabel="Step", ylabel=unit)
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -89,14 +91,14 @@ def win_rate_bars(metrics: Mapping[str, Any], *, judge: str | None = None, ax: A
     judge = judge or metrics["judge"]
     names = [name for name in metrics["policies"] if name != "base"][::-1]
     ax = ax or new_axes(6.4, 1.8 + 0.5 * len(names))
-    for place, name in enumerate(names):
-        found = metrics["policies"][name]["by_judge"][judge]
-        plain = (found["win_rate"], found["ci"], policy_colour(name), 0.12)
-        equal = (found["length_controlled"], found["length_controlled_ci"], "white", -0.12)
-        for value, ends, fill, offset in (plain, equal):
-            ax.plot(ends, [place + offset] * 2, color=policy_colour(name), linewidth=2.2, solid_capstyle="round")
-            ax.plot(value, place + offset, "o", color=policy_colour(name), markerfacecolor=fill, markersize=8)
-    ax.axvline(0.5, color=SOFT, linewidth=1.2, linestyle=(0, (1, 2)))
+    for row, name in enumerate(names):
+        entry, colour = metrics["policies"][name]["by_judge"][judge], policy_colour(name)
+        plain = (entry["win_rate"], entry["ci"], colour, row + 0.12)
+        equal = (entry["length_controlled"], entry["length_controlled_ci"], "white", row - 0.12)
+        for value, ends, fill, y in (plain, equal):
+            ax.plot(ends, [y, y], color=colour, linewidth=2.2, solid_capstyle="round")
+            ax.plot(value, y, "o", color=colour, markerfacecolor=fill, markersize=8)
+    ax.axvline(0.5, **DOTTED)
     line_label(ax, 0.5, "no better")
     ax.set_yticks(range(len(names)), [policy_name(name) for name in names], color=INK, fontsize=10)
     ax.set_ylim(-0.6, len(names) - 0.4)
@@ -116,24 +118,23 @@ def reward_against_kl(
     Best-of-n stands at its analytic KL, an upper bound (a line joins them); trained policies at their estimate with
     its standard error. Distances are drawn by their square root, as Gao et al. (arXiv 2210.10760) do.
     """
-    judges = [judge for judge in ("realm", "gold") if judge in metrics["policies"]["base"]]
+    policies = metrics["policies"]
+    judges = [judge for judge in ("realm", "gold") if judge in policies["base"]]
     if axes is None:
         axes = new_pair(9.6, 3.8) if len(judges) == 2 else [new_axes(6.4, 3.8)]
     for ax, judge in zip(axes, judges, strict=False):
-        drawn = [name for name in metrics["policies"] if name == "base" or name.startswith("best_of_")]
-        points = [(metrics["policies"][name]["kl"], metrics["policies"][name][judge]["mean"]) for name in drawn]
-        ax.plot(*zip(*points, strict=True), "--", color=policy_colour("best_of_4"), linewidth=1.4)
-        for name, found in metrics["policies"].items():
-            mean, (low, high), colour = found[judge]["mean"], found[judge]["ci"], policy_colour(name)
-            ax.errorbar(
-                found["kl"], mean, yerr=[[mean - low], [high - mean]], xerr=found.get("kl_error") or None,
-                fmt="o", color=colour, markersize=7, linewidth=1.6,
-            )  # fmt: skip
+        drawn = [entry for name, entry in policies.items() if name == "base" or name.startswith("best_of_")]
+        kls, means = [entry["kl"] for entry in drawn], [entry[judge]["mean"] for entry in drawn]
+        ax.plot(kls, means, "--", color=policy_colour("best_of_4"), linewidth=1.4)
+        for name, entry in policies.items():
+            mean, (low, high), colour = entry[judge]["mean"], entry[judge]["ci"], policy_colour(name)
+            ax.errorbar(entry["kl"], mean, yerr=[[mean - low], [high - mean]], xerr=entry.get("kl_error") or None,
+                        fmt="o", color=colour, markersize=7, linewidth=1.6)  # fmt: skip
             side: dict[str, Any] = {"xytext": (8, -15)} if name == "base" else {"xytext": (7, 5)}
             if name.startswith("best_of_"):
                 side = {"xytext": (-8, 6), "ha": "right"}
-            ax.annotate(policy_name(name), (found["kl"], mean), textcoords="offset points", color=colour, **side)
-        ends = [found["kl"] + 2 * found.get("kl_error", 0.0) for found in metrics["policies"].values()]
+            ax.annotate(policy_name(name), (entry["kl"], mean), textcoords="offset points", color=colour, **side)
+        ends = [entry["kl"] + 2 * entry.get("kl_error", 0.0) for entry in policies.values()]
         ax.set_xscale("function", functions=(_root, _square))
         width = 1.12 * float(_root(np.array(max(ends))))
         ax.set_xlim(_square(np.array(-0.15 * width)), _square(np.array(width)))

@@ -150,9 +150,9 @@ def legend_below(ax: Axes, lowest: Axes, columns: int) -> None:
     ax.legend(loc="upper right", bbox_to_anchor=(1, 0), bbox_transform=below, ncols=columns, borderaxespad=0)
 
 
-def label_rows(ax: Axes, labels: Sequence[str], fontsize: float | None = None) -> None:
+def label_rows(ax: Axes, labels: Sequence[str], fontsize: float = 9) -> None:
     """Names to the left of rows at 0, 1, 2 ..., without ticks and lines across."""
-    ax.set_yticks(range(len(labels)), labels, color=INK, **({} if fontsize is None else {"fontsize": fontsize}))
+    ax.set_yticks(range(len(labels)), labels, color=INK, fontsize=fontsize)
     ax.grid(visible=False, axis="y")
     ax.tick_params(axis="y", length=0)
 
