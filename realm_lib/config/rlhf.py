@@ -221,10 +221,10 @@ class RlhfParams(Section):
 
     @model_validator(mode="after")
     def _judges_have_names(self) -> Self:
-        for name, place in self.judges.items():
+        for name, function_path in self.judges.items():
             if name in {"realm", "gold", *RESERVED_JUDGES} or not name.isidentifier():
                 raise ValueError(f"judges: {name!r} is taken or not a plain name: choose another")
-            module, colon, function = place.partition(":")
+            module, colon, function = function_path.partition(":")
             if not (colon and all(part.isidentifier() for part in [*module.split("."), *function.split(".")])):
                 raise ValueError(f"judges.{name}: write module:function, as my_judges:politeness")
         return self

@@ -67,10 +67,7 @@ def dpo_training(
         (second, "margin", "Margin of implicit rewards", "nats", 0.0),
         (third, "accuracy", "Pairs in the right order", "", 0.5),
     ):
-        for split, colour, style, width in (
-            ("training", "#B5B5B5", "-", 1.0),
-            ("held out", COLOURS["realm"], "o-", 2.0),
-        ):
+        for split, colour, style, width in (("training", "#B5B5B5", "-", 1), ("held out", COLOURS["realm"], "o-", 2)):
             rows = history[history["split"] == split]
             ax.plot(rows["step"], rows[column], style, color=colour, linewidth=width, markersize=4,
                     label=split.capitalize())  # fmt: skip

@@ -3,7 +3,6 @@
 import base64
 import io
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +41,7 @@ def evaluate_file(
     Raises :class:`MissingStepError` for a run that is not trained, :class:`PairsError` for a bad file and for one
     without a post that is new to the run.
     """
-    from realm_lib.report.figures import (
-        accuracy_bars,
-        accuracy_by_domain,
-        accuracy_by_group,
-        difference_bars,
-        set_theme,
-    )
+    from realm_lib.report import figures
 
     path = Path(path)
     name = _safe_name(name or path.name)
@@ -57,25 +50,21 @@ def evaluate_file(
     params = load_params(run.path("params.yaml"))
     known = read_features(run, ("train", "validation"))
     reward = RealmReward.from_pretrained(run.folder)
-    split = read_pairs(path, subset_column=subset_column, words=params.data.preprocessing.max_length)
+    reading = params.data.preprocessing
+    split = read_pairs(path, subset_column=subset_column, words=reading.max_length)
     pairs, report = split.table, split.report
     seen = pairs["history"].isin(set(known["train"]["history"]) | set(known["validation"]["history"]))
     if seen.all():
         raise PairsError(f"{path}: the run has trained on every post of it: nothing is left to judge by")
     pairs = pairs[~seen].reset_index(drop=True)
+    store, batch_size = FeatureStore(resolve_path(reading.cache_dir)), reading.batch_size
     features = extract_features(
-        pairs,
-        reward.scorer,
-        reward.embedder,
-        FeatureStore(resolve_path(params.data.preprocessing.cache_dir)),
-        batch_size=params.data.preprocessing.batch_size,
-        progress=show_progress(),
+        pairs, reward.scorer, reward.embedder, store, batch_size=batch_size, progress=show_progress()
     )
     fitted = fit_rewards(known["train"], known["validation"], reward.combiner, params.model, params.training)
+    on_validation = {reward_name: reward_of(known["validation"]) for reward_name, reward_of in fitted.items()}
+    scales = fit_scales(known["validation"], on_validation)
     rewards = {reward_name: reward_of(features) for reward_name, reward_of in fitted.items()}
-    scales = fit_scales(
-        known["validation"], {reward_name: reward_of(known["validation"]) for reward_name, reward_of in fitted.items()}
-    )
     evaluation = evaluate_rewards(features, rewards, scales=scales, resamples=resamples, seed=params.run.seed)
     lengths = length_bias(evaluation, resamples=resamples, seed=params.run.seed)
     source = {
@@ -84,30 +73,28 @@ def evaluate_file(
         "posts_cut": report.posts_cut,
         "seen_in_training": int(seen.sum()),
     }
-    found = run.write_metrics(
-        f"evaluation_{name}",
-        evaluation.to_dict() | {"verdict": verdict(evaluation), "length_bias": lengths, "source": source},
-    )
+    added = {"verdict": verdict(evaluation), "length_bias": lengths, "source": source}
+    metrics = run.write_metrics(f"evaluation_{name}", evaluation.to_dict() | added)
     run.write_table(evaluation.per_pair, "metrics", f"pairs_{name}.parquet")
 
-    set_theme()
-    drawings: list[Callable[[], Any]] = [lambda: accuracy_bars(evaluation), lambda: difference_bars(evaluation)]
-    if len(found["by_domain"]) > 1:
-        drawings.append(lambda: accuracy_by_domain(evaluation))
-    drawings.append(lambda: accuracy_by_group(evaluation, "by_length_difference"))
+    figures.set_theme()
+    axes = [figures.accuracy_bars(evaluation), figures.difference_bars(evaluation)]
+    if len(metrics["by_domain"]) > 1:
+        axes.append(figures.accuracy_by_domain(evaluation))
+    axes.append(figures.accuracy_by_group(evaluation, "by_length_difference"))
     page = run.path("reports", f"evaluation_{name}.html")
     content = {
         "title": f"{path.name}: is the combined reward better?",
         "run_name": run.folder.name,
-        "verdict": found["verdict"],
+        "verdict": metrics["verdict"],
         "simulated": evaluation.simulated,
         "trained_on_simulated": "gold_A" in known["train"],
-        "source": pairs_judged(path.name, source, found),
-        "figures": [_svg(draw) for draw in drawings],
+        "source": pairs_judged(path.name, source, metrics),
+        "figures": [_svg(ax) for ax in axes],
         "tables": _tables(evaluation, lengths),
     }
     write_text(page, _render(page.name, content))
-    return found["verdict"], page
+    return metrics["verdict"], page
 
 
 def _safe_name(name: str) -> str:
@@ -129,16 +116,15 @@ def _tables(evaluation: Evaluation, lengths: dict[str, Any]) -> list[tuple[str, 
     return [(title, table.to_html(index=False, border=0)) for title, table in tables]
 
 
-def _svg(draw: Callable[[], Any]) -> str:
+def _svg(ax: Any) -> str:
     """A figure as an address that needs no file beside the page."""
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
-    figure = draw().figure
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "benchmark"}):
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    plt.close(figure)
+        ax.figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    plt.close(ax.figure)
     return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
