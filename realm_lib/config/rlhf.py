@@ -135,10 +135,9 @@ class PPOParams(PolicyParams):
             ("batch_size", "minibatch_size"),
             ("minibatch_size", "gradient_accumulation"),
         ):
-            if getattr(self, whole) % getattr(self, part):
-                raise ValueError(
-                    f"{whole} {getattr(self, whole)} is not a multiple of {part} {getattr(self, part)}: change one"
-                )
+            total, size = getattr(self, whole), getattr(self, part)
+            if total % size:
+                raise ValueError(f"{whole} {total} is not a multiple of {part} {size}: change one")
         if self.quantization is not None and self.lora is None:
             raise ValueError("quantization 4bit needs lora: quantised weights are not trained")
         if self.lora is None and self.dtype != "float32":

@@ -222,20 +222,16 @@ class _Judge:
         """Ties, log-loss (nats a pair), Brier score and calibration error of one reward."""
         from scipy.special import expit
 
-        correct = self.per_pair[f"{name}_correct"].to_numpy()
-        sure = confidences(self._margins(name), scale)
+        correct, margins = self.per_pair[f"{name}_correct"].to_numpy(), self._margins(name)
+        sure = confidences(margins, scale)
+        seed, level = derive_seed(self.seed, "calibration", name), self.options["confidence"]
         low, high, chance = calibration_interval(
-            sure,
-            correct,
-            self.posts,
-            resamples=self.options["resamples"],
-            seed=derive_seed(self.seed, "calibration", name),
-            level=self.options["confidence"],
+            sure, correct, self.posts, resamples=self.options["resamples"], seed=seed, level=level
         )
         return {
             "ties": int((correct == 0.5).sum()),
             "log_loss": float(self._losses(name, scale).mean()),
-            "brier": float((expit(-scale * self._margins(name)) ** 2).mean()),
+            "brier": float((expit(-scale * margins) ** 2).mean()),
             "ece": expected_calibration_error(sure, correct),
             "ece_ci": [low, high],
             "ece_by_chance": chance,

@@ -49,13 +49,9 @@ def disagreement(
     apart = preferred[0] * preferred[1] < 0
     left_right, ci = None, None
     if apart.any():
-        drawn = bootstrap_over_posts(
-            table[f"{left}_correct"][apart],
-            table["post_id"][apart],
-            resamples=resamples,
-            seed=derive_seed(seed, "disagreement", left, right),
-            confidence=evaluation.confidence,
-        )
+        values, posts = table[f"{left}_correct"][apart], table["post_id"][apart]
+        seed = derive_seed(seed, "disagreement", left, right)
+        drawn = bootstrap_over_posts(values, posts, resamples=resamples, seed=seed, confidence=evaluation.confidence)
         left_right, ci = float(drawn.means[0]), drawn.interval()
     return {
         "pairs": int(apart.sum()),
@@ -66,10 +62,10 @@ def disagreement(
     }
 
 
-def disagreement_table(found: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def disagreement_table(metrics: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """One row a "left - right" of :func:`disagreement`, with numbers as text for display."""
     rows = []
-    for name, entry in found.items():
+    for name, entry in metrics.items():
         left, right = name.split(" - ")
         row = {"rewards": f"{left} against {right}", "disagree": f"{percent(entry['share'])} (n = {entry['pairs']:,})"}
         row[f"{left} is right"] = "" if entry["ci"] is None else with_interval(entry["left_right"], entry["ci"])

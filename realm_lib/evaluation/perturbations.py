@@ -109,7 +109,7 @@ def perturbation_suite(
     return {"pairs": len(chosen), "posts": int(chosen["post_id"].nunique()), "kinds": kinds}
 
 
-def perturbation_table(found: dict[str, Any]) -> pd.DataFrame:
+def perturbation_table(metrics: dict[str, Any]) -> pd.DataFrame:
     """One row a kind and reward, with numbers as text for display."""
     rows = [
         {
@@ -120,7 +120,7 @@ def perturbation_table(found: dict[str, Any]) -> pd.DataFrame:
             "loser wins": "" if values["won"] is None else f"{100 * values['won']:.0f} %",
             "n": entry["responses"],
         }
-        for kind, entry in found["kinds"].items()
+        for kind, entry in metrics["kinds"].items()
         for name, values in entry.items()
         if name != "responses"
     ]

@@ -112,10 +112,10 @@ class Evaluation:
         table = calibration_bins(sure, correct, bins)
         bin_of = calibration_places(sure, bins)
         posts = self.per_pair["post_id"].to_numpy()
-        parts = [
-            bootstrap_over_posts(
-                correct[bin_of == index], posts[bin_of == index], resamples=2000, confidence=self.confidence
-            )
-            for index in np.unique(bin_of)
-        ]
-        return table.assign(low=[part.lows[0] for part in parts], high=[part.highs[0] for part in parts])
+        ends = []
+        for index in np.unique(bin_of):
+            own = bin_of == index
+            drawn = bootstrap_over_posts(correct[own], posts[own], resamples=2000, confidence=self.confidence)
+            ends.append(drawn.interval())
+        table[["low", "high"]] = ends
+        return table

@@ -7,20 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from realm_lib.report.figures.theme import (
-    COLOURS,
-    DOTTED,
-    INK,
-    LABELS,
-    PERCENT,
-    colour_of,
-    draw_title,
-    label_rows,
-    legend_below,
-    line_label,
-    new_axes,
-    sizes,
-)
+from realm_lib.report.figures import theme
 from realm_lib.report.words.numbers import p_value, percent
 
 if TYPE_CHECKING:
@@ -41,25 +28,25 @@ _MOST_DOMAINS = 24
 def accuracy_bars(evaluation: "Evaluation", ax: Axes | None = None) -> Axes:
     """Accuracy of each reward as a point with its interval, the best on top; chance, and the ceiling if known."""
     rewards = sorted(evaluation.metrics["rewards"].items(), key=lambda item: float(item[1]["accuracy"]))
-    ax = ax or new_axes(6.4, 1.7 + 0.36 * len(rewards))
+    ax = ax or theme.new_axes(6.4, 1.7 + 0.36 * len(rewards))
     for row, (name, entry) in enumerate(rewards):
-        _draw_point(ax, row, entry["accuracy"], entry["ci"], colour_of(name))
+        _draw_point(ax, row, entry["accuracy"], entry["ci"], theme.colour_of(name))
         _write_beside(ax, row, percent(entry["accuracy"]))
-    ax.axvline(0.5, **DOTTED)
-    line_label(ax, 0.5, "chance")
+    ax.axvline(0.5, **theme.DOTTED)
+    theme.line_label(ax, 0.5, "chance")
     ends = [0.5, *(end for _, entry in rewards for end in entry["ci"])]
     if "ceiling" in evaluation.metrics:
         ends.append(ceiling := evaluation.metrics["ceiling"]["accuracy"])
-        ax.axvline(ceiling, color=COLOURS["ceiling"], linewidth=1.4, linestyle=(0, (5, 2)))
-        line_label(ax, ceiling, f"ceiling {percent(ceiling)}")
+        ax.axvline(ceiling, color=theme.COLOURS["ceiling"], linewidth=1.4, linestyle=(0, (5, 2)))
+        theme.line_label(ax, ceiling, f"ceiling {percent(ceiling)}")
     if "feature_ceiling" in evaluation.metrics:
         ends.append(best := evaluation.metrics["feature_ceiling"]["accuracy"])
-        ax.axvline(best, color=COLOURS["feature_ceiling"], linewidth=1.2, linestyle=(0, (3, 2)))
-        line_label(ax, best, f"best of both features {percent(best)}", "right")
+        ax.axvline(best, color=theme.COLOURS["feature_ceiling"], linewidth=1.2, linestyle=(0, (3, 2)))
+        theme.line_label(ax, best, f"best of both features {percent(best)}", "right")
     _accuracy_axis(ax, ends)
-    label_rows(ax, [LABELS.get(name, name) for name, _ in rewards], fontsize=10)
+    theme.label_rows(ax, [theme.LABELS.get(name, name) for name, _ in rewards], fontsize=10)
     ax.set_ylim(-0.6, len(rewards) - 0.4)
-    draw_title(ax, "Accuracy of each reward", sizes(evaluation), evaluation.simulated, above=True)
+    theme.draw_title(ax, "Accuracy of each reward", theme.sizes(evaluation), evaluation.simulated, above=True)
     return ax
 
 
@@ -73,22 +60,22 @@ def accuracy_by_domain(
     by_domain = evaluation.metrics["by_domain"]
     largest = sorted(by_domain.items(), key=lambda item: -int(item[1]["pairs"]))[:_MOST_DOMAINS]
     domains = sorted(largest, key=lambda item: float(item[1][names[0]]["accuracy"]))
-    ax = ax or new_axes(6.4, 1.7 + len(domains) * (0.1 + 0.11 * len(names)))
+    ax = ax or theme.new_axes(6.4, 1.7 + len(domains) * (0.1 + 0.11 * len(names)))
     offsets = np.linspace(0.18, -0.18, len(names)) if len(names) > 1 else [0.0]
     for name, offset in zip(names, offsets, strict=True):
         for row, (_, entry) in enumerate(domains):
-            _draw_point(ax, row + offset, entry[name]["accuracy"], entry[name]["ci"], colour_of(name), size=5)
-        ax.plot([], [], "o-", color=colour_of(name), markersize=5, label=LABELS.get(name, name))
-    ax.axvline(0.5, **DOTTED)
-    line_label(ax, 0.5, "chance")
+            _draw_point(ax, row + offset, entry[name]["accuracy"], entry[name]["ci"], theme.colour_of(name), size=5)
+        ax.plot([], [], "o-", color=theme.colour_of(name), markersize=5, label=theme.LABELS.get(name, name))
+    ax.axvline(0.5, **theme.DOTTED)
+    theme.line_label(ax, 0.5, "chance")
     _accuracy_axis(ax, [0.5, *(end for _, entry in domains for name in names for end in entry[name]["ci"])])
-    label_rows(ax, [f"{domain}  (n = {entry['pairs']:,})" for domain, entry in domains])
+    theme.label_rows(ax, [f"{domain}  (n = {entry['pairs']:,})" for domain, entry in domains])
     ax.set_ylim(-0.7, len(domains) - 0.3)
-    legend_below(ax, ax, columns=len(names))
-    facts = sizes(evaluation)
+    theme.legend_below(ax, ax, columns=len(names))
+    facts = theme.sizes(evaluation)
     if len(domains) < len(by_domain):
         facts.append(f"the {len(domains)} largest of {len(by_domain)} domains")
-    draw_title(ax, "Accuracy by domain", facts, evaluation.simulated, above=True)
+    theme.draw_title(ax, "Accuracy by domain", facts, evaluation.simulated, above=True)
     return ax
 
 
@@ -104,47 +91,49 @@ def accuracy_by_group(
     """
     title, xlabel = _GROUPS[kind]
     groups = {key: part for key, part in evaluation.metrics[kind].items() if part["pairs"]}
-    ax = ax or new_axes(6.8, 4.2)
+    ax = ax or theme.new_axes(6.8, 4.2)
     offsets = np.linspace(-0.18, 0.18, len(names)) if len(names) > 1 else [0.0]
     for name, offset in zip(names, offsets, strict=True):
         xs = np.arange(len(groups)) + offset
-        colour = colour_of(name)
+        colour = theme.colour_of(name)
         values = [part[name]["accuracy"] for part in groups.values()]
         for x, part in zip(xs, groups.values(), strict=True):
             ax.plot([x, x], part[name]["ci"], color=colour, linewidth=2.2, solid_capstyle="round")
         ax.plot(xs, values, "-", color=colour, linewidth=1, alpha=0.6)
         ax.plot(xs, values, "o", color=colour, markersize=6.5, markeredgecolor="white", markeredgewidth=0.8)
-        ax.plot([], [], "o-", color=colour, markersize=5, label=LABELS.get(name, name))
-    ax.axhline(0.5, **DOTTED)
+        ax.plot([], [], "o-", color=colour, markersize=5, label=theme.LABELS.get(name, name))
+    ax.axhline(0.5, **theme.DOTTED)
     prefix = "≥ " if kind == "by_score_ratio" else ""
     labels = [f"{prefix}{key.replace(' as long', '')}\nn = {part['pairs']:,}" for key, part in groups.items()]
-    ax.set_xticks(range(len(groups)), labels, color=INK)
+    ax.set_xticks(range(len(groups)), labels, color=theme.INK)
     ax.set_xlim(-0.5, len(groups) - 0.5)
     ax.grid(visible=False, axis="x")
-    ax.yaxis.set_major_formatter(PERCENT)
+    ax.yaxis.set_major_formatter(theme.PERCENT)
     ax.set_ylabel("Accuracy (ties count half)")
     ax.set_xlabel(xlabel)
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.24), ncols=len(names), borderaxespad=0)
-    draw_title(ax, title, sizes(evaluation), evaluation.simulated)
+    theme.draw_title(ax, title, theme.sizes(evaluation), evaluation.simulated)
     return ax
 
 
 def difference_bars(evaluation: "Evaluation", ax: Axes | None = None) -> Axes:
     """Each tested difference in accuracy with its interval and its p-value after Holm's correction, largest on top."""
     differences = sorted(evaluation.metrics["differences"].items(), key=lambda item: float(item[1]["value"]))
-    ax = ax or new_axes(7.0, 1.7 + 0.36 * len(differences))
+    ax = ax or theme.new_axes(7.0, 1.7 + 0.36 * len(differences))
     for row, (name, entry) in enumerate(differences):
-        _draw_point(ax, row, entry["value"], entry["ci"], colour_of(name.split(" - ")[1]))
+        _draw_point(ax, row, entry["value"], entry["ci"], theme.colour_of(name.split(" - ")[1]))
         _write_beside(ax, row, f"{100 * entry['value']:+.1f}   {p_value(entry['p_holm'])}")
-    ax.axvline(0, **DOTTED)
+    ax.axvline(0, **theme.DOTTED)
     _fit_to(ax, [0.0, *(end for _, entry in differences for end in entry["ci"])], least_room=0.002)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+.4g}" if value else "0"))
-    subject = LABELS.get(evaluation.subject, evaluation.subject)
+    subject = theme.LABELS.get(evaluation.subject, evaluation.subject)
     ax.set_xlabel(f"Accuracy of {subject} minus that of the other reward (percentage points)")
     others = [name.removeprefix(f"{evaluation.subject} - ") for name, _ in differences]
-    label_rows(ax, [LABELS.get(other, other) for other in others], fontsize=10)
+    theme.label_rows(ax, [theme.LABELS.get(other, other) for other in others], fontsize=10)
     ax.set_ylim(-0.6, len(differences) - 0.4)
-    draw_title(ax, "How much better, and how sure", [*sizes(evaluation), "p after Holm"], evaluation.simulated)
+    theme.draw_title(
+        ax, "How much better, and how sure", [*theme.sizes(evaluation), "p after Holm"], evaluation.simulated
+    )
     return ax
 
 
@@ -153,31 +142,31 @@ def reliability(evaluation: "Evaluation", names: Sequence[str] = ("realm",), ax:
 
     Bins of equal mass on the probability of the predicted side, as in the calibration error.
     """
-    ax = ax or new_axes(5.2, 5.4)
+    ax = ax or theme.new_axes(5.2, 5.4)
     counts = ax.inset_axes((0, -0.30, 1, 0.24), sharex=ax)
-    ax.plot([0.5, 1], [0.5, 1], **DOTTED, label="As right as it is sure")
+    ax.plot([0.5, 1], [0.5, 1], **theme.DOTTED, label="As right as it is sure")
     lowest = 0.5
     for name in names:
         bins = evaluation.reliability(name)
         lowest = min(lowest, float(bins["low"].min()))
-        ax.vlines(bins["predicted"], bins["low"], bins["high"], color=colour_of(name), linewidth=1.2, alpha=0.55)
+        ax.vlines(bins["predicted"], bins["low"], bins["high"], color=theme.colour_of(name), linewidth=1.2, alpha=0.55)
         error = 100 * evaluation.metrics["rewards"][name]["ece"]
-        label = f"{LABELS.get(name, name)}, error {error:.1f} points"
-        ax.plot(bins["predicted"], bins["observed"], "o-", color=colour_of(name), markersize=6, label=label)
+        label = f"{theme.LABELS.get(name, name)}, error {error:.1f} points"
+        ax.plot(bins["predicted"], bins["observed"], "o-", color=theme.colour_of(name), markersize=6, label=label)
         p = evaluation.per_pair[f"{name}_p"].to_numpy()
         number, edges = np.histogram(np.maximum(p, 1 - p), np.linspace(0.5, 1, 26))
-        counts.stairs(number, edges, color=colour_of(name), linewidth=1.6)
+        counts.stairs(number, edges, color=theme.colour_of(name), linewidth=1.6)
     ax.set_xlim(0.49, 1.01)
     ax.set_ylim(max(0.0, lowest - 0.03), 1.02)
-    ax.xaxis.set_major_formatter(PERCENT)
-    ax.yaxis.set_major_formatter(PERCENT)
+    ax.xaxis.set_major_formatter(theme.PERCENT)
+    ax.yaxis.set_major_formatter(theme.PERCENT)
     ax.tick_params(labelbottom=False)
     ax.set_ylabel("Share of pairs ranked rightly")
     counts.set_ylabel("Pairs")
     counts.yaxis.set_major_locator(MaxNLocator(2, integer=True))
     counts.set_xlabel("Probability that the reward gives to the response it prefers")
-    legend_below(ax, counts, columns=1)
-    draw_title(ax, "Is the reward as often right as it is sure?", sizes(evaluation), evaluation.simulated)
+    theme.legend_below(ax, counts, columns=1)
+    theme.draw_title(ax, "Is the reward as often right as it is sure?", theme.sizes(evaluation), evaluation.simulated)
     return ax
 
 
@@ -187,7 +176,7 @@ def _draw_point(ax: Axes, row: float, value: float, ci: Sequence[float], colour:
 
 
 def _write_beside(ax: Axes, row: float, text: str) -> None:
-    ax.annotate(text, (1.01, row), xycoords=ax.get_yaxis_transform(), va="center", fontsize=9.5, color=INK)
+    ax.annotate(text, (1.01, row), xycoords=ax.get_yaxis_transform(), va="center", fontsize=9.5, color=theme.INK)
 
 
 def _fit_to(ax: Axes, ends: Sequence[float], least_room: float) -> None:
@@ -199,5 +188,5 @@ def _fit_to(ax: Axes, ends: Sequence[float], least_room: float) -> None:
 def _accuracy_axis(ax: Axes, ends: Sequence[float]) -> None:
     _fit_to(ax, ends, least_room=0.005)
     ax.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
-    ax.xaxis.set_major_formatter(PERCENT)
+    ax.xaxis.set_major_formatter(theme.PERCENT)
     ax.set_xlabel("Accuracy (share of pairs ranked rightly, ties count half)")

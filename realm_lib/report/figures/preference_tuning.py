@@ -9,18 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from realm_lib.report.figures.theme import (
-    COLOURS,
-    DOTTED,
-    INK,
-    PERCENT,
-    SOFT,
-    counted,
-    draw_title,
-    line_label,
-    new_axes,
-    new_pair,
-)
+from realm_lib.report.figures import theme
 from realm_lib.report.words.policies import policy_name
 
 _COLOURS = {"base": "#7A7A7A", "ppo": "#D55E00", "dpo": "#0072B2"}
@@ -29,7 +18,7 @@ _JUDGES = {"realm": "REALM's reward", "gold": "the simulated truth"}
 
 def policy_colour(name: str) -> str:
     """A policy's own colour; best-of-n are greens, others black."""
-    return "#009E73" if name.startswith("best_of_") else _COLOURS.get(name, INK)
+    return "#009E73" if name.startswith("best_of_") else _COLOURS.get(name, theme.INK)
 
 
 def pair_margins(margins: ArrayLike, *, simulated: bool, ax: Axes | None = None) -> Axes:
@@ -37,12 +26,12 @@ def pair_margins(margins: ArrayLike, *, simulated: bool, ax: Axes | None = None)
     values = np.asarray(margins, dtype=np.float64)
     if values.size == 0 or not np.isfinite(values).all():
         raise ValueError("margins must be finite, and there must be some")
-    ax = ax or new_axes(6.4, 3.2)
-    ax.hist(values, bins=int(np.clip(len(values) ** 0.5, 8, 40)), color=COLOURS["chosen"], alpha=0.75)
-    ax.axvline(float(np.median(values)), color=INK, linewidth=1.4, linestyle=(0, (4, 2)))
-    line_label(ax, float(np.median(values)), f"median {np.median(values):.2f}")
+    ax = ax or theme.new_axes(6.4, 3.2)
+    ax.hist(values, bins=int(np.clip(len(values) ** 0.5, 8, 40)), color=theme.COLOURS["chosen"], alpha=0.75)
+    ax.axvline(float(np.median(values)), color=theme.INK, linewidth=1.4, linestyle=(0, (4, 2)))
+    theme.line_label(ax, float(np.median(values)), f"median {np.median(values):.2f}")
     ax.set(xlabel="Reward of chosen less reward of rejected", ylabel="Pairs")
-    draw_title(ax, "Margins of the pairs", [counted(len(values), "pair")], simulated, above=True)
+    theme.draw_title(ax, "Margins of the pairs", [theme.counted(len(values), "pair")], simulated, above=True)
     return ax
 
 
@@ -60,22 +49,23 @@ def dpo_training(
     import matplotlib.pyplot as plt
 
     first, second, third = axes if axes is not None else plt.subplots(1, 3, figsize=(10.5, 3.4))[1]
-    facts = [] if held_out_pairs is None else [f"{counted(held_out_pairs, 'pair')} held out"]
+    realm = theme.COLOURS["realm"]
+    facts = [] if held_out_pairs is None else [f"{theme.counted(held_out_pairs, 'pair')} held out"]
     start = float(history.loc[history["step"] == history["step"].min(), "loss"].iloc[0])
     for ax, column, title, unit, unmoved in (
         (first, "loss", "Loss", "nats a pair", start),
         (second, "margin", "Margin of implicit rewards", "nats", 0.0),
         (third, "accuracy", "Pairs in the right order", "", 0.5),
     ):
-        for split, colour, style, width in (("training", "#B5B5B5", "-", 1), ("held out", COLOURS["realm"], "o-", 2)):
+        for split, colour, style, width in (("training", "#B5B5B5", "-", 1), ("held out", realm, "o-", 2)):
             rows = history[history["split"] == split]
             ax.plot(rows["step"], rows[column], style, color=colour, linewidth=width, markersize=4,
                     label=split.capitalize())  # fmt: skip
-        ax.axhline(unmoved, color=SOFT, linewidth=1, linestyle="--", zorder=1)
+        ax.axhline(unmoved, color=theme.SOFT, linewidth=1, linestyle="--", zorder=1)
         ax.set(xlabel="Step", ylabel=unit)
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        draw_title(ax, title, facts, simulated)
-    third.yaxis.set_major_formatter(PERCENT)
+        theme.draw_title(ax, title, facts, simulated)
+    third.yaxis.set_major_formatter(theme.PERCENT)
     first.legend(loc="best")
     return first, second, third
 
@@ -87,7 +77,7 @@ def win_rate_bars(metrics: Mapping[str, Any], *, judge: str | None = None, ax: A
     """
     judge = judge or metrics["judge"]
     names = [name for name in metrics["policies"] if name != "base"][::-1]
-    ax = ax or new_axes(6.4, 1.8 + 0.5 * len(names))
+    ax = ax or theme.new_axes(6.4, 1.8 + 0.5 * len(names))
     for row, name in enumerate(names):
         entry, colour = metrics["policies"][name]["by_judge"][judge], policy_colour(name)
         plain = (entry["win_rate"], entry["ci"], colour, row + 0.12)
@@ -95,15 +85,15 @@ def win_rate_bars(metrics: Mapping[str, Any], *, judge: str | None = None, ax: A
         for value, ends, fill, y in (plain, equal):
             ax.plot(ends, [y, y], color=colour, linewidth=2.2, solid_capstyle="round")
             ax.plot(value, y, "o", color=colour, markerfacecolor=fill, markersize=8)
-    ax.axvline(0.5, **DOTTED)
-    line_label(ax, 0.5, "no better")
-    ax.set_yticks(range(len(names)), [policy_name(name) for name in names], color=INK, fontsize=10)
+    ax.axvline(0.5, **theme.DOTTED)
+    theme.line_label(ax, 0.5, "no better")
+    ax.set_yticks(range(len(names)), [policy_name(name) for name in names], color=theme.INK, fontsize=10)
     ax.set_ylim(-0.6, len(names) - 0.4)
-    ax.xaxis.set_major_formatter(PERCENT)
+    ax.xaxis.set_major_formatter(theme.PERCENT)
     ax.set_xlabel("Wins over the start, ties half (hollow: at equal length)")
     ax.grid(visible=False, axis="y")
-    facts = [f"judge: {_JUDGES.get(judge, judge)}", counted(metrics["prompts"], "prompt"), "95 % intervals"]
-    draw_title(ax, "How often a policy beats the start", facts, _simulated(metrics), above=True)
+    facts = [f"judge: {_JUDGES.get(judge, judge)}", theme.counted(metrics["prompts"], "prompt"), "95 % intervals"]
+    theme.draw_title(ax, "How often a policy beats the start", facts, "gold" in metrics["policies"]["base"], above=True)
     return ax
 
 
@@ -118,7 +108,7 @@ def reward_against_kl(
     policies = metrics["policies"]
     judges = [judge for judge in ("realm", "gold") if judge in policies["base"]]
     if axes is None:
-        axes = new_pair(9.6, 3.8) if len(judges) == 2 else [new_axes(6.4, 3.8)]
+        axes = theme.new_pair(9.6, 3.8) if len(judges) == 2 else [theme.new_axes(6.4, 3.8)]
     for ax, judge in zip(axes, judges, strict=False):
         drawn = [entry for name, entry in policies.items() if name == "base" or name.startswith("best_of_")]
         kls, means = [entry["kl"] for entry in drawn], [entry[judge]["mean"] for entry in drawn]
@@ -137,8 +127,8 @@ def reward_against_kl(
         ax.set_xlim(_square(np.array(-0.15 * width)), _square(np.array(width)))
         ax.xaxis.set_major_locator(FixedLocator(_squares(width)))
         ax.set(xlabel="KL to the start (nats a response)", ylabel=f"Mean, {_JUDGES[judge]}")
-        facts = [counted(metrics["prompts"], "prompt"), "95 % intervals"]
-        draw_title(ax, "Reward and distance", facts, _simulated(metrics))
+        facts = [theme.counted(metrics["prompts"], "prompt"), "95 % intervals"]
+        theme.draw_title(ax, "Reward and distance", facts, "gold" in judges)
     return list(axes)
 
 
@@ -157,7 +147,3 @@ def _squares(width: float) -> list[float]:
     """Five ticks or so, whose square roots are evenly spaced from 0 to ``width``."""
     step = next(step for step in (0.2, 0.5, 1, 2, 5, 10, 20, 50) if width / step <= 6 or step == 50)
     return [round(float(root) ** 2, 2) for root in np.arange(0, width, step)]
-
-
-def _simulated(metrics: Mapping[str, Any]) -> bool:
-    return "gold" in metrics["policies"]["base"]

@@ -4,7 +4,7 @@ import base64
 import io
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from realm_lib.config.base import resolve_path
 from realm_lib.config.profile import load_params
@@ -17,12 +17,14 @@ from realm_lib.evaluation.standard import fit_rewards, fit_scales
 from realm_lib.features.extraction import extract_features
 from realm_lib.features.kept import read_features
 from realm_lib.features.store import FeatureStore
-from realm_lib.report.pages.pages import TEMPLATES
+from realm_lib.report.pages.pages import Page, write_page
 from realm_lib.report.words.evaluation import verdict
 from realm_lib.report.words.pairs import pairs_judged
 from realm_lib.reward.realm_reward import RealmReward
-from realm_lib.runs.files import write_text
 from realm_lib.runs.run import MissingStepError, Run, show_progress
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 
 def evaluate_file(
@@ -67,12 +69,8 @@ def evaluate_file(
     rewards = {reward_name: reward_of(features) for reward_name, reward_of in fitted.items()}
     evaluation = evaluate_rewards(features, rewards, scales=scales, resamples=resamples, seed=params.run.seed)
     lengths = length_bias(evaluation, resamples=resamples, seed=params.run.seed)
-    source = {
-        "read": report.read,
-        "dropped": report.dropped,
-        "posts_cut": report.posts_cut,
-        "seen_in_training": int(seen.sum()),
-    }
+    source: dict[str, Any] = {"read": report.read, "dropped": report.dropped, "posts_cut": report.posts_cut}
+    source["seen_in_training"] = int(seen.sum())
     added = {"verdict": verdict(evaluation), "length_bias": lengths, "source": source}
     metrics = run.write_metrics(f"evaluation_{name}", evaluation.to_dict() | added)
     run.write_table(evaluation.per_pair, "metrics", f"pairs_{name}.parquet")
@@ -92,8 +90,10 @@ def evaluate_file(
         "source": pairs_judged(path.name, source, metrics),
         "figures": [_svg(ax) for ax in axes],
         "tables": _tables(evaluation, lengths),
+        "footer": "Every number here can be recomputed from the run's metrics folder.",
     }
-    write_text(page, _render(page.name, content))
+    pages = [Page("index.html", "Report"), Page(page.name, page.stem)]
+    write_page(page, "benchmark.html.j2", pages, source=run.folder.name, **content)
     return metrics["verdict"], page
 
 
@@ -103,7 +103,9 @@ def _safe_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", bare).strip("._") or "pairs"
 
 
-def _tables(evaluation: Evaluation, lengths: dict[str, Any]) -> list[tuple[str, str]]:
+def _tables(evaluation: Evaluation, lengths: dict[str, Any]) -> list[tuple[str, "Markup"]]:
+    from markupsafe import Markup
+
     tables = [
         ("Rewards side by side", evaluation.table()),
         ("Is the difference real?", evaluation.differences_table()),
@@ -113,7 +115,7 @@ def _tables(evaluation: Evaluation, lengths: dict[str, Any]) -> list[tuple[str, 
     if len(evaluation.metrics["by_domain"]) > 1:
         shown = ["realm", "reward_model", "similarity", "linear", "length"]
         tables.insert(2, ("By subset", evaluation.slice_table("by_domain", shown)))
-    return [(title, table.to_html(index=False, border=0)) for title, table in tables]
+    return [(title, Markup(table.to_html(index=False, border=0))) for title, table in tables]
 
 
 def _svg(ax: Any) -> str:
@@ -126,18 +128,3 @@ def _svg(ax: Any) -> str:
         ax.figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     plt.close(ax.figure)
     return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _render(here: str, content: dict[str, Any]) -> str:
-    import jinja2
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
-    content["tables"] = [(title, Markup(table)) for title, table in content["tables"]]
-    return environment.get_template("benchmark.html.j2").render(
-        pages=[{"href": "index.html", "label": "Report"}, {"href": here, "label": here.removesuffix(".html")}],
-        here=here,
-        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
-        footer="Every number here can be recomputed from the run's metrics folder.",
-        **content,
-    )

@@ -90,9 +90,8 @@ def compare_policies(
     for name, policy_params in trained.items():
         policy = load_policy(policy_params, folder)
         if policy.tokenizer.get_vocab() != base.tokenizer.get_vocab():
-            raise ComparisonError(
-                f"{name}: its tokenizer is not that of {start.model_name}: KL between them means nothing"
-            )
+            reason = f"its tokenizer is not that of {start.model_name}: KL between them means nothing"
+            raise ComparisonError(f"{name}: {reason}")
         ids = encode_prompts(policy.tokenizer, asked, sampling.max_prompt_tokens).ids
         if ids != encoded.ids:
             raise ComparisonError(f"{name}: its chat template is not that of {start.model_name}: the prompts differ")
