@@ -87,7 +87,7 @@ def evaluate_file(
         "verdict": metrics["verdict"],
         "simulated": evaluation.simulated,
         "trained_on_simulated": "gold_A" in known["train"],
-        "source": pairs_judged(path.name, source, metrics),
+        "pairs_judged": pairs_judged(path.name, source, metrics),
         "figures": [_svg(ax) for ax in axes],
         "tables": _tables(evaluation, lengths),
         "footer": "Every number here can be recomputed from the run's metrics folder.",
