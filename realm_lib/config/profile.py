@@ -117,18 +117,18 @@ def _faults(error: ValidationError, section: str) -> Iterator[str]:
     """A line for each fault of a section: the key, what is wrong, what was found."""
     for fault in error.errors(include_url=False, include_input=True):
         key = ".".join([section, *map(str, fault["loc"])])
-        kind, found = fault["type"], fault["input"]
+        kind, value = fault["type"], fault["input"]
         message = fault["msg"].removeprefix("Value error, ")
         if kind == "extra_forbidden":
             message = "unknown key"
         elif kind == "missing":
             message = "missing"
         elif kind == "model_type":
-            message = f"a section is a mapping of keys, not a {type(found).__name__}"
+            message = f"a section is a mapping of keys, not a {type(value).__name__}"
         elif kind.endswith(("_type", "_parsing")) and not key.endswith("api_key"):
             # A list or mapping is not repeated: there may be a key somewhere in it.
-            plain = found is None or isinstance(found, (str, int, float))
-            message += f", not {found!r}" if plain else f", not a {type(found).__name__}"
-            if isinstance(found, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", found):
+            plain = value is None or isinstance(value, (str, int, float))
+            message += f", not {value!r}" if plain else f", not a {type(value).__name__}"
+            if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
                 message += " (YAML reads 1e-3 as text: write 1.0e-3)"
         yield f"{key}: {message}"

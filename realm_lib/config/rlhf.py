@@ -135,10 +135,9 @@ class PPOParams(PolicyParams):
             ("batch_size", "minibatch_size"),
             ("minibatch_size", "gradient_accumulation"),
         ):
-            if getattr(self, whole) % getattr(self, part):
-                raise ValueError(
-                    f"{whole} {getattr(self, whole)} is not a multiple of {part} {getattr(self, part)}: change one"
-                )
+            total, size = getattr(self, whole), getattr(self, part)
+            if total % size:
+                raise ValueError(f"{whole} {total} is not a multiple of {part} {size}: change one")
         if self.quantization is not None and self.lora is None:
             raise ValueError("quantization 4bit needs lora: quantised weights are not trained")
         if self.lora is None and self.dtype != "float32":
@@ -221,10 +220,10 @@ class RlhfParams(Section):
 
     @model_validator(mode="after")
     def _judges_have_names(self) -> Self:
-        for name, place in self.judges.items():
+        for name, function_path in self.judges.items():
             if name in {"realm", "gold", *RESERVED_JUDGES} or not name.isidentifier():
                 raise ValueError(f"judges: {name!r} is taken or not a plain name: choose another")
-            module, colon, function = place.partition(":")
+            module, colon, function = function_path.partition(":")
             if not (colon and all(part.isidentifier() for part in [*module.split("."), *function.split(".")])):
                 raise ValueError(f"judges.{name}: write module:function, as my_judges:politeness")
         return self

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from realm_lib.evaluation.display import measured, percent, with_interval
-from realm_lib.evaluation.resampling import EvaluationError, Floats, bootstrap_over_posts, percentiles
+from realm_lib.evaluation.resampling import EvaluationError, Floats, bootstrap_over_posts, percentile_interval
 from realm_lib.evaluation.result import Evaluation
 from realm_lib.runs.seeds import derive_seed
 
@@ -32,16 +32,13 @@ def length_bias(evaluation: Evaluation, *, resamples: int = 10_000, seed: int = 
     table, quality = table[known], _signed_ranks(quality[known])
     length = _signed_ranks(np.log1p(table["words_A"]).to_numpy() - np.log1p(table["words_B"]).to_numpy())
     posts = table["post_id"].to_numpy()
-    level = evaluation.confidence
+    level, seed = evaluation.confidence, derive_seed(seed, "length bias")
     rewards: dict[str, Any] = {}
     for name in evaluation.scales:
         reward = _signed_ranks((table[f"{name}_A"] - table[f"{name}_B"]).to_numpy())
-        products = np.column_stack(
-            [reward**2, length**2, quality**2, reward * length, reward * quality, length * quality]
-        )
-        drawn = bootstrap_over_posts(
-            products, posts, resamples=resamples, seed=derive_seed(seed, "length bias"), confidence=level
-        )
+        squares = [reward**2, length**2, quality**2]
+        products = np.column_stack([*squares, reward * length, reward * quality, length * quality])
+        drawn = bootstrap_over_posts(products, posts, resamples=resamples, seed=seed, confidence=level)
         plain, given_quality = _correlations(drawn.means[None, :])
         plain_drawn, given_quality_drawn = _correlations(drawn.resampled)
         rewards[name] = {
@@ -52,19 +49,18 @@ def length_bias(evaluation: Evaluation, *, resamples: int = 10_000, seed: int = 
     return {"quality": kind, "pairs": len(table), "quality_correlation": lq, "rewards": rewards}
 
 
-def length_bias_table(evaluation: Evaluation, found: dict[str, Any]) -> pd.DataFrame:
+def length_bias_table(evaluation: Evaluation, lengths: dict[str, Any]) -> pd.DataFrame:
     """One row a reward: accuracy by which response is longer, length-controlled, and the correlations with length."""
-    held = f"with {found['quality']} held"
     rows = []
     for name, reward in evaluation.metrics["rewards"].items():
         row = {"reward": name}
         for half, part in evaluation.metrics["length_split"].items():
             share = part[name]["accuracy"]
             row[f"{half.replace('_', ' ')} (n = {part['pairs']:,})"] = "" if share is None else percent(share)
-        controlled, entry = reward["length_controlled"], found["rewards"][name]
+        controlled, entry = reward["length_controlled"], lengths["rewards"][name]
         row["length-controlled"] = "" if controlled is None else with_interval(controlled["accuracy"], controlled["ci"])
         row["correlation with length"] = _correlation(entry["correlation"], entry["ci"])
-        row[held] = _correlation(entry["given_quality"], entry["given_quality_ci"])
+        row[f"with {lengths['quality']} held"] = _correlation(entry["given_quality"], entry["given_quality_ci"])
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -105,5 +101,4 @@ def _with_interval(name: str, ci: str, value: Floats, drawn: Floats, level: floa
     """``value`` [1] and its interval over the resamples ``drawn`` [n] under these keys; null where there is none."""
     if not np.isfinite(value[0]):
         return {name: None, ci: None}
-    lows, highs = percentiles(drawn[np.isfinite(drawn)][:, None], level)
-    return {name: float(value[0]), ci: [float(lows[0]), float(highs[0])]}
+    return {name: float(value[0]), ci: percentile_interval(drawn, level)}

@@ -80,22 +80,22 @@ def calibration_interval(
     percentile, which the bias makes a safe one. The third number is the noise's mean: what chance alone would give.
     """
     sure, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
-    place = calibration_places(sure, bins)
-    gaps = np.zeros((len(sure), int(place.max()) + 1))
-    gaps[np.arange(len(sure)), place] = sure - right
-    found = bootstrap_over_posts(gaps, post_ids, resamples=resamples, seed=seed)
-    error = float(np.abs(found.means).sum())
-    noise = np.abs(found.resampled - found.means).sum(axis=1)
+    bin_of = calibration_places(sure, bins)
+    gaps = np.zeros((len(sure), int(bin_of.max()) + 1))
+    gaps[np.arange(len(sure)), bin_of] = sure - right
+    drawn = bootstrap_over_posts(gaps, post_ids, resamples=resamples, seed=seed)
+    error = float(np.abs(drawn.means).sum())
+    noise = np.abs(drawn.resampled - drawn.means).sum(axis=1)
     largest_noise = float(np.quantile(noise, (1 + level) / 2))
-    high = float(np.quantile(np.abs(found.resampled).sum(axis=1), (1 + level) / 2))
+    high = float(np.quantile(np.abs(drawn.resampled).sum(axis=1), (1 + level) / 2))
     return max(0.0, error - largest_noise), min(1.0, max(error, high)), float(noise.mean())
 
 
 def calibration_bins(confidence: Floats, correct: Floats, bins: int) -> pd.DataFrame:
     """Bins of equal mass of ``confidence`` [pairs]: mean predicted, mean observed, and pairs; equal values together."""
-    place = calibration_places(confidence, bins)
     frame = pd.DataFrame({"predicted": confidence, "observed": correct, "pairs": 1})
-    return frame.groupby(place).agg({"predicted": "mean", "observed": "mean", "pairs": "sum"}).reset_index(drop=True)
+    grouped = frame.groupby(calibration_places(confidence, bins))
+    return grouped.agg({"predicted": "mean", "observed": "mean", "pairs": "sum"}).reset_index(drop=True)
 
 
 def calibration_places(confidence: Floats, bins: int) -> NDArray[np.intp]:

@@ -23,6 +23,7 @@ from realm_lib.evaluation.resampling import (
     check_resampling,
     detectable_difference,
     holm,
+    percentile_interval,
     percentiles,
     permutation_p_value,
     wilson,
@@ -87,9 +88,8 @@ def evaluate_rewards(
             raise EvaluationError(f"compare names {unknown[0]!r}, which is not among the rewards: {', '.join(factors)}")
 
     per_pair = make_per_pair(features, labels, columns, factors)
-    judge = _Judge(
-        per_pair, list(factors), list(columns), seed, _Resampling(resamples=resamples, confidence=confidence)
-    )
+    options = _Resampling(resamples=resamples, confidence=confidence)
+    judge = _Judge(per_pair, list(factors), list(columns), seed, options)
     grouped, domain_means = judge.groups()
     metrics: dict[str, Any] = {
         "pairs": len(per_pair),
@@ -132,56 +132,49 @@ class _Judge:
         return _accuracy(self.whole, self.columns.index(name), self.count, self.options["confidence"])
 
     def difference(self, left: str, right: str) -> dict[str, Any]:
-        places = self.columns.index(left), self.columns.index(right)
-        return _difference(self.whole, *places, self.count, self.options["confidence"])
+        value = float(self.whole.means[self.columns.index(left)] - self.whole.means[self.columns.index(right)])
+        low, high = percentile_interval(self._resampled(left, right), self.options["confidence"])
+        # Rewards that answer alike in several posts do differ by 0; one post, or one gain everywhere, proves less.
+        if math.isclose(low, high, abs_tol=1e-12) and (self.count == 1 or abs(value) > 1e-12):
+            low, high = (2 * share - 1 for share in wilson((1 + value) / 2, self.count, self.options["confidence"]))
+        return {"value": value, "ci": [low, high]}
 
     def differences(self, compare: Sequence[tuple[str, str]], scales: Mapping[str, float]) -> dict[str, Any]:
         """Every difference of ``compare`` with all that is asked of one."""
-        found = {f"{left} - {right}": self._tested(left, right, scales) for left, right in compare}
-        adjusted = holm({name: values["p_value"] for name, values in found.items()})
-        return {name: values | {"p_holm": adjusted[name]} for name, values in found.items()}
+        tested = {f"{left} - {right}": self._tested(left, right, scales) for left, right in compare}
+        adjusted = holm({name: entry["p_value"] for name, entry in tested.items()})
+        return {name: entry | {"p_holm": adjusted[name]} for name, entry in tested.items()}
 
     def _tested(self, left: str, right: str, scales: Mapping[str, float]) -> dict[str, Any]:
         moved = self.per_pair[f"{left}_correct"].to_numpy() - self.per_pair[f"{right}_correct"].to_numpy()
-        one, other = (self.whole.resampled[:, self.columns.index(name)] for name in (left, right))
         losses = self._losses(left, scales[left]) - self._losses(right, scales[right])
-        seed = derive_seed(self.seed, "log-loss", left, right)
-        loss = bootstrap_over_posts(losses, self.posts, seed=seed, **self.options)
-        p_value = permutation_p_value(
-            moved,
-            self.posts,
-            resamples=self.options["resamples"],
-            seed=derive_seed(self.seed, "permutation", left, right),
-        )
+        loss_seed, flip_seed = (derive_seed(self.seed, use, left, right) for use in ("log-loss", "permutation"))
+        loss = bootstrap_over_posts(losses, self.posts, seed=loss_seed, **self.options)
         return self.difference(left, right) | {
-            "p_value": p_value,
-            "detectable": detectable_difference(one - other, self.options["confidence"]),
-            "log_loss": {"value": float(loss.means[0]), "ci": [float(loss.lows[0]), float(loss.highs[0])]},
+            "p_value": permutation_p_value(moved, self.posts, resamples=self.options["resamples"], seed=flip_seed),
+            "detectable": detectable_difference(self._resampled(left, right), self.options["confidence"]),
+            "log_loss": {"value": float(loss.means[0]), "ci": loss.interval()},
         }
 
     def groups(self) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         """Accuracies on every slice of the pairs, and each reward's mean over domains."""
-        found: dict[str, Any] = {}
+        groups: dict[str, Any] = {}
         by_domain: list[Floats] = []
         for kind, parts in slices(self.per_pair).items():
-            found[kind] = {}
+            groups[kind] = {}
             for key, mask in parts.items():
                 # Keys are hashed as they were before there were other kinds: an interval keeps its draws.
-                found[kind][key], part = self._group(key, mask)
+                groups[kind][key], part = self._group(key, mask)
                 if kind == "by_domain" and part is not None:
                     by_domain.append(part.resampled)
         # Domains are fixed, their posts are drawn: a bootstrap within each.
         lows, highs = percentiles(np.mean(by_domain, axis=0), self.options["confidence"])
-        means = {
-            name: {
-                "domain_mean_accuracy": float(
-                    np.mean([part[name]["accuracy"] for part in found["by_domain"].values()])
-                ),
-                "domain_mean_ci": [float(lows[place]), float(highs[place])],
-            }
-            for place, name in enumerate(self.rewards)
-        }
-        return found, means
+        means = {}
+        for index, name in enumerate(self.rewards):
+            accuracies = [part[name]["accuracy"] for part in groups["by_domain"].values()]
+            ci = [float(lows[index]), float(highs[index])]
+            means[name] = {"domain_mean_accuracy": float(np.mean(accuracies)), "domain_mean_ci": ci}
+        return groups, means
 
     def _group(self, key: str, mask: NDArray[np.bool_]) -> tuple[dict[str, Any], Bootstrap | None]:
         """Accuracies on some of the pairs; null where there are none."""
@@ -191,11 +184,9 @@ class _Judge:
             return summary | {name: {"accuracy": None, "ci": None} for name in self.rewards}, None
         correct = self.correct[mask][:, : len(self.rewards)]
         part = bootstrap_over_posts(correct, posts, seed=derive_seed(self.seed, "group", key), **self.options)
-        found = {
-            name: _accuracy(part, place, summary["posts"], self.options["confidence"])
-            for place, name in enumerate(self.rewards)
-        }
-        return summary | found, part
+        for index, name in enumerate(self.rewards):
+            summary[name] = _accuracy(part, index, summary["posts"], self.options["confidence"])
+        return summary, part
 
     def expected(self, name: str) -> dict[str, Any]:
         """The accuracy to expect over all votes that the true utilities could have got: without the votes' noise."""
@@ -217,38 +208,39 @@ class _Judge:
         correct = self.per_pair[f"{name}_correct"].to_numpy()
         halves = [(half, half * correct) for half in ((sign > 0).astype(float), (sign < 0).astype(float))]
         values = np.column_stack([column for pair in halves for column in pair])
-        found = bootstrap_over_posts(values, self.posts, seed=derive_seed(self.seed, "length"), **self.options)
-        means = found.means
+        drawn = bootstrap_over_posts(values, self.posts, seed=derive_seed(self.seed, "length"), **self.options)
+        longer, longer_right, shorter, shorter_right = drawn.resampled.T
         with np.errstate(invalid="ignore"):
-            drawn = (found.resampled[:, 1] / found.resampled[:, 0] + found.resampled[:, 3] / found.resampled[:, 2]) / 2
-        # A resample without one of the halves has no such number; with more than a few posts there is none.
-        lows, highs = percentiles(drawn[np.isfinite(drawn)][:, None], self.options["confidence"])
+            # A resample without one of the halves has no such number; with more than a few posts there is none.
+            resampled = (longer_right / longer + shorter_right / shorter) / 2
+        means = drawn.means
         value = float(means[1] / means[0] + means[3] / means[2]) / 2
-        return {"length_controlled": {"accuracy": value, "ci": [float(lows[0]), float(highs[0])]}}
+        ci = percentile_interval(resampled, self.options["confidence"])
+        return {"length_controlled": {"accuracy": value, "ci": ci}}
 
     def probability_scores(self, name: str, scale: float) -> dict[str, Any]:
         """Ties, log-loss (nats a pair), Brier score and calibration error of one reward."""
         from scipy.special import expit
 
-        correct = self.per_pair[f"{name}_correct"].to_numpy()
-        sure = confidences(self._margins(name), scale)
+        correct, margins = self.per_pair[f"{name}_correct"].to_numpy(), self._margins(name)
+        sure = confidences(margins, scale)
+        seed, level = derive_seed(self.seed, "calibration", name), self.options["confidence"]
         low, high, chance = calibration_interval(
-            sure,
-            correct,
-            self.posts,
-            resamples=self.options["resamples"],
-            seed=derive_seed(self.seed, "calibration", name),
-            level=self.options["confidence"],
+            sure, correct, self.posts, resamples=self.options["resamples"], seed=seed, level=level
         )
         return {
             "ties": int((correct == 0.5).sum()),
             "log_loss": float(self._losses(name, scale).mean()),
-            "brier": float((expit(-scale * self._margins(name)) ** 2).mean()),
+            "brier": float((expit(-scale * margins) ** 2).mean()),
             "ece": expected_calibration_error(sure, correct),
             "ece_ci": [low, high],
             "ece_by_chance": chance,
             "temperature": 1 / scale if scale > 0 else None,
         }
+
+    def _resampled(self, left: str, right: str) -> Floats:
+        """The paired differences in accuracy of all resamples."""
+        return self.whole.resampled[:, self.columns.index(left)] - self.whole.resampled[:, self.columns.index(right)]
 
     def _margins(self, name: str) -> Floats:
         """reward(chosen) - reward(rejected)"""
@@ -263,17 +255,7 @@ class _Judge:
 
 
 def _accuracy(bootstrap: Bootstrap, column: int, posts: int, confidence: float) -> dict[str, Any]:
-    value, low, high = (float(found[column]) for found in (bootstrap.means, bootstrap.lows, bootstrap.highs))
+    value, (low, high) = float(bootstrap.means[column]), bootstrap.interval(column)
     if math.isclose(low, high, abs_tol=1e-12):
         low, high = wilson(value, posts, confidence)
     return {"accuracy": value, "ci": [low, high]}
-
-
-def _difference(bootstrap: Bootstrap, left: int, right: int, posts: int, confidence: float) -> dict[str, Any]:
-    value = float(bootstrap.means[left] - bootstrap.means[right])
-    lows, highs = percentiles(bootstrap.resampled[:, [left]] - bootstrap.resampled[:, [right]], confidence)
-    low, high = float(lows[0]), float(highs[0])
-    # Two rewards that answer alike in several posts do differ by 0; one post, or one gain everywhere, proves less.
-    if math.isclose(low, high, abs_tol=1e-12) and (posts == 1 or abs(value) > 1e-12):
-        low, high = (2 * share - 1 for share in wilson((1 + value) / 2, posts, confidence))
-    return {"value": value, "ci": [low, high]}

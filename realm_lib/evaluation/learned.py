@@ -25,13 +25,13 @@ def partial_effects(reward_of: RewardOf, features: pd.DataFrame, points: int = 6
     """
     table = np.concatenate(chosen_and_rejected(features)).astype(np.float64)
     rows = []
-    for place, name in enumerate(FEATURES):
-        low, high = np.quantile(table[:, place], [0.005, 0.995])
+    for index, name in enumerate(FEATURES):
+        low, high = np.quantile(table[:, index], [0.005, 0.995])
         for held, share in _HELD.items():
             grid = np.empty((points, 2), dtype=np.float32)
-            grid[:, place] = np.linspace(low, high, points)
-            grid[:, 1 - place] = level = float(np.quantile(table[:, 1 - place], share))
-            part = {"feature": name, "held": held, "held_value": level, "value": grid[:, place]}
+            grid[:, index] = np.linspace(low, high, points)
+            grid[:, 1 - index] = level = float(np.quantile(table[:, 1 - index], share))
+            part = {"feature": name, "held": held, "held_value": level, "value": grid[:, index]}
             rows.append(pd.DataFrame(part | {"reward": np.asarray(reward_of(grid), dtype=np.float64)}))
     return pd.concat(rows, ignore_index=True)
 
@@ -47,38 +47,29 @@ def disagreement(
     table = evaluation.per_pair
     preferred = [np.sign((table[f"{name}_A"] - table[f"{name}_B"]).to_numpy()) for name in (left, right)]
     apart = preferred[0] * preferred[1] < 0
-    found: dict[str, Any] = {
+    left_right, ci = None, None
+    if apart.any():
+        values, posts = table[f"{left}_correct"][apart], table["post_id"][apart]
+        seed = derive_seed(seed, "disagreement", left, right)
+        drawn = bootstrap_over_posts(values, posts, resamples=resamples, seed=seed, confidence=evaluation.confidence)
+        left_right, ci = float(drawn.means[0]), drawn.interval()
+    return {
         "pairs": int(apart.sum()),
         "posts": int(table["post_id"][apart].nunique()),
         "share": float(apart.mean()),
-        "left_right": None,
-        "ci": None,
+        "left_right": left_right,
+        "ci": ci,
     }
-    if apart.any():
-        drawn = bootstrap_over_posts(
-            table[f"{left}_correct"][apart].to_numpy(),
-            table["post_id"][apart].to_numpy(),
-            resamples=resamples,
-            seed=derive_seed(seed, "disagreement", left, right),
-            confidence=evaluation.confidence,
-        )
-        found |= {"left_right": float(drawn.means[0]), "ci": [float(drawn.lows[0]), float(drawn.highs[0])]}
-    return found
 
 
-def disagreement_table(found: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def disagreement_table(metrics: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """One row a "left - right" of :func:`disagreement`, with numbers as text for display."""
     rows = []
-    for name, values in found.items():
+    for name, entry in metrics.items():
         left, right = name.split(" - ")
-        ci = values["ci"]
-        rows.append(
-            {
-                "rewards": f"{left} against {right}",
-                "disagree": f"{percent(values['share'])} (n = {values['pairs']:,})",
-                f"{left} is right": "" if ci is None else with_interval(values["left_right"], ci),
-            }
-        )
+        row = {"rewards": f"{left} against {right}", "disagree": f"{percent(entry['share'])} (n = {entry['pairs']:,})"}
+        row[f"{left} is right"] = "" if entry["ci"] is None else with_interval(entry["left_right"], entry["ci"])
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -105,20 +96,10 @@ def spread_against_error(
     table["post_id"] = features["post_id"].to_numpy()
     rows = []
     for _, part in table.groupby(pd.qcut(table["disagreement"], bins, duplicates="drop", labels=False)):
-        drawn = bootstrap_over_posts(
-            part["right"].to_numpy(), part["post_id"].to_numpy(), resamples=resamples, seed=seed
-        )
-        rows.append(
-            {
-                "disagreement": part["disagreement"].mean(),
-                "spread": part["spread"].mean(),
-                "margin": part["margin"].mean(),
-                "accuracy": drawn.means[0],
-                "low": drawn.lows[0],
-                "high": drawn.highs[0],
-                "pairs": len(part),
-            }
-        )
+        drawn = bootstrap_over_posts(part["right"], part["post_id"], resamples=resamples, seed=seed)
+        low, high = drawn.interval()
+        means = {name: part[name].mean() for name in ("disagreement", "spread", "margin")}
+        rows.append({**means, "accuracy": drawn.means[0], "low": low, "high": high, "pairs": len(part)})
     return pd.DataFrame(rows)
 
 

@@ -75,24 +75,19 @@ def perturbation_suite(
     the higher one when it alone is perturbed (null for a wrong prompt). ``responses`` is the number perturbed.
     """
     chosen = _sample(features, pairs, seed)
-    rows = pd.DataFrame(
-        {
-            "pair": np.tile(np.arange(len(chosen)), 2),
-            "post_id": np.tile(chosen["post_id"].to_numpy(), 2),
-            "prompt": np.tile(chosen["history"].to_numpy(), 2),
-            "response": np.concatenate([chosen["human_ref_A"], chosen["human_ref_B"]]),
-        }
-    )
+    sides = [chosen.rename(columns={"history": "prompt", f"human_ref_{side}": "response"}) for side in "AB"]
+    rows = pd.concat(sides, ignore_index=True)[["post_id", "prompt", "response"]]
+    rows["row"] = rows.index
     others = wrong_prompts(features["history"].tolist())
     changed = []
     for kind in PERTURBATIONS:
-        part = rows.assign(kind=kind, row=np.arange(len(rows)))
+        part = rows.assign(kind=kind)
         if kind == "wrong_prompt":
             part["prompt"] = part["prompt"].map(others)
         else:
             part["response"] = [perturbed(text, kind, seed) for text in part["response"]]
         changed.append(part.dropna(subset="response"))
-    everything = pd.concat([rows.assign(kind="", row=np.arange(len(rows))), *changed], ignore_index=True)
+    everything = pd.concat([rows.assign(kind=""), *changed], ignore_index=True)
     # One call, so that equal texts are computed once.
     values = explain(everything["prompt"].tolist(), everything["response"].tolist())
     for name, column in _COLUMNS.items():
@@ -103,19 +98,18 @@ def perturbation_suite(
         texts = zip(everything["prompt"], everything["response"], strict=True)
         everything["gold"] = [gold(prompt, response) for prompt, response in texts]
     before = everything[everything["kind"] == ""].reset_index(drop=True)
-    found: dict[str, Any] = {"pairs": len(chosen), "posts": int(chosen["post_id"].nunique()), "kinds": {}}
+    kinds: dict[str, dict[str, Any]] = {}
     for kind in PERTURBATIONS:
         after = everything[everything["kind"] == kind]
-        entry: dict[str, Any] = {"responses": len(after)}
+        kinds[kind] = {"responses": len(after)}
         for name in names if len(after) else ():
-            entry[name] = _change(before, after, name, resamples, derive_seed(seed, kind, name))
+            kinds[kind][name] = _change(before, after, name, resamples, derive_seed(seed, kind, name))
             if kind == "wrong_prompt":
-                entry[name]["won"] = None
-        found["kinds"][kind] = entry
-    return found
+                kinds[kind][name]["won"] = None
+    return {"pairs": len(chosen), "posts": int(chosen["post_id"].nunique()), "kinds": kinds}
 
 
-def perturbation_table(found: dict[str, Any]) -> pd.DataFrame:
+def perturbation_table(metrics: dict[str, Any]) -> pd.DataFrame:
     """One row a kind and reward, with numbers as text for display."""
     rows = [
         {
@@ -126,7 +120,7 @@ def perturbation_table(found: dict[str, Any]) -> pd.DataFrame:
             "loser wins": "" if values["won"] is None else f"{100 * values['won']:.0f} %",
             "n": entry["responses"],
         }
-        for kind, entry in found["kinds"].items()
+        for kind, entry in metrics["kinds"].items()
         for name, values in entry.items()
         if name != "responses"
     ]
@@ -153,7 +147,7 @@ def _change(before: pd.DataFrame, after: pd.DataFrame, name: str, resamples: int
     lost = start[row] < rival
     return {
         "change": float(drawn.means[0]),
-        "ci": [float(drawn.lows[0]), float(drawn.highs[0])],
+        "ci": drawn.interval(),
         "raised": float((change > 0).mean()),
         "won": float((after[name].to_numpy()[lost] > rival[lost]).mean()) if lost.any() else None,
     }

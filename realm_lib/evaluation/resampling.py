@@ -26,6 +26,10 @@ class Bootstrap:
     highs: Floats
     resampled: Floats
 
+    def interval(self, column: int = 0) -> list[float]:
+        """The ends of one mean's interval, as metrics hold them."""
+        return [float(self.lows[column]), float(self.highs[column])]
+
 
 def bootstrap_over_posts(
     values: ArrayLike, post_ids: ArrayLike, *, resamples: int = 10_000, seed: int = 42, confidence: float = 0.95
@@ -89,8 +93,8 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """
     adjusted: dict[str, float] = {}
     largest = 0.0
-    for place, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        largest = max(largest, min(1.0, (len(p_values) - place) * p))
+    for index, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        largest = max(largest, min(1.0, (len(p_values) - index) * p))
         adjusted[name] = largest
     return {name: adjusted[name] for name in p_values}
 
@@ -128,7 +132,7 @@ def _sums_by_post(values: ArrayLike, post_ids: ArrayLike) -> tuple[Floats, Float
     """``values`` as [pairs, k], their sums by post [posts, k] and the posts' numbers of pairs [posts]."""
     table = np.asarray(values, dtype=np.float64)
     table = table[:, None] if table.ndim == 1 else table
-    codes, found = pd.factorize(np.asarray(post_ids))
+    codes, posts = pd.factorize(np.asarray(post_ids))
     if table.ndim != 2 or len(table) != len(codes):
         raise EvaluationError(f"values of shape {table.shape} do not go with {len(codes)} post ids")
     if len(table) == 0:
@@ -137,8 +141,8 @@ def _sums_by_post(values: ArrayLike, post_ids: ArrayLike) -> tuple[Floats, Float
         raise EvaluationError(f"values of row {int(np.flatnonzero(~np.isfinite(table).all(axis=1))[0])} are not finite")
     if (codes < 0).any():
         raise EvaluationError(f"the post id of row {int(np.argmin(codes))} is missing")
-    sums: Floats = np.column_stack([np.bincount(codes, weights=column, minlength=len(found)) for column in table.T])
-    sizes: Floats = np.bincount(codes, minlength=len(found)).astype(np.float64)
+    sums: Floats = np.column_stack([np.bincount(codes, weights=column, minlength=len(posts)) for column in table.T])
+    sizes: Floats = np.bincount(codes, minlength=len(posts)).astype(np.float64)
     return table, sums, sizes
 
 
@@ -147,3 +151,8 @@ def percentiles(resampled: Floats, confidence: float) -> tuple[Floats, Floats]:
     tail = (1 - confidence) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
     return low, high
+
+
+def percentile_interval(resampled: Floats, confidence: float) -> list[float]:
+    """The ends of the central interval of the finite ones of ``resampled`` [resamples], as metrics hold them."""
+    return [float(end[0]) for end in percentiles(resampled[np.isfinite(resampled)][:, None], confidence)]

@@ -36,14 +36,14 @@ class Evaluation:
         rows = [
             {
                 "reward": name,
-                f"accuracy ({level})": with_interval(found["accuracy"], found["ci"]),
-                "mean over domains": with_interval(found["domain_mean_accuracy"], found["domain_mean_ci"]),
-                "log-loss": f"{found['log_loss']:.3f}",
-                "ties": found["ties"],
+                f"accuracy ({level})": with_interval(entry["accuracy"], entry["ci"]),
+                "mean over domains": with_interval(entry["domain_mean_accuracy"], entry["domain_mean_ci"]),
+                "log-loss": f"{entry['log_loss']:.3f}",
+                "ties": entry["ties"],
                 "pairs": self.metrics["pairs"],
                 "posts": self.metrics["posts"],
             }
-            for name, found in sorted(self.metrics["rewards"].items(), key=lambda item: -item[1]["accuracy"])
+            for name, entry in sorted(self.metrics["rewards"].items(), key=lambda item: -item[1]["accuracy"])
         ]
         return pd.DataFrame(rows)
 
@@ -52,14 +52,14 @@ class Evaluation:
         rows = [
             {
                 "difference": name,
-                "points": f"{100 * found['value']:+.1f}",
-                f"{100 * self.confidence:g} % interval": interval(found["ci"]),
-                "p-value": f"{found['p_value']:.4f}",
-                "p after Holm": f"{found['p_holm']:.4f}",
-                "detectable": f"{100 * found['detectable']:.1f}",
-                "log-loss": measured(found["log_loss"]["value"], found["log_loss"]["ci"], "+.3f"),
+                "points": f"{100 * entry['value']:+.1f}",
+                f"{100 * self.confidence:g} % interval": interval(entry["ci"]),
+                "p-value": f"{entry['p_value']:.4f}",
+                "p after Holm": f"{entry['p_holm']:.4f}",
+                "detectable": f"{100 * entry['detectable']:.1f}",
+                "log-loss": measured(entry["log_loss"]["value"], entry["log_loss"]["ci"], "+.3f"),
             }
-            for name, found in self.metrics["differences"].items()
+            for name, entry in self.metrics["differences"].items()
         ]
         return pd.DataFrame(rows)
 
@@ -68,13 +68,13 @@ class Evaluation:
         rows = [
             {
                 "reward": name,
-                "calibration error": f"{100 * found['ece']:.1f} ({interval(found['ece_ci'])})",
-                "by chance alone": f"{100 * found['ece_by_chance']:.1f}",
-                "Brier score": f"{found['brier']:.3f}",
-                "log-loss": f"{found['log_loss']:.3f}",
-                "temperature": "" if found["temperature"] is None else f"{found['temperature']:.3g}",
+                "calibration error": f"{100 * entry['ece']:.1f} ({interval(entry['ece_ci'])})",
+                "by chance alone": f"{100 * entry['ece_by_chance']:.1f}",
+                "Brier score": f"{entry['brier']:.3f}",
+                "log-loss": f"{entry['log_loss']:.3f}",
+                "temperature": "" if entry["temperature"] is None else f"{entry['temperature']:.3g}",
             }
-            for name, found in sorted(self.metrics["rewards"].items(), key=lambda item: item[1]["ece"])
+            for name, entry in sorted(self.metrics["rewards"].items(), key=lambda item: item[1]["ece"])
         ]
         return pd.DataFrame(rows)
 
@@ -86,10 +86,10 @@ class Evaluation:
         if kind not in self.metrics:
             raise EvaluationError(f"{kind} was not evaluated: these pairs lack what it is made of")
         rows = []
-        for key, found in self.metrics[kind].items():
-            row: dict[str, Any] = {kind.removeprefix("by_").replace("_", " "): key, "pairs": found["pairs"]}
+        for key, entry in self.metrics[kind].items():
+            row: dict[str, Any] = {kind.removeprefix("by_").replace("_", " "): key, "pairs": entry["pairs"]}
             for name in names or self.scales:
-                share, ci = found[name]["accuracy"], found[name]["ci"]
+                share, ci = entry[name]["accuracy"], entry[name]["ci"]
                 row[name] = "" if share is None else with_interval(share, ci)
             rows.append(row)
         return pd.DataFrame(rows)
@@ -110,12 +110,12 @@ class Evaluation:
         correct = self.per_pair[f"{name}_correct"].to_numpy()
         sure = confidences(margins, self.scales[name])
         table = calibration_bins(sure, correct, bins)
-        place = calibration_places(sure, bins)
+        bin_of = calibration_places(sure, bins)
         posts = self.per_pair["post_id"].to_numpy()
-        parts = [
-            bootstrap_over_posts(
-                correct[place == number], posts[place == number], resamples=2000, confidence=self.confidence
-            )
-            for number in np.unique(place)
-        ]
-        return table.assign(low=[part.lows[0] for part in parts], high=[part.highs[0] for part in parts])
+        ends = []
+        for index in np.unique(bin_of):
+            own = bin_of == index
+            drawn = bootstrap_over_posts(correct[own], posts[own], resamples=2000, confidence=self.confidence)
+            ends.append(drawn.interval())
+        table[["low", "high"]] = ends
+        return table

@@ -35,22 +35,22 @@ def slices(per_pair: pd.DataFrame) -> dict[str, Masks]:
       group holds the next. Left out where votes are not known or all alike.
     """
     domains = per_pair["domain"].to_numpy()
-    found: dict[str, Masks] = {"by_domain": {str(name): domains == name for name in sorted(set(domains))}}
+    groups: dict[str, Masks] = {"by_domain": {str(name): domains == name for name in sorted(set(domains))}}
     if "words_A" in per_pair:
         sign = longer_chosen(per_pair)
-        found["length_split"] = {"chosen_longer": sign > 0, "chosen_shorter": sign < 0}
+        groups["length_split"] = {"chosen_longer": sign > 0, "chosen_shorter": sign < 0}
         a_chosen = per_pair["labels"] == 1
         chosen = np.where(a_chosen, per_pair["words_A"], per_pair["words_B"])
         # A response without a word (an emoji alone has one) cannot come here, but a hand-made table can hold one.
         rejected = np.maximum(np.where(a_chosen, per_pair["words_B"], per_pair["words_A"]), 1)
-        found["by_length_difference"] = {
+        groups["by_length_difference"] = {
             name: (chosen / rejected >= low) & (chosen / rejected < high) for name, (low, high) in _LENGTHS.items()
         }
     size = per_pair.groupby("post_id")["post_id"].transform("size").to_numpy()
     sizes = {name: (size >= low) & (size <= high) for name, (low, high) in _SIZES.items()}
-    found["by_post_size"] = {name: mask for name, mask in sizes.items() if mask.any()}
+    groups["by_post_size"] = {name: mask for name, mask in sizes.items() if mask.any()}
     if "score_ratio" in per_pair and per_pair["score_ratio"].nunique() > 1:
         ratio = per_pair["score_ratio"].to_numpy()
         ratios = {f"{least:g}": ratio >= least for least in _RATIOS}  # a missing ratio is in no group
-        found["by_score_ratio"] = {name: mask for name, mask in ratios.items() if mask.any()}
-    return found
+        groups["by_score_ratio"] = {name: mask for name, mask in ratios.items() if mask.any()}
+    return groups

@@ -9,10 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from realm_lib.config.training import ModelParams, TrainingParams
 from realm_lib.evaluation.calibration import fit_scale
-from realm_lib.evaluation.resampling import EvaluationError
+from realm_lib.evaluation.resampling import EvaluationError, Floats
 from realm_lib.reward.combiner import Combiner, LinearCombiner, TreePreference, feature_matrix
-
-Floats = NDArray[np.float64]
 
 RewardOf = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Features [n, 2] (score, similarity) to rewards [n]."""
@@ -44,11 +42,7 @@ def standard_rewards(features: pd.DataFrame, **combined: RewardOf) -> dict[str, 
 
 
 def fit_rewards(
-    train: pd.DataFrame,
-    validation: pd.DataFrame,
-    combiner: Combiner,
-    model: ModelParams,
-    training: TrainingParams,
+    train: pd.DataFrame, validation: pd.DataFrame, combiner: Combiner, model: ModelParams, training: TrainingParams
 ) -> dict[str, PairReward]:
     """Every reward that REALM is compared with, trained where it needs to be on the pairs that trained ``combiner``.
 
@@ -64,10 +58,14 @@ def fit_rewards(
     """
     linear = LinearCombiner().fit(train)
     trees = TreePreference().fit(train, validation)
-    known = {split: _with_words(table) for split, table in (("train", train), ("validation", validation))}
+    known = _with_words(train), _with_words(validation)
     ablations = {name: Combiner(model, names) for name, names in _ABLATIONS.items()}
     for ablation in ablations.values():
-        ablation.fit(known["train"], known["validation"], training)
+        ablation.fit(*known, training)
+
+    def tree_rewards(features: pd.DataFrame) -> Floats:
+        margins = trees.margin(features)  # of a preference that is not made of rewards: half for A, half against B
+        return np.stack([margins / 2, -margins / 2], axis=1)
 
     def standard(name: str, **combined: RewardOf) -> PairReward:
         return lambda features: standard_rewards(features, **combined)[name]
@@ -83,7 +81,7 @@ def fit_rewards(
         "realm": standard("realm", realm=combiner.reward),
         **{name: standard(name) for name in ("reward_model", "similarity", "length", "characters")},
         "linear": standard("linear", linear=linear.reward),
-        "trees": lambda features: _halves(trees.margin(features)),
+        "trees": tree_rewards,
         **{name: ablated(ablation) for name, ablation in ablations.items()},
     }
 
@@ -121,8 +119,8 @@ def _true_preference(known: pd.DataFrame, asked: pd.DataFrame) -> Floats:
 
     def difference(a: Floats, b: Floats) -> Floats:
         # Beyond three deviations a polynomial runs away from what it has seen.
-        one, other = (powers.fit_transform(np.clip((side - mean) / std, -3, 3)) for side in (a, b))
-        result: Floats = one - other
+        of_a, of_b = (powers.fit_transform(np.clip((side - mean) / std, -3, 3)) for side in (a, b))
+        result: Floats = of_a - of_b
         return result
 
     inputs = difference(*sides)
@@ -150,8 +148,3 @@ def _words(features: pd.DataFrame) -> NDArray[np.int64]:
 def _with_words(features: pd.DataFrame) -> pd.DataFrame:
     a, b = np.log1p(_words(features)).T
     return features.assign(log_words_A=a, log_words_B=b)
-
-
-def _halves(margins: Floats) -> Floats:
-    """Rewards of A and B with these margins, for a preference that is not made of rewards."""
-    return np.stack([margins / 2, -margins / 2], axis=1)

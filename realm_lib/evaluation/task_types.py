@@ -21,30 +21,20 @@ def similarity_by_task_type(
     """
     start = _COLUMN.format("A")
     names = [column.removeprefix(start) for column in map(str, features) if column.startswith(start)]
+    columns = ["prompts", "responses", "accuracy", "difference"]
     if not names:
-        return pd.DataFrame(columns=["prompts", "responses", "accuracy", "difference"])
+        return pd.DataFrame(columns=columns)
     pairs = [("similarity_A", "similarity_B")]
     pairs += [(start + name, _COLUMN.format("B") + name) for name in names]
     sign = np.where(features["labels"] == 1, 1.0, -1.0)
     right = np.stack([(1 + np.sign(sign * (features[a] - features[b]))) / 2 for a, b in pairs], axis=1)
-    drawn = bootstrap_over_posts(
-        right,
-        features["post_id"].to_numpy(),
-        resamples=resamples,
-        seed=derive_seed(seed, "task types"),
-        confidence=confidence,
-    )
+    seed = derive_seed(seed, "task types")
+    drawn = bootstrap_over_posts(right, features["post_id"], resamples=resamples, seed=seed, confidence=confidence)
     apart = 100 * (drawn.resampled - drawn.resampled[:, :1])
     lows, highs = percentiles(apart, confidence)
     rows = []
-    for row, name in enumerate(names, start=1):
-        prompts, responses = name.split(", ")
-        rows.append(
-            {
-                "prompts": prompts,
-                "responses": responses,
-                "accuracy": with_interval(drawn.means[row], (drawn.lows[row], drawn.highs[row])),
-                "difference": measured(100 * (drawn.means[row] - drawn.means[0]), (lows[row], highs[row]), "+.1f"),
-            }
-        )
-    return pd.DataFrame(rows)
+    for column, name in enumerate(names, start=1):
+        gained = 100 * (drawn.means[column] - drawn.means[0])
+        accuracy = with_interval(drawn.means[column], drawn.interval(column))
+        rows.append((*name.split(", "), accuracy, measured(gained, (lows[column], highs[column]), "+.1f")))
+    return pd.DataFrame(rows, columns=columns)

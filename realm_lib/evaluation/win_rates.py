@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from realm_lib.evaluation.resampling import bootstrap_over_posts, percentiles
-
-Floats = NDArray[np.float64]
+from realm_lib.evaluation.resampling import Floats, bootstrap_over_posts, percentile_interval
 
 _RIDGE = 0.1
 _NEWTON_STEPS = 50
@@ -50,8 +48,8 @@ def win_shares(
 def win_rate(shares: ArrayLike, *, resamples: int = 2000, seed: int = 42) -> Rate:
     """The mean of the win shares [prompts] of prompts, with a bootstrap interval that resamples prompts."""
     values = np.asarray(shares, dtype=np.float64)
-    found = bootstrap_over_posts(values, np.arange(len(values)), resamples=resamples, seed=seed)
-    return Rate(float(found.means[0]), float(found.lows[0]), float(found.highs[0]))
+    drawn = bootstrap_over_posts(values, np.arange(len(values)), resamples=resamples, seed=seed)
+    return Rate(float(drawn.means[0]), *drawn.interval())
 
 
 def length_controlled_win_rate(
@@ -77,24 +75,23 @@ def length_controlled_win_rate(
     prompts = len(wins)
     counts = np.stack([np.bincount(row, minlength=prompts) for row in rng.integers(0, prompts, (resamples, prompts))])
     rates = _rates_at_equal_length(wins, longer, np.vstack([np.ones(prompts), counts]).astype(np.float64))
-    low, high = percentiles(rates[1:, None], 0.95)
-    return Rate(float(rates[0]), float(low[0]), float(high[0]))
+    return Rate(float(rates[0]), *percentile_interval(rates[1:], 0.95))
 
 
 def _rates_at_equal_length(wins: Floats, longer: Floats, counts: Floats) -> Floats:
     """sigmoid(theta) of a fit for each row of ``counts`` [fits, prompts], by Newton's method on all fits at once."""
     design = np.column_stack([np.ones_like(longer), longer])
-    found = np.zeros((len(counts), 2))
+    fits = np.zeros((len(counts), 2))
     for _ in range(_NEWTON_STEPS):
-        p = 1 / (1 + np.exp(-(found @ design.T)))
-        gradient = (counts * (p - wins)) @ design + _RIDGE * found
+        p = 1 / (1 + np.exp(-(fits @ design.T)))
+        gradient = (counts * (p - wins)) @ design + _RIDGE * fits
         curvature = np.einsum("fp,pi,pj->fij", counts * p * (1 - p), design, design) + _RIDGE * np.eye(2)
         step = np.linalg.solve(curvature, gradient[:, :, None])[:, :, 0]
         # Newton may overshoot where the curve is flat; a step of 2 in log-odds is never too small to get there.
-        found -= np.clip(step, -2, 2)
+        fits -= np.clip(step, -2, 2)
         if np.abs(step).max() < 1e-10:
             break
-    rates: Floats = 1 / (1 + np.exp(-found[:, 0]))
+    rates: Floats = 1 / (1 + np.exp(-fits[:, 0]))
     return rates
 
 

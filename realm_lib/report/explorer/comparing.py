@@ -45,9 +45,9 @@ class Comparison:
     def to_html(self) -> str:
         """The sentence and a table: score, similarity, combined reward and spread of each response."""
         rows = "".join(
-            f"<tr><th scope='row'>{name}</th>{_cell(f'{one.score:+.2f}')}{_cell(f'{one.similarity:.2f}')}"
-            f"{_cell(f'<b>{one.reward:+.2f}</b>')}{_cell(f'{one.spread:.2f}')}</tr>"
-            for name, one in zip("AB", self.explanations, strict=True)
+            f"<tr><th scope='row'>{name}</th>{_cell(f'{parts.score:+.2f}')}{_cell(f'{parts.similarity:.2f}')}"
+            f"{_cell(f'<b>{parts.reward:+.2f}</b>')}{_cell(f'{parts.spread:.2f}')}</tr>"
+            for name, parts in zip("AB", self.explanations, strict=True)
         )
         heads = "".join(
             f"<th scope='col' style='padding: 2px 14px'>{name}</th>"
@@ -79,16 +79,17 @@ def compare(
     for name, text in zip(("the prompt", "response A", "response B"), (prompt, *responses), strict=True):
         if not text.strip():
             raise ExplorerError(f"{name} is empty: type something")
-    found = []
+    explanations = []
     for name, outcome in zip("AB", explain_each(reward, [prompt, prompt], list(responses)), strict=True):
         if not isinstance(outcome, Explanation):
             raise ExplorerError(f"response {name} has no reward: {outcome}")
-        found.append(outcome)
-    difference = scale * (found[0].reward - found[1].reward)
+        explanations.append(outcome)
+    first, second = explanations
+    difference = scale * (first.reward - second.reward)
     # Of the size first, so that swapping the responses gives exactly the other probability.
     sure = 1 / (1 + math.exp(-min(abs(difference), 700.0)))
     probability = sure if difference >= 0 else 1 - sure
-    return Comparison(prompt, responses, (found[0], found[1]), probability, preferred)
+    return Comparison(prompt, responses, (first, second), probability, preferred)
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,10 @@ class WrongPairs:
         score_ratio: float = 1.0,
     ) -> pd.DataFrame:
         """The rows of a domain, within probabilities ``sure``, of a kind of ``LENGTHS``, of at least so clear votes."""
-        found = self.table
-        kept = found["sure"].between(*sure) & LENGTHS[length](found)
+        table = self.table
+        kept = table["sure"].between(*sure) & LENGTHS[length](table)
         if domain != ANY_DOMAIN:
-            kept &= found["domain"] == domain
-        if "score_ratio" in found:
-            kept &= found["score_ratio"] >= score_ratio
-        return found[kept]
+            kept &= table["domain"] == domain
+        if "score_ratio" in table:
+            kept &= table["score_ratio"] >= score_ratio
+        return table[kept]

@@ -33,12 +33,7 @@ class Explorer:
     """
 
     def __init__(
-        self,
-        reward: RealmReward,
-        features: pd.DataFrame,
-        evaluation: Evaluation,
-        *,
-        interactive: bool | None = None,
+        self, reward: RealmReward, features: pd.DataFrame, evaluation: Evaluation, *, interactive: bool | None = None
     ) -> None:
         self.reward = reward
         self.features = features.reset_index(drop=True)
@@ -60,9 +55,8 @@ class Explorer:
         """Where the responses on display fall on the surface of the combined reward."""
         set_theme()
         figure = Figure(figsize=(6.6, 4.6), layout="constrained")
-        points = [
-            (name, found.score, found.similarity) for name, found in zip("AB", self.shown.explanations, strict=True)
-        ]
+        first, second = self.shown.explanations
+        points = [("A", first.score, first.similarity), ("B", second.score, second.similarity)]
         responses_on_surface(self.reward.combiner.reward, self.features, points, ax=figure.subplots())
         return figure
 
@@ -120,7 +114,7 @@ class Explorer:
         for control in (self.domain, self.sure, self.length, self.votes):
             control.observe(self._on_filter, "value")
         self.pairs.observe(self._on_pair, "value")
-        self._fill(self.shown)
+        self._fill()
         self._show()
         self._on_filter()
         self.panel = self._laid_out()
@@ -131,19 +125,15 @@ class Explorer:
         def labelled(text: str, control: Any, width: str = "100%") -> Any:
             return widgets.VBox([widgets.HTML(f"<b>{text}</b>"), control], layout={"width": width})
 
-        responses = widgets.HBox(
-            [labelled("Response A", self.first, "50%"), labelled("Response B", self.second, "50%")],
-            layout={"grid_gap": "8px"},
-        )
-        filters = widgets.HBox(
-            [
-                labelled("Domain", self.domain, "auto"),
-                labelled("How sure it was", self.sure, "auto"),
-                labelled("Length", self.length, "auto"),
-                labelled("Votes of the preferred one, times the other's", self.votes, "auto"),
-            ],
-            layout={"flex_flow": "row wrap", "grid_gap": "12px"},
-        )
+        sides = [labelled("Response A", self.first, "50%"), labelled("Response B", self.second, "50%")]
+        responses = widgets.HBox(sides, layout={"grid_gap": "8px"})
+        controls = [
+            labelled("Domain", self.domain, "auto"),
+            labelled("How sure it was", self.sure, "auto"),
+            labelled("Length", self.length, "auto"),
+            labelled("Votes of the preferred one, times the other's", self.votes, "auto"),
+        ]
+        filters = widgets.HBox(controls, layout={"flex_flow": "row wrap", "grid_gap": "12px"})
         return widgets.VBox(
             [
                 labelled("Prompt: pick one, or type your own", self.pick),
@@ -177,15 +167,12 @@ class Explorer:
         self._show_or_say(lambda: self.compare(*typed, preferred=self.shown.preferred if same else None))
 
     def _on_filter(self, _: Any = None) -> None:
-        found = self.wrong.select(self.domain.value, self.sure.value, self.length.value, self.votes.value)
-        shown = found.head(_LISTED)
-        listed = f", the {_LISTED} surest are listed" if len(found) > _LISTED else ""
-        self.count.value = f"{len(found):,} of {len(self.wrong.table):,} wrong pairs{listed}"
+        wrong = self.wrong.select(self.domain.value, self.sure.value, self.length.value, self.votes.value)
+        listed = f", the {_LISTED} surest are listed" if len(wrong) > _LISTED else ""
+        self.count.value = f"{len(wrong):,} of {len(self.wrong.table):,} wrong pairs{listed}"
         self.pairs.options = [
             (f"{sure:.0%} sure · {domain} · {_short(prompt, 80)}", row)
-            for row, sure, domain, prompt in zip(
-                shown.index, shown["sure"], shown["domain"], shown["prompt"], strict=True
-            )
+            for row, sure, domain, prompt in wrong[["sure", "domain", "prompt"]].head(_LISTED).itertuples()
         ]
         self.pairs.value = None
 
@@ -203,12 +190,12 @@ class Explorer:
             self.answer.value = f"<p role='alert'><b>{escape(self.message)}</b></p>"
             return
         if fill:
-            self._fill(self.shown)
+            self._fill()
         self._show()
 
-    def _fill(self, shown: Comparison) -> None:
-        self.prompt.value = shown.prompt
-        self.first.value, self.second.value = shown.responses
+    def _fill(self) -> None:
+        self.prompt.value = self.shown.prompt
+        self.first.value, self.second.value = self.shown.responses
 
     def _show(self) -> None:
         self.answer.value = self.shown.to_html()

@@ -9,20 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from realm_lib.report.figures.theme import (
-    AXIS_LABELS,
-    COLOURS,
-    INK,
-    LABELS,
-    PERCENT,
-    SOFT,
-    colour_of,
-    counted,
-    draw_title,
-    legend_below,
-    new_axes,
-    new_pair,
-)
+from realm_lib.report.figures import theme
 
 _HELD = {"low": ("#9ECAE1", "10 % quantile"), "middle": ("#3B8FC4", "median"), "high": ("#08306B", "90 % quantile")}
 _KINDS = {
@@ -44,102 +31,83 @@ def effect_lines(
 
     ``effects`` is what realm_lib.evaluation.partial_effects returns, ``responses`` how many gave its quantiles.
     """
-    left, right = axes if axes is not None else new_pair(7.6, 3.7)
-    others = {"score": "similarity", "similarity": "score"}
-    for ax, name in ((left, "score"), (right, "similarity")):
+    left, right = axes if axes is not None else theme.new_pair(7.6, 3.7)
+    low, high = effects["reward"].min(), effects["reward"].max()
+    room = 0.05 * (high - low) + 1e-9
+    for ax, name, other in ((left, "score", "similarity"), (right, "similarity", "score")):
         for held, (colour, words) in _HELD.items():
             part = effects[(effects["feature"] == name) & (effects["held"] == held)]
             label = f"{words} ({part['held_value'].iloc[0]:.2f})"
             ax.plot(part["value"], part["reward"], color=colour, label=label)
-        ax.legend(title=f"{others[name]} held at", title_fontsize=9, loc="best")
-        ax.set_xlabel(AXIS_LABELS[name].replace(" (", "\n("))
-    low, high = effects["reward"].min(), effects["reward"].max()
-    room = 0.05 * (high - low) + 1e-9
-    for ax in (left, right):
+        ax.legend(title=f"{other} held at", title_fontsize=9, loc="best")
+        ax.set_xlabel(theme.AXIS_LABELS[name].replace(" (", "\n("))
         ax.set_ylim(low - room, high + room)
+        theme.draw_title(ax, f"Along the {name}", [theme.counted(responses, "response")], simulated)
     left.set_ylabel("Combined reward (its own units)")
-    draw_title(left, "Along the score", [counted(responses, "response")], simulated)
-    draw_title(right, "Along the similarity", [counted(responses, "response")], simulated)
     return left, right
 
 
-def perturbation_points(found: Mapping[str, Any], ax: Axes | None = None) -> Axes:
+def perturbation_points(metrics: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     """Mean change of each reward under each perturbation, with intervals over posts.
 
-    ``found`` is what realm_lib.evaluation.perturbation_suite returns; it is simulated where it has a true utility.
+    ``metrics`` is what realm_lib.evaluation.perturbation_suite returns; it is simulated where it has a true utility.
     """
-    kinds = [kind for kind, entry in found["kinds"].items() if entry["responses"]]
-    names = [name for name in found["kinds"][kinds[0]] if name != "responses"]
-    ax = ax or new_axes(6.8, 1.9 + 0.75 * len(kinds))
+    kinds = {kind: entry for kind, entry in metrics["kinds"].items() if entry["responses"]}
+    names = [name for name in next(iter(kinds.values())) if name != "responses"]
+    ax = ax or theme.new_axes(6.8, 1.9 + 0.75 * len(kinds))
     offsets = np.linspace(-0.27, 0.27, len(names))
     for name, offset in zip(names, offsets, strict=True):
-        colour = colour_of("ceiling" if name == "gold" else name)
-        for place, kind in enumerate(kinds):
-            values = found["kinds"][kind][name]
-            ax.plot(values["ci"], [place + offset] * 2, color=colour, linewidth=2.4, solid_capstyle="round")
-            ax.plot(values["change"], place + offset, "o", color=colour, markersize=6.5, markeredgecolor="white")
-        label = "True utility" if name == "gold" else LABELS.get(name, name)
+        colour = theme.colour_of("ceiling" if name == "gold" else name)
+        for row, entry in enumerate(kinds.values()):
+            ax.plot(entry[name]["ci"], [row + offset] * 2, color=colour, linewidth=2.4, solid_capstyle="round")
+            ax.plot(entry[name]["change"], row + offset, "o", color=colour, markersize=6.5, markeredgecolor="white")
+        label = "True utility" if name == "gold" else theme.LABELS.get(name, name)
         ax.plot([], [], "o-", color=colour, markersize=6, label=label)
-    ax.axvline(0, color=SOFT, linewidth=1.2, linestyle=(0, (1, 2)))
-    labels = [f"{_KINDS[kind]} (n = {found['kinds'][kind]['responses']})" for kind in kinds]
-    ax.set_yticks(range(len(kinds)), labels, color=INK)
+    ax.axvline(0, **theme.DOTTED)
+    theme.label_rows(ax, [f"{_KINDS[kind]} (n = {entry['responses']})" for kind, entry in kinds.items()])
     ax.set_ylim(len(kinds) - 0.5, -0.5)
-    ax.grid(visible=False, axis="y")
-    ax.tick_params(axis="y", length=0)
     ax.set_xlabel("Mean change of the reward (its own standard deviations)")
-    legend_below(ax, ax, columns=2)
-    facts = [counted(found["pairs"], "pair"), "95 % intervals over posts"]
-    draw_title(ax, "A text that changed without getting better", facts, "gold" in names)
+    theme.legend_below(ax, ax, columns=2)
+    facts = [theme.counted(metrics["pairs"], "pair"), "95 % intervals over posts"]
+    theme.draw_title(ax, "A text that changed without getting better", facts, "gold" in names)
     return ax
 
 
 def seed_points(
-    found: Mapping[str, Any], ci: Sequence[float], ax: Axes | None = None, *, pairs: int, simulated: bool = False
+    spread: Mapping[str, Any], ci: Sequence[float], ax: Axes | None = None, *, pairs: int, simulated: bool = False
 ) -> Axes:
     """Accuracy by training seed beside the interval over posts: two kinds of doubt that are not one.
 
-    ``found`` is what realm_lib.evaluation.seed_spread returns, ``ci`` the interval of the run's own reward.
+    ``spread`` is what realm_lib.evaluation.seed_spread returns, ``ci`` the interval of the run's own reward.
     """
-    ax = ax or new_axes(6.4, 2.6)
-    colour = COLOURS["realm"]
+    ax = ax or theme.new_axes(6.4, 2.6)
+    colour = theme.COLOURS["realm"]
     ax.plot(ci, [2, 2], color=colour, linewidth=3, solid_capstyle="round")
-    ax.plot(found["ensemble"][0], 2, "o", color=colour, markersize=8, markeredgecolor="white")
-    for place, values in ((1, found["ensemble"]), (0, found["members"])):
-        ax.plot(values, [place] * len(values), "o", color=colour, alpha=0.45, markersize=7, markeredgecolor="white")
-    labels = [
-        f"{len(found['members'])} single networks",
-        f"{len(found['ensemble'])} training seeds",
-        "Other test posts (95 %)",
-    ]
-    ax.set_yticks(range(3), labels, color=INK)
+    ensemble, members = spread["ensemble"], spread["members"]
+    ax.plot(ensemble[0], 2, "o", color=colour, markersize=8, markeredgecolor="white")
+    for row, values in ((1, ensemble), (0, members)):
+        ax.plot(values, [row] * len(values), "o", color=colour, alpha=0.45, markersize=7, markeredgecolor="white")
+    single, seeds = f"{len(members)} single networks", f"{len(ensemble)} training seeds"
+    theme.label_rows(ax, [single, seeds, "Other test posts (95 %)"])
     ax.set_ylim(-0.6, 2.6)
     ax.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
-    ax.xaxis.set_major_formatter(PERCENT)
-    ax.grid(visible=False, axis="y")
-    ax.tick_params(axis="y", length=0)
+    ax.xaxis.set_major_formatter(theme.PERCENT)
     ax.set_xlabel("Accuracy of REALM")
-    draw_title(ax, "What another seed and other posts would change", [counted(pairs, "pair")], simulated)
+    theme.draw_title(ax, "What another seed and other posts would change", [theme.counted(pairs, "pair")], simulated)
     return ax
 
 
 def spread_points(table: pd.DataFrame, ax: Axes | None = None, *, simulated: bool = False) -> Axes:
     """Accuracy by how far the ensemble's members disagree; ``table`` of realm_lib.evaluation.spread_against_error."""
-    ax = ax or new_axes(5.6, 3.6)
-    colour = COLOURS["realm"]
-    ax.vlines(table["disagreement"], table["low"], table["high"], color=colour, linewidth=2.4)
-    ax.plot(
-        table["disagreement"],
-        table["accuracy"],
-        "o-",
-        color=colour,
-        linewidth=1.2,
-        markersize=7,
-        markeredgecolor="white",
-    )
-    ax.axhline(0.5, color=SOFT, linewidth=1.2, linestyle=(0, (1, 2)))
-    ax.yaxis.set_major_formatter(PERCENT)
+    ax = ax or theme.new_axes(5.6, 3.6)
+    colour = theme.COLOURS["realm"]
+    x = table["disagreement"]
+    ax.vlines(x, table["low"], table["high"], color=colour, linewidth=2.4)
+    ax.plot(x, table["accuracy"], "o-", color=colour, linewidth=1.2, markersize=7, markeredgecolor="white")
+    ax.axhline(0.5, **theme.DOTTED)
+    ax.yaxis.set_major_formatter(theme.PERCENT)
     ax.set_xlabel("Members' disagreement about a pair (spread / (spread + margin))")
     ax.set_ylabel("Accuracy")
-    facts = [counted(int(table["pairs"].sum()), "pair"), f"{len(table)} bins of equal mass", "95 % intervals"]
-    draw_title(ax, "Is the ensemble wrong where it disagrees?", facts, simulated)
+    facts = [theme.counted(int(table["pairs"].sum()), "pair"), f"{len(table)} bins of equal mass", "95 % intervals"]
+    theme.draw_title(ax, "Is the ensemble wrong where it disagrees?", facts, simulated)
     return ax

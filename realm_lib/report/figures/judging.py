@@ -1,25 +1,13 @@
 """Figures of an evaluation: accuracies, differences, groups of pairs, calibration."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from realm_lib.report.figures.theme import (
-    COLOURS,
-    INK,
-    LABELS,
-    PERCENT,
-    SOFT,
-    colour_of,
-    draw_title,
-    legend_below,
-    line_label,
-    new_axes,
-    sizes,
-)
+from realm_lib.report.figures import theme
 from realm_lib.report.words.numbers import p_value, percent
 
 if TYPE_CHECKING:
@@ -30,10 +18,7 @@ _GROUPS = {
         "Accuracy where the votes were clearer",
         "Votes of the preferred response at least so many times the other's",
     ),
-    "by_length_difference": (
-        "Is it only length?",
-        "Words of the preferred response as a multiple of the other's",
-    ),
+    "by_length_difference": ("Is it only length?", "Words of the preferred response as a multiple of the other's"),
     "by_post_size": ("Accuracy by how many pairs a post has", "Pairs of the post among these"),
 }
 
@@ -42,30 +27,26 @@ _MOST_DOMAINS = 24
 
 def accuracy_bars(evaluation: "Evaluation", ax: Axes | None = None) -> Axes:
     """Accuracy of each reward as a point with its interval, the best on top; chance, and the ceiling if known."""
-    found = evaluation.metrics["rewards"]
-    names = sorted(found, key=lambda name: float(found[name]["accuracy"]))
-    ax = ax or new_axes(6.4, 1.7 + 0.36 * len(names))
-    for place, name in enumerate(names):
-        _draw_point(ax, found[name], place, colour_of(name))
-        text = percent(found[name]["accuracy"])
-        ax.annotate(text, (1.01, place), xycoords=ax.get_yaxis_transform(), va="center", fontsize=9.5, color=INK)
-    ax.axvline(0.5, color=SOFT, linewidth=1.2, linestyle=(0, (1, 2)))
-    line_label(ax, 0.5, "chance")
-    ends = [0.5, *(end for name in names for end in found[name]["ci"])]
+    rewards = sorted(evaluation.metrics["rewards"].items(), key=lambda item: float(item[1]["accuracy"]))
+    ax = ax or theme.new_axes(6.4, 1.7 + 0.36 * len(rewards))
+    for row, (name, entry) in enumerate(rewards):
+        _draw_point(ax, row, entry["accuracy"], entry["ci"], theme.colour_of(name))
+        _write_beside(ax, row, percent(entry["accuracy"]))
+    ax.axvline(0.5, **theme.DOTTED)
+    theme.line_label(ax, 0.5, "chance")
+    ends = [0.5, *(end for _, entry in rewards for end in entry["ci"])]
     if "ceiling" in evaluation.metrics:
-        ceiling = evaluation.metrics["ceiling"]["accuracy"]
-        ends.append(ceiling)
-        ax.axvline(ceiling, color=COLOURS["ceiling"], linewidth=1.4, linestyle=(0, (5, 2)))
-        line_label(ax, ceiling, f"ceiling {percent(ceiling)}")
+        ends.append(ceiling := evaluation.metrics["ceiling"]["accuracy"])
+        ax.axvline(ceiling, color=theme.COLOURS["ceiling"], linewidth=1.4, linestyle=(0, (5, 2)))
+        theme.line_label(ax, ceiling, f"ceiling {percent(ceiling)}")
     if "feature_ceiling" in evaluation.metrics:
-        best = evaluation.metrics["feature_ceiling"]["accuracy"]
-        ends.append(best)
-        ax.axvline(best, color=COLOURS["feature_ceiling"], linewidth=1.2, linestyle=(0, (3, 2)))
-        line_label(ax, best, f"best of both features {percent(best)}", "right")
+        ends.append(best := evaluation.metrics["feature_ceiling"]["accuracy"])
+        ax.axvline(best, color=theme.COLOURS["feature_ceiling"], linewidth=1.2, linestyle=(0, (3, 2)))
+        theme.line_label(ax, best, f"best of both features {percent(best)}", "right")
     _accuracy_axis(ax, ends)
-    ax.set_yticks(range(len(names)), [LABELS.get(name, name) for name in names], color=INK, fontsize=10)
-    ax.set_ylim(-0.6, len(names) - 0.4)
-    draw_title(ax, "Accuracy of each reward", sizes(evaluation), evaluation.simulated, above=True)
+    theme.label_rows(ax, [theme.LABELS.get(name, name) for name, _ in rewards], fontsize=10)
+    ax.set_ylim(-0.6, len(rewards) - 0.4)
+    theme.draw_title(ax, "Accuracy of each reward", theme.sizes(evaluation), evaluation.simulated, above=True)
     return ax
 
 
@@ -76,25 +57,25 @@ def accuracy_by_domain(
 
     The n beside a domain counts its pairs. Of more than 24 domains, those with most pairs are drawn.
     """
-    found = evaluation.metrics["by_domain"]
-    largest = sorted(found, key=lambda domain: -int(found[domain]["pairs"]))[:_MOST_DOMAINS]
-    domains = sorted(largest, key=lambda domain: float(found[domain][names[0]]["accuracy"]))
-    facts = [f"the {len(domains)} largest of {len(found)} domains"] if len(domains) < len(found) else []
-    ax = ax or new_axes(6.4, 1.7 + len(domains) * (0.1 + 0.11 * len(names)))
+    by_domain = evaluation.metrics["by_domain"]
+    largest = sorted(by_domain.items(), key=lambda item: -int(item[1]["pairs"]))[:_MOST_DOMAINS]
+    domains = sorted(largest, key=lambda item: float(item[1][names[0]]["accuracy"]))
+    ax = ax or theme.new_axes(6.4, 1.7 + len(domains) * (0.1 + 0.11 * len(names)))
     offsets = np.linspace(0.18, -0.18, len(names)) if len(names) > 1 else [0.0]
     for name, offset in zip(names, offsets, strict=True):
-        for place, domain in enumerate(domains):
-            _draw_point(ax, found[domain][name], place + offset, colour_of(name), size=5)
-        ax.plot([], [], "o-", color=colour_of(name), markersize=5, label=LABELS.get(name, name))
-    ax.axvline(0.5, color=SOFT, linewidth=1.2, linestyle=(0, (1, 2)))
-    line_label(ax, 0.5, "chance")
-    _accuracy_axis(ax, [0.5, *(end for domain in domains for name in names for end in found[domain][name]["ci"])])
-    labels = [f"{domain}  (n = {found[domain]['pairs']:,})" for domain in domains]
-    ax.set_yticks(range(len(domains)), labels, color=INK)
+        for row, (_, entry) in enumerate(domains):
+            _draw_point(ax, row + offset, entry[name]["accuracy"], entry[name]["ci"], theme.colour_of(name), size=5)
+        ax.plot([], [], "o-", color=theme.colour_of(name), markersize=5, label=theme.LABELS.get(name, name))
+    ax.axvline(0.5, **theme.DOTTED)
+    theme.line_label(ax, 0.5, "chance")
+    _accuracy_axis(ax, [0.5, *(end for _, entry in domains for name in names for end in entry[name]["ci"])])
+    theme.label_rows(ax, [f"{domain}  (n = {entry['pairs']:,})" for domain, entry in domains])
     ax.set_ylim(-0.7, len(domains) - 0.3)
-    legend_below(ax, ax, columns=len(names))
-    facts = [*sizes(evaluation), *facts]
-    draw_title(ax, "Accuracy by domain", facts, evaluation.simulated, above=True)
+    theme.legend_below(ax, ax, columns=len(names))
+    facts = theme.sizes(evaluation)
+    if len(domains) < len(by_domain):
+        facts.append(f"the {len(domains)} largest of {len(by_domain)} domains")
+    theme.draw_title(ax, "Accuracy by domain", facts, evaluation.simulated, above=True)
     return ax
 
 
@@ -109,57 +90,50 @@ def accuracy_by_group(
     Groups without pairs are left out.
     """
     title, xlabel = _GROUPS[kind]
-    found = {key: part for key, part in evaluation.metrics[kind].items() if part["pairs"]}
-    ax = ax or new_axes(6.8, 4.2)
+    groups = {key: part for key, part in evaluation.metrics[kind].items() if part["pairs"]}
+    ax = ax or theme.new_axes(6.8, 4.2)
     offsets = np.linspace(-0.18, 0.18, len(names)) if len(names) > 1 else [0.0]
     for name, offset in zip(names, offsets, strict=True):
-        places = np.arange(len(found)) + offset
-        colour = colour_of(name)
-        values = [part[name]["accuracy"] for part in found.values()]
-        for place, part in zip(places, found.values(), strict=True):
-            ax.plot([place, place], part[name]["ci"], color=colour, linewidth=2.2, solid_capstyle="round")
-        ax.plot(places, values, "-", color=colour, linewidth=1, alpha=0.6)
-        ax.plot(places, values, "o", color=colour, markersize=6.5, markeredgecolor="white", markeredgewidth=0.8)
-        ax.plot([], [], "o-", color=colour, markersize=5, label=LABELS.get(name, name))
-    ax.axhline(0.5, color=SOFT, linewidth=1.2, linestyle=(0, (1, 2)))
+        xs = np.arange(len(groups)) + offset
+        colour = theme.colour_of(name)
+        values = [part[name]["accuracy"] for part in groups.values()]
+        for x, part in zip(xs, groups.values(), strict=True):
+            ax.plot([x, x], part[name]["ci"], color=colour, linewidth=2.2, solid_capstyle="round")
+        ax.plot(xs, values, "-", color=colour, linewidth=1, alpha=0.6)
+        ax.plot(xs, values, "o", color=colour, markersize=6.5, markeredgecolor="white", markeredgewidth=0.8)
+        ax.plot([], [], "o-", color=colour, markersize=5, label=theme.LABELS.get(name, name))
+    ax.axhline(0.5, **theme.DOTTED)
     prefix = "≥ " if kind == "by_score_ratio" else ""
-    labels = [f"{prefix}{key.replace(' as long', '')}\nn = {part['pairs']:,}" for key, part in found.items()]
-    ax.set_xticks(range(len(found)), labels, color=INK)
-    ax.set_xlim(-0.5, len(found) - 0.5)
+    labels = [f"{prefix}{key.replace(' as long', '')}\nn = {part['pairs']:,}" for key, part in groups.items()]
+    ax.set_xticks(range(len(groups)), labels, color=theme.INK)
+    ax.set_xlim(-0.5, len(groups) - 0.5)
     ax.grid(visible=False, axis="x")
-    ax.yaxis.set_major_formatter(PERCENT)
+    ax.yaxis.set_major_formatter(theme.PERCENT)
     ax.set_ylabel("Accuracy (ties count half)")
     ax.set_xlabel(xlabel)
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.24), ncols=len(names), borderaxespad=0)
-    draw_title(ax, title, sizes(evaluation), evaluation.simulated)
+    theme.draw_title(ax, title, theme.sizes(evaluation), evaluation.simulated)
     return ax
 
 
 def difference_bars(evaluation: "Evaluation", ax: Axes | None = None) -> Axes:
     """Each tested difference in accuracy with its interval and its p-value after Holm's correction, largest on top."""
-    found = sorted(evaluation.metrics["differences"].items(), key=lambda item: float(item[1]["value"]))
-    ax = ax or new_axes(7.0, 1.7 + 0.36 * len(found))
-    for place, (name, values) in enumerate(found):
-        colour = colour_of(name.split(" - ")[1])
-        ax.plot(values["ci"], [place, place], color=colour, linewidth=8 / 3, solid_capstyle="round")
-        ax.plot(values["value"], place, "o", color=colour, markersize=8, markeredgecolor="white", markeredgewidth=0.8)
-        text = f"{100 * values['value']:+.1f}   {p_value(values['p_holm'])}"
-        ax.annotate(text, (1.01, place), xycoords=ax.get_yaxis_transform(), va="center", fontsize=9.5, color=INK)
-    ax.axvline(0, color=SOFT, linewidth=1.2, linestyle=(0, (1, 2)))
-    ends = [0.0, *(end for _, values in found for end in values["ci"])]
-    room = 0.04 * (max(ends) - min(ends)) + 0.002
-    ax.set_xlim(min(ends) - room, max(ends) + room)
+    differences = sorted(evaluation.metrics["differences"].items(), key=lambda item: float(item[1]["value"]))
+    ax = ax or theme.new_axes(7.0, 1.7 + 0.36 * len(differences))
+    for row, (name, entry) in enumerate(differences):
+        _draw_point(ax, row, entry["value"], entry["ci"], theme.colour_of(name.split(" - ")[1]))
+        _write_beside(ax, row, f"{100 * entry['value']:+.1f}   {p_value(entry['p_holm'])}")
+    ax.axvline(0, **theme.DOTTED)
+    _fit_to(ax, [0.0, *(end for _, entry in differences for end in entry["ci"])], least_room=0.002)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+.4g}" if value else "0"))
-    subject = LABELS.get(evaluation.subject, evaluation.subject)
+    subject = theme.LABELS.get(evaluation.subject, evaluation.subject)
     ax.set_xlabel(f"Accuracy of {subject} minus that of the other reward (percentage points)")
-    own = f"{evaluation.subject} - "
-    labels = [name.removeprefix(own) for name, _ in found]
-    ax.set_yticks(range(len(found)), [LABELS.get(label, label) for label in labels], color=INK, fontsize=10)
-    ax.set_ylim(-0.6, len(found) - 0.4)
-    ax.grid(visible=False, axis="y")
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)
-    draw_title(ax, "How much better, and how sure", [*sizes(evaluation), "p after Holm"], evaluation.simulated)
+    others = [name.removeprefix(f"{evaluation.subject} - ") for name, _ in differences]
+    theme.label_rows(ax, [theme.LABELS.get(other, other) for other in others], fontsize=10)
+    ax.set_ylim(-0.6, len(differences) - 0.4)
+    theme.draw_title(
+        ax, "How much better, and how sure", [*theme.sizes(evaluation), "p after Holm"], evaluation.simulated
+    )
     return ax
 
 
@@ -168,45 +142,51 @@ def reliability(evaluation: "Evaluation", names: Sequence[str] = ("realm",), ax:
 
     Bins of equal mass on the probability of the predicted side, as in the calibration error.
     """
-    ax = ax or new_axes(5.2, 5.4)
+    ax = ax or theme.new_axes(5.2, 5.4)
     counts = ax.inset_axes((0, -0.30, 1, 0.24), sharex=ax)
-    ax.plot([0.5, 1], [0.5, 1], color=SOFT, linewidth=1.2, linestyle=(0, (1, 2)), label="As right as it is sure")
+    ax.plot([0.5, 1], [0.5, 1], **theme.DOTTED, label="As right as it is sure")
     lowest = 0.5
     for name in names:
         bins = evaluation.reliability(name)
         lowest = min(lowest, float(bins["low"].min()))
-        ax.vlines(bins["predicted"], bins["low"], bins["high"], color=colour_of(name), linewidth=1.2, alpha=0.55)
+        ax.vlines(bins["predicted"], bins["low"], bins["high"], color=theme.colour_of(name), linewidth=1.2, alpha=0.55)
         error = 100 * evaluation.metrics["rewards"][name]["ece"]
-        label = f"{LABELS.get(name, name)}, error {error:.1f} points"
-        ax.plot(bins["predicted"], bins["observed"], "o-", color=colour_of(name), markersize=6, label=label)
+        label = f"{theme.LABELS.get(name, name)}, error {error:.1f} points"
+        ax.plot(bins["predicted"], bins["observed"], "o-", color=theme.colour_of(name), markersize=6, label=label)
         p = evaluation.per_pair[f"{name}_p"].to_numpy()
-        number = np.histogram(np.maximum(p, 1 - p), np.linspace(0.5, 1, 26))[0]
-        counts.stairs(number, np.linspace(0.5, 1, 26), color=colour_of(name), linewidth=1.6)
+        number, edges = np.histogram(np.maximum(p, 1 - p), np.linspace(0.5, 1, 26))
+        counts.stairs(number, edges, color=theme.colour_of(name), linewidth=1.6)
     ax.set_xlim(0.49, 1.01)
     ax.set_ylim(max(0.0, lowest - 0.03), 1.02)
-    ax.xaxis.set_major_formatter(PERCENT)
-    ax.yaxis.set_major_formatter(PERCENT)
+    ax.xaxis.set_major_formatter(theme.PERCENT)
+    ax.yaxis.set_major_formatter(theme.PERCENT)
     ax.tick_params(labelbottom=False)
     ax.set_ylabel("Share of pairs ranked rightly")
     counts.set_ylabel("Pairs")
     counts.yaxis.set_major_locator(MaxNLocator(2, integer=True))
     counts.set_xlabel("Probability that the reward gives to the response it prefers")
-    legend_below(ax, counts, columns=1)
-    draw_title(ax, "Is the reward as often right as it is sure?", sizes(evaluation), evaluation.simulated)
+    theme.legend_below(ax, counts, columns=1)
+    theme.draw_title(ax, "Is the reward as often right as it is sure?", theme.sizes(evaluation), evaluation.simulated)
     return ax
 
 
-def _draw_point(ax: Axes, found: dict[str, Any], place: float, colour: str, size: float = 8) -> None:
-    ax.plot(found["ci"], [place, place], color=colour, linewidth=size / 3, solid_capstyle="round")
-    ax.plot(found["accuracy"], place, "o", color=colour, markersize=size, markeredgecolor="white", markeredgewidth=0.8)
+def _draw_point(ax: Axes, row: float, value: float, ci: Sequence[float], colour: str, size: float = 8) -> None:
+    ax.plot(ci, [row, row], color=colour, linewidth=size / 3, solid_capstyle="round")
+    ax.plot(value, row, "o", color=colour, markersize=size, markeredgecolor="white", markeredgewidth=0.8)
+
+
+def _write_beside(ax: Axes, row: float, text: str) -> None:
+    ax.annotate(text, (1.01, row), xycoords=ax.get_yaxis_transform(), va="center", fontsize=9.5, color=theme.INK)
+
+
+def _fit_to(ax: Axes, ends: Sequence[float], least_room: float) -> None:
+    room = 0.04 * (max(ends) - min(ends)) + least_room
+    ax.set_xlim(min(ends) - room, max(ends) + room)
+    ax.spines["left"].set_visible(False)
 
 
 def _accuracy_axis(ax: Axes, ends: Sequence[float]) -> None:
-    room = 0.04 * (max(ends) - min(ends)) + 0.005
-    ax.set_xlim(min(ends) - room, max(ends) + room)
+    _fit_to(ax, ends, least_room=0.005)
     ax.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
-    ax.xaxis.set_major_formatter(PERCENT)
+    ax.xaxis.set_major_formatter(theme.PERCENT)
     ax.set_xlabel("Accuracy (share of pairs ranked rightly, ties count half)")
-    ax.grid(visible=False, axis="y")
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)

@@ -10,18 +10,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from realm_lib.report.figures.theme import (
-    AXIS_LABELS,
-    COLOURS,
-    INK,
-    LABELS,
-    PERCENT,
-    SOFT,
-    counted,
-    draw_title,
-    new_axes,
-    new_pair,
-)
+from realm_lib.report.figures import theme
 
 
 class _TrainingRecord(Protocol):
@@ -40,25 +29,27 @@ class _TrainingRecord(Protocol):
 def feature_distributions(features: pd.DataFrame, column: str, ax: Axes | None = None) -> Axes:
     """Histograms of feature ``column`` ("score", "similarity") for chosen and rejected responses, with medians."""
     chosen, rejected = _by_preference(features, column)
-    ax = ax or new_axes(6.4, 3.8)
+    ax = ax or theme.new_axes(6.4, 3.8)
     edges = np.histogram_bin_edges(np.concatenate([chosen, rejected]), bins=int(np.clip(len(chosen) ** 0.5, 12, 45)))
-    both = (("chosen", chosen), ("rejected", rejected))
-    shares = {name: np.histogram(values, edges)[0] / len(values) for name, values in both}
+    both = {"chosen": chosen, "rejected": rejected}
+    shares = {name: np.histogram(values, edges)[0] / len(values) for name, values in both.items()}
     peak = max(float(share.max()) for share in shares.values())
-    for name, values in both:
-        colour, median = COLOURS[name], float(np.median(values))
+    for name, values in both.items():
+        colour, median = theme.COLOURS[name], float(np.median(values))
         ax.stairs(shares[name], edges, fill=True, color=to_rgba(colour, 0.18))
-        ax.stairs(shares[name], edges, color=colour, linewidth=1.8, label=f"{LABELS[name]}, median {median:.2f}")
+        ax.stairs(shares[name], edges, color=colour, linewidth=1.8, label=f"{theme.LABELS[name]}, median {median:.2f}")
         ax.vlines(median, 0, 1.06 * peak, color=colour, linewidth=1.5, linestyle=(0, (4, 2)))
     ax.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
-    ax.yaxis.set_major_formatter(PERCENT)
+    ax.yaxis.set_major_formatter(theme.PERCENT)
     ax.set_ylim(0, 1.25 * peak)  # room for the legend
     ax.grid(visible=False, axis="x")
-    ax.set_xlabel(AXIS_LABELS.get(column, column))
+    ax.set_xlabel(theme.AXIS_LABELS.get(column, column))
     ax.set_ylabel("Share of the responses in a bin")
     ax.legend(loc="upper left", ncols=2, columnspacing=1.5, handlelength=1.4)
     subject = {"score": "Reward-model score", "similarity": "Similarity"}.get(column, column)
-    draw_title(ax, f"{subject} of chosen and rejected responses", [counted(len(chosen), "pair")], "gold_A" in features)
+    theme.draw_title(
+        ax, f"{subject} of chosen and rejected responses", [theme.counted(len(chosen), "pair")], "gold_A" in features
+    )
     return ax
 
 
@@ -67,18 +58,17 @@ def response_surface(
     features: pd.DataFrame,
     ax: Axes | None = None,
     *,
-    including: Sequence[tuple[float, float]] = (),
+    including: Sequence[Sequence[float]] = (),
 ) -> Axes:
     """The combined reward over both features, with lines around the half and around nine tenths of the responses.
 
     ``reward_of`` maps features float32 [n, 2], reward-model score and similarity, to rewards [n]. The area drawn holds
     nearly all responses, and the points of ``including`` (score, similarity).
     """
-    points = np.concatenate(
-        [features[[f"score_{side}", f"similarity_{side}"]].to_numpy(dtype=np.float64) for side in "AB"]
-    )
+    sides = [features[[f"score_{side}", f"similarity_{side}"]] for side in "AB"]
+    points = np.concatenate([side.to_numpy(dtype=np.float64) for side in sides])
     _need_finite(points, "score or similarity")
-    ax = ax or new_axes(6.4, 4.6)
+    ax = ax or theme.new_axes(6.4, 4.6)
     low, high = np.quantile(points, [0.002, 0.998], axis=0)
     for point in including:
         low, high = np.minimum(low, point), np.maximum(high, point)
@@ -93,14 +83,10 @@ def response_surface(
     bar.set_label("Combined reward (its own units)")
     bar.outline.set_visible(False)
     ax.grid(visible=False)
-    ax.set_xlabel(AXIS_LABELS["score"])
+    ax.set_xlabel(theme.AXIS_LABELS["score"])
     ax.set_ylabel("Cosine similarity of prompt and response")
-    draw_title(
-        ax,
-        "The reward that the combiner has learned",
-        [counted(len(points), "response"), "white lines hold 50 % and 90 % of them"],
-        "gold_A" in features,
-    )
+    facts = [theme.counted(len(points), "response"), "white lines hold 50 % and 90 % of them"]
+    theme.draw_title(ax, "The reward that the combiner has learned", facts, "gold_A" in features)
     return ax
 
 
@@ -111,15 +97,12 @@ def responses_on_surface(
     ax: Axes | None = None,
 ) -> Axes:
     """:func:`response_surface` with single responses marked: each a name, its score and its similarity."""
-    ax = response_surface(
-        reward_of, features, ax, including=[(score, similarity) for _, score, similarity in responses]
-    )
+    ax = response_surface(reward_of, features, ax, including=[point for _, *point in responses])
     for name, score, similarity in responses:
-        ax.plot(
-            score, similarity, "o", color="white", markersize=17, markeredgecolor=INK, markeredgewidth=1.6, zorder=5
-        )
+        ax.plot(score, similarity, "o", color="white", markersize=17, markeredgecolor=theme.INK, markeredgewidth=1.6,
+                zorder=5)  # fmt: skip
         ax.annotate(name, (score, similarity), ha="center", va="center_baseline", fontsize=10, fontweight="bold",
-                    color=INK, zorder=6)  # fmt: skip
+                    color=theme.INK, zorder=6)  # fmt: skip
     return ax
 
 
@@ -135,50 +118,43 @@ def training_curves(
 
     ``best_epoch`` counts from 1. The history does not know how many pairs it saw: give their numbers to show them.
     """
-    left, right = axes if axes is not None else new_pair(7.4, 3.5)
+    left, right = axes if axes is not None else theme.new_pair(7.4, 3.5)
     epochs = np.arange(1, len(history.train_loss) + 1)
     best = history.best_epoch
 
     def seen(split: str, pairs: int | None) -> str:
-        return f"{split} pairs" if pairs is None else f"{split} ({counted(pairs, 'pair')})"
+        return f"{split} pairs" if pairs is None else f"{split} ({theme.counted(pairs, 'pair')})"
 
-    left.plot(
-        epochs, history.train_loss, "o-", color=COLOURS["length"], markersize=3.5, label=seen("Training", train_pairs)
-    )
-    left.plot(
-        epochs,
-        history.validation_loss,
-        "o-",
-        color=COLOURS["realm"],
-        markersize=3.5,
-        label=seen("Validation", validation_pairs),
-    )
-    right.plot(epochs, history.validation_accuracy, "o-", color=COLOURS["realm"], markersize=3.5,
-               label=seen("Validation", validation_pairs))  # fmt: skip
+    validation = seen("Validation", validation_pairs)
+    for ax, values, name, label in (
+        (left, history.train_loss, "length", seen("Training", train_pairs)),
+        (left, history.validation_loss, "realm", validation),
+        (right, history.validation_accuracy, "realm", validation),
+    ):
+        ax.plot(epochs, values, "o-", color=theme.COLOURS[name], markersize=3.5, label=label)
     for ax, values in ((left, history.validation_loss), (right, history.validation_accuracy)):
         ax.plot(best, values[best - 1], "o", markersize=9, markerfacecolor="white", markeredgewidth=2,
-                color=COLOURS["realm"], label=f"Best epoch ({best})")  # fmt: skip
+                color=theme.COLOURS["realm"], label=f"Best epoch ({best})")  # fmt: skip
         ax.set_xlabel("Epoch")
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         ax.set_xlim(0.5, len(epochs) + 0.5)
+        ax.legend(loc="best")
     left.set_ylabel("Bradley-Terry loss (nats a pair)")
-    left.legend(loc="best")
-    right.legend(loc="best")
     right.set_ylabel("Validation accuracy")
-    right.yaxis.set_major_formatter(PERCENT)
-    draw_title(left, "Loss by epoch", [], simulated)
-    draw_title(right, "Accuracy by epoch", [], simulated)
+    right.yaxis.set_major_formatter(theme.PERCENT)
+    theme.draw_title(left, "Loss by epoch", [], simulated)
+    theme.draw_title(right, "Accuracy by epoch", [], simulated)
     return left, right
 
 
 def reward_model_training(history: Sequence[Mapping[str, float]], ax: Axes | None = None) -> Axes:
     """Loss of a reward model's training batches by step; ``history`` as realm_lib.models.offline returns it."""
-    ax = ax or new_axes(6.4, 3.2)
+    ax = ax or theme.new_axes(6.4, 3.2)
     steps = [entry["step"] for entry in history]
-    ax.plot(steps, [entry["loss"] for entry in history], "o-", color=COLOURS["reward_model"], markersize=3.5)
-    ax.axhline(np.log(2), color=SOFT, linewidth=1, linestyle="--")
+    ax.plot(steps, [entry["loss"] for entry in history], "o-", color=theme.COLOURS["reward_model"], markersize=3.5)
+    ax.axhline(np.log(2), color=theme.SOFT, linewidth=1, linestyle="--")
     ax.annotate("knows nothing (log 2)", (steps[-1], np.log(2)), xytext=(0, 4), textcoords="offset points",
-                ha="right", fontsize=9, color=SOFT)  # fmt: skip
+                ha="right", fontsize=9, color=theme.SOFT)  # fmt: skip
     ax.set(xlabel="Training step", ylabel="Bradley-Terry loss (nats)")
     ax.set_title("Reward model: loss on its training batches")
     return ax

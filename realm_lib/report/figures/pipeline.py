@@ -5,28 +5,20 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from realm_lib.report.figures.theme import COLOURS, INK, SOFT, new_axes
+from realm_lib.report.figures.theme import COLOURS, INK, SOFT, new_axes, set_theme
 
-_NEUTRAL = "#5A6675"
+_NEUTRAL, _GREEN = "#5A6675", COLOURS["similarity"]
 _BOXES: dict[str, tuple[float, float, float, float, str, str, str]] = {
     # name: left, bottom, width, height, colour, title, what it is
     "pairs": (0.1, 2.0, 2.3, 1.3, _NEUTRAL, "Preference pairs", "SHP, your own files,\nor simulated"),
     "score": (3.3, 3.05, 2.5, 1.15, COLOURS["reward_model"], "01 · Score", "of a reward model,\nsmall or of 70 B"),
-    "similarity": (
-        3.3,
-        1.1,
-        2.5,
-        1.15,
-        COLOURS["similarity"],
-        "01 · Similarity",
-        "cosine of prompt and\nresponse embeddings",
-    ),
+    "similarity": (3.3, 1.1, 2.5, 1.15, _GREEN, "01 · Similarity", "cosine of prompt and\nresponse embeddings"),
     "combiner": (6.7, 2.0, 2.3, 1.3, COLOURS["realm"], "02 · Combiner", "2 → 64 → 32 → 1,\nBradley-Terry loss"),
     "evaluation": (9.9, 3.75, 2.9, 1.0, COLOURS["realm"], "03 · Evaluation", "is it better, and how sure?"),
     "policies": (9.9, 2.15, 2.9, 1.0, COLOURS["realm"], "04–06 · Policies", "PPO, DPO, best-of-n"),
@@ -67,22 +59,13 @@ def draw_pipeline(ax: Axes | None = None) -> Axes:
 
 
 def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], dashed: bool = False) -> None:
-    style: dict[str, Any] = {
-        "color": SOFT,
-        "linewidth": 1.2,
-        "linestyle": "--" if dashed else "-",
-        "shrinkA": 3,
-        "shrinkB": 3,
-    }
-    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, **style))
+    line = "--" if dashed else "-"
+    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color=SOFT, linewidth=1.2,
+                                 linestyle=line, shrinkA=3, shrinkB=3))  # fmt: skip
 
 
 def main(path: str) -> None:
     """Write the picture to ``path`` as SVG, the same bytes each time."""
-    import matplotlib as mpl
-
-    from realm_lib.report.figures.theme import set_theme
-
     set_theme()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(9.6, 4.3))

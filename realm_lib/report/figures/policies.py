@@ -9,7 +9,17 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.ticker import MaxNLocator
 
-from realm_lib.report.figures.theme import COLOURS, INK, SOFT, counted, draw_title, legend_below, new_axes, new_pair
+from realm_lib.report.figures.theme import (
+    COLOURS,
+    DOTTED,
+    INK,
+    SOFT,
+    counted,
+    draw_title,
+    legend_below,
+    new_axes,
+    new_pair,
+)
 
 _PANELS: dict[str, tuple[str, str]] = {
     "reward": ("Reward", "mean over a rollout"),
@@ -56,14 +66,17 @@ def ppo_progress(
     """
     panels = [name for name in _PANELS if name in history]
     if axes is None:
-        axes = _grid(len(panels))
+        rows = max(1, -(-len(panels) // _COLUMNS))
+        figure, grid = plt.subplots(rows, _COLUMNS, figsize=(11, 2.25 * rows + 0.5), sharex=True, squeeze=False)
+        figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.08)
+        axes = list(grid.flat)
         facts = [*(["simulated"] if simulated else []), counted(len(history), "update")]
         if len(history):
             facts.append(f"{int(history['episodes'].iloc[0]):,} episodes each")
-        axes[0].figure.suptitle(f"PPO, update by update  ({' · '.join(facts)})", x=0.01, ha="left", fontsize=12)
+        figure.suptitle(f"PPO, update by update  ({' · '.join(facts)})", x=0.01, ha="left", fontsize=12)
     if len(axes) < len(panels):
         raise ValueError(f"{len(panels)} quantities to show, but {len(axes)} axes")
-    for place, (ax, column) in enumerate(zip(axes, panels, strict=False)):
+    for index, (ax, column) in enumerate(zip(axes, panels, strict=False)):
         values = history[column].astype(float)
         ax.plot(history["episodes"], values, color=COLOURS["realm"], linewidth=1.5)
         name, unit = _PANELS[column]
@@ -73,25 +86,18 @@ def ppo_progress(
         ax.set_title(name, fontsize=10, pad=18)
         ax.annotate(unit, (0, 1), xytext=(0, 6), xycoords="axes fraction", textcoords="offset points", fontsize=8.5,
                     color=SOFT)  # fmt: skip
-        ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-        ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
         ax.set_xlim(0, None)
         if values.min() == values.max():
             ax.set_ylim(0, 2 * values.iloc[0] or 1)  # a constant would get ticks of its rounding errors
-        if place >= len(panels) - _COLUMNS:
+        if index >= len(panels) - _COLUMNS:
             ax.set_xlabel("Episodes")
         elif axes[0].get_shared_x_axes().joined(axes[0], ax):
             ax.tick_params(labelbottom=False)
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
     return axes
-
-
-def _grid(panels: int) -> list[Axes]:
-    rows = max(1, -(-panels // _COLUMNS))
-    figure, axes = plt.subplots(rows, _COLUMNS, figsize=(11, 2.25 * rows + 0.5), sharex=True, squeeze=False)
-    figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.08)
-    return list(axes.flat)
 
 
 def over_optimisation(
@@ -110,43 +116,45 @@ def over_optimisation(
     left, right = axes or new_pair(11, 4.4)
     colours = [COLOURS["realm"], COLOURS["reward_model"], COLOURS["similarity"]]
     for ax, column in ((left, "reward"), (right, "gold")):
-        for place, (name, curve) in enumerate(curves.items()):
-            found = curve.sort_values("step")
-            if column not in found:
+        for index, (name, curve) in enumerate(curves.items()):
+            if column not in curve:
                 continue
-            colour = colours[place % len(colours)]
-            _path(ax, found, column, colour, _LINES[place % len(_LINES)], name)
+            colour = colours[index % len(colours)]
+            _path(ax, curve.sort_values("step"), column, colour, _LINES[index % len(_LINES)], name)
             if kept is not None:
-                chosen = found[found["step"] == kept[name]]
+                chosen = curve[curve["step"] == kept[name]]
                 ax.plot(chosen["kl"], chosen[column], "o", markersize=12, fillstyle="none", color=colour,
                         markeredgewidth=1.8)  # fmt: skip
-        ax.axhline(0, color=SOFT, linewidth=1.2, linestyle=(0, (1, 2)), zorder=1)
+        ax.axhline(0, **DOTTED, zorder=1)
         ax.margins(0.07, 0.1)
         _number(ax, curves, kept or {}, column, colours)
-    facts = _facts(curves, kept)
-    titles = "Proxy: the reward that is trained on", "Truth: the utility that it stands for"
-    for ax, title, said in zip((left, right), titles, facts, strict=True):
         ax.set(xlabel="KL from the reference (nats a response)", ylabel="Change of the mean since the start")
-        draw_title(ax, title, said, simulated)
+    # Together the facts under both titles explain every mark.
+    first = next(iter(curves.values()))
+    facts = [counted(int(first["prompts"].iloc[0]), "prompt")] if "prompts" in first else []
+    facts += ["bars: 95 %, paired with update 0"] if "reward_low" in first else []
+    draw_title(left, "Proxy: the reward that is trained on", facts, simulated)
+    facts = ["numbers: updates", *([] if kept is None else ["ring: the policy that is kept"])]
+    draw_title(right, "Truth: the utility that it stands for", facts, simulated)
     if len(curves) > 1:
         legend_below(left, left, len(curves))
     return left, right
 
 
-def _path(ax: Axes, found: pd.DataFrame, column: str, colour: str, line: str, name: str) -> None:
+def _path(ax: Axes, curve: pd.DataFrame, column: str, colour: str, line: str, name: str) -> None:
     """A faint line in the order of time, and points on it from light to dark."""
-    kl, values = found["kl"].to_numpy(), found[column].to_numpy()
+    kl, values = curve["kl"].to_numpy(), curve[column].to_numpy()
     ax.plot(kl, values, line, color=colour, linewidth=1.2, alpha=0.45, zorder=2)
-    if f"{column}_low" in found:
-        ax.vlines(kl, found[f"{column}_low"], found[f"{column}_high"], color=colour, linewidth=1, alpha=0.3, zorder=1)
-    shares = np.linspace(0.7, 0.0, len(found))[:, None]  # of white
+    if f"{column}_low" in curve:
+        ax.vlines(kl, curve[f"{column}_low"], curve[f"{column}_high"], color=colour, linewidth=1, alpha=0.3, zorder=1)
+    shares = np.linspace(0.7, 0.0, len(curve))[:, None]  # of white
     ax.scatter(kl, values, s=26, c=shares + (1 - shares) * np.array(to_rgb(colour)), edgecolors=colour, linewidths=0.8,
                zorder=3)  # fmt: skip
     ax.plot([], [], f"o{line}", color=colour, markersize=5, linewidth=1.2, label=name)
 
 
 def _number(
-    ax: Axes, trainings: Mapping[str, pd.DataFrame], kept: Mapping[str, int], column: str, colours: Sequence[str]
+    ax: Axes, curves: Mapping[str, pd.DataFrame], kept: Mapping[str, int], column: str, colours: Sequence[str]
 ) -> None:
     """Numbers of updates beside the points, each on the side where other numbers and points are farthest.
 
@@ -155,19 +163,19 @@ def _number(
     ax.autoscale_view()
     size = np.asarray(ax.get_window_extent().size) * 72 / ax.figure.get_dpi()
     points: dict[tuple[float, float, float], tuple[str, bool]] = {}
-    for place, (name, found) in enumerate(trainings.items()):
-        if column in found:
-            wanted = _labelled(sorted(found["step"]), kept.get(name))
-            for step, kl, value in found[["step", "kl", column]].itertuples(index=False):
-                points.setdefault((step, kl, value), (colours[place % len(colours)], step in wanted))
-    places = {key: ax.transLimits.transform(key[1:]) * size for key in points}
-    taken = list(places.values())
+    for index, (name, curve) in enumerate(curves.items()):
+        if column in curve:
+            wanted = _labelled(sorted(curve["step"]), kept.get(name))
+            for step, kl, value in curve[["step", "kl", column]].itertuples(index=False):
+                points.setdefault((step, kl, value), (colours[index % len(colours)], step in wanted))
+    positions = {key: ax.transLimits.transform(key[1:]) * size for key in points}
+    taken = list(positions.values())
     for key, (colour, shown) in points.items():
         if shown:
             offsets = [np.array(offset) for offset in ((0, 13), (0, -13), (13, 0), (-13, 0), (10, 11), (-10, -11))]
-            free = [min(float(np.hypot(*(places[key] + offset - other))) for other in taken) for offset in offsets]
+            free = [min(float(np.hypot(*(positions[key] + offset - other))) for other in taken) for offset in offsets]
             offset = offsets[int(np.argmax(np.minimum(free, 13)))]
-            taken.append(places[key] + offset)
+            taken.append(positions[key] + offset)
             ax.annotate(f"{key[0]:.0f}", key[1:], xytext=tuple(offset), textcoords="offset points", ha="center",
                         va="center", fontsize=8.5, color=colour)  # fmt: skip
 
@@ -176,11 +184,3 @@ def _labelled(steps: Sequence[int], kept: int | None) -> set[int]:
     """Steps whose points get a number: evenly chosen ones, the last, and the one that is kept."""
     every = -(-len(steps) // _LABELLED)
     return {*steps[::every], *steps[-1:], *([] if kept is None else [kept])}
-
-
-def _facts(trainings: Mapping[str, pd.DataFrame], kept: Mapping[str, int] | None) -> tuple[list[str], list[str]]:
-    """What stands under the left title and under the right one: together they explain every mark."""
-    first = next(iter(trainings.values()))
-    left = [counted(int(first["prompts"].iloc[0]), "prompt")] if "prompts" in first else []
-    left += ["bars: 95 %, paired with update 0"] if "reward_low" in first else []
-    return left, ["numbers: updates", *([] if kept is None else ["ring: the policy that is kept"])]

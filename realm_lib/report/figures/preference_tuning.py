@@ -9,17 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from realm_lib.report.figures.theme import (
-    COLOURS,
-    INK,
-    PERCENT,
-    SOFT,
-    counted,
-    draw_title,
-    line_label,
-    new_axes,
-    new_pair,
-)
+from realm_lib.report.figures import theme
 from realm_lib.report.words.policies import policy_name
 
 _COLOURS = {"base": "#7A7A7A", "ppo": "#D55E00", "dpo": "#0072B2"}
@@ -28,7 +18,7 @@ _JUDGES = {"realm": "REALM's reward", "gold": "the simulated truth"}
 
 def policy_colour(name: str) -> str:
     """A policy's own colour; best-of-n are greens, others black."""
-    return "#009E73" if name.startswith("best_of_") else _COLOURS.get(name, INK)
+    return "#009E73" if name.startswith("best_of_") else _COLOURS.get(name, theme.INK)
 
 
 def pair_margins(margins: ArrayLike, *, simulated: bool, ax: Axes | None = None) -> Axes:
@@ -36,12 +26,12 @@ def pair_margins(margins: ArrayLike, *, simulated: bool, ax: Axes | None = None)
     values = np.asarray(margins, dtype=np.float64)
     if values.size == 0 or not np.isfinite(values).all():
         raise ValueError("margins must be finite, and there must be some")
-    ax = ax or new_axes(6.4, 3.2)
-    ax.hist(values, bins=int(np.clip(len(values) ** 0.5, 8, 40)), color=COLOURS["chosen"], alpha=0.75)
-    ax.axvline(float(np.median(values)), color=INK, linewidth=1.4, linestyle=(0, (4, 2)))
-    line_label(ax, float(np.median(values)), f"median {np.median(values):.2f}")
+    ax = ax or theme.new_axes(6.4, 3.2)
+    ax.hist(values, bins=int(np.clip(len(values) ** 0.5, 8, 40)), color=theme.COLOURS["chosen"], alpha=0.75)
+    ax.axvline(float(np.median(values)), color=theme.INK, linewidth=1.4, linestyle=(0, (4, 2)))
+    theme.line_label(ax, float(np.median(values)), f"median {np.median(values):.2f}")
     ax.set(xlabel="Reward of chosen less reward of rejected", ylabel="Pairs")
-    draw_title(ax, "Margins of the pairs", [counted(len(values), "pair")], simulated, above=True)
+    theme.draw_title(ax, "Margins of the pairs", [theme.counted(len(values), "pair")], simulated, above=True)
     return ax
 
 
@@ -59,24 +49,23 @@ def dpo_training(
     import matplotlib.pyplot as plt
 
     first, second, third = axes if axes is not None else plt.subplots(1, 3, figsize=(10.5, 3.4))[1]
-    facts = [] if held_out_pairs is None else [f"{counted(held_out_pairs, 'pair')} held out"]
+    realm = theme.COLOURS["realm"]
+    facts = [] if held_out_pairs is None else [f"{theme.counted(held_out_pairs, 'pair')} held out"]
     start = float(history.loc[history["step"] == history["step"].min(), "loss"].iloc[0])
     for ax, column, title, unit, unmoved in (
         (first, "loss", "Loss", "nats a pair", start),
         (second, "margin", "Margin of implicit rewards", "nats", 0.0),
         (third, "accuracy", "Pairs in the right order", "", 0.5),
     ):
-        for split, colour, style in (("training", "#B5B5B5", "-"), ("held out", COLOURS["realm"], "o-")):
-            some = history[history["split"] == split]
-            width = 1.0 if split == "training" else 2.0
-            ax.plot(
-                some["step"], some[column], style, color=colour, linewidth=width, markersize=4, label=split.capitalize()
-            )
-        ax.axhline(unmoved, color=SOFT, linewidth=1, linestyle="--", zorder=1)
+        for split, colour, style, width in (("training", "#B5B5B5", "-", 1), ("held out", realm, "o-", 2)):
+            rows = history[history["split"] == split]
+            ax.plot(rows["step"], rows[column], style, color=colour, linewidth=width, markersize=4,
+                    label=split.capitalize())  # fmt: skip
+        ax.axhline(unmoved, color=theme.SOFT, linewidth=1, linestyle="--", zorder=1)
         ax.set(xlabel="Step", ylabel=unit)
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        draw_title(ax, title, facts, simulated)
-    third.yaxis.set_major_formatter(PERCENT)
+        theme.draw_title(ax, title, facts, simulated)
+    third.yaxis.set_major_formatter(theme.PERCENT)
     first.legend(loc="best")
     return first, second, third
 
@@ -88,23 +77,23 @@ def win_rate_bars(metrics: Mapping[str, Any], *, judge: str | None = None, ax: A
     """
     judge = judge or metrics["judge"]
     names = [name for name in metrics["policies"] if name != "base"][::-1]
-    ax = ax or new_axes(6.4, 1.8 + 0.5 * len(names))
-    for place, name in enumerate(names):
-        found = metrics["policies"][name]["by_judge"][judge]
-        plain = (found["win_rate"], found["ci"], policy_colour(name), 0.12)
-        equal = (found["length_controlled"], found["length_controlled_ci"], "white", -0.12)
-        for value, ends, fill, offset in (plain, equal):
-            ax.plot(ends, [place + offset] * 2, color=policy_colour(name), linewidth=2.2, solid_capstyle="round")
-            ax.plot(value, place + offset, "o", color=policy_colour(name), markerfacecolor=fill, markersize=8)
-    ax.axvline(0.5, color=SOFT, linewidth=1.2, linestyle=(0, (1, 2)))
-    line_label(ax, 0.5, "no better")
-    ax.set_yticks(range(len(names)), [policy_name(name) for name in names], color=INK, fontsize=10)
+    ax = ax or theme.new_axes(6.4, 1.8 + 0.5 * len(names))
+    for row, name in enumerate(names):
+        entry, colour = metrics["policies"][name]["by_judge"][judge], policy_colour(name)
+        plain = (entry["win_rate"], entry["ci"], colour, row + 0.12)
+        equal = (entry["length_controlled"], entry["length_controlled_ci"], "white", row - 0.12)
+        for value, ends, fill, y in (plain, equal):
+            ax.plot(ends, [y, y], color=colour, linewidth=2.2, solid_capstyle="round")
+            ax.plot(value, y, "o", color=colour, markerfacecolor=fill, markersize=8)
+    ax.axvline(0.5, **theme.DOTTED)
+    theme.line_label(ax, 0.5, "no better")
+    ax.set_yticks(range(len(names)), [policy_name(name) for name in names], color=theme.INK, fontsize=10)
     ax.set_ylim(-0.6, len(names) - 0.4)
-    ax.xaxis.set_major_formatter(PERCENT)
+    ax.xaxis.set_major_formatter(theme.PERCENT)
     ax.set_xlabel("Wins over the start, ties half (hollow: at equal length)")
     ax.grid(visible=False, axis="y")
-    facts = [f"judge: {_JUDGES.get(judge, judge)}", counted(metrics["prompts"], "prompt"), "95 % intervals"]
-    draw_title(ax, "How often a policy beats the start", facts, _simulated(metrics), above=True)
+    facts = [f"judge: {_JUDGES.get(judge, judge)}", theme.counted(metrics["prompts"], "prompt"), "95 % intervals"]
+    theme.draw_title(ax, "How often a policy beats the start", facts, "gold" in metrics["policies"]["base"], above=True)
     return ax
 
 
@@ -116,31 +105,30 @@ def reward_against_kl(
     Best-of-n stands at its analytic KL, an upper bound (a line joins them); trained policies at their estimate with
     its standard error. Distances are drawn by their square root, as Gao et al. (arXiv 2210.10760) do.
     """
-    judges = [judge for judge in ("realm", "gold") if judge in metrics["policies"]["base"]]
+    policies = metrics["policies"]
+    judges = [judge for judge in ("realm", "gold") if judge in policies["base"]]
     if axes is None:
-        axes = new_pair(9.6, 3.8) if len(judges) == 2 else [new_axes(6.4, 3.8)]
+        axes = theme.new_pair(9.6, 3.8) if len(judges) == 2 else [theme.new_axes(6.4, 3.8)]
     for ax, judge in zip(axes, judges, strict=False):
-        drawn = [name for name in metrics["policies"] if name == "base" or name.startswith("best_of_")]
-        points = [(metrics["policies"][name]["kl"], metrics["policies"][name][judge]["mean"]) for name in drawn]
-        ax.plot(*zip(*points, strict=True), "--", color=policy_colour("best_of_4"), linewidth=1.4)
-        for name, found in metrics["policies"].items():
-            mean, (low, high), colour = found[judge]["mean"], found[judge]["ci"], policy_colour(name)
-            ax.errorbar(
-                found["kl"], mean, yerr=[[mean - low], [high - mean]], xerr=found.get("kl_error") or None,
-                fmt="o", color=colour, markersize=7, linewidth=1.6,
-            )  # fmt: skip
+        drawn = [entry for name, entry in policies.items() if name == "base" or name.startswith("best_of_")]
+        kls, means = [entry["kl"] for entry in drawn], [entry[judge]["mean"] for entry in drawn]
+        ax.plot(kls, means, "--", color=policy_colour("best_of_4"), linewidth=1.4)
+        for name, entry in policies.items():
+            mean, (low, high), colour = entry[judge]["mean"], entry[judge]["ci"], policy_colour(name)
+            ax.errorbar(entry["kl"], mean, yerr=[[mean - low], [high - mean]], xerr=entry.get("kl_error") or None,
+                        fmt="o", color=colour, markersize=7, linewidth=1.6)  # fmt: skip
             side: dict[str, Any] = {"xytext": (8, -15)} if name == "base" else {"xytext": (7, 5)}
             if name.startswith("best_of_"):
                 side = {"xytext": (-8, 6), "ha": "right"}
-            ax.annotate(policy_name(name), (found["kl"], mean), textcoords="offset points", color=colour, **side)
-        ends = [found["kl"] + 2 * found.get("kl_error", 0.0) for found in metrics["policies"].values()]
+            ax.annotate(policy_name(name), (entry["kl"], mean), textcoords="offset points", color=colour, **side)
+        ends = [entry["kl"] + 2 * entry.get("kl_error", 0.0) for entry in policies.values()]
         ax.set_xscale("function", functions=(_root, _square))
         width = 1.12 * float(_root(np.array(max(ends))))
         ax.set_xlim(_square(np.array(-0.15 * width)), _square(np.array(width)))
         ax.xaxis.set_major_locator(FixedLocator(_squares(width)))
         ax.set(xlabel="KL to the start (nats a response)", ylabel=f"Mean, {_JUDGES[judge]}")
-        facts = [counted(metrics["prompts"], "prompt"), "95 % intervals"]
-        draw_title(ax, "Reward and distance", facts, _simulated(metrics))
+        facts = [theme.counted(metrics["prompts"], "prompt"), "95 % intervals"]
+        theme.draw_title(ax, "Reward and distance", facts, "gold" in judges)
     return list(axes)
 
 
@@ -159,7 +147,3 @@ def _squares(width: float) -> list[float]:
     """Five ticks or so, whose square roots are evenly spaced from 0 to ``width``."""
     step = next(step for step in (0.2, 0.5, 1, 2, 5, 10, 20, 50) if width / step <= 6 or step == 50)
     return [round(float(root) ** 2, 2) for root in np.arange(0, width, step)]
-
-
-def _simulated(metrics: Mapping[str, Any]) -> bool:
-    return "gold" in metrics["policies"]["base"]

@@ -34,17 +34,13 @@ def text_table(frame: pd.DataFrame, *, characters: int = 500) -> "Styler":
     styler = styler.set_properties(
         subset=texts, **{**left, "white-space": "pre-wrap", "overflow-wrap": "anywhere", "min-width": "9em"}
     )
-    rows = ".row_heading, th.col_heading, th.index_name"
-    short = [
-        level
-        for level in range(shown.index.nlevels)
-        if all(len(str(name)) <= _UNBROKEN for name in shown.index.get_level_values(level))
-    ]
     styles: list[CSSDict] = [
-        {"selector": rows, "props": list(left.items())},
+        {"selector": ".row_heading, th.col_heading, th.index_name", "props": list(left.items())},
         {"selector": "td", "props": [("vertical-align", "top")]},
     ]
-    styles += [{"selector": f".row_heading.level{level}", "props": [("white-space", "nowrap")]} for level in short]
+    for level in range(shown.index.nlevels):
+        if all(len(str(name)) <= _UNBROKEN for name in shown.index.get_level_values(level)):
+            styles.append({"selector": f".row_heading.level{level}", "props": [("white-space", "nowrap")]})
     styler = styler.set_table_styles(styles)
     if isinstance(shown.index, pd.RangeIndex):
         return styler.hide(axis="index")

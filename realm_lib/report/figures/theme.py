@@ -1,7 +1,7 @@
 """The look of every figure: colours and names of rewards, titles with their facts, axes, legends."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib.pyplot as plt
 from cycler import cycler
@@ -56,7 +56,8 @@ AXIS_LABELS = {
 }
 INK = "#222222"
 SOFT = "#5A5A5A"
-GRID = "#E3E3E3"
+DOTTED: dict[str, Any] = {"color": SOFT, "linewidth": 1.2, "linestyle": (0, (1, 2))}
+"""The line of what shows nothing: chance, no change."""
 PERCENT = FuncFormatter(lambda value, _: f"{100 * value:.4g} %")  # never rounds a tick
 
 
@@ -86,7 +87,7 @@ def set_theme() -> None:
             "figure.figsize": (6.4, 4.0),
             "font.family": "DejaVu Sans",
             "font.size": 10,
-            "grid.color": GRID,
+            "grid.color": "#E3E3E3",
             "grid.linewidth": 0.8,
             "legend.fontsize": 9,
             "legend.frameon": False,
@@ -145,8 +146,15 @@ def colour_of(name: str) -> str:
 
 def legend_below(ax: Axes, lowest: Axes, columns: int) -> None:
     """The legend of ``ax`` under the axis label of ``lowest``."""
-    place = lowest.transAxes + ScaledTranslation(0, -40 / 72, ax.figure.dpi_scale_trans)
-    ax.legend(loc="upper right", bbox_to_anchor=(1, 0), bbox_transform=place, ncols=columns, borderaxespad=0)
+    below = lowest.transAxes + ScaledTranslation(0, -40 / 72, ax.figure.dpi_scale_trans)
+    ax.legend(loc="upper right", bbox_to_anchor=(1, 0), bbox_transform=below, ncols=columns, borderaxespad=0)
+
+
+def label_rows(ax: Axes, labels: Sequence[str], fontsize: float = 9) -> None:
+    """Names to the left of rows at 0, 1, 2 ..., without ticks and lines across."""
+    ax.set_yticks(range(len(labels)), labels, color=INK, fontsize=fontsize)
+    ax.grid(visible=False, axis="y")
+    ax.tick_params(axis="y", length=0)
 
 
 def line_label(ax: Axes, x: float, text: str, align: Literal["left", "center", "right"] = "center") -> None:

@@ -3,9 +3,8 @@
 import base64
 import io
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from realm_lib.config.base import resolve_path
 from realm_lib.config.profile import load_params
@@ -18,12 +17,14 @@ from realm_lib.evaluation.standard import fit_rewards, fit_scales
 from realm_lib.features.extraction import extract_features
 from realm_lib.features.kept import read_features
 from realm_lib.features.store import FeatureStore
-from realm_lib.report.pages.pages import TEMPLATES
+from realm_lib.report.pages.pages import Page, write_page
 from realm_lib.report.words.evaluation import verdict
 from realm_lib.report.words.pairs import pairs_judged
 from realm_lib.reward.realm_reward import RealmReward
-from realm_lib.runs.files import write_text
 from realm_lib.runs.run import MissingStepError, Run, show_progress
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 
 def evaluate_file(
@@ -42,13 +43,7 @@ def evaluate_file(
     Raises :class:`MissingStepError` for a run that is not trained, :class:`PairsError` for a bad file and for one
     without a post that is new to the run.
     """
-    from realm_lib.report.figures import (
-        accuracy_bars,
-        accuracy_by_domain,
-        accuracy_by_group,
-        difference_bars,
-        set_theme,
-    )
+    from realm_lib.report import figures
 
     path = Path(path)
     name = _safe_name(name or path.name)
@@ -57,57 +52,49 @@ def evaluate_file(
     params = load_params(run.path("params.yaml"))
     known = read_features(run, ("train", "validation"))
     reward = RealmReward.from_pretrained(run.folder)
-    split = read_pairs(path, subset_column=subset_column, words=params.data.preprocessing.max_length)
+    reading = params.data.preprocessing
+    split = read_pairs(path, subset_column=subset_column, words=reading.max_length)
     pairs, report = split.table, split.report
     seen = pairs["history"].isin(set(known["train"]["history"]) | set(known["validation"]["history"]))
     if seen.all():
         raise PairsError(f"{path}: the run has trained on every post of it: nothing is left to judge by")
     pairs = pairs[~seen].reset_index(drop=True)
+    store, batch_size = FeatureStore(resolve_path(reading.cache_dir)), reading.batch_size
     features = extract_features(
-        pairs,
-        reward.scorer,
-        reward.embedder,
-        FeatureStore(resolve_path(params.data.preprocessing.cache_dir)),
-        batch_size=params.data.preprocessing.batch_size,
-        progress=show_progress(),
+        pairs, reward.scorer, reward.embedder, store, batch_size=batch_size, progress=show_progress()
     )
     fitted = fit_rewards(known["train"], known["validation"], reward.combiner, params.model, params.training)
+    on_validation = {reward_name: reward_of(known["validation"]) for reward_name, reward_of in fitted.items()}
+    scales = fit_scales(known["validation"], on_validation)
     rewards = {reward_name: reward_of(features) for reward_name, reward_of in fitted.items()}
-    scales = fit_scales(
-        known["validation"], {reward_name: reward_of(known["validation"]) for reward_name, reward_of in fitted.items()}
-    )
     evaluation = evaluate_rewards(features, rewards, scales=scales, resamples=resamples, seed=params.run.seed)
     lengths = length_bias(evaluation, resamples=resamples, seed=params.run.seed)
-    source = {
-        "read": report.read,
-        "dropped": report.dropped,
-        "posts_cut": report.posts_cut,
-        "seen_in_training": int(seen.sum()),
-    }
-    found = run.write_metrics(
-        f"evaluation_{name}",
-        evaluation.to_dict() | {"verdict": verdict(evaluation), "length_bias": lengths, "source": source},
-    )
+    source: dict[str, Any] = {"read": report.read, "dropped": report.dropped, "posts_cut": report.posts_cut}
+    source["seen_in_training"] = int(seen.sum())
+    added = {"verdict": verdict(evaluation), "length_bias": lengths, "source": source}
+    metrics = run.write_metrics(f"evaluation_{name}", evaluation.to_dict() | added)
     run.write_table(evaluation.per_pair, "metrics", f"pairs_{name}.parquet")
 
-    set_theme()
-    drawings: list[Callable[[], Any]] = [lambda: accuracy_bars(evaluation), lambda: difference_bars(evaluation)]
-    if len(found["by_domain"]) > 1:
-        drawings.append(lambda: accuracy_by_domain(evaluation))
-    drawings.append(lambda: accuracy_by_group(evaluation, "by_length_difference"))
+    figures.set_theme()
+    axes = [figures.accuracy_bars(evaluation), figures.difference_bars(evaluation)]
+    if len(metrics["by_domain"]) > 1:
+        axes.append(figures.accuracy_by_domain(evaluation))
+    axes.append(figures.accuracy_by_group(evaluation, "by_length_difference"))
     page = run.path("reports", f"evaluation_{name}.html")
     content = {
         "title": f"{path.name}: is the combined reward better?",
         "run_name": run.folder.name,
-        "verdict": found["verdict"],
+        "verdict": metrics["verdict"],
         "simulated": evaluation.simulated,
         "trained_on_simulated": "gold_A" in known["train"],
-        "source": pairs_judged(path.name, source, found),
-        "figures": [_svg(draw) for draw in drawings],
+        "pairs_judged": pairs_judged(path.name, source, metrics),
+        "figures": [_svg(ax) for ax in axes],
         "tables": _tables(evaluation, lengths),
+        "footer": "Every number here can be recomputed from the run's metrics folder.",
     }
-    write_text(page, _render(page.name, content))
-    return found["verdict"], page
+    pages = [Page("index.html", "Report"), Page(page.name, page.stem)]
+    write_page(page, "benchmark.html.j2", pages, source=run.folder.name, **content)
+    return metrics["verdict"], page
 
 
 def _safe_name(name: str) -> str:
@@ -116,7 +103,9 @@ def _safe_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", bare).strip("._") or "pairs"
 
 
-def _tables(evaluation: Evaluation, lengths: dict[str, Any]) -> list[tuple[str, str]]:
+def _tables(evaluation: Evaluation, lengths: dict[str, Any]) -> list[tuple[str, "Markup"]]:
+    from markupsafe import Markup
+
     tables = [
         ("Rewards side by side", evaluation.table()),
         ("Is the difference real?", evaluation.differences_table()),
@@ -126,32 +115,16 @@ def _tables(evaluation: Evaluation, lengths: dict[str, Any]) -> list[tuple[str, 
     if len(evaluation.metrics["by_domain"]) > 1:
         shown = ["realm", "reward_model", "similarity", "linear", "length"]
         tables.insert(2, ("By subset", evaluation.slice_table("by_domain", shown)))
-    return [(title, table.to_html(index=False, border=0)) for title, table in tables]
+    return [(title, Markup(table.to_html(index=False, border=0))) for title, table in tables]
 
 
-def _svg(draw: Callable[[], Any]) -> str:
+def _svg(ax: Any) -> str:
     """A figure as an address that needs no file beside the page."""
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
-    figure = draw().figure
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "benchmark"}):
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    plt.close(figure)
+        ax.figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    plt.close(ax.figure)
     return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _render(here: str, content: dict[str, Any]) -> str:
-    import jinja2
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
-    content["tables"] = [(title, Markup(table)) for title, table in content["tables"]]
-    return environment.get_template("benchmark.html.j2").render(
-        pages=[{"href": "index.html", "label": "Report"}, {"href": here, "label": here.removesuffix(".html")}],
-        here=here,
-        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
-        footer="Every number here can be recomputed from the run's metrics folder.",
-        **content,
-    )

@@ -8,7 +8,7 @@ from typing import Any
 
 import nbformat
 
-from realm_lib.config.profile import Params, load_params
+from realm_lib.config.profile import load_params
 from realm_lib.evaluation.per_pair import wrong_pairs
 from realm_lib.evaluation.resampling import EvaluationError
 from realm_lib.report.pages.pages import notebook_label
@@ -37,7 +37,7 @@ def index_content(run: Run, notebooks: Sequence[Path], files: Sequence[str]) -> 
         "evaluation": evaluation,
         "rewards": rows,
         "axis": axis,
-        "differences": [_difference_row(name, found) for name, found in evaluation["differences"].items()],
+        "differences": [_difference_row(name, entry) for name, entry in evaluation["differences"].items()],
         "figures": [
             {"picture": picture(run, name), "title": title, "caption": caption}
             for name, (title, caption) in captions(evaluation).items()
@@ -48,7 +48,7 @@ def index_content(run: Run, notebooks: Sequence[Path], files: Sequence[str]) -> 
         "samples": samples(run),
         "errors": _surest_errors(run),
         "notebooks": [_notebook_row(path, manifest) for path in notebooks],
-        "failed": [name for name, step in manifest.get("steps", {}).items() if step.get("exit") != "ok"],
+        "failed": failed_steps(manifest.get("steps", {})),
         "facts": run_facts(run, manifest),
         "files": files,
         "params": run.path("params.yaml").read_text(encoding="utf-8"),
@@ -57,17 +57,15 @@ def index_content(run: Run, notebooks: Sequence[Path], files: Sequence[str]) -> 
 
 
 def reward_rows(evaluation: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[int, int]]:
-    """The headline table, best first, with the places of points and intervals on a common axis in percent."""
+    """The headline table, best first, with the positions of points and intervals on a common axis in percent."""
     from realm_lib.report.figures import COLOURS, LABELS
 
-    found = dict(evaluation["rewards"])
-    if "ceiling" in evaluation:
-        found["ceiling"] = evaluation["ceiling"]
-    ends = [end for values in found.values() for end in values["ci"]]
+    rewards = evaluation["rewards"] | ({"ceiling": evaluation["ceiling"]} if "ceiling" in evaluation else {})
+    ends = [end for entry in rewards.values() for end in entry["ci"]]
     low, high = int(min(0.5, *ends) * 20) * 5, -int(-max(0.5, *ends) * 20 // 1) * 5
     spread = (high - low) / 100
 
-    def place(value: float) -> float:
+    def position(value: float) -> float:
         return round((value - low / 100) / spread * 100, 2)
 
     rows = [
@@ -75,16 +73,16 @@ def reward_rows(evaluation: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tu
             "name": name,
             "label": LABELS.get(name, name),
             "colour": COLOURS.get(name, "#777777"),
-            "accuracy": percent(values["accuracy"]),
-            "interval": " to ".join(map(percent, values["ci"])),
-            "place": place(values["accuracy"]),
-            "left": place(values["ci"][0]),
-            "width": round(place(values["ci"][1]) - place(values["ci"][0]), 2),
-            "log_loss": f"{values['log_loss']:.3f}" if "log_loss" in values else "",
-            "ece": f"{values['ece']:.3f}" if "ece" in values else "",
-            "ties": f"{values['ties']:,}" if "ties" in values else "",
+            "accuracy": percent(entry["accuracy"]),
+            "interval": " to ".join(map(percent, entry["ci"])),
+            "position": position(entry["accuracy"]),
+            "left": position(entry["ci"][0]),
+            "width": round(position(entry["ci"][1]) - position(entry["ci"][0]), 2),
+            "log_loss": f"{entry['log_loss']:.3f}" if "log_loss" in entry else "",
+            "ece": f"{entry['ece']:.3f}" if "ece" in entry else "",
+            "ties": f"{entry['ties']:,}" if "ties" in entry else "",
         }
-        for name, values in sorted(found.items(), key=lambda item: -item[1]["accuracy"])
+        for name, entry in sorted(rewards.items(), key=lambda item: -item[1]["accuracy"])
     ]
     return rows, (low, high)
 
@@ -93,9 +91,11 @@ def run_facts(run: Run, manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Data, models, hardware, seeds and commit of a run, in words."""
     params, features = load_params(run.path("params.yaml")), run.read_metrics("features")
     hardware, commit = manifest.get("hardware", {}), manifest.get("commit", {})
-    seconds = sum(step.get("seconds") or 0.0 for step in manifest.get("steps", {}).values())
+    seconds, data = seconds_in_all(manifest.get("steps", {})), params.data
+    source = {"simulator": "REALM's simulator", "hub": data.dataset_name, "local": data.path}[data.source]
+    pairs = ", ".join(f"{kept['pairs']:,} {split}" for split, kept in features["splits"].items())
     return [
-        ("Pairs", f"{_data_source(params)}: " + _counts(features["splits"])),
+        ("Pairs", f"{source}: {pairs}"),
         ("Reward model", f"{params.reward_model.model_id} ({params.reward_model.backend})"),
         ("Embeddings", f"{params.embedding.model_id} ({params.embedding.backend})"),
         *([("Policy", params.rlhf.ppo.model_name)] if params.rlhf is not None else []),
@@ -111,25 +111,31 @@ def run_facts(run: Run, manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _data_source(params: Params) -> str:
-    source = {"simulator": "REALM's simulator", "hub": params.data.dataset_name, "local": params.data.path}
-    return str(source[params.data.source])
+def seconds_in_all(steps: Mapping[str, Any]) -> float:
+    """What the notebooks of a manifest's ``steps`` took together."""
+    return sum(step.get("seconds") or 0.0 for step in steps.values())
 
 
-def _counts(splits: Mapping[str, Any]) -> str:
-    return ", ".join(f"{found['pairs']:,} {split}" for split, found in splits.items())
+def failed_steps(steps: Mapping[str, Any]) -> list[str]:
+    """The notebooks of a manifest's ``steps`` that did not end well."""
+    return [name for name, step in steps.items() if step.get("exit") != "ok"]
 
 
-def _difference_row(name: str, found: Mapping[str, Any]) -> dict[str, str]:
+def rewards_compared(difference: str) -> str:
+    """The key of a difference, as ``realm - length``, in words."""
     from realm_lib.report.figures import LABELS
 
-    p = found["p_holm"]
+    return " minus ".join(LABELS.get(name, name) for name in difference.split(" - "))
+
+
+def _difference_row(name: str, entry: Mapping[str, Any]) -> dict[str, str]:
+    p = entry["p_holm"]
     return {
-        "label": " minus ".join(LABELS.get(side, side) for side in name.split(" - ")),
-        "value": f"{100 * found['value']:+.1f}",
-        "interval": interval(found["ci"], "+.1f"),
+        "label": rewards_compared(name),
+        "value": f"{100 * entry['value']:+.1f}",
+        "interval": interval(entry["ci"], "+.1f"),
         "p": f"{p:.4f}" if p >= 0.0001 else "below 0.0001",
-        "words": in_words(found),
+        "words": in_words(entry),
     }
 
 

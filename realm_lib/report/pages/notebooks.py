@@ -44,7 +44,7 @@ def notebook_body(path: Path, run: Run, pages: Collection[str]) -> "Markup":
     exporter.exclude_output_prompt = exporter.exclude_input_prompt = True
     html, _ = exporter.from_notebook_node(notebook)
     html = re.sub(r'href="([^"]*)"', _safe_link, html)
-    html = re.sub(r"<table.*?</table>", lambda found: _table_for_reading(found[0]), html, flags=re.DOTALL)
+    html = re.sub(r"<table.*?</table>", lambda match: _table_for_reading(match[0]), html, flags=re.DOTALL)
     # What scrolls sideways must be reachable without a mouse.
     return Markup(re.sub(r'<(div(?= class="output_html)|math(?= display="block"))', r'<\1 tabindex="0"', html))
 
@@ -60,11 +60,11 @@ def _draw_figures(cell: Any, heading: str, run: Run) -> None:
     """Give the pictures that a cell shows their vector form, where the cell saved them, and a text for the blind."""
     shown = [out for out in cell.outputs if "image/png" in out.get("data", {})]
     saved = re.findall(r'save_figure\([^"]+"(\w+)"\)', cell.source)
-    for place, output in enumerate(shown):
-        if len(saved) == len(shown) and run.path("figures", f"{saved[place]}.svg").exists():
-            output["data"] = {"text/html": str(picture(run, saved[place]))}
+    for index, output in enumerate(shown):
+        if len(saved) == len(shown) and run.path("figures", f"{saved[index]}.svg").exists():
+            output["data"] = {"text/html": str(picture(run, saved[index]))}
             continue
-        alt = describe(saved[0]) if len(saved) == 1 else f"Figure {place + 1} of “{heading}”"
+        alt = describe(saved[0]) if len(saved) == 1 else f"Figure {index + 1} of “{heading}”"
         output.setdefault("metadata", {})["image/png"] = {"alt": alt}
 
 

@@ -18,7 +18,7 @@ class Page:
 
 
 def write_page(path: Path, template: str, pages: list[Page], *, source: str, **content: Any) -> Path:
-    """Render ``template`` to ``path``, with ``pages`` as its navigation and the run ``source`` in its foot."""
+    """Render ``template`` to ``path``, with ``pages`` to go to and the run ``source``, or a ``footer``, at its foot."""
     import jinja2
     from markupsafe import Markup
 
@@ -27,10 +27,8 @@ def write_page(path: Path, template: str, pages: list[Page], *, source: str, **c
     )
     style = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8") + _code_colours())
     footer = f"Made by REALM from {source}. Every number here can be recomputed from that folder."
-    html = environment.get_template(template).render(
-        pages=pages, here=path.name, style=style, footer=footer, **{"simulated": False, **content}
-    )
-    write_text(path, html)
+    content = {"simulated": False, "footer": footer, **content}
+    write_text(path, environment.get_template(template).render(pages=pages, here=path.name, style=style, **content))
     return path
 
 

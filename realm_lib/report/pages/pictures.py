@@ -78,7 +78,7 @@ def picture(run: Run, name: str) -> "Markup":
 
 def _darkened(svg: str) -> str:
     """The SVG for a dark page. White areas become the page's colour; white lines and rims stay, as on the surface."""
-    svg = re.sub("#[0-9a-f]{6}", lambda found: _DARK_COLOURS.get(found[0], found[0]), svg)
+    svg = re.sub("#[0-9a-f]{6}", lambda match: _DARK_COLOURS.get(match[0], match[0]), svg)
     return svg.replace("fill: #ffffff", f"fill: {_DARK_PAPER}")
 
 

@@ -21,22 +21,22 @@ def read_policies(run: Run) -> dict[str, Any] | None:
 
 def policies_content(run: Run) -> dict[str, Any] | None:
     """The index page's section on policies; None for a run that has trained none."""
-    trainings, compared = training_rows(run), read_policies(run)
-    if not trainings and compared is None:
-        return None
-    content: dict[str, Any] = {"trainings": trainings, "rows": [], "figures": [], "judge": None}
-    if compared is not None:
-        lead, *found = verdict(compared).splitlines()
-        content |= {
-            "judge": _judge(compared),
-            "prompts": compared["prompts"],
-            "lead": lead,
-            "found": [_with_code(line.removeprefix("- ")) for line in found],
-            "has_gold": _has_gold(compared),
-            "rows": [_row(name, entry) for name, entry in compared["policies"].items()],
-            "figures": [name for name in _figures(compared) if run.path("figures", f"{name}.svg").exists()],
-        }
-    return content
+    trainings, metrics = training_rows(run), read_policies(run)
+    if metrics is None:
+        return {"trainings": trainings, "rows": [], "figures": [], "judge": None} if trainings else None
+    lead, *lines = verdict(metrics).splitlines()
+    judge = "the simulated truth" if metrics["judge"] == "gold" else "REALM's own reward, which has an interest"
+    figures = [f"policies_win_rates_{metrics['judge']}", "policies_reward_kl"]
+    return {
+        "trainings": trainings,
+        "judge": judge,
+        "prompts": metrics["prompts"],
+        "lead": lead,
+        "lines": [_with_code(line.removeprefix("- ")) for line in lines],
+        "has_gold": "gold" in metrics["policies"]["base"],
+        "rows": [_row(name, entry) for name, entry in metrics["policies"].items()],
+        "figures": [name for name in figures if run.path("figures", f"{name}.svg").exists()],
+    }
 
 
 def training_rows(run: Run) -> list[dict[str, str]]:
@@ -45,15 +45,15 @@ def training_rows(run: Run) -> list[dict[str, str]]:
     for name in ("ppo", "dpo"):
         if not run.path("metrics", f"{name}.json").exists():
             continue
-        found, unit = run.read_metrics(name), "episodes" if name == "ppo" else "pairs"
+        metrics, unit = run.read_metrics(name), "episodes" if name == "ppo" else "pairs"
         rows.append(
             {
                 "name": name.upper(),
-                "reward": _before_after(found["reward"]),
-                "gold": _before_after(found["gold"]) if "gold" in found else "",
-                "length": f"{found['length']['before']:.0f} → {found['length']['after']:.0f}",
-                "size": counted(found[unit], unit),
-                "seconds": f"{found['seconds']:.0f} s",
+                "reward": _before_after(metrics["reward"]),
+                "gold": _before_after(metrics["gold"]) if "gold" in metrics else "",
+                "length": f"{metrics['length']['before']:.0f} → {metrics['length']['after']:.0f}",
+                "size": counted(metrics[unit], unit),
+                "seconds": f"{metrics['seconds']:.0f} s",
             }
         )
     return rows
@@ -98,18 +98,6 @@ def _row(name: str, entry: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _figures(compared: Mapping[str, Any]) -> list[str]:
-    return [f"policies_win_rates_{compared['judge']}", "policies_reward_kl"]
-
-
-def _has_gold(compared: Mapping[str, Any]) -> bool:
-    return "gold" in compared["policies"]["base"]
-
-
-def _judge(compared: Mapping[str, Any]) -> str:
-    return "the simulated truth" if compared["judge"] == "gold" else "REALM's own reward, which has an interest"
-
-
 def _with_code(markdown: str) -> "Markup":
     """The words of a verdict, the names between backticks as code."""
     from markupsafe import Markup, escape
@@ -117,8 +105,8 @@ def _with_code(markdown: str) -> "Markup":
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(markdown))))
 
 
-def _before_after(found: Mapping[str, Any]) -> str:
-    text = f"{found['before']:.2f} → {found['after']:.2f}"
-    if "ci_of_difference" in found:
-        text += f" ({found['after'] - found['before']:+.2f}, {between(found['ci_of_difference'], '+.2f')})"
+def _before_after(entry: Mapping[str, Any]) -> str:
+    text = f"{entry['before']:.2f} → {entry['after']:.2f}"
+    if "ci_of_difference" in entry:
+        text += f" ({entry['after'] - entry['before']:+.2f}, {between(entry['ci_of_difference'], '+.2f')})"
     return text

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from realm_lib.report.pages.index import failed_steps, rewards_compared, seconds_in_all
 from realm_lib.report.pages.pages import Page, write_page
 from realm_lib.report.pages.policies import read_policies, training_rows
 from realm_lib.report.words.evaluation import runs_compared
@@ -51,9 +52,9 @@ def write_side_by_side(runs: Sequence[Run], output: Path | None = None) -> Path:
         source=" and ".join(names),
         title=f"REALM: {' · '.join(names)}",
         names=names,
-        simulated=any("ceiling" in found for found in evaluations),
+        simulated=any("ceiling" in metrics for metrics in evaluations),
         summary=runs_compared(names, evaluations, list(_parameters(runs))),
-        tables=[table for table in _tables(runs, evaluations) if table["rows"]],
+        tables=_tables(runs, evaluations),
     )
 
 
@@ -63,7 +64,7 @@ def _need_finished(run: Run) -> None:
     if run.path("metrics", "evaluation.json").exists():
         return
     steps = run.manifest.get("steps", {})
-    ended = [f"{name} ended as {step['exit']}" for name, step in steps.items() if step["exit"] != "ok"]
+    ended = [f"{name} ended as {steps[name]['exit']}" for name in failed_steps(steps)]
     reason = ", ".join(ended) or f"it has run {', '.join(steps) or 'no notebook'}"
     raise ComparisonOfRunsError(f"{run.folder}: no evaluation to compare: {reason}; run `make` for this run first")
 
@@ -87,84 +88,54 @@ def _parameters(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 def _flat(content: Any, key: str = "") -> dict[str, str]:
     if isinstance(content, dict) and content:
-        found: dict[str, str] = {}
+        flat: dict[str, str] = {}
         for name, child in content.items():
-            found |= _flat(child, f"{key}.{name}" if key else str(name))
-        return found
+            flat |= _flat(child, f"{key}.{name}" if key else str(name))
+        return flat
     return {key: "null" if content is None else str(content)}
 
 
 def _tables(runs: Sequence[Run], evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Title, note and rows of each table that has rows; a row is its label and a cell a run."""
     from realm_lib.report.figures import LABELS
 
-    rewards = [{**found["rewards"], **({"ceiling": found["ceiling"]} if "ceiling" in found else {})}
-               for found in evaluations]  # fmt: skip
-    compared = [(read_policies(run) or {"policies": {}})["policies"] for run in runs]
-    policies = dict.fromkeys(name for entries in compared for name in entries if name != "base")
-    trainings = [{row["name"]: row for row in training_rows(run)} for run in runs]
-    commits = [str(run.manifest.get("commit", {}).get("id") or "unknown")[:12] for run in runs]
-    return [
-        {"title": "Parameters that differ", "note": "", "rows": list(_parameters(runs).items())},
-        {
-            "title": "Accuracy",
-            "note": "Share of the test pairs ranked rightly, with 95 % intervals over posts.",
-            "rows": [
-                ("Test pairs", [f"{found['pairs']:,} of {counted(found['posts'], 'posts')}" for found in evaluations]),
-                *((LABELS[name], [_share(found.get(name), "accuracy") for found in rewards]) for name in _REWARDS),
-            ],
-        },
-        {
-            "title": "Is the difference real?",
-            "note": "Within each run, on the same resampled posts.",
-            "rows": [
-                (_minus(name, LABELS), [_difference(found["differences"].get(name)) for found in evaluations])
-                for name in _DIFFERENCES
-            ],
-        },
-        {
-            "title": "Trainings",
-            "note": "Mean reward on held-out prompts, before → after.",
-            "rows": [
-                (name, [found[name]["reward"] if name in found else "" for found in trainings])
-                for name in ("PPO", "DPO")
-                if any(name in found for found in trainings)
-            ],
-        },
-        {
-            "title": "Policies: wins over the start",
-            "note": "Ties count half; judged by the simulated truth where it is known, else by the reward itself.",
-            "rows": [
-                (policy_name(name), [_share(entries.get(name), "win_rate") for entries in compared])
-                for name in policies
-            ],
-        },
-        {
-            "title": "What ran",
-            "note": "",
-            "rows": [
-                ("Commit", commits),
-                ("Minutes", [f"{_seconds(run) / 60:.1f}" for run in runs]),
-                ("Steps that failed", [_failed(run) for run in runs]),
-            ],
-        },
+    rewards = [metrics["rewards"] | {"ceiling": metrics.get("ceiling")} for metrics in evaluations]
+    policies = [(read_policies(run) or {"policies": {}})["policies"] for run in runs]
+    trainings = [{row["name"]: row["reward"] for row in training_rows(run)} for run in runs]
+    steps = [run.manifest.get("steps", {}) for run in runs]
+    accuracy = [
+        ("Test pairs", [f"{metrics['pairs']:,} of {counted(metrics['posts'], 'posts')}" for metrics in evaluations]),
+        *((LABELS[name], [_share(entries.get(name), "accuracy") for entries in rewards]) for name in _REWARDS),
     ]
+    differences = [
+        (rewards_compared(name), [_difference(metrics["differences"].get(name)) for metrics in evaluations])
+        for name in _DIFFERENCES
+    ]
+    trained = [(name, [rows.get(name, "") for rows in trainings]) for name in ("PPO", "DPO")]
+    wins = [
+        (policy_name(name), [_share(entries.get(name), "win_rate") for entries in policies])
+        for name in dict.fromkeys(name for entries in policies for name in entries if name != "base")
+    ]
+    what_ran = [
+        ("Commit", [str(run.manifest.get("commit", {}).get("id") or "unknown")[:12] for run in runs]),
+        ("Minutes", [f"{seconds_in_all(entries) / 60:.1f}" for entries in steps]),
+        ("Steps that failed", [", ".join(failed_steps(entries)) or "none" for entries in steps]),
+    ]
+    judges = "Ties count half; judged by the simulated truth where it is known, else by the reward itself."
+    tables = [
+        ("Parameters that differ", "", list(_parameters(runs).items())),
+        ("Accuracy", "Share of the test pairs ranked rightly, with 95 % intervals over posts.", accuracy),
+        ("Is the difference real?", "Within each run, on the same resampled posts.", differences),
+        ("Trainings", "Mean reward on held-out prompts, before → after.", [row for row in trained if any(row[1])]),
+        ("Policies: wins over the start", judges, wins),
+        ("What ran", "", what_ran),
+    ]
+    return [{"title": title, "note": note, "rows": rows} for title, note, rows in tables if rows]
 
 
-def _minus(name: str, labels: Mapping[str, str]) -> str:
-    return " minus ".join(labels.get(side, side) for side in name.split(" - "))
+def _share(entry: Mapping[str, Any] | None, key: str) -> str:
+    return "" if entry is None else with_interval(entry[key], entry["ci"])
 
 
-def _share(found: Mapping[str, Any] | None, key: str) -> str:
-    return "" if found is None else with_interval(found[key], found["ci"])
-
-
-def _difference(found: Mapping[str, Any] | None) -> str:
-    return "" if found is None else f"{points(found)}: {in_words(found)}"
-
-
-def _seconds(run: Run) -> float:
-    return sum(step.get("seconds") or 0.0 for step in run.manifest.get("steps", {}).values())
-
-
-def _failed(run: Run) -> str:
-    return ", ".join(name for name, step in run.manifest.get("steps", {}).items() if step["exit"] != "ok") or "none"
+def _difference(entry: Mapping[str, Any] | None) -> str:
+    return "" if entry is None else f"{points(entry)}: {in_words(entry)}"

@@ -99,7 +99,7 @@ def questions_answered(metrics: Metrics) -> list[tuple[str, str]]:
     """The questions that a reader of one page has, each with its answer in numbers."""
     differences = _differences(metrics)
     parts = {name: differences[name] for name in _PARTS if name in differences}
-    much = "; ".join(f"against {_name(name)} {points(found)}" for name, found in parts.items())
+    much = "; ".join(f"against {_name(name)} {points(difference)}" for name, difference in parts.items())
     answers = [
         ("Is it better?", _better(differences, parts)),
         ("By how much?", f"{capital(much)} (95 % intervals over posts)." if much else "Not compared with its parts."),
@@ -149,10 +149,10 @@ def runs_compared(names: Sequence[str], runs: Sequence[Metrics], changed: Sequen
     first, *others = (metrics["rewards"]["realm"] for metrics in runs)
     more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
     text = f"The runs differ in {', '.join(changed[:4])}{more}." if changed else "The runs have the same parameters."
-    for name, found in zip(names[1:], others, strict=True):
-        apart = found["ci"][0] > first["ci"][1] or found["ci"][1] < first["ci"][0]
+    for name, other in zip(names[1:], others, strict=True):
+        apart = other["ci"][0] > first["ci"][1] or other["ci"][1] < first["ci"][0]
         text += (
-            f" The combined reward of {name} ranks {percent(found['accuracy'])} rightly, that of {names[0]} "
+            f" The combined reward of {name} ranks {percent(other['accuracy'])} rightly, that of {names[0]} "
             f"{percent(first['accuracy'])}: their intervals {'lie apart' if apart else 'overlap'}."
         )
     return text
@@ -169,14 +169,14 @@ def _subject(metrics: Metrics) -> str:
 def _differences(metrics: Metrics) -> dict[str, Metrics]:
     """The subject's differences in accuracy by the other reward's name."""
     start = f"{_subject(metrics)} - "
-    found = metrics["differences"].items()
-    return {name.removeprefix(start): difference for name, difference in found if name.startswith(start)}
+    differences = metrics["differences"].items()
+    return {name.removeprefix(start): difference for name, difference in differences if name.startswith(start)}
 
 
 def _ranking(metrics: Metrics, others: Sequence[str], confidence: float = 0.95) -> str:
     """How many pairs the subject ranks rightly, and how it stands to those of ``others`` that it was compared with."""
     subject, differences = _subject(metrics), _differences(metrics)
-    found = metrics["rewards"][subject]
+    reward = metrics["rewards"][subject]
     standing: dict[str, list[str]] = {"better than": [], "worse than": [], "not to be told from": []}
     for other in (name for name in others if name in differences):
         low, high = differences[other]["ci"]
@@ -186,7 +186,7 @@ def _ranking(metrics: Metrics, others: Sequence[str], confidence: float = 0.95) 
     pairs = "simulated pairs" if "ceiling" in metrics else "pairs"
     start = (
         f"On {counted(metrics['pairs'], pairs)} of {counted(metrics['posts'], 'posts')} {_name(subject)} ranks "
-        f"{percent(found['accuracy'])} rightly ({100 * confidence:g} % interval {interval(found['ci'])})"
+        f"{percent(reward['accuracy'])} rightly ({100 * confidence:g} % interval {interval(reward['ci'])})"
     )
     return f"{start}: {'; '.join(clauses)}." if clauses else f"{start}."
 
@@ -227,8 +227,8 @@ def _better(differences: Mapping[str, Metrics], parts: Mapping[str, Metrics]) ->
 
 
 def _how_sure(metrics: Metrics, parts: Mapping[str, Metrics]) -> str:
-    values = [f"{p_value(difference['p_holm'])} against {_name(name)}" for name, difference in parts.items()]
-    sentences = [f"{listed(values)}, after correction for all comparisons made."] if values else []
+    p_values = [f"{p_value(difference['p_holm'])} against {_name(name)}" for name, difference in parts.items()]
+    sentences = [f"{listed(p_values)}, after correction for all comparisons made."] if p_values else []
     if "reward_model" in parts:
         sentences.append(power(metrics))
     if "seeds" in metrics:

@@ -112,10 +112,10 @@ def _held_out(metrics: Metrics, simulated: bool) -> str:
     return counted(metrics["held_out_prompts"], "simulated held-out prompts" if simulated else "held-out prompts")
 
 
-def _change(found: Metrics) -> str:
+def _change(entry: Metrics) -> str:
     return (
-        f"from {found['before']:.2f} to **{found['after']:.2f}** (difference "
-        f"{found['difference']:+.2f}, {between(found['ci_of_difference'], '+.2f')})"
+        f"from {entry['before']:.2f} to **{entry['after']:.2f}** (difference "
+        f"{entry['difference']:+.2f}, {between(entry['ci_of_difference'], '+.2f')})"
     )
 
 

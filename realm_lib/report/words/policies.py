@@ -92,9 +92,8 @@ def _best(best: str, others: list[str], pairwise: Mapping[str, Any]) -> str:
     if beaten:
         text += f"; directly, it beats {listed(beaten)}"
     if unbeaten:
-        text += (
-            f"; it cannot be told from {listed(unbeaten)}, or does not beat {'it' if len(unbeaten) == 1 else 'them'}"
-        )
+        them = "it" if len(unbeaten) == 1 else "them"
+        text += f"; it cannot be told from {listed(unbeaten)}, or does not beat {them}"
     return text + "."
 
 

@@ -3,10 +3,4 @@
 from realm_lib.rlhf.comparison.answers import compare_policies, starting_policy, trained_policy
 from realm_lib.rlhf.comparison.result import ComparisonError, PolicyComparison
 
-__all__ = [
-    "ComparisonError",
-    "PolicyComparison",
-    "compare_policies",
-    "starting_policy",
-    "trained_policy",
-]
+__all__ = ["ComparisonError", "PolicyComparison", "compare_policies", "starting_policy", "trained_policy"]

@@ -90,9 +90,8 @@ def compare_policies(
     for name, policy_params in trained.items():
         policy = load_policy(policy_params, folder)
         if policy.tokenizer.get_vocab() != base.tokenizer.get_vocab():
-            raise ComparisonError(
-                f"{name}: its tokenizer is not that of {start.model_name}: KL between them means nothing"
-            )
+            reason = f"its tokenizer is not that of {start.model_name}: KL between them means nothing"
+            raise ComparisonError(f"{name}: {reason}")
         ids = encode_prompts(policy.tokenizer, asked, sampling.max_prompt_tokens).ids
         if ids != encoded.ids:
             raise ComparisonError(f"{name}: its chat template is not that of {start.model_name}: the prompts differ")
@@ -165,7 +164,7 @@ def _with_best_of(table: pd.DataFrame, best_of: Sequence[int]) -> pd.DataFrame:
     for n in best_of:
         picked = np.zeros(rewards.shape, dtype=bool)
         picked[np.arange(len(rewards)), rewards[:, :n].argmax(axis=1)] = True
-        frame = pool.assign(policy=f"best_of_{n}", weight=best_of_n_weights(rewards, n).ravel(), picked=picked.ravel())
-        frames.append(frame)
+        weights = best_of_n_weights(rewards, n)
+        frames.append(pool.assign(policy=f"best_of_{n}", weight=weights.ravel(), picked=picked.ravel()))
     frames.append(table[~table["policy"].isin(["base", "best"])])
     return pd.concat(frames, ignore_index=True)

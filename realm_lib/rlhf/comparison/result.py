@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from realm_lib.evaluation.resampling import bootstrap_over_posts
+from realm_lib.evaluation.resampling import Floats, bootstrap_over_posts
 from realm_lib.evaluation.win_rates import (
     Rate,
     best_of_n_kl,
@@ -66,9 +65,8 @@ class PolicyComparison:
     def side_by_side(self, prompts: int = 3) -> pd.DataFrame:
         """The shown answers to the first ``prompts`` prompts: prompt, policy, answer, and every judge's score."""
         shown = self.answers[self.answers["picked"] & (self.answers["row"] < prompts)]
-        return shown.sort_values("row", kind="stable")[["prompt", "policy", "answer", *self.judges]].reset_index(
-            drop=True
-        )
+        shown = shown.sort_values("row", kind="stable", ignore_index=True)
+        return shown[["prompt", "policy", "answer", *self.judges]]
 
     def table(self) -> pd.DataFrame:
         """One row a policy: the numbers of :meth:`metrics` that a person compares first."""
@@ -112,7 +110,7 @@ class PolicyComparison:
         shown = own.loc[own["picked"], "answer"].tolist()
         entry: dict[str, Any] = {judge: self._mean(name, judge) for judge in self.judges}
         entry |= {part: float(self._means(name, part).mean()) for part in _PARTS if part in own}
-        entry |= self._kl_of(name)
+        entry |= self._kl(name)
         entry |= {key: float(self._means(name, key).mean()) for key in ("length", "characters", "ended")}
         entry |= {f"distinct_{n}": distinct_n(shown, n) for n in (1, 2)}
         if name == "base":
@@ -127,7 +125,7 @@ class PolicyComparison:
             }
         return {**entry, **by_judge[self.judge], "by_judge": by_judge}
 
-    def _kl_of(self, name: str) -> dict[str, Any]:
+    def _kl(self, name: str) -> dict[str, Any]:
         if name in self.kls:
             kl = self.kls[name]
             return {"kl": kl.k1, "kl_error": kl.k1_error, "kl_k3": kl.k3, "kl_kind": "estimate"}
@@ -138,22 +136,21 @@ class PolicyComparison:
     def _mean(self, name: str, column: str) -> dict[str, Any]:
         values = self._means(name, column)
         drawn = bootstrap_over_posts(values, np.arange(len(values)), resamples=self.resamples)
-        return {"mean": float(drawn.means[0]), "ci": [float(drawn.lows[0]), float(drawn.highs[0])]}
+        return {"mean": float(drawn.means[0]), "ci": drawn.interval()}
 
-    def _means(self, name: str, column: str) -> NDArray[np.float64]:
+    def _means(self, name: str, column: str) -> Floats:
         """The weighted mean of ``column`` over a policy's answers to each prompt, [prompts]."""
-        values, weights = self._grid(name, column), self._grid(name, "weight")
-        means: NDArray[np.float64] = (values * weights).sum(axis=1)
+        means: Floats = (self._grid(name, column) * self._grid(name, "weight")).sum(axis=1)
         return means
 
-    def _shares(self, policy: str, over: str, judge: str) -> NDArray[np.float64]:
+    def _shares(self, policy: str, over: str, judge: str) -> Floats:
         first, second = self._grid(policy, judge), self._grid(over, judge)
         return win_shares(first, second, self._grid(policy, "weight"), self._grid(over, "weight"))
 
-    def _grid(self, name: str, column: str) -> NDArray[np.float64]:
+    def _grid(self, name: str, column: str) -> Floats:
         """``column`` of a policy's answers, [prompts, answers]."""
         own = self.answers[self.answers["policy"] == name]
         if own.empty:
             raise ComparisonError(f"no policy {name!r} was compared; there are {', '.join(self.policies)}")
-        values: NDArray[np.float64] = own.sort_values(["row", "number"])[column].to_numpy(dtype=np.float64)
+        values: Floats = own.sort_values(["row", "number"])[column].to_numpy(dtype=np.float64)
         return values.reshape(own["row"].nunique(), -1)
