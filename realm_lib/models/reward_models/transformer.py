@@ -51,7 +51,7 @@ class TransformerScorer:
         """Tokens that went through the model so far, padding left out: shared ones count once."""
         self.budget = params.batch_tokens
         """Most tokens in a batch now: ``batch_tokens``, halved each time that memory ran out."""
-        self._identity = {
+        self.identity: Mapping[str, Any] = {
             "backend": params.backend,
             "model": params.model_id,
             "weights": loaded.weights,
@@ -60,11 +60,6 @@ class TransformerScorer:
             "max_length": params.max_length,
             "template": self.encoder.template_digest,
         }
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """Model, weights, precision, template and length limit."""
-        return self._identity
 
     @property
     def not_shared(self) -> str | None:
@@ -85,15 +80,15 @@ class TransformerScorer:
         chats = self.encoder.encode(prompts, responses)
         keys = [(*chat.ids, -1, *(chat.types or ())) for chat in chats]
         firsts: dict[tuple[int, ...], int] = {}
-        for place, key in enumerate(keys):
-            firsts.setdefault(key, place)
+        for index, key in enumerate(keys):
+            firsts.setdefault(key, index)
         distinct = list(firsts.values())
         try:
             values = self._score_distinct([chats[n] for n in distinct], [as_text(prompts[n]) for n in distinct])
         except _AloneTooLarge as error:
-            place = distinct[error.place]
+            index = distinct[error.index]
             raise ScorerError(
-                f"{name_text(place, prompts[place], responses[place])}: its {len(chats[place].ids)} tokens alone take "
+                f"{name_text(index, prompts[index], responses[index])}: its {len(chats[index].ids)} tokens alone take "
                 "more memory than there is: lower reward_model.max_length, quantize the model, or give it more memory"
             ) from error
         slots = {key: slot for slot, key in enumerate(firsts)}
@@ -115,24 +110,24 @@ class TransformerScorer:
         while left:
             done: set[int] = set()
             batches = plan_batches(
-                [chats[place].ids for place in left],
-                [groups[place] for place in left],
+                [chats[index].ids for index in left],
+                [groups[index] for index in left],
                 self.budget,
                 attention_length=None if self.not_shared else self._attention_length,
                 pass_cost=self._pass_cost,
             )
             for batch in batches:
-                places = [left[place] for row in batch for place in row.places]
-                values = self._within_memory(batch, [chats[place] for place in places])
+                indices = [left[place] for row in batch for place in row.places]
+                values = self._within_memory(batch, [chats[index] for index in indices])
                 if values is None:
-                    if len(places) == 1:
-                        raise _AloneTooLarge(places[0])
+                    if len(indices) == 1:
+                        raise _AloneTooLarge(indices[0])
                     self._halve_budget(batch)
                     break
-                scores[places] = values
+                scores[indices] = values
                 self.tokens_computed += sum(row.length for row in batch)
-                done.update(places)
-            left = [place for place in left if place not in done]
+                done.update(indices)
+            left = [index for index in left if index not in done]
         return scores
 
     def _within_memory(self, batch: Sequence[Row], chats: Sequence[EncodedChat]) -> NDArray[np.float32] | None:
@@ -145,8 +140,8 @@ class TransformerScorer:
             if "not enough memory" not in str(error) and "can't allocate memory" not in str(error):  # the CPU's words
                 raise
             return None
-        found: NDArray[np.float32] = values.float().cpu().numpy()
-        return found
+        scores: NDArray[np.float32] = values.float().cpu().numpy()
+        return scores
 
     def _halve_budget(self, batch: Sequence[Row]) -> None:
         taken = len(batch) * max(row.length for row in batch)
@@ -190,16 +185,15 @@ class TransformerScorer:
     def _attention_length(self) -> float:
         """Tokens in a row at which attention takes as many operations as the linear layers (Llama's shapes)."""
         config = self.model.config
-        shrink = (
-            getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        ) / config.num_attention_heads
+        heads = config.num_attention_heads
+        shrink = (getattr(config, "num_key_value_heads", None) or heads) / heads
         weights = 2 * config.hidden_size**2 * (1 + shrink) + 3 * config.hidden_size * config.intermediate_size
         return float(2 * weights / (4 * config.hidden_size))
 
 
 class _AloneTooLarge(RuntimeError):
-    """A single text for which there is not enough memory; ``place`` among those asked for."""
+    """A single text for which there is not enough memory; ``index`` among those asked for."""
 
-    def __init__(self, place: int) -> None:
-        super().__init__(f"out of memory with text {place} alone")
-        self.place = place
+    def __init__(self, index: int) -> None:
+        super().__init__(f"out of memory with text {index} alone")
+        self.index = index
