@@ -161,10 +161,15 @@ class _Chosen:
         return PairSplit(pairs.drop(columns=["_file", "_row"]).reset_index(drop=True), report)
 
 
+def all_texts(pairs: pd.DataFrame) -> pd.DataFrame:
+    """The (prompt, response) of ``pairs``, those of A and then those of B: columns prompt, response."""
+    sides = [pairs[["history", f"human_ref_{side}"]].set_axis(["prompt", "response"], axis=1) for side in "AB"]
+    return pd.concat(sides)
+
+
 def distinct_texts(pairs: pd.DataFrame) -> pd.DataFrame:
     """The distinct (prompt, response) of ``pairs``, however many pairs hold each: columns prompt, response."""
-    sides = [pairs[["history", f"human_ref_{side}"]].set_axis(["prompt", "response"], axis=1) for side in "AB"]
-    return pd.concat(sides).drop_duplicates(ignore_index=True)
+    return all_texts(pairs).drop_duplicates(ignore_index=True)
 
 
 def bare_domain(domain: str) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from realm_lib.data.pairs import distinct_texts
+from realm_lib.data.pairs import all_texts, distinct_texts
 from realm_lib.features.filling import fill, fill_from_stream
 from realm_lib.features.similarity import quote_embeddings, similarities, stored_similarities
 from realm_lib.features.store import FeatureStore, text_key
@@ -102,13 +102,14 @@ def extract(
         table = table.merge(values, on=["history", f"human_ref_{side}"], how="left", validate="many_to_one")
     for name, (a, b) in stored_similarities(pairs, embedder, store).items():
         table[f"similarity_A under {name}"], table[f"similarity_B under {name}"] = a, b
+    times_used = all_texts(pairs).value_counts().reindex(pd.MultiIndex.from_frame(texts[["prompt", "response"]]))
     counts = FeatureCounts(
         pairs=len(pairs),
         unique_responses=len(texts),
         scored=len(scores.computed),
         cache_hits=len(texts) - len(scores.computed),
         tokens_scored=int(scores.tokens[scores.computed].sum()),
-        tokens_naive=int((scores.tokens * _times_used(pairs, texts)).sum()),
+        tokens_naive=int((scores.tokens * times_used.to_numpy()).sum()),
         seconds=round(time.monotonic() - start, 2),
     )
     return Extraction(table, counts)
@@ -117,14 +118,6 @@ def extract(
 def votes_renamed(pairs: pd.DataFrame) -> pd.DataFrame:
     """``pairs`` with SHP's votes, score_A and score_B there, as votes_A and votes_B: here a score is a model's."""
     return pairs.rename(columns={f"score_{side}": f"votes_{side}" for side in "AB"})
-
-
-def _times_used(pairs: pd.DataFrame, texts: pd.DataFrame) -> NDArray[np.int64]:
-    """How many responses of ``pairs`` each of the distinct ``texts`` is, int64 [texts]."""
-    sides = [pairs[["history", f"human_ref_{side}"]].set_axis(["prompt", "response"], axis=1) for side in "AB"]
-    counts = pd.concat(sides).value_counts()
-    texts_of = pd.MultiIndex.from_frame(texts[["prompt", "response"]])
-    return np.asarray(counts.reindex(texts_of), dtype=np.int64)
 
 
 class Scores(NamedTuple):

@@ -192,9 +192,8 @@ def _parts(model: Any, params: RewardModelParams) -> tuple[Any | None, Callable[
     # One row of the vocabulary's matrix: the other logits are never looked at.
     weight = layer.weight[:1]
     bias = None if layer.bias is None else layer.bias[:1]
-    return model.base_model, lambda states: torch.nn.functional.linear(states.to(weight.device), weight, bias).squeeze(
-        -1
-    )
+    linear = torch.nn.functional.linear
+    return model.base_model, lambda states: linear(states.to(weight.device), weight, bias).squeeze(-1)
 
 
 def _check_head(head: torch.nn.Module, params: RewardModelParams) -> None:

@@ -117,7 +117,7 @@ class TransformerScorer:
                 pass_cost=self._pass_cost,
             )
             for batch in batches:
-                indices = [left[place] for row in batch for place in row.places]
+                indices = [left[index] for row in batch for index in row.indices]
                 values = self._within_memory(batch, [chats[index] for index in indices])
                 if values is None:
                     if len(indices) == 1:
