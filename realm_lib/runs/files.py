@@ -94,8 +94,8 @@ def _first_bad(content: Any, key: str = "") -> str:
         value = child.tolist() if hasattr(child, "tolist") else child
         if isinstance(value, float) and not math.isfinite(value):
             return here
-        if isinstance(value, (Mapping, list, tuple)) and (found := _first_bad(value, here)):
-            return found
+        if isinstance(value, (Mapping, list, tuple)) and (bad := _first_bad(value, here)):
+            return bad
     return ""
 
 

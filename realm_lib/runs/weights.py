@@ -3,13 +3,9 @@
 import hashlib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from realm_lib.config.base import ParamsError, resolve_path
-from realm_lib.runs.run import Run  # CHECK
-
-if TYPE_CHECKING:
-    pass
+from realm_lib.runs.run import Run
 
 
 def locate_model(model_id: str, run_folder: Path | None = None) -> Path | str:
@@ -43,6 +39,6 @@ def hub_commit(model_id: str, revision: str | None) -> str | None:
     """
     from transformers.utils import resolve_revision
 
-    found = resolve_revision(model_id, revision)
-    commit: str | None = getattr(found, "resolved", found)
+    resolved = resolve_revision(model_id, revision)
+    commit: str | None = getattr(resolved, "resolved", resolved)
     return commit if re.fullmatch("[0-9a-f]{40}", commit or "") else None
