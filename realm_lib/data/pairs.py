@@ -17,10 +17,9 @@ import pandas as pd
 
 from realm_lib.config.data import DataParams, Split
 from realm_lib.data.chats import PairsError
-from realm_lib.data.reading import read_files, unit_hash
+from realm_lib.data.reading import TEXTS, read_files, unit_hash
 from realm_lib.data.sources import Source
 
-_TEXTS = ("history", "human_ref_A", "human_ref_B")
 _NAMED_ROWS = 5  # rows of each fault that the report names
 
 
@@ -138,7 +137,7 @@ class _Chosen:
 
     def drop_unusable(self) -> None:
         """Leave out pairs that say nothing, and all but the first of equal ones."""
-        self.drop("empty text", (self.pairs[list(_TEXTS)].map(str.strip) == "").any(axis=1))
+        self.drop("empty text", (self.pairs[list(TEXTS)].map(str.strip) == "").any(axis=1))
         self.drop("equal responses", self.pairs["human_ref_A"].str.strip() == self.pairs["human_ref_B"].str.strip())
         self.drop("label against votes", _against_votes(self.pairs))
         self.drop("duplicate pair", pd.Series(_pair_ids(self.pairs), index=self.pairs.index).duplicated())

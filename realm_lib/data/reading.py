@@ -14,23 +14,19 @@ from realm_lib.config.base import resolve_path
 from realm_lib.data.chats import PairsError, Prompt, as_messages, as_text
 
 REQUIRED = ("post_id", "history", "human_ref_A", "human_ref_B", "labels")
+TEXTS = ("history", "human_ref_A", "human_ref_B")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
-_TEXTS = ("history", "human_ref_A", "human_ref_B")
-
-
-_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-
-
-def local_files(place: str) -> list[Path]:
-    """The files of pairs at ``place``, a file or a folder; raises :class:`PairsError` where there are none."""
-    path = resolve_path(place)
+def local_files(where: str) -> list[Path]:
+    """The files of pairs at ``where``, a file or a folder; raises :class:`PairsError` where there are none."""
+    path = resolve_path(where)
     if not path.exists():
         raise PairsError(f"data.path: {path} does not exist (relative paths start at the project's root)")
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    files = [file for file in files if file.name.endswith(_SUFFIXES)]
+    files = [file for file in files if file.name.endswith(SUFFIXES)]
     if not files:
-        raise PairsError(f"data.path: {path} holds no {', '.join(_SUFFIXES)} file")
+        raise PairsError(f"data.path: {path} holds no {', '.join(SUFFIXES)} file")
     return files
 
 
@@ -99,7 +95,7 @@ def normalised(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     frame = frame.copy()
     if "domain" not in frame:
         frame["domain"] = "all"
-    for column in _TEXTS:
+    for column in TEXTS:
         frame[column] = frame[column].astype(object).where(frame[column].notna(), "")
         _refuse_rows(frame, ~frame[column].map(lambda text: isinstance(text, str)), f"{column} is not text")
     labels = pd.to_numeric(frame["labels"], errors="coerce")

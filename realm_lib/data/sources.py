@@ -90,7 +90,7 @@ class Source:
                 )
             return self._read(named[split])
         if any(named.values()):
-            missing = [name for name, found in named.items() if not found]
+            missing = [name for name, of_split in named.items() if not of_split]
             raise PairsError(
                 f"{self.name}: no file for split {missing[0]!r}; name one {missing[0]}.jsonl, or name none"
             )

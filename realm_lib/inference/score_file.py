@@ -15,7 +15,7 @@ import pandas as pd
 from realm_lib.config.base import resolve_path
 from realm_lib.config.profile import load_params
 from realm_lib.data.chats import PairsError, as_text
-from realm_lib.data.reading import read_table, split_prompt
+from realm_lib.data.reading import SUFFIXES, read_table, split_prompt
 from realm_lib.features.extraction import score_texts, votes_renamed
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.reward_models import LongResponseError, build_scorer
@@ -28,7 +28,6 @@ FORMS: Mapping[tuple[str, ...], Mapping[str, str]] = {
     ("history", "human_ref_A", "human_ref_B"): {"human_ref_A": "score_A", "human_ref_B": "score_B"},
 }
 """The columns of a file, and the column of scores that each response gets."""
-_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
 class ScoredFile(NamedTuple):
@@ -55,8 +54,8 @@ def score_file(run: str | Path, source: str | Path, target: str | Path) -> Score
     source, target = Path(source), Path(target)
     if target.suffix != ".parquet":
         raise PairsError(f"{target}: the output is a .parquet file")
-    if not source.name.endswith(_SUFFIXES):
-        raise PairsError(f"{source}: not a {', '.join(_SUFFIXES)} file")
+    if not source.name.endswith(SUFFIXES):
+        raise PairsError(f"{source}: not a {', '.join(SUFFIXES)} file")
     home = Run(run)
     params = load_params(home.path("params.yaml"))
     if not source.is_file():
@@ -80,11 +79,11 @@ def score_file(run: str | Path, source: str | Path, target: str | Path) -> Score
             progress=show_progress(),
         )
     except LongResponseError as error:
-        places = ", ".join(str(row) for row in distinct.iloc[error.places[:5]]["row"])
-        raise LongResponseError(f"{source} row {places}: {error}", error.tokens, error.limit) from None
-    found = texts.merge(distinct[["prompt", "response"]].assign(score=scores.values), on=["prompt", "response"])
+        rows_named = ", ".join(str(row) for row in distinct.iloc[error.places[:5]]["row"])
+        raise LongResponseError(f"{source} row {rows_named}: {error}", error.tokens, error.limit) from None
+    scored = texts.merge(distinct[["prompt", "response"]].assign(score=scores.values), on=["prompt", "response"])
     for column, name in columns.items():
-        of_row = found[found["column"] == column].set_index("row")["score"]
+        of_row = scored[scored["column"] == column].set_index("row")["score"]
         rows[name] = table["_row"].map(of_row).astype(np.float32)
     with atomic_path(target) as temporary:
         rows.to_parquet(temporary, index=False)
@@ -105,17 +104,17 @@ def _form(table: pd.DataFrame, source: Path) -> Mapping[str, str]:
 
 def _texts(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
     """One row a response: row, column, prompt, response."""
-    found = []
+    texts = []
     for record in table.to_dict("records"):
         try:
             prompt, responses = _row_texts(record, list(columns))
             for column, response in zip(columns, responses, strict=True):
                 if not response.strip():
                     raise PairsError(f"{column} is empty")
-                found.append((record["_row"], column, prompt, response))
+                texts.append((record["_row"], column, prompt, response))
         except PairsError as error:
             raise PairsError(f"{record['_file']} row {record['_row']}: {error}") from None
-    return pd.DataFrame(found, columns=["row", "column", "prompt", "response"])
+    return pd.DataFrame(texts, columns=["row", "column", "prompt", "response"])
 
 
 def _row_texts(record: Mapping[Any, Any], columns: list[str]) -> tuple[str, list[str]]:

@@ -150,7 +150,8 @@ def imported_modules(notebook: Path, package: str = "realm_lib") -> list[Path]:
 
     graph = grimp.build_graph(package, exclude_type_checking_imports=True, cache_dir=None)
     spec = importlib.util.find_spec(package)
-    assert spec and spec.origin, package
+    assert spec is not None, package
+    assert spec.origin is not None, package
     root = Path(spec.origin).parent
     public = _public_names(root)
     sources = [_python(cell, notebook) for cell in _code_cells(notebook)]

@@ -77,9 +77,8 @@ class RewardService:
         from realm_lib.reward.realm_reward import RealmReward
 
         self._reward = RealmReward.from_pretrained(self.run)
-        models: dict[str, str] = self._reward.models
+        self.models = self._reward.models
         log.info("loaded %s", self.run)
-        self.models = models
 
     def _compute(self, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[object]:
         from realm_lib.reward.explanations import explain_each
@@ -103,19 +102,19 @@ class RewardService:
                 raise HTTPException(504, late) from None
             why = "the model is being loaded" if self.models is None else "too much waits"
             raise HTTPException(503, f"{late}: {why}", wait) from None
-        explained = [self._answer(place, result) for place, result in enumerate(results)]
+        explained = [self._answer(index, result) for index, result in enumerate(results)]
         self.metrics.responses.inc(len(explained))
         return explained
 
-    def _answer(self, place: int, result: object) -> Explained:
+    def _answer(self, index: int, result: object) -> Explained:
         from realm_lib.reward.explanations import Explanation
 
         if not isinstance(result, Explanation):
-            self._refuse(place, result)
+            self._refuse(index, result)
         assert self.models is not None, "a result is computed by the loaded reward"
         return Explained(**result.to_dict(), models=self.models)
 
-    def _refuse(self, place: int, error: object) -> NoReturn:
+    def _refuse(self, index: int, error: object) -> NoReturn:
         """The messages of the models' errors may hold a piece of a text: none is passed on."""
         from realm_lib.models.embedders import EmbedderError
         from realm_lib.models.reward_models import LongResponseError, ScorerError
@@ -126,20 +125,20 @@ class RewardService:
         if isinstance(error, LongResponseError):
             raise HTTPException(
                 422,
-                f"response {place} and the chat template take {max(error.tokens.values())} tokens, the reward model "
+                f"response {index} and the chat template take {max(error.tokens.values())} tokens, the reward model "
                 f"reads {error.limit} at most",
             )
         if isinstance(error, HostedModelError):
             log.error("the embedding service did not answer")
             raise HTTPException(503, "the embedding service did not answer", {"Retry-After": "10"})
-        log.error("response %d of a request has no reward: %s", place, type(error).__name__)
+        log.error("response %d of a request has no reward: %s", index, type(error).__name__)
         if isinstance(error, RewardNotFiniteError):
-            raise HTTPException(500, f"response {place} has no reward: {error}")
+            raise HTTPException(500, f"response {index} has no reward: {error}")
         if isinstance(error, ScorerError):
-            raise HTTPException(500, f"the reward model could not score response {place}")
+            raise HTTPException(500, f"the reward model could not score response {index}")
         if isinstance(error, EmbedderError):
-            raise HTTPException(500, f"response {place} or its prompt could not be embedded")
-        raise HTTPException(500, f"response {place} has no reward: {type(error).__name__}")
+            raise HTTPException(500, f"response {index} or its prompt could not be embedded")
+        raise HTTPException(500, f"response {index} has no reward: {type(error).__name__}")
 
 
 class _StrictRequest(Request):
@@ -242,21 +241,21 @@ def _add_rewards(app: FastAPI, service: RewardService) -> None:
         explained = await service.explain(pairs_of(request, service.limits))
         if isinstance(request.response, str):
             return explained[0]
-        return ExplainedList(rewards=[one.reward for one in explained], results=explained)
+        return ExplainedList(rewards=[answer.reward for answer in explained], results=explained)
 
     @app.post("/get_reward", responses=_FAULTS, tags=["rewards"])
     async def get_reward(request: GetRewardRequest) -> GetRewardAnswer:
         """OpenRLHF's remote reward (`--remote_rm_url`). Empty lists are answered with empty lists."""
         explained = await service.explain(pairs_of(request, service.limits))
-        rewards = [one.reward for one in explained]
-        logs = {name: [getattr(one, name) for one in explained] for name in ("score", "similarity", "spread")}
+        rewards = [answer.reward for answer in explained]
+        logs = {name: [getattr(answer, name) for answer in explained] for name in ("score", "similarity", "spread")}
         return GetRewardAnswer(rewards=rewards, scores=[probability(reward) for reward in rewards], extra_logs=logs)
 
     @app.post("/v1/score/evaluation", responses=_FAULTS, tags=["rewards"])
     async def scores(request: ScoresRequest) -> ScoresAnswer:
         """LLaMA-Factory's API reward (`reward_model_type: api`)."""
         explained = await service.explain(pairs_of(request, service.limits))
-        return ScoresAnswer(scores=[one.reward for one in explained])
+        return ScoresAnswer(scores=[answer.reward for answer in explained])
 
 
 def _add_state(app: FastAPI, service: RewardService) -> None:

@@ -27,10 +27,8 @@ def render_reference(schema: dict[str, Any]) -> str:
     import jinja2
 
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True)
-    return environment.get_template("api.html.j2").render(
-        info=schema["info"],
-        operations=list(_operations(schema)),
-    )
+    template = environment.get_template("api.html.j2")
+    return template.render(info=schema["info"], operations=list(_operations(schema)))
 
 
 def _operations(schema: dict[str, Any]) -> Iterator[_Operation]:
@@ -54,15 +52,15 @@ def _operations(schema: dict[str, Any]) -> Iterator[_Operation]:
 
 def _json_schema(holder: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     """The schema of a body or an answer, its reference followed; of several forms the first; {} where there is none."""
-    found: dict[str, Any] = holder.get("content", {}).get("application/json", {}).get("schema", {})
-    found = found.get("anyOf", [found])[0]
-    if "$ref" in found:
-        found = schema["components"]["schemas"][found["$ref"].rpartition("/")[2]]
-    return found
+    content: dict[str, Any] = holder.get("content", {}).get("application/json", {}).get("schema", {})
+    content = content.get("anyOf", [content])[0]
+    if "$ref" in content:
+        content = schema["components"]["schemas"][content["$ref"].rpartition("/")[2]]
+    return content
 
 
-def _example(found: dict[str, Any]) -> str | None:
-    return json.dumps(found["examples"][0], indent=2) if "examples" in found else None
+def _example(content: dict[str, Any]) -> str | None:
+    return json.dumps(content["examples"][0], indent=2) if "examples" in content else None
 
 
 def _type(field: dict[str, Any]) -> str:
