@@ -128,13 +128,13 @@ def _from_chosen_rejected(row: dict[str, Any]) -> dict[str, Any]:
     """One {prompt, chosen, rejected} row in SHP's columns; which response becomes A is a bit of a hash."""
     where = f"{row['_file']} row {row['_row']}"
     try:
-        prompt, chosen, rejected = split_prompt(_given(row, "prompt"), row["chosen"], row["rejected"])
+        prompt, chosen, rejected = split_prompt(given(row, "prompt"), row["chosen"], row["rejected"])
     except PairsError as error:
         raise PairsError(f"{where}: {error}") from None
     chosen_is_a = unit_hash("side", prompt, chosen, rejected) < 0.5
     return {
-        "post_id": _given(row, "post_id") or hashlib.sha256(prompt.encode()).hexdigest()[:16],
-        "domain": str(_given(row, "domain") or _given(row, "subset") or "all"),
+        "post_id": given(row, "post_id") or hashlib.sha256(prompt.encode()).hexdigest()[:16],
+        "domain": str(given(row, "domain") or given(row, "subset") or "all"),
         "_file": row["_file"],
         "_row": row["_row"],
         "history": prompt,
@@ -159,7 +159,7 @@ def split_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[str, str, str
     return as_text(dialogues[0][:-1]), dialogues[0][-1]["content"], dialogues[1][-1]["content"]
 
 
-def _given(row: Mapping[str, Any], column: str) -> Any:
+def given(row: Mapping[Any, Any], column: str) -> Any:
     """The value of a column; None where it is missing, which pandas writes as NaN when other rows have it."""
     value = row.get(column)
     return None if isinstance(value, float) and np.isnan(value) else value

@@ -1,7 +1,7 @@
 """Where a profile's pairs come from: the simulator, a data set of the hub, files; each part of it read once."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +29,7 @@ class Source:
     def whole(self, split: str) -> pd.DataFrame:
         """All pairs of train, validation or test. Raises :class:`PairsError` where they cannot be read."""
         if split not in self._whole:
-            readers: dict[str, Callable[[str], pd.DataFrame]] = {
-                "simulator": self._simulated,
-                "hub": self._from_hub,
-                "local": self._from_files,
-            }
+            readers = {"simulator": self._simulated, "hub": self._from_hub, "local": self._from_files}
             self._whole[split] = readers[self.data.source](split)
         return self._whole[split]
 
@@ -68,10 +64,9 @@ class Source:
         import datasets
 
         workers = self.data.preprocessing.num_workers
+        processes = workers if workers > 1 else None
         try:
-            loaded = datasets.load_dataset(
-                self.name, data_dir=folder, split=split, num_proc=workers if workers > 1 else None
-            )
+            loaded = datasets.load_dataset(self.name, data_dir=folder, split=split, num_proc=processes)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise PairsError(
                 f"data.dataset_name: split {split!r} of {self.name}{f'/{folder}' if folder else ''} "

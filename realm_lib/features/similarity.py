@@ -43,12 +43,8 @@ def similarities(
                 batch_size=batch_size,
                 label=label,
             )
-    return _cosines(
-        prompt_side.table,
-        [text_key(text) for text in prompts],
-        response_side.table,
-        [text_key(text) for text in responses],
-    )
+    prompt_keys, response_keys = ([text_key(text) for text in texts] for texts in (prompts, responses))
+    return _cosines(prompt_side.table, prompt_keys, response_side.table, response_keys)
 
 
 def quote_embeddings(frames: Iterable[pd.DataFrame], embedder: Embedder, store: FeatureStore) -> Quote | None:

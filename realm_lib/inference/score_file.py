@@ -15,7 +15,7 @@ import pandas as pd
 from realm_lib.config.base import resolve_path
 from realm_lib.config.profile import load_params
 from realm_lib.data.chats import PairsError, as_text
-from realm_lib.data.reading import SUFFIXES, read_table, split_prompt
+from realm_lib.data.reading import SUFFIXES, given, read_table, split_prompt
 from realm_lib.features.extraction import score_texts, votes_renamed
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.reward_models import LongResponseError, build_scorer
@@ -119,11 +119,10 @@ def _texts(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
 
 def _row_texts(record: Mapping[Any, Any], columns: list[str]) -> tuple[str, list[str]]:
     if columns == ["chosen", "rejected"]:
-        prompt = None if _missing(record.get("prompt")) else record["prompt"]
-        text, chosen, rejected = split_prompt(prompt, *(_present(record, column) for column in columns))
+        text, chosen, rejected = split_prompt(given(record, "prompt"), *(_present(record, name) for name in columns))
         return text, [chosen, rejected]
-    given = "history" if "human_ref_A" in columns else "prompt"
-    return _as_text(record, given), [_as_text(record, column) for column in columns]
+    prompt = "history" if "human_ref_A" in columns else "prompt"
+    return _as_text(record, prompt), [_as_text(record, column) for column in columns]
 
 
 def _as_text(record: Mapping[Any, Any], column: str) -> str:
@@ -134,11 +133,7 @@ def _as_text(record: Mapping[Any, Any], column: str) -> str:
 
 
 def _present(record: Mapping[Any, Any], column: str) -> Any:
-    value = record.get(column)
-    if _missing(value):
+    value = given(record, column)
+    if value is None:
         raise PairsError(f"{column} is missing")
     return value.tolist() if isinstance(value, np.ndarray) else value  # parquet hands message lists over as arrays
-
-
-def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and np.isnan(value))

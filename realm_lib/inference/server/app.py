@@ -68,6 +68,8 @@ class RewardService:
         """None until the reward is loaded."""
         self.failure: Exception | None = None
         """What kept the reward from being loaded."""
+        self.wait = {"Retry-After": str(limits.retry_after)}
+        """The header of an answer that asks to try again."""
         self._reward: Any = None
         self.metrics = Metrics(lambda: self.batcher.waiting)
         self.batcher = MicroBatcher(self._compute, limits, self.metrics.batches.observe)
@@ -89,19 +91,18 @@ class RewardService:
 
     async def explain(self, pairs: Sequence[Pair]) -> list[Explained]:
         """The explanation of each pair. Raises HTTPException with the status of what went wrong."""
-        wait = {"Retry-After": str(self.limits.retry_after)}
         try:
             results = await self.batcher.submit(pairs)
         except QueueFullError as error:
-            raise HTTPException(429, str(error), wait) from None
+            raise HTTPException(429, str(error), self.wait) from None
         except ClosedError as error:
-            raise HTTPException(503, str(error), wait) from None
+            raise HTTPException(503, str(error), self.wait) from None
         except TimedOutError as error:
             late = f"no answer within {self.limits.timeout:g} s"
             if error.started:
                 raise HTTPException(504, late) from None
             why = "the model is being loaded" if self.models is None else "too much waits"
-            raise HTTPException(503, f"{late}: {why}", wait) from None
+            raise HTTPException(503, f"{late}: {why}", self.wait) from None
         explained = [self._answer(index, result) for index, result in enumerate(results)]
         self.metrics.responses.inc(len(explained))
         return explained
@@ -121,7 +122,7 @@ class RewardService:
         from realm_lib.reward.explanations import HostedModelError, RewardNotFiniteError
 
         if isinstance(error, ClosedError):
-            raise HTTPException(503, str(error), {"Retry-After": str(self.limits.retry_after)})
+            raise HTTPException(503, str(error), self.wait)
         if isinstance(error, LongResponseError):
             raise HTTPException(
                 422,
@@ -154,17 +155,13 @@ class _StrictRequest(Request):
             raise HTTPException(400, f"the body is not JSON: {error.msg} at character {error.pos}") from None
         except RecursionError:
             raise HTTPException(400, "the body's JSON is nested too deeply") from None
-        except ValueError as error:
-            message = str(error) if isinstance(error, _ConstantError) else "a number has too many digits"
-            raise HTTPException(400, f"the body is not JSON: {message}") from None
-
-
-class _ConstantError(ValueError):
-    """NaN or an infinity, which Python's parser takes and JSON does not have."""
+        except ValueError:
+            raise HTTPException(400, "the body is not JSON: a number has too many digits") from None
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise _ConstantError(f"{name} is not a number of JSON")
+    """NaN or an infinity, which Python's parser takes and JSON does not have."""
+    raise HTTPException(400, f"the body is not JSON: {name} is not a number of JSON")
 
 
 class _StrictRoute(APIRoute):
@@ -268,7 +265,7 @@ def _add_state(app: FastAPI, service: RewardService) -> None:
     async def readyz() -> dict[str, Any]:
         """200 when the model is loaded, with its versions."""
         if service.models is None:
-            raise HTTPException(503, "the model is being loaded", {"Retry-After": str(service.limits.retry_after)})
+            raise HTTPException(503, "the model is being loaded", service.wait)
         return {"status": "ready", "models": service.models}
 
     @app.get("/metrics", tags=["state"], response_class=Response)

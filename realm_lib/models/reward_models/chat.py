@@ -12,7 +12,7 @@ from realm_lib.data.chats import Prompt, as_messages, as_text
 from realm_lib.models.reward_models import LongResponseError, ScorerError
 
 DATE = "26 Jul 2024"
-"""Llama-3.1's template writes today's date into the chat unless told another; a score must not change overnight."""
+"""Llama-3.1's template writes today's date into the chat unless told another; nothing must change overnight."""
 
 LongResponses = Literal["refuse", "cut"]
 
