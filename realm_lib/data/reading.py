@@ -85,7 +85,7 @@ def normalised(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     Raises :class:`PairsError` naming ``source`` and the column, or the row.
     """
     if {"chosen", "rejected"} <= set(frame.columns):
-        frame = pd.DataFrame([_from_chosen_rejected(row) for row in _records(frame)])
+        frame = pd.DataFrame([_from_chosen_rejected(row) for row in frame.to_dict("records")])
     missing = [column for column in REQUIRED if column not in frame]
     if missing:
         raise PairsError(
@@ -113,18 +113,13 @@ def normalised(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     return frame
 
 
-def _records(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    columns = [str(column) for column in frame.columns]
-    return (dict(zip(columns, row, strict=True)) for row in frame.itertuples(index=False, name=None))
-
-
 def _refuse_rows(frame: pd.DataFrame, bad: "pd.Series[bool]", what: str) -> None:
     if bad.any():
         first = frame[bad].iloc[0]
         raise PairsError(f"{first['_file']} row {first['_row']}: {what} ({int(bad.sum())} such rows)")
 
 
-def _from_chosen_rejected(row: dict[str, Any]) -> dict[str, Any]:
+def _from_chosen_rejected(row: Mapping[Any, Any]) -> dict[str, Any]:
     """One {prompt, chosen, rejected} row in SHP's columns; which response becomes A is a bit of a hash."""
     where = f"{row['_file']} row {row['_row']}"
     try:

@@ -154,17 +154,10 @@ class FeatureTable:
         if not finite.all():
             raise ValueError(f"{int((~finite).sum())} of {len(keys)} values are NaN or infinite; nothing was stored")
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                self._connection.executemany(
-                    "INSERT INTO entries VALUES (?, ?)", zip(keys, map(bytes, values), strict=True)
-                )
-                self._connection.execute("COMMIT")
-            except BaseException:
-                # SQLite rolls back by itself on some errors (a full disk among them); then there is nothing to undo.
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
+            with self._connection:  # commits what was begun, or rolls it back
+                self._connection.execute("BEGIN IMMEDIATE")
+                rows = zip(keys, map(bytes, values), strict=True)
+                self._connection.executemany("INSERT INTO entries VALUES (?, ?)", rows)
         except sqlite3.Error as error:
             raise FeatureStoreError(
                 f"{self.path}: cannot be written: {error}. {len(self)} values are safe; free space and rerun, "

@@ -169,12 +169,8 @@ def with_retries(
             reason = f"; the service asks to wait {error.retry_after:.0f} s, so try again then"
         else:
             reason = f" (tried {tries} times)" if tries > 1 else ""
-        last = RemoteError(
-            f"{error}{reason}",
-            status=error.status,
-            retry_after=error.retry_after,
-            connection_failed=error.retryable and error.status is None,
-        )
+        error.args = (f"{error}{reason}",)
+        last = error
     raise last
 
 

@@ -109,16 +109,14 @@ def _kernel_environment() -> Iterator[None]:
     A shell's own MPLBACKEND (Agg, on many servers) would keep them out of it.
     """
     wanted = {"REALM_QUIET": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    before = {name: os.environ.get(name) for name in wanted}
+    before = {name: os.environ[name] for name in wanted if name in os.environ}
     os.environ.update(wanted)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
+        for name in wanted:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def declared_sections(notebook: Path) -> list[str]:

@@ -91,10 +91,10 @@ class GeminiEmbedder:
 
     def by_task_type(self) -> Mapping[str, Self]:
         """This embedder under each of Gemini's task types, by its name."""
-        changed = {name: {"task_type": name, "prompt_task_type": None} for name in get_args(TaskType)}
+        own = self.params.model_copy(update={"prompt_task_type": None})
         return {
-            name: type(self)(self.params.model_copy(update=change), "response", self._account)
-            for name, change in changed.items()
+            name: type(self)(own.model_copy(update={"task_type": name}), "response", self._account)
+            for name in get_args(TaskType)
         }
 
     def quote(self, texts: Sequence[str]) -> Quote:

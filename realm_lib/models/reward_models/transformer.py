@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.chats import Prompt, as_text
@@ -163,16 +164,14 @@ class TransformerScorer:
 
     def _classify(self, chats: Sequence[EncodedChat]) -> torch.Tensor:
         """An encoder's logits [n]; its own pooling reads the first token, which padding does not move."""
-        width = max(len(chat.ids) for chat in chats)
-        inputs = {name: torch.zeros(len(chats), width, dtype=torch.long) for name in ("input_ids", "attention_mask")}
-        inputs["input_ids"] += self.model.config.pad_token_id or 0  # some count positions by what is not padding
+        ids = [torch.tensor(chat.ids) for chat in chats]
+        padding = self.model.config.pad_token_id or 0  # some count positions by what is not padding
+        inputs = {
+            "input_ids": pad_sequence(ids, batch_first=True, padding_value=padding),
+            "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+        }
         if chats[0].types is not None:
-            inputs["token_type_ids"] = torch.zeros(len(chats), width, dtype=torch.long)
-        for number, chat in enumerate(chats):
-            inputs["input_ids"][number, : len(chat.ids)] = torch.tensor(chat.ids)
-            inputs["attention_mask"][number, : len(chat.ids)] = 1
-            if chat.types is not None:
-                inputs["token_type_ids"][number, : len(chat.ids)] = torch.tensor(chat.types)
+            inputs["token_type_ids"] = pad_sequence([torch.tensor(chat.types) for chat in chats], batch_first=True)
         logits: torch.Tensor = self.model(**{name: part.to(self.model.device) for name, part in inputs.items()}).logits
         return logits.squeeze(-1)
 

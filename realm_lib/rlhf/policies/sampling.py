@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from realm_lib.rlhf.policies.loading import Policy, PolicyError
 
@@ -136,12 +137,9 @@ def _draw(logits: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
 
 def _pad_left(rows: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tensor]:
     """Token ids and mask, int64 [rows, longest]; the padding's id is never read, the mask hides it."""
-    width = max(map(len, rows))
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for index, row in enumerate(rows):
-        ids[index, width - len(row) :] = torch.tensor(row)
-        mask[index, width - len(row) :] = 1
+    tokens = [torch.tensor(row) for row in rows]
+    ids = pad_sequence(tokens, batch_first=True, padding_side="left")
+    mask = pad_sequence([torch.ones_like(row) for row in tokens], batch_first=True, padding_side="left")
     return ids.to(device), mask.to(device)
 
 
