@@ -198,9 +198,9 @@ def _pair_ids(pairs: pd.DataFrame) -> list[str]:
 
 def _cut_posts(pairs: pd.DataFrame, words: int) -> tuple[pd.DataFrame, int]:
     """Posts cut to their first ``words`` words (a post opens with its title); comments stay whole."""
-    whole = pairs["history"].drop_duplicates()
+    posts = pairs["history"].drop_duplicates()
     # Only a post longer than twice that many characters can have more words than that.
-    long = [text for text in whole[whole.str.len() >= 2 * words] if len(text.split()) > words]
+    long = [text for text in posts[posts.str.len() >= 2 * words] if len(text.split()) > words]
     cut = {text: re.match(rf"\s*(?:\S+\s+){{{words - 1}}}\S+", text) for text in long}
     short = {text: match.group(0) for text, match in cut.items() if match}
     return pairs.assign(history=pairs["history"].map(lambda text: short.get(text, text))), len(short)

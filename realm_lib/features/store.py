@@ -128,11 +128,11 @@ class FeatureTable:
         Raises KeyError for a key that is not in the table, and :class:`FeatureStoreError` for a damaged file.
         """
         rows = np.array([self._rows[key] for key in keys], dtype=np.int64)
-        wanted, inverse = np.unique(rows, return_inverse=True)
-        values = np.empty((len(wanted), self.width), dtype=np.float32)
+        distinct, inverse = np.unique(rows, return_inverse=True)
+        values = np.empty((len(distinct), self.width), dtype=np.float32)
         with self._reading():
-            for start in range(0, len(wanted), _ROWS_PER_SELECT):
-                chunk = wanted[start : start + _ROWS_PER_SELECT].tolist()
+            for start in range(0, len(distinct), _ROWS_PER_SELECT):
+                chunk = distinct[start : start + _ROWS_PER_SELECT].tolist()
                 marks = ",".join("?" * len(chunk))
                 query = f"SELECT value FROM entries WHERE rowid IN ({marks}) ORDER BY rowid"
                 blobs = [blob for (blob,) in self._connection.execute(query, chunk)]

@@ -56,8 +56,8 @@ def score_file(run: str | Path, source: str | Path, target: str | Path) -> Score
         raise PairsError(f"{target}: the output is a .parquet file")
     if not source.name.endswith(SUFFIXES):
         raise PairsError(f"{source}: not a {', '.join(SUFFIXES)} file")
-    home = Run(run)
-    params = load_params(home.path("params.yaml"))
+    outputs = Run(run)
+    params = load_params(outputs.path("params.yaml"))
     if not source.is_file():
         raise PairsError(f"{source}: no such file")
     table = read_table(source)
@@ -67,7 +67,7 @@ def score_file(run: str | Path, source: str | Path, target: str | Path) -> Score
     rows = table.drop(columns=["_file", "_row"])
     texts = _texts(table, columns)
     distinct = texts.drop_duplicates(["prompt", "response"], ignore_index=True)
-    scorer = build_scorer(params.reward_model, home.folder)
+    scorer = build_scorer(params.reward_model, outputs.folder)
     preprocessing = params.data.preprocessing
     try:
         scores = score_texts(

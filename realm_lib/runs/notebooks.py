@@ -108,13 +108,13 @@ def _kernel_environment() -> Iterator[None]:
 
     A shell's own MPLBACKEND (Agg, on many servers) would keep them out of it.
     """
-    wanted = {"REALM_QUIET": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    before = {name: os.environ[name] for name in wanted if name in os.environ}
-    os.environ.update(wanted)
+    variables = {"REALM_QUIET": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    before = {name: os.environ[name] for name in variables if name in os.environ}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        for name in wanted:
+        for name in variables:
             del os.environ[name]
         os.environ.update(before)
 

@@ -207,7 +207,7 @@ def create_app(service: RewardService, on_failure: Callable[[], None] = lambda: 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         # The input is not repeated, nor a key that the client chose: either may be a text.
-        faults = [f"{_place(fault['loc'])}: {fault['msg']}" for fault in error.errors()[:8]]
+        faults = [f"{_path(fault['loc'])}: {fault['msg']}" for fault in error.errors()[:8]]
         return JSONResponse({"detail": "; ".join(faults)}, status_code=422)
 
     @app.exception_handler(BadRequestError)
@@ -224,7 +224,7 @@ def create_app(service: RewardService, on_failure: Callable[[], None] = lambda: 
     return app
 
 
-def _place(location: Sequence[int | str]) -> str:
+def _path(location: Sequence[int | str]) -> str:
     return ".".join(str(part) for part in location if part in _KEYS or isinstance(part, int)) or "body"
 
 

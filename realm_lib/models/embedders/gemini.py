@@ -230,10 +230,7 @@ def _requests(texts: list[str], most: int, most_tokens: int | None) -> list[list
 
 
 def _incomplete(
-    texts: Sequence[str],
-    done: int,
-    failures: list[tuple[list[str], Exception]],
-    indices: Mapping[str, list[int]],
+    texts: Sequence[str], done: int, failures: list[tuple[list[str], Exception]], indices: Mapping[str, list[int]]
 ) -> EmbedderError:
     request, error = failures[0]
     failed = sorted(index for request, _ in failures for text in request for index in indices[text])

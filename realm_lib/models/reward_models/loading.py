@@ -187,11 +187,11 @@ def _parts(model: Any, params: RewardModelParams) -> tuple[Any | None, Callable[
 
 def _check_head(head: torch.nn.Module, params: RewardModelParams) -> None:
     """Refuse a head that is quantised or whose weights were left behind by a device_map."""
-    wanted = getattr(torch, params.dtype)
+    dtype = getattr(torch, params.dtype)
     for weights in head.parameters():
-        if weights.dtype != wanted:
+        if weights.dtype != dtype:
             raise ScorerError(
-                f"{params.model_id}: its head is {weights.dtype}, not {wanted}: a quantised head scores badly"
+                f"{params.model_id}: its head is {weights.dtype}, not {dtype}: a quantised head scores badly"
             )
         if weights.is_meta:
             raise ScorerError(

@@ -148,11 +148,11 @@ def _read_reward(content: bytes) -> float:
     try:
         body = json.loads(content)
         choices = body["choices"]
-        said = choices[0]["message"]["content"]
+        text = choices[0]["message"]["content"]
         alone = len(choices) == 1
     except (ValueError, KeyError, IndexError, TypeError):
         raise ScorerError(f"the service's answer cannot be read: {content[:LONGEST_MESSAGE]!r}") from None
-    match = _REWARD.fullmatch(said.strip()) if isinstance(said, str) and alone else None
+    match = _REWARD.fullmatch(text.strip()) if isinstance(text, str) and alone else None
     if match is None:
-        raise ScorerError(f"the service's answer is not one reward (as reward:-3.2): {str(said)[:LONGEST_MESSAGE]!r}")
+        raise ScorerError(f"the service's answer is not one reward (as reward:-3.2): {str(text)[:LONGEST_MESSAGE]!r}")
     return float(match[1])

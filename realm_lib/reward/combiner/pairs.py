@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from itertools import compress
 
 import numpy as np
 import pandas as pd
@@ -101,7 +102,7 @@ def mean_and_std(
         raise CombinerError(
             f"all features ({', '.join(names)}) are the same for every training response: check scorer and embedder"
         )
-    for name in (name for name, is_constant in zip(names, constant, strict=True) if is_constant):
+    for name in compress(names, constant):
         warnings.warn(
             f"feature {name!r} is the same for every training response and is ignored: check what computes it",
             UserWarning,

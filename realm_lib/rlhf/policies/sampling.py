@@ -131,8 +131,8 @@ def _draw(logits: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
     cumulated = probabilities.double().cumsum(dim=-1)
     if not bool(torch.isfinite(cumulated[:, -1]).all()):
         raise PolicyError("the policy's logits are not finite: its weights are broken, or dtype float16 overflows")
-    wanted = (uniforms * cumulated[:, -1])[:, None]
-    return torch.searchsorted(cumulated, wanted, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+    thresholds = (uniforms * cumulated[:, -1])[:, None]
+    return torch.searchsorted(cumulated, thresholds, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
 
 
 def _pad_left(rows: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tensor]:
