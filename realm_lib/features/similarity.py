@@ -111,16 +111,15 @@ def _sides(
     prompts: Sequence[str], responses: Sequence[str], embedder: Embedder, store: FeatureStore
 ) -> tuple[_Side, _Side]:
     """Of prompts and of responses; the same one twice when the model treats both alike."""
+
+    def side(texts: Sequence[str], own: Embedder) -> _Side:
+        return _Side(tuple(dict.fromkeys(texts)), own, store.table("embedding", own.identity, own.dimensions))
+
     of_prompts, of_responses = by_role(embedder)
     if of_prompts is of_responses:
-        table = store.table("embedding", embedder.identity, embedder.dimensions)
-        both = _Side(tuple(dict.fromkeys([*prompts, *responses])), of_responses, table)
+        both = side([*prompts, *responses], of_responses)
         return both, both
-    first, second = (
-        _Side(tuple(dict.fromkeys(texts)), side, store.table("embedding", side.identity, side.dimensions))
-        for texts, side in ((prompts, of_prompts), (responses, of_responses))
-    )
-    return first, second
+    return side(prompts, of_prompts), side(responses, of_responses)
 
 
 def _cosines(

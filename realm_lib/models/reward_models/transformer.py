@@ -44,6 +44,8 @@ class TransformerScorer:
                 f"{params.model_id}: reads {loaded.model.config.max_position_embeddings} tokens at most; "
                 f"reward_model.max_length is {params.max_length}: lower it"
             )
+        self.not_shared = loaded.not_shared
+        """Why prefixes are not shared; None when they are."""
         self.cut_prompts = 0
         """How many texts lost a part of their prompt to ``max_length`` so far."""
         self.cut_responses = 0
@@ -61,11 +63,6 @@ class TransformerScorer:
             "max_length": params.max_length,
             "template": self.encoder.template_digest,
         }
-
-    @property
-    def not_shared(self) -> str | None:
-        """Why prefixes are not shared; None when they are."""
-        return self._loaded.not_shared
 
     def count_tokens(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.int64]:
         """Tokens of each chat after the cut, int64 [n]."""
