@@ -148,15 +148,8 @@ class _Chosen:
     def finished(self, source: str, simulated: bool, words: int) -> PairSplit:
         """The pairs with their ids and their posts cut to ``words`` words, and the report."""
         pairs, cut = _cut_posts(self.pairs.assign(pair_id=_pair_ids(self.pairs)), words)
-        report = PairsReport(
-            source=source,
-            simulated=simulated,
-            read=self.read,
-            kept=len(pairs),
-            posts=pairs["post_id"].nunique(),
-            posts_cut=cut,
-            dropped=self.dropped,
-        )
+        posts = pairs["post_id"].nunique()
+        report = PairsReport(source, simulated, self.read, len(pairs), posts, posts_cut=cut, dropped=self.dropped)
         return PairSplit(pairs.drop(columns=["_file", "_row"]).reset_index(drop=True), report)
 
 

@@ -80,15 +80,12 @@ class Source:
         named = {name: [file for file in files if _split_of(file) == name] for name in _SPLIT_NAMES}
         if all(named.values()):
             if strays := [file for file in files if _split_of(file) is None]:
-                raise PairsError(
-                    f"{strays[0]}: its name begins with no split ({', '.join(_SPLIT_NAMES)}), as others here do"
-                )
+                splits = ", ".join(_SPLIT_NAMES)
+                raise PairsError(f"{strays[0]}: its name begins with no split ({splits}), as others here do")
             return self._read(named[split])
         if any(named.values()):
-            missing = [name for name, of_split in named.items() if not of_split]
-            raise PairsError(
-                f"{self.name}: no file for split {missing[0]!r}; name one {missing[0]}.jsonl, or name none"
-            )
+            missing = next(name for name, of_split in named.items() if not of_split)
+            raise PairsError(f"{self.name}: no file for split {missing!r}; name one {missing}.jsonl, or name none")
         pairs = self._read(files)
         share = pairs["post_id"].map(lambda post: unit_hash("split", post))
         low, high = _SHARES[split]

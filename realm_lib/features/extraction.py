@@ -1,8 +1,7 @@
 """Preference pairs to features: a reward-model score and a prompt-response cosine for every response, once each."""
 
 import time
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -90,9 +89,8 @@ def extract(
     except LongResponseError as error:
         long = texts.iloc[error.places]["response"]
         posts = pairs.loc[pairs["human_ref_A"].isin(long) | pairs["human_ref_B"].isin(long), "post_id"].unique()
-        raise LongResponseError(
-            f"{error} (post_id {', '.join(map(str, posts[:5]))})", error.tokens, error.limit
-        ) from None
+        message = f"{error} (post_id {', '.join(map(str, posts[:5]))})"
+        raise LongResponseError(message, error.tokens, error.limit) from None
     texts["score"] = scores.values
     texts["similarity"] = similarities(prompts, responses, embedder, store, batch_size, progress)
 
@@ -152,7 +150,7 @@ def score_texts(
             table,
             keys,
             order,
-            lambda rows: _columns(hosted.stream([prompts[n] for n in rows], [responses[n] for n in rows])),
+            lambda rows: hosted.stream([prompts[n] for n in rows], [responses[n] for n in rows]),
             batch_size,
             label,
         )
@@ -183,11 +181,3 @@ def _scoring_order(prompts: Sequence[str], tokens: NDArray[np.int64]) -> list[in
     np.maximum.at(longest, prompt_of, tokens)
     order: list[int] = np.lexsort((-tokens, prompt_of, -longest[prompt_of])).tolist()
     return order
-
-
-def _columns(
-    answers: Generator[tuple[list[int], NDArray[np.float32]]],
-) -> Generator[tuple[list[int], NDArray[np.float32]]]:
-    with closing(answers):
-        for rows, values in answers:
-            yield rows, values[:, None]

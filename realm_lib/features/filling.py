@@ -77,8 +77,8 @@ def fill_from_stream(
 ) -> list[int]:
     """Ask for and commit what ``table`` lacks, ``batch_size`` or so at a time, while more is being asked for.
 
-    ``stream`` gives positions within what it is given, and their values [n, width]. Whatever ends it, what has been
-    answered is committed. Returns the indices computed.
+    ``stream`` gives positions within what it is given, and their values, [n, width] or [n] for a width of 1. Whatever
+    ends it, what has been answered is committed. Returns the indices computed.
     """
     missing = [index for index in order if keys[index] not in table]
     committed: list[int] = []
@@ -87,7 +87,7 @@ def fill_from_stream(
 
     def commit() -> None:
         if answered:
-            table.put([keys[index] for index in answered], np.concatenate(values))
+            table.put([keys[index] for index in answered], np.concatenate(values).reshape(len(answered), -1))
         committed.extend(answered)
         answered.clear()
         values.clear()

@@ -55,13 +55,11 @@ class RealmReward:
         """
         from safetensors.torch import save
 
-        weights = save(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in self.combiner.state_dict().items()}
-        )
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.combiner.state_dict().items()}
         return {
             "reward_model": _name_and_weights(self.scorer.identity),
             "embedding": _name_and_weights(self.embedder.identity),
-            "combiner": hashlib.sha256(weights).hexdigest()[:_DIGITS],
+            "combiner": hashlib.sha256(save(tensors)).hexdigest()[:_DIGITS],
             "realm_lib": importlib.metadata.version("realm-lib"),
         }
 

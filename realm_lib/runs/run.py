@@ -168,9 +168,8 @@ def open_run(params: Params) -> Run:
         with tempfile.TemporaryFile(dir=run.folder):
             pass
     except OSError as error:
-        raise ParamsError(
-            f"run.output_dir: cannot write to {run.folder}: {error.strerror}; choose another folder"
-        ) from error
+        reason = f"cannot write to {run.folder}: {error.strerror}"
+        raise ParamsError(f"run.output_dir: {reason}; choose another folder") from error
     seed_everything(params.run.seed)
     return run
 

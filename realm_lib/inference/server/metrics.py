@@ -22,6 +22,5 @@ class Metrics:
             buckets=[1, 2, 4, 8, 16, 32, 64, 128],
             registry=self.registry,
         )
-        Gauge("realm_waiting_responses", "Responses that wait for an answer.", registry=self.registry).set_function(
-            lambda: float(waiting())
-        )
+        gauge = Gauge("realm_waiting_responses", "Responses that wait for an answer.", registry=self.registry)
+        gauge.set_function(lambda: float(waiting()))

@@ -146,11 +146,8 @@ def cut_to_fit(
         ]
         more = f" and {len(too_long) - 5} more" if len(too_long) > 5 else ""
         advice = "" if mode == "cut" else ", leave the texts out, or set reward_model.long_responses: cut"
-        raise LongResponseError(
-            f"{'; '.join(named)}{more}; reward_model.max_length is {max_length}: raise it{advice}",
-            dict(too_long),
-            max_length,
-        )
+        message = f"{'; '.join(named)}{more}; reward_model.max_length is {max_length}: raise it{advice}"
+        raise LongResponseError(message, dict(too_long), max_length)
     return chats
 
 
