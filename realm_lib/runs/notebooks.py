@@ -133,9 +133,8 @@ def declared_sections(notebook: Path) -> list[str]:
     names = [target.id for target in targets if isinstance(target, ast.Name)]
     unknown = [name for name in names if name not in SECTIONS]
     if unknown or len(names) != len(statements):
-        raise NotebookError(
-            f"{notebook}: the parameters cell may only assign sections, found {unknown or 'other code'}"
-        )
+        wrong = unknown or "other code"
+        raise NotebookError(f"{notebook}: the parameters cell may only assign sections, found {wrong}")
     return names
 
 

@@ -16,6 +16,7 @@ from realm_lib.models.embedders.vectors import EmbedderError, Quote, Role, cosin
 from realm_lib.models.hosted import RateLimiter, RemoteError, ask_all, estimate_tokens, with_retries
 from realm_lib.runs.seeds import derive_seed
 
+_FAILURES = (RemoteError, EmbedderError)
 _FULL_DIMENSIONS = 3072
 _DOLLARS_PER_TOKEN = 0.15e-6  # gemini-embedding-001, Google's price list of 2025
 _MOST_BYTES = 2048 * 3
@@ -141,13 +142,11 @@ class GeminiEmbedder:
         if any(len(request) > 1 for request in requests):
             try:
                 self._learn_probes()
-            except (RemoteError, EmbedderError) as error:
+            except _FAILURES as error:
                 raise EmbedderError(f"none of {len(texts)} texts was embedded: {error}") from None
         done = 0
         failures: list[tuple[list[str], Exception]] = []
-        answers = ask_all(
-            requests, self._ask, max_in_flight=self.params.max_in_flight, expected=(RemoteError, EmbedderError)
-        )
+        answers = ask_all(requests, self._ask, max_in_flight=self.params.max_in_flight, expected=_FAILURES)
         with closing(answers):  # a consumer that stops early must not leave requests in flight
             for number, answer in answers:
                 if isinstance(answer, Exception):

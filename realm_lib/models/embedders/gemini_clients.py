@@ -57,13 +57,10 @@ class GoogleGenerativeAI:
         self._model = f"models/{params.model_id.removeprefix('models/')}"
         self._timeout = params.timeout
         self._embed_content = sdk.embed_content
+        endpoint = params.api_endpoint and params.api_endpoint.rstrip("/")
+        options = ClientOptions(api_key=secret.reveal(), api_endpoint=endpoint)
         # A client of its own: sdk.configure would set one for the whole process.
-        self._client = GenerativeServiceClient(
-            transport="rest",
-            client_options=ClientOptions(
-                api_key=secret.reveal(), api_endpoint=params.api_endpoint and params.api_endpoint.rstrip("/")
-            ),
-        )
+        self._client = GenerativeServiceClient(transport="rest", client_options=options)
         session = self._client.transport._session
         session.max_redirects = 0  # a redirect would take the key's header to another host
         session._refresh_status_codes = ()  # else google-auth "refreshes" the key and asks twice more after a 401

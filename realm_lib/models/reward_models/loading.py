@@ -190,9 +190,8 @@ def _check_head(head: torch.nn.Module, params: RewardModelParams) -> None:
     dtype = getattr(torch, params.dtype)
     for weights in head.parameters():
         if weights.dtype != dtype:
-            raise ScorerError(
-                f"{params.model_id}: its head is {weights.dtype}, not {dtype}: a quantised head scores badly"
-            )
+            fault = f"its head is {weights.dtype}, not {dtype}"
+            raise ScorerError(f"{params.model_id}: {fault}: a quantised head scores badly")
         if weights.is_meta:
             raise ScorerError(
                 f"{params.model_id}: does not fit the GPU memory, and its head was left out of it: choose another "

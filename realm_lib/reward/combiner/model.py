@@ -66,9 +66,8 @@ class Combiner(nn.Module):
         Dropout belongs to ``fit`` alone, whatever ``train()`` and ``eval()`` say.
         """
         standardised = (features - self.feature_mean) / self.feature_std
-        return member_rewards(
-            standardised.expand(self.params.ensemble, -1, -1), list(zip(self.weights, self.biases, strict=True))
-        )
+        layers = list(zip(self.weights, self.biases, strict=True))
+        return member_rewards(standardised.expand(self.params.ensemble, -1, -1), layers)
 
     def fit(
         self,
@@ -221,10 +220,8 @@ def _locate(location: str | Path, revision: str | None, token: str | None) -> tu
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return (
-            Path(hf_hub_download(location, _CONFIG_FILE, revision=revision, token=token)),
-            Path(hf_hub_download(location, _WEIGHTS_FILE, revision=revision, token=token)),
-        )
+        config = hf_hub_download(location, _CONFIG_FILE, revision=revision, token=token)
+        return Path(config), Path(hf_hub_download(location, _WEIGHTS_FILE, revision=revision, token=token))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise CombinerError(f"{location}: neither a folder nor a model that the hub gives: {error}") from error
 

@@ -114,9 +114,8 @@ def _generate(
         if writing < _SHRINK_BELOW * len(rows):
             keep = alive.nonzero().squeeze(1)
             cache.batch_select_indices(keep)
-            tokens, positions, mask, numbers, alive = (
-                tensor[keep] for tensor in (tokens, positions, mask, numbers, alive)
-            )
+            tensors = (tokens, positions, mask, numbers, alive)
+            tokens, positions, mask, numbers, alive = (tensor[keep] for tensor in tensors)
             rows = rows[keep.cpu()]
         ids = tokens[:, None]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
