@@ -38,6 +38,7 @@ from realm_lib.inference.server.wire import (
 
 log = logging.getLogger("realm_lib.inference.server")
 
+_KEYS = {"body", "prompt", "response", "query", "prompts", "messages", "role", "content"}
 _FAULTS: dict[int | str, dict[str, Any]] = {
     status: {"model": Failure, "description": description}
     for status, description in (
@@ -226,9 +227,6 @@ def create_app(service: RewardService, on_failure: Callable[[], None] = lambda: 
 
 def _path(location: Sequence[int | str]) -> str:
     return ".".join(str(part) for part in location if part in _KEYS or isinstance(part, int)) or "body"
-
-
-_KEYS = {"body", "prompt", "response", "query", "prompts", "messages", "role", "content"}
 
 
 def _add_rewards(app: FastAPI, service: RewardService) -> None:

@@ -61,8 +61,9 @@ class ChatEncoder:
         if not texts:
             return []
         encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-        self._check_bos(encoded["input_ids"][0])
-        rows = encoded["input_ids"]
+        rows, bos = encoded["input_ids"], self.tokenizer.bos_token_id
+        if bos is not None and rows[0][:2] == [bos, bos]:
+            raise ScorerError(f"{self.tokenizer.name_or_path}: the chat template writes the BOS token twice")
         parts = {
             number: self._contents(number, chats[number], texts[number], encoded["offset_mapping"][number])
             for number, ids in enumerate(rows)
@@ -80,11 +81,6 @@ class ChatEncoder:
                 f"{self.tokenizer.name_or_path} fails: {type(error).__name__}: {error} (roles of the turns: {roles})"
             ) from error
         return text
-
-    def _check_bos(self, ids: list[int]) -> None:
-        bos = self.tokenizer.bos_token_id
-        if bos is not None and bos in ids[:1] and ids[1:2] == [bos]:
-            raise ScorerError(f"{self.tokenizer.name_or_path}: the chat template writes the BOS token twice")
 
     def _contents(
         self, number: int, turns: list[dict[str, str]], text: str, offsets: list[tuple[int, int]]

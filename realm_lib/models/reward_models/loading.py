@@ -19,6 +19,7 @@ from realm_lib.runs.weights import checkpoint_fault, folder_digest, four_bit, hu
 
 HEADS = ("score", "classifier", "lm_head")
 """The layers that make the reward: small, and the whole reward hangs on them, so they are never quantised."""
+_CPU_BLOCK = 32
 _RESCALED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
 log = logging.getLogger("realm_lib.models.reward_models")
@@ -142,9 +143,6 @@ def _load_options(params: RewardModelParams, config: Any) -> dict[str, Any]:
     elif params.quantization == "8bit":
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(HEADS))
     return options
-
-
-_CPU_BLOCK = 32
 
 
 def _check_quantised(model: torch.nn.Module, params: RewardModelParams) -> None:

@@ -34,11 +34,9 @@ class TransformerScorer:
         self.params = params
         self._loaded = loaded = loaded or load_model(params, run_folder)
         self.model = loaded.model
-        self.encoder: ChatEncoder | TextPairEncoder
-        if loaded.body is None and not loaded.tokenizer.chat_template:
-            self.encoder = TextPairEncoder(loaded.tokenizer, params.max_length, params.long_responses)
-        else:
-            self.encoder = ChatEncoder(loaded.tokenizer, params.max_length, params.long_responses)
+        as_pair = loaded.body is None and not loaded.tokenizer.chat_template
+        encoder: type[ChatEncoder | TextPairEncoder] = TextPairEncoder if as_pair else ChatEncoder
+        self.encoder = encoder(loaded.tokenizer, params.max_length, params.long_responses)
         if loaded.body is None and params.max_length > loaded.model.config.max_position_embeddings:
             raise ScorerError(
                 f"{params.model_id}: reads {loaded.model.config.max_position_embeddings} tokens at most; "

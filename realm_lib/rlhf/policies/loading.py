@@ -14,6 +14,7 @@ from realm_lib.runs.files import atomic_path
 from realm_lib.runs.weights import checkpoint_fault, four_bit, locate_model
 
 _ADAPTER = "adapter_config.json"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
 class PolicyError(RuntimeError):
@@ -131,9 +132,6 @@ def _load_tokenizer(source: Path | str, params: PolicyParams) -> Any:
             f"uses, or to {tokenizer.eos_token!r} (its EOS; masks keep the two apart here, other tools may not)"
         )
     return tokenizer
-
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
 def _base_of(adapter: Path) -> str:
