@@ -23,8 +23,7 @@ def main() -> int:
     """Print seconds, ratios and the largest difference of a cosine; 1 when a way's cosines differ."""
     from realm_lib.config.embedding import EmbeddingParams
     from realm_lib.data.simulator import simulate_pairs
-    from realm_lib.models.embedders import build_embedder, cosine
-    from realm_lib.models.embedders.sentence_transformer import PACKAGED_MODEL
+    from realm_lib.models.embedders import PACKAGED_MODEL, build_embedder, cosine
 
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 120
     pairs = pd.DataFrame(simulate_pairs(count, seed=42, split="test"))

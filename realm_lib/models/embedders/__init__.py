@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from realm_lib.config.embedding import EmbeddingParams
-from realm_lib.models.embedders.sentence_transformer import SentenceTransformerEmbedder
+from realm_lib.models.embedders.sentence_transformer import PACKAGED_MODEL, SentenceTransformerEmbedder
 from realm_lib.models.embedders.vectors import Embedder, EmbedderError, HostedEmbedder, Quote, by_role, cosine
 
 __all__ = [
+    "PACKAGED_MODEL",
     "Embedder",
     "EmbedderError",
     "HostedEmbedder",
