@@ -4,7 +4,6 @@ import json
 import re
 import threading
 from collections.abc import Generator, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import httpx
@@ -50,6 +49,7 @@ class NIMScorer:
         self.params = params
         self._service = Service("the service", _HINTS, Secret(params.api_key or "${NVIDIA_API_KEY}"))
         self._limiter = RateLimiter(params.requests_per_minute)
+        self._client: httpx.Client | None = None
         self.identity: Mapping[str, Any] = {
             "backend": params.backend,
             "model": params.model_id,
@@ -120,7 +120,7 @@ class NIMScorer:
         """One request, once. No error from here has httpx's behind it: that one holds the request and so the key."""
         failure: RemoteError | ScorerError
         try:
-            answer = self._client.post(
+            answer = self._session().post(
                 f"{(self.params.api_endpoint or _ENDPOINT).rstrip('/')}/chat/completions",
                 json={"model": self.params.model_id, "messages": messages},
                 headers={"Authorization": f"Bearer {self._service.secret.reveal()}", "Accept": "application/json"},
@@ -138,9 +138,10 @@ class NIMScorer:
             failure = ScorerError(self._service.secret.hide(str(error)))
         raise failure from None
 
-    @cached_property
-    def _client(self) -> httpx.Client:
-        return httpx.Client(timeout=self.params.timeout, follow_redirects=False)
+    def _session(self) -> httpx.Client:
+        if self._client is None:  # two threads may make one each; the later one stays, both work
+            self._client = httpx.Client(timeout=self.params.timeout, follow_redirects=False)
+        return self._client
 
 
 def _read_reward(content: bytes) -> float:
