@@ -71,7 +71,7 @@ def check_features(features: ArrayLike, names: Sequence[str] = FEATURES) -> NDAr
 
     Raises :class:`CombinerError` for another shape, and for NaN or infinity.
     """
-    matrix = np.ascontiguousarray(features, dtype=np.float32)
+    matrix = np.array(features, dtype=np.float32, order="C")  # a copy: torch takes no negative strides
     if matrix.ndim != 2 or matrix.shape[1] != len(names):
         raise CombinerError(f"expected features of shape [n, {len(names)}] {tuple(names)}, got {list(matrix.shape)}")
     bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
