@@ -80,13 +80,13 @@ _AT_END = re.compile(rf"(?:{_SPECIAL}\s*)+\Z")
 
 def read_prompt(rendered: str) -> Prompt:
     """The turns of a rendered prompt without the heading of the answer to come; a text without headings as it is."""
-    found = list(_RENDERED_HEADING.finditer(rendered))
-    if not found:
+    headings = list(_RENDERED_HEADING.finditer(rendered))
+    if not headings:
         return _AT_END.sub("", _without_start(rendered))
-    ends = [heading.start() for heading in found[1:]] + [len(rendered)]
+    ends = [heading.start() for heading in headings[1:]] + [len(rendered)]
     turns = [
-        {"role": _role(heading), "content": _turn(rendered[heading.end() : end])}
-        for heading, end in zip(found, ends, strict=True)
+        {"role": _role(heading), "content": _AT_END.sub("", rendered[heading.end() : end]).strip()}
+        for heading, end in zip(headings, ends, strict=True)
     ]
     if turns[-1]["role"] == "assistant" and not turns[-1]["content"]:
         turns.pop()
@@ -117,12 +117,12 @@ def split_rendered(text: str) -> tuple[Prompt, str]:
     A transcript of "\\n\\nHuman:" and "\\n\\nAssistant:" turns is read too. Raises :class:`RenderedChatError` for a
     text that does not end in an assistant turn after another turn.
     """
-    found = list(_RENDERED_HEADING.finditer(text))
-    if found and _role(found[-1]) == "assistant":
-        prompt = read_prompt(text[: found[-1].start()])
+    headings = list(_RENDERED_HEADING.finditer(text))
+    if headings and _role(headings[-1]) == "assistant":
+        prompt = read_prompt(text[: headings[-1].start()])
         if prompt:
-            return prompt, _AT_END.sub("", text[found[-1].end() :])
-    if not found:
+            return prompt, _AT_END.sub("", text[headings[-1].end() :])
+    if not headings:
         *turns, last = as_messages(_AT_END.sub("", _without_start(text)))
         if turns and last["role"] == "assistant":
             return turns, last["content"]
@@ -135,10 +135,6 @@ def split_rendered(text: str) -> tuple[Prompt, str]:
 def _role(heading: re.Match[str]) -> str:
     word = str(heading[heading.lastgroup or 0])
     return _ROLES.get(word, word)
-
-
-def _turn(content: str) -> str:
-    return _AT_END.sub("", content).strip()
 
 
 def _without_start(text: str) -> str:
@@ -157,11 +153,11 @@ def _end_of_cut_prefix(text: str, prefix: str) -> int | None:
     text = text[: len(prefix)]
     borders = [0] * len(text)
     length = 0
-    for place in range(1, len(text)):
-        while length and text[place] != text[length]:
+    for index in range(1, len(text)):
+        while length and text[index] != text[length]:
             length = borders[length - 1]
-        length += text[place] == text[length]
-        borders[place] = length
+        length += text[index] == text[length]
+        borders[index] = length
     length = 0
     for letter in prefix:
         while length and (length == len(text) or letter != text[length]):
@@ -172,14 +168,14 @@ def _end_of_cut_prefix(text: str, prefix: str) -> int | None:
 
 def _end_of_prefix(text: str, prefix: str) -> int | None:
     """Where ``prefix`` ends in ``text`` when white space may differ; None when ``text`` begins otherwise."""
-    place = wanted = 0
-    while wanted < len(prefix):
-        if place < len(text) and text[place] == prefix[wanted]:
-            place, wanted = place + 1, wanted + 1
-        elif prefix[wanted].isspace():
-            wanted += 1
-        elif place < len(text) and text[place].isspace():
-            place += 1
+    end = matched = 0
+    while matched < len(prefix):
+        if end < len(text) and text[end] == prefix[matched]:
+            end, matched = end + 1, matched + 1
+        elif prefix[matched].isspace():
+            matched += 1
+        elif end < len(text) and text[end].isspace():
+            end += 1
         else:
             return None
-    return place
+    return end

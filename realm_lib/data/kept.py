@@ -57,11 +57,12 @@ def _origin(data: DataParams) -> str:
     """A hash of all that decides what the pairs are, as far as it can be told here: the hub's data may change."""
     digest = hashlib.sha256(data.model_dump_json(exclude={"preprocessing": _WORKING}).encode())
     room = Path(__file__).parent
-    for file in sorted(file for file in room.rglob("*") if file.suffix in {".py", ".yaml"}):
-        digest.update(file.read_bytes())
+    for file in sorted(room.rglob("*")):
+        if file.suffix in {".py", ".yaml"}:
+            digest.update(file.read_bytes())
     if data.path is not None:
-        place = resolve_path(data.path)
-        files = sorted(place.iterdir()) if place.is_dir() else [place]
+        path = resolve_path(data.path)
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
         stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
         digest.update(json.dumps(stats).encode())
     return digest.hexdigest()

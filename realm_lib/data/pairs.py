@@ -17,10 +17,9 @@ import pandas as pd
 
 from realm_lib.config.data import DataParams, Split
 from realm_lib.data.chats import PairsError
-from realm_lib.data.reading import read_files, unit_hash
+from realm_lib.data.reading import TEXTS, read_files, unit_hash
 from realm_lib.data.sources import Source
 
-_TEXTS = ("history", "human_ref_A", "human_ref_B")
 _NAMED_ROWS = 5  # rows of each fault that the report names
 
 
@@ -138,7 +137,7 @@ class _Chosen:
 
     def drop_unusable(self) -> None:
         """Leave out pairs that say nothing, and all but the first of equal ones."""
-        self.drop("empty text", (self.pairs[list(_TEXTS)].map(str.strip) == "").any(axis=1))
+        self.drop("empty text", (self.pairs[list(TEXTS)].map(str.strip) == "").any(axis=1))
         self.drop("equal responses", self.pairs["human_ref_A"].str.strip() == self.pairs["human_ref_B"].str.strip())
         self.drop("label against votes", _against_votes(self.pairs))
         self.drop("duplicate pair", pd.Series(_pair_ids(self.pairs), index=self.pairs.index).duplicated())
@@ -149,22 +148,20 @@ class _Chosen:
     def finished(self, source: str, simulated: bool, words: int) -> PairSplit:
         """The pairs with their ids and their posts cut to ``words`` words, and the report."""
         pairs, cut = _cut_posts(self.pairs.assign(pair_id=_pair_ids(self.pairs)), words)
-        report = PairsReport(
-            source=source,
-            simulated=simulated,
-            read=self.read,
-            kept=len(pairs),
-            posts=pairs["post_id"].nunique(),
-            posts_cut=cut,
-            dropped=self.dropped,
-        )
+        posts = pairs["post_id"].nunique()
+        report = PairsReport(source, simulated, self.read, len(pairs), posts, posts_cut=cut, dropped=self.dropped)
         return PairSplit(pairs.drop(columns=["_file", "_row"]).reset_index(drop=True), report)
+
+
+def all_texts(pairs: pd.DataFrame) -> pd.DataFrame:
+    """The (prompt, response) of ``pairs``, those of A and then those of B: columns prompt, response."""
+    sides = [pairs[["history", f"human_ref_{side}"]].set_axis(["prompt", "response"], axis=1) for side in "AB"]
+    return pd.concat(sides)
 
 
 def distinct_texts(pairs: pd.DataFrame) -> pd.DataFrame:
     """The distinct (prompt, response) of ``pairs``, however many pairs hold each: columns prompt, response."""
-    sides = [pairs[["history", f"human_ref_{side}"]].set_axis(["prompt", "response"], axis=1) for side in "AB"]
-    return pd.concat(sides).drop_duplicates(ignore_index=True)
+    return all_texts(pairs).drop_duplicates(ignore_index=True)
 
 
 def bare_domain(domain: str) -> str:
@@ -194,9 +191,9 @@ def _pair_ids(pairs: pd.DataFrame) -> list[str]:
 
 def _cut_posts(pairs: pd.DataFrame, words: int) -> tuple[pd.DataFrame, int]:
     """Posts cut to their first ``words`` words (a post opens with its title); comments stay whole."""
-    whole = pairs["history"].drop_duplicates()
+    posts = pairs["history"].drop_duplicates()
     # Only a post longer than twice that many characters can have more words than that.
-    long = [text for text in whole[whole.str.len() >= 2 * words] if len(text.split()) > words]
+    long = [text for text in posts[posts.str.len() >= 2 * words] if len(text.split()) > words]
     cut = {text: re.match(rf"\s*(?:\S+\s+){{{words - 1}}}\S+", text) for text in long}
     short = {text: match.group(0) for text, match in cut.items() if match}
     return pairs.assign(history=pairs["history"].map(lambda text: short.get(text, text))), len(short)

@@ -18,8 +18,8 @@ def policy_pairs(
     data: DataParams, sampling: SamplingParams, split: PromptSplit, run: Run | None = None
 ) -> pd.DataFrame:
     """The pairs of a split in the domains that ``sampling`` names, those kept in ``run`` where one is given."""
-    asked = data if sampling.domains is None else data.model_copy(update={"domains": sampling.domains})
-    return load_pairs(asked, split) if run is None else keep_pairs(run, asked, (split,))[split].table
+    in_domains = data if sampling.domains is None else data.model_copy(update={"domains": sampling.domains})
+    return load_pairs(in_domains, split) if run is None else keep_pairs(run, in_domains, (split,))[split].table
 
 
 def load_prompts(data: DataParams, sampling: SamplingParams, split: PromptSplit, run: Run | None = None) -> list[str]:

@@ -14,23 +14,19 @@ from realm_lib.config.base import resolve_path
 from realm_lib.data.chats import PairsError, Prompt, as_messages, as_text
 
 REQUIRED = ("post_id", "history", "human_ref_A", "human_ref_B", "labels")
+TEXTS = ("history", "human_ref_A", "human_ref_B")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
-_TEXTS = ("history", "human_ref_A", "human_ref_B")
-
-
-_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-
-
-def local_files(place: str) -> list[Path]:
-    """The files of pairs at ``place``, a file or a folder; raises :class:`PairsError` where there are none."""
-    path = resolve_path(place)
+def local_files(where: str) -> list[Path]:
+    """The files of pairs at ``where``, a file or a folder; raises :class:`PairsError` where there are none."""
+    path = resolve_path(where)
     if not path.exists():
         raise PairsError(f"data.path: {path} does not exist (relative paths start at the project's root)")
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    files = [file for file in files if file.name.endswith(_SUFFIXES)]
+    files = [file for file in files if file.name.endswith(SUFFIXES)]
     if not files:
-        raise PairsError(f"data.path: {path} holds no {', '.join(_SUFFIXES)} file")
+        raise PairsError(f"data.path: {path} holds no {', '.join(SUFFIXES)} file")
     return files
 
 
@@ -89,7 +85,7 @@ def normalised(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     Raises :class:`PairsError` naming ``source`` and the column, or the row.
     """
     if {"chosen", "rejected"} <= set(frame.columns):
-        frame = pd.DataFrame([_from_chosen_rejected(row) for row in _records(frame)])
+        frame = pd.DataFrame([_from_chosen_rejected(row) for row in frame.to_dict("records")])
     missing = [column for column in REQUIRED if column not in frame]
     if missing:
         raise PairsError(
@@ -99,7 +95,7 @@ def normalised(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     frame = frame.copy()
     if "domain" not in frame:
         frame["domain"] = "all"
-    for column in _TEXTS:
+    for column in TEXTS:
         frame[column] = frame[column].astype(object).where(frame[column].notna(), "")
         _refuse_rows(frame, ~frame[column].map(lambda text: isinstance(text, str)), f"{column} is not text")
     labels = pd.to_numeric(frame["labels"], errors="coerce")
@@ -117,28 +113,23 @@ def normalised(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     return frame
 
 
-def _records(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    columns = [str(column) for column in frame.columns]
-    return (dict(zip(columns, row, strict=True)) for row in frame.itertuples(index=False, name=None))
-
-
 def _refuse_rows(frame: pd.DataFrame, bad: "pd.Series[bool]", what: str) -> None:
     if bad.any():
         first = frame[bad].iloc[0]
         raise PairsError(f"{first['_file']} row {first['_row']}: {what} ({int(bad.sum())} such rows)")
 
 
-def _from_chosen_rejected(row: dict[str, Any]) -> dict[str, Any]:
+def _from_chosen_rejected(row: Mapping[Any, Any]) -> dict[str, Any]:
     """One {prompt, chosen, rejected} row in SHP's columns; which response becomes A is a bit of a hash."""
     where = f"{row['_file']} row {row['_row']}"
     try:
-        prompt, chosen, rejected = split_prompt(_given(row, "prompt"), row["chosen"], row["rejected"])
+        prompt, chosen, rejected = split_prompt(given(row, "prompt"), row["chosen"], row["rejected"])
     except PairsError as error:
         raise PairsError(f"{where}: {error}") from None
     chosen_is_a = unit_hash("side", prompt, chosen, rejected) < 0.5
     return {
-        "post_id": _given(row, "post_id") or hashlib.sha256(prompt.encode()).hexdigest()[:16],
-        "domain": str(_given(row, "domain") or _given(row, "subset") or "all"),
+        "post_id": given(row, "post_id") or hashlib.sha256(prompt.encode()).hexdigest()[:16],
+        "domain": str(given(row, "domain") or given(row, "subset") or "all"),
         "_file": row["_file"],
         "_row": row["_row"],
         "history": prompt,
@@ -163,7 +154,7 @@ def split_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[str, str, str
     return as_text(dialogues[0][:-1]), dialogues[0][-1]["content"], dialogues[1][-1]["content"]
 
 
-def _given(row: Mapping[str, Any], column: str) -> Any:
+def given(row: Mapping[Any, Any], column: str) -> Any:
     """The value of a column; None where it is missing, which pandas writes as NaN when other rows have it."""
     value = row.get(column)
     return None if isinstance(value, float) and np.isnan(value) else value

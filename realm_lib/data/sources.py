@@ -1,7 +1,7 @@
 """Where a profile's pairs come from: the simulator, a data set of the hub, files; each part of it read once."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +29,7 @@ class Source:
     def whole(self, split: str) -> pd.DataFrame:
         """All pairs of train, validation or test. Raises :class:`PairsError` where they cannot be read."""
         if split not in self._whole:
-            readers: dict[str, Callable[[str], pd.DataFrame]] = {
-                "simulator": self._simulated,
-                "hub": self._from_hub,
-                "local": self._from_files,
-            }
+            readers = {"simulator": self._simulated, "hub": self._from_hub, "local": self._from_files}
             self._whole[split] = readers[self.data.source](split)
         return self._whole[split]
 
@@ -68,10 +64,9 @@ class Source:
         import datasets
 
         workers = self.data.preprocessing.num_workers
+        processes = workers if workers > 1 else None
         try:
-            loaded = datasets.load_dataset(
-                self.name, data_dir=folder, split=split, num_proc=workers if workers > 1 else None
-            )
+            loaded = datasets.load_dataset(self.name, data_dir=folder, split=split, num_proc=processes)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise PairsError(
                 f"data.dataset_name: split {split!r} of {self.name}{f'/{folder}' if folder else ''} "
@@ -85,15 +80,12 @@ class Source:
         named = {name: [file for file in files if _split_of(file) == name] for name in _SPLIT_NAMES}
         if all(named.values()):
             if strays := [file for file in files if _split_of(file) is None]:
-                raise PairsError(
-                    f"{strays[0]}: its name begins with no split ({', '.join(_SPLIT_NAMES)}), as others here do"
-                )
+                splits = ", ".join(_SPLIT_NAMES)
+                raise PairsError(f"{strays[0]}: its name begins with no split ({splits}), as others here do")
             return self._read(named[split])
         if any(named.values()):
-            missing = [name for name, found in named.items() if not found]
-            raise PairsError(
-                f"{self.name}: no file for split {missing[0]!r}; name one {missing[0]}.jsonl, or name none"
-            )
+            missing = next(name for name, of_split in named.items() if not of_split)
+            raise PairsError(f"{self.name}: no file for split {missing!r}; name one {missing}.jsonl, or name none")
         pairs = self._read(files)
         share = pairs["post_id"].map(lambda post: unit_hash("split", post))
         low, high = _SHARES[split]

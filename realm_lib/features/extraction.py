@@ -1,8 +1,7 @@
 """Preference pairs to features: a reward-model score and a prompt-response cosine for every response, once each."""
 
 import time
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from realm_lib.data.pairs import distinct_texts
+from realm_lib.data.pairs import all_texts, distinct_texts
 from realm_lib.features.filling import fill, fill_from_stream
 from realm_lib.features.similarity import quote_embeddings, similarities, stored_similarities
 from realm_lib.features.store import FeatureStore, text_key
@@ -90,9 +89,8 @@ def extract(
     except LongResponseError as error:
         long = texts.iloc[error.places]["response"]
         posts = pairs.loc[pairs["human_ref_A"].isin(long) | pairs["human_ref_B"].isin(long), "post_id"].unique()
-        raise LongResponseError(
-            f"{error} (post_id {', '.join(map(str, posts[:5]))})", error.tokens, error.limit
-        ) from None
+        message = f"{error} (post_id {', '.join(map(str, posts[:5]))})"
+        raise LongResponseError(message, error.tokens, error.limit) from None
     texts["score"] = scores.values
     texts["similarity"] = similarities(prompts, responses, embedder, store, batch_size, progress)
 
@@ -102,13 +100,14 @@ def extract(
         table = table.merge(values, on=["history", f"human_ref_{side}"], how="left", validate="many_to_one")
     for name, (a, b) in stored_similarities(pairs, embedder, store).items():
         table[f"similarity_A under {name}"], table[f"similarity_B under {name}"] = a, b
+    times_used = all_texts(pairs).value_counts().reindex(pd.MultiIndex.from_frame(texts[["prompt", "response"]]))
     counts = FeatureCounts(
         pairs=len(pairs),
         unique_responses=len(texts),
         scored=len(scores.computed),
         cache_hits=len(texts) - len(scores.computed),
         tokens_scored=int(scores.tokens[scores.computed].sum()),
-        tokens_naive=int((scores.tokens * _times_used(pairs, texts)).sum()),
+        tokens_naive=int((scores.tokens * times_used.to_numpy()).sum()),
         seconds=round(time.monotonic() - start, 2),
     )
     return Extraction(table, counts)
@@ -117,14 +116,6 @@ def extract(
 def votes_renamed(pairs: pd.DataFrame) -> pd.DataFrame:
     """``pairs`` with SHP's votes, score_A and score_B there, as votes_A and votes_B: here a score is a model's."""
     return pairs.rename(columns={f"score_{side}": f"votes_{side}" for side in "AB"})
-
-
-def _times_used(pairs: pd.DataFrame, texts: pd.DataFrame) -> NDArray[np.int64]:
-    """How many responses of ``pairs`` each of the distinct ``texts`` is, int64 [texts]."""
-    sides = [pairs[["history", f"human_ref_{side}"]].set_axis(["prompt", "response"], axis=1) for side in "AB"]
-    counts = pd.concat(sides).value_counts()
-    texts_of = pd.MultiIndex.from_frame(texts[["prompt", "response"]])
-    return np.asarray(counts.reindex(texts_of), dtype=np.int64)
 
 
 class Scores(NamedTuple):
@@ -159,7 +150,7 @@ def score_texts(
             table,
             keys,
             order,
-            lambda rows: _columns(hosted.stream([prompts[n] for n in rows], [responses[n] for n in rows])),
+            lambda rows: hosted.stream([prompts[n] for n in rows], [responses[n] for n in rows]),
             batch_size,
             label,
         )
@@ -190,11 +181,3 @@ def _scoring_order(prompts: Sequence[str], tokens: NDArray[np.int64]) -> list[in
     np.maximum.at(longest, prompt_of, tokens)
     order: list[int] = np.lexsort((-tokens, prompt_of, -longest[prompt_of])).tolist()
     return order
-
-
-def _columns(
-    answers: Generator[tuple[list[int], NDArray[np.float32]]],
-) -> Generator[tuple[list[int], NDArray[np.float32]]]:
-    with closing(answers):
-        for rows, values in answers:
-            yield rows, values[:, None]

@@ -24,13 +24,13 @@ def fill(
     batch_size: int,
     label: str | None,
 ) -> list[int]:
-    """Compute and commit what ``table`` lacks, in pieces of neighbours in ``order``; returns the places computed.
+    """Compute and commit what ``table`` lacks, in pieces of neighbours in ``order``; returns the indices computed.
 
     Each process takes the pieces in a random order of its own: two that share a store and began together would
     otherwise compute each piece at the same moment, and neither would gain. ``sizes`` (tokens of a score, characters
     of an embedding) are what progress is counted in.
     """
-    missing = [place for place in order if keys[place] not in table]
+    missing = [index for index in order if keys[index] not in table]
     pieces = _pieces(missing, groups, batch_size)
     random.SystemRandom().shuffle(pieces)  # not the run's seed, which every process has
     computed: list[int] = []
@@ -40,9 +40,9 @@ def fill(
         done = 0
         for piece in pieces:
             table.refresh()  # another process may have done some of them by now
-            batch = [place for place in piece if keys[place] not in table]
+            batch = [index for index in piece if keys[index] not in table]
             if batch:
-                table.put([keys[place] for place in batch], compute(batch))
+                table.put([keys[index] for index in batch], compute(batch))
             computed += batch
             done += len(piece)
             bar.set_postfix_str(f"{done:,} of {len(missing):,} texts", refresh=False)
@@ -50,14 +50,14 @@ def fill(
     return computed
 
 
-def _pieces(places: Sequence[int], groups: Sequence[Hashable], size: int) -> list[list[int]]:
-    """``places`` in pieces of at most ``size``, those of one group in one piece unless they are more than that."""
+def _pieces(indices: Sequence[int], groups: Sequence[Hashable], size: int) -> list[list[int]]:
+    """``indices`` in pieces of at most ``size``, those of one group in one piece unless they are more than that."""
     runs: list[list[int]] = []
-    for place in places:
-        if runs and groups[runs[-1][-1]] == groups[place] and len(runs[-1]) < size:
-            runs[-1].append(place)
+    for index in indices:
+        if runs and groups[runs[-1][-1]] == groups[index] and len(runs[-1]) < size:
+            runs[-1].append(index)
         else:
-            runs.append([place])
+            runs.append([index])
     pieces: list[list[int]] = []
     for run in runs:
         if pieces and len(pieces[-1]) + len(run) <= size:
@@ -77,29 +77,29 @@ def fill_from_stream(
 ) -> list[int]:
     """Ask for and commit what ``table`` lacks, ``batch_size`` or so at a time, while more is being asked for.
 
-    ``stream`` gives places within those that it is given, and their values [n, width]. Whatever ends it, what has been
-    answered is committed. Returns the places computed.
+    ``stream`` gives positions within what it is given, and their values, [n, width] or [n] for a width of 1. Whatever
+    ends it, what has been answered is committed. Returns the indices computed.
     """
-    missing = [place for place in order if keys[place] not in table]
+    missing = [index for index in order if keys[index] not in table]
     committed: list[int] = []
-    found: list[int] = []
+    answered: list[int] = []
     values: list[NDArray[np.float32]] = []
 
     def commit() -> None:
-        if found:
-            table.put([keys[place] for place in found], np.concatenate(values))
-        committed.extend(found)
-        found.clear()
+        if answered:
+            table.put([keys[index] for index in answered], np.concatenate(values).reshape(len(answered), -1))
+        committed.extend(answered)
+        answered.clear()
         values.clear()
 
     with tqdm(total=len(missing), desc=label, unit="text", disable=label is None, mininterval=1.0) as bar:
         try:
             with closing(stream(missing)) as answers:
-                for places, some in answers:
-                    found += [missing[place] for place in places]
+                for positions, some in answers:
+                    answered += [missing[position] for position in positions]
                     values.append(some)
-                    bar.update(len(places))
-                    if len(found) >= batch_size:
+                    bar.update(len(positions))
+                    if len(answered) >= batch_size:
                         commit()
         except (EmbedderError, ScorerError) as error:
             commit()

@@ -44,11 +44,7 @@ def feature_models(run: Run, splits: Sequence[str] = ("train", "validation")) ->
             )
         notes.append(note)
     if any(note != notes[0] for note in notes):
-        raise MissingStepError(
-            f"{run.folder}: the features of {', '.join(splits)} were made by different models: run notebook {_MADE_BY} "
-            "again"
-        )
-    return FeatureModels(
-        RewardModelParams.model_validate(notes[0]["reward_model"]),
-        EmbeddingParams.model_validate(notes[0]["embedding"]),
-    )
+        fault = f"the features of {', '.join(splits)} were made by different models"
+        raise MissingStepError(f"{run.folder}: {fault}: run notebook {_MADE_BY} again")
+    reward_model = RewardModelParams.model_validate(notes[0]["reward_model"])
+    return FeatureModels(reward_model, EmbeddingParams.model_validate(notes[0]["embedding"]))

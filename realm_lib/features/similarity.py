@@ -27,7 +27,7 @@ def similarities(
     """The cosine of each prompt and its response, float64 [n], from ``store`` or computed and committed to it."""
     prompt_side, response_side = _sides(prompts, responses, embedder, store)
     for side in dict.fromkeys((prompt_side, response_side)):
-        order = sorted(range(len(side.texts)), key=lambda place: -len(side.texts[place]))
+        order = sorted(range(len(side.texts)), key=lambda index: -len(side.texts[index]))
         label = "embedding" if progress else None
         keys = [text_key(text) for text in side.texts]
         if isinstance(side.embedder, HostedEmbedder):
@@ -43,12 +43,8 @@ def similarities(
                 batch_size=batch_size,
                 label=label,
             )
-    return _cosines(
-        prompt_side.table,
-        [text_key(text) for text in prompts],
-        response_side.table,
-        [text_key(text) for text in responses],
-    )
+    prompt_keys, response_keys = ([text_key(text) for text in texts] for texts in (prompts, responses))
+    return _cosines(prompt_side.table, prompt_keys, response_side.table, response_keys)
 
 
 def quote_embeddings(frames: Iterable[pd.DataFrame], embedder: Embedder, store: FeatureStore) -> Quote | None:
@@ -79,21 +75,21 @@ def stored_similarities(
     if not isinstance(embedder, HostedEmbedder):
         return {}
     tables = {
-        name: store.table("embedding", one.identity, one.dimensions)
-        for name, one in embedder.by_task_type().items()
-        if store.has_table("embedding", one.identity)
+        name: store.table("embedding", typed.identity, typed.dimensions)
+        for name, typed in embedder.by_task_type().items()
+        if store.has_table("embedding", typed.identity)
     }
     prompts, *responses = ([text_key(text) for text in pairs[name]] for name in ("history", *_RESPONSES))
     of_prompts = [name for name, table in tables.items() if all(key in table for key in prompts)]
     of_responses = [name for name, table in tables.items() if all(key in table for side in responses for key in side)]
     if len(of_prompts) * len(of_responses) < 2:
         return {}
-    found = {}
+    cosines = {}
     for asked in of_prompts:
         for answered in of_responses:
             a, b = (_cosines(tables[asked], prompts, tables[answered], side) for side in responses)
-            found[f"{asked}, {answered}"] = a, b
-    return found
+            cosines[f"{asked}, {answered}"] = a, b
+    return cosines
 
 
 class _Side(NamedTuple):
@@ -103,28 +99,27 @@ class _Side(NamedTuple):
     embedder: Embedder
     table: FeatureTable
 
-    def compute(self, places: Sequence[int]) -> NDArray[np.float32]:
-        return self.embedder.embed([self.texts[n] for n in places])
+    def compute(self, indices: Sequence[int]) -> NDArray[np.float32]:
+        return self.embedder.embed([self.texts[index] for index in indices])
 
-    def stream(self, places: Sequence[int]) -> Generator[tuple[list[int], NDArray[np.float32]]]:
+    def stream(self, indices: Sequence[int]) -> Generator[tuple[list[int], NDArray[np.float32]]]:
         assert isinstance(self.embedder, HostedEmbedder)
-        return self.embedder.stream([self.texts[n] for n in places])
+        return self.embedder.stream([self.texts[index] for index in indices])
 
 
 def _sides(
     prompts: Sequence[str], responses: Sequence[str], embedder: Embedder, store: FeatureStore
 ) -> tuple[_Side, _Side]:
     """Of prompts and of responses; the same one twice when the model treats both alike."""
+
+    def side(texts: Sequence[str], own: Embedder) -> _Side:
+        return _Side(tuple(dict.fromkeys(texts)), own, store.table("embedding", own.identity, own.dimensions))
+
     of_prompts, of_responses = by_role(embedder)
     if of_prompts is of_responses:
-        table = store.table("embedding", embedder.identity, embedder.dimensions)
-        both = _Side(tuple(dict.fromkeys([*prompts, *responses])), of_responses, table)
+        both = side([*prompts, *responses], of_responses)
         return both, both
-    first, second = (
-        _Side(tuple(dict.fromkeys(texts)), side, store.table("embedding", side.identity, side.dimensions))
-        for texts, side in ((prompts, of_prompts), (responses, of_responses))
-    )
-    return first, second
+    return side(prompts, of_prompts), side(responses, of_responses)
 
 
 def _cosines(

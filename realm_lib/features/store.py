@@ -18,7 +18,8 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class FeatureTable:
             self._connection.execute("CREATE TABLE IF NOT EXISTS identity (text TEXT PRIMARY KEY, width INTEGER)")
             self._connection.execute("CREATE TABLE IF NOT EXISTS entries (key BLOB NOT NULL, value BLOB NOT NULL)")
             self._connection.execute("INSERT OR IGNORE INTO identity VALUES (?, ?)", (identity, width))
-            found = self._connection.execute("SELECT text, width FROM identity").fetchall()
+            stored = self._connection.execute("SELECT text, width FROM identity").fetchall()
         except (OSError, sqlite3.Error) as error:
             if hasattr(self, "_connection"):
                 self.close()
@@ -81,9 +82,9 @@ class FeatureTable:
                 f"{path}: the feature store cannot be opened: {error}. If the file is damaged, delete it: "
                 "its values are computed again"
             ) from error
-        if found != [(identity, width)]:
+        if stored != [(identity, width)]:
             self.close()
-            raise FeatureStoreError(f"{path}: belongs to another model or width: {found}")
+            raise FeatureStoreError(f"{path}: belongs to another model or width: {stored}")
         self.refresh()
 
     def _use_write_ahead_log(self) -> None:
@@ -98,17 +99,22 @@ class FeatureTable:
                     raise
             time.sleep(0.01)
 
-    def refresh(self) -> None:
-        """Take notice of what other processes have committed since the last look."""
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
         try:
-            rows = self._connection.execute("SELECT rowid, key FROM entries WHERE rowid > ?", (self._last_row,))
-            for row, key in rows:
-                self._rows.setdefault(key, row)
-                self._last_row = row
+            yield
         except sqlite3.Error as error:
             raise FeatureStoreError(
                 f"{self.path}: cannot be read: {error}. Delete the file: its values are computed again"
             ) from error
+
+    def refresh(self) -> None:
+        """Take notice of what other processes have committed since the last look."""
+        with self._reading():
+            rows = self._connection.execute("SELECT rowid, key FROM entries WHERE rowid > ?", (self._last_row,))
+            for row, key in rows:
+                self._rows.setdefault(key, row)
+                self._last_row = row
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -122,22 +128,18 @@ class FeatureTable:
         Raises KeyError for a key that is not in the table, and :class:`FeatureStoreError` for a damaged file.
         """
         rows = np.array([self._rows[key] for key in keys], dtype=np.int64)
-        wanted, places = np.unique(rows, return_inverse=True)
-        values = np.empty((len(wanted), self.width), dtype=np.float32)
-        try:
-            for start in range(0, len(wanted), _ROWS_PER_SELECT):
-                chunk = wanted[start : start + _ROWS_PER_SELECT].tolist()
+        distinct, inverse = np.unique(rows, return_inverse=True)
+        values = np.empty((len(distinct), self.width), dtype=np.float32)
+        with self._reading():
+            for start in range(0, len(distinct), _ROWS_PER_SELECT):
+                chunk = distinct[start : start + _ROWS_PER_SELECT].tolist()
                 marks = ",".join("?" * len(chunk))
                 query = f"SELECT value FROM entries WHERE rowid IN ({marks}) ORDER BY rowid"
-                found = [blob for (blob,) in self._connection.execute(query, chunk)]
-                if len(found) != len(chunk) or any(len(blob) != 4 * self.width for blob in found):
+                blobs = [blob for (blob,) in self._connection.execute(query, chunk)]
+                if len(blobs) != len(chunk) or any(len(blob) != 4 * self.width for blob in blobs):
                     raise sqlite3.DatabaseError("values are missing or of another width")
-                values[start : start + len(chunk)] = np.frombuffer(b"".join(found), "<f4").reshape(-1, self.width)
-        except sqlite3.Error as error:
-            raise FeatureStoreError(
-                f"{self.path}: cannot be read: {error}. Delete the file: its values are computed again"
-            ) from error
-        return values[places]
+                values[start : start + len(chunk)] = np.frombuffer(b"".join(blobs), "<f4").reshape(-1, self.width)
+        return values[inverse]
 
     def put(self, keys: Sequence[bytes], values: NDArray[np.float32]) -> None:
         """Commit values, float32 [n, width], in one transaction: all are there afterwards, or none.
@@ -152,17 +154,10 @@ class FeatureTable:
         if not finite.all():
             raise ValueError(f"{int((~finite).sum())} of {len(keys)} values are NaN or infinite; nothing was stored")
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                self._connection.executemany(
-                    "INSERT INTO entries VALUES (?, ?)", zip(keys, map(bytes, values), strict=True)
-                )
-                self._connection.execute("COMMIT")
-            except BaseException:
-                # SQLite rolls back by itself on some errors (a full disk among them); then there is nothing to undo.
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
+            with self._connection:  # commits what was begun, or rolls it back
+                self._connection.execute("BEGIN IMMEDIATE")
+                rows = zip(keys, map(bytes, values), strict=True)
+                self._connection.executemany("INSERT INTO entries VALUES (?, ?)", rows)
         except sqlite3.Error as error:
             raise FeatureStoreError(
                 f"{self.path}: cannot be written: {error}. {len(self)} values are safe; free space and rerun, "

@@ -40,17 +40,14 @@ def reward_func(
 
     if len(queries) != len(prompts):
         raise FrameworkError(f"{len(queries)} queries but {len(prompts)} prompts")
-    found: list[Prompt] = []
-    responses: list[str] = []
-    for place, (query, prompt) in enumerate(zip(queries, prompts, strict=True)):
+    chats: list[tuple[Prompt, str]] = []
+    for index, (query, prompt) in enumerate(zip(queries, prompts, strict=True)):
         try:
-            asked, response = split_query(query, prompt)
+            chats.append(split_query(query, prompt))
         except RenderedChatError as error:
-            raise FrameworkError(f"query {place} {error}") from None
-        found.append(asked)
-        responses.append(response)
+            raise FrameworkError(f"query {index} {error}") from None
     with _turn:
-        explained = _reward(run).explain(found, responses)
+        explained = _reward(run).explain([prompt for prompt, _ in chats], [response for _, response in chats])
     columns = {name: torch.tensor(explained[name].to_numpy(), dtype=torch.float32) for name in explained}
     rewards = columns.pop("reward")
     return {"rewards": rewards, "scores": torch.sigmoid(rewards), "extra_logs": columns}

@@ -55,31 +55,31 @@ def read_questions(source: str) -> Iterator[Question]:
                 if line.strip():
                     yield _question(line, f"{name} line", number)
     except OSError as error:
-        place = f"{name} line {number + 1}" if number else name
-        raise PredictionError(f"{place}: cannot be read: {error.strerror}") from error
+        where = f"{name} line {number + 1}" if number else name
+        raise PredictionError(f"{where}: cannot be read: {error.strerror}") from error
 
 
 def _question(line: bytes, source: str, number: int) -> Question:
-    place = f"{source} {number}"
+    where = f"{source} {number}"
     try:
         row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError as error:
-        raise PredictionError(f"{place}: not UTF-8 at byte {error.start}") from None
+        raise PredictionError(f"{where}: not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
-        raise PredictionError(f"{place}: not JSON: {error.msg} at character {error.pos}") from None
+        raise PredictionError(f"{where}: not JSON: {error.msg} at character {error.pos}") from None
     except (RecursionError, ValueError) as error:
-        raise PredictionError(f"{place}: not JSON that can be read: {error}") from None
+        raise PredictionError(f"{where}: not JSON that can be read: {error}") from None
     if not isinstance(row, dict):
-        raise PredictionError(f"{place}: expected an object with prompt and response, found {type(row).__name__}")
+        raise PredictionError(f"{where}: expected an object with prompt and response, found {type(row).__name__}")
     texts = []
     for key in ("prompt", "response"):
         value = row.get(key)
         if not isinstance(value, (str, list)) or value == []:
-            raise PredictionError(f"{place}: {key} must be text or a list of chat messages")
+            raise PredictionError(f"{where}: {key} must be text or a list of chat messages")
         try:
             texts.append(as_text(value))
         except PairsError as error:
-            raise PredictionError(f"{place}: {key}: {error}") from None
+            raise PredictionError(f"{where}: {key}: {error}") from None
     return _checked(texts[0], texts[1], source, number)
 
 
@@ -103,16 +103,15 @@ def predict(reward: RealmReward, questions: Iterable[Question]) -> Iterator[tupl
         outcomes = explain_each(reward, [q.prompt for q in batch], [q.response for q in batch])
         for question, outcome in zip(batch, outcomes, strict=True):
             if not isinstance(outcome, Explanation):
-                raise PredictionError(_in_place_of_text_0(question.place, str(outcome))) from outcome
+                raise PredictionError(_about_line(question.place, str(outcome))) from outcome
             yield question, {**outcome.to_dict(), "models": models}
         if fault is not None:
             raise fault
 
 
-def _in_place_of_text_0(place: str, message: str) -> str:
-    """``message`` about the only text that was asked for, naming its line instead of its number."""
-    said = message.removeprefix("text 0")
-    return f"{place}: {message}" if said == message else f"{place}{said}"
+def _about_line(line: str, message: str) -> str:
+    """``message`` about the only text that was asked for, naming its line instead of its number, 0."""
+    return line + message.removeprefix("text 0") if message.startswith("text 0") else f"{line}: {message}"
 
 
 def _next(asked: Iterator[Question]) -> tuple[list[Question], PredictionError | None] | None:
@@ -138,6 +137,6 @@ def rank(answers: Iterable[tuple[Question, dict[str, Any]]]) -> list[dict[str, A
     for group in by_prompt.values():
         rewards = [answer["reward"] for _, answer in group]
         for question, answer in sorted(group, key=lambda entry: -entry[1]["reward"]):
-            place = 1 + sum(other > answer["reward"] for other in rewards)
-            ranked.append({"rank": place, "number": question.number, **answer})
+            better = sum(other > answer["reward"] for other in rewards)
+            ranked.append({"rank": 1 + better, "number": question.number, **answer})
     return ranked

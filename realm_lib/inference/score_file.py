@@ -15,7 +15,7 @@ import pandas as pd
 from realm_lib.config.base import resolve_path
 from realm_lib.config.profile import load_params
 from realm_lib.data.chats import PairsError, as_text
-from realm_lib.data.reading import read_table, split_prompt
+from realm_lib.data.reading import SUFFIXES, given, read_table, split_prompt
 from realm_lib.features.extraction import score_texts, votes_renamed
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.reward_models import LongResponseError, build_scorer
@@ -28,7 +28,6 @@ FORMS: Mapping[tuple[str, ...], Mapping[str, str]] = {
     ("history", "human_ref_A", "human_ref_B"): {"human_ref_A": "score_A", "human_ref_B": "score_B"},
 }
 """The columns of a file, and the column of scores that each response gets."""
-_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
 class ScoredFile(NamedTuple):
@@ -55,10 +54,10 @@ def score_file(run: str | Path, source: str | Path, target: str | Path) -> Score
     source, target = Path(source), Path(target)
     if target.suffix != ".parquet":
         raise PairsError(f"{target}: the output is a .parquet file")
-    if not source.name.endswith(_SUFFIXES):
-        raise PairsError(f"{source}: not a {', '.join(_SUFFIXES)} file")
-    home = Run(run)
-    params = load_params(home.path("params.yaml"))
+    if not source.name.endswith(SUFFIXES):
+        raise PairsError(f"{source}: not a {', '.join(SUFFIXES)} file")
+    outputs = Run(run)
+    params = load_params(outputs.path("params.yaml"))
     if not source.is_file():
         raise PairsError(f"{source}: no such file")
     table = read_table(source)
@@ -68,7 +67,7 @@ def score_file(run: str | Path, source: str | Path, target: str | Path) -> Score
     rows = table.drop(columns=["_file", "_row"])
     texts = _texts(table, columns)
     distinct = texts.drop_duplicates(["prompt", "response"], ignore_index=True)
-    scorer = build_scorer(params.reward_model, home.folder)
+    scorer = build_scorer(params.reward_model, outputs.folder)
     preprocessing = params.data.preprocessing
     try:
         scores = score_texts(
@@ -80,11 +79,11 @@ def score_file(run: str | Path, source: str | Path, target: str | Path) -> Score
             progress=show_progress(),
         )
     except LongResponseError as error:
-        places = ", ".join(str(row) for row in distinct.iloc[error.places[:5]]["row"])
-        raise LongResponseError(f"{source} row {places}: {error}", error.tokens, error.limit) from None
-    found = texts.merge(distinct[["prompt", "response"]].assign(score=scores.values), on=["prompt", "response"])
+        rows_named = ", ".join(str(row) for row in distinct.iloc[error.places[:5]]["row"])
+        raise LongResponseError(f"{source} row {rows_named}: {error}", error.tokens, error.limit) from None
+    scored = texts.merge(distinct[["prompt", "response"]].assign(score=scores.values), on=["prompt", "response"])
     for column, name in columns.items():
-        of_row = found[found["column"] == column].set_index("row")["score"]
+        of_row = scored[scored["column"] == column].set_index("row")["score"]
         rows[name] = table["_row"].map(of_row).astype(np.float32)
     with atomic_path(target) as temporary:
         rows.to_parquet(temporary, index=False)
@@ -105,26 +104,25 @@ def _form(table: pd.DataFrame, source: Path) -> Mapping[str, str]:
 
 def _texts(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
     """One row a response: row, column, prompt, response."""
-    found = []
+    texts = []
     for record in table.to_dict("records"):
         try:
             prompt, responses = _row_texts(record, list(columns))
             for column, response in zip(columns, responses, strict=True):
                 if not response.strip():
                     raise PairsError(f"{column} is empty")
-                found.append((record["_row"], column, prompt, response))
+                texts.append((record["_row"], column, prompt, response))
         except PairsError as error:
             raise PairsError(f"{record['_file']} row {record['_row']}: {error}") from None
-    return pd.DataFrame(found, columns=["row", "column", "prompt", "response"])
+    return pd.DataFrame(texts, columns=["row", "column", "prompt", "response"])
 
 
 def _row_texts(record: Mapping[Any, Any], columns: list[str]) -> tuple[str, list[str]]:
     if columns == ["chosen", "rejected"]:
-        prompt = None if _missing(record.get("prompt")) else record["prompt"]
-        text, chosen, rejected = split_prompt(prompt, *(_present(record, column) for column in columns))
+        text, chosen, rejected = split_prompt(given(record, "prompt"), *(_present(record, name) for name in columns))
         return text, [chosen, rejected]
-    given = "history" if "human_ref_A" in columns else "prompt"
-    return _as_text(record, given), [_as_text(record, column) for column in columns]
+    prompt = "history" if "human_ref_A" in columns else "prompt"
+    return _as_text(record, prompt), [_as_text(record, column) for column in columns]
 
 
 def _as_text(record: Mapping[Any, Any], column: str) -> str:
@@ -135,11 +133,7 @@ def _as_text(record: Mapping[Any, Any], column: str) -> str:
 
 
 def _present(record: Mapping[Any, Any], column: str) -> Any:
-    value = record.get(column)
-    if _missing(value):
+    value = given(record, column)
+    if value is None:
         raise PairsError(f"{column} is missing")
     return value.tolist() if isinstance(value, np.ndarray) else value  # parquet hands message lists over as arrays
-
-
-def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and np.isnan(value))

@@ -1,25 +1,31 @@
 """Asking hosted models: keys that are not shown, limits on requests and tokens a minute, retries that know their end.
 
-Nothing here knows which service is asked. A client raises :class:`RemoteError` with what the service said; whether and
-when to ask again is decided here.
+Nothing here knows which service is asked. A client raises :class:`RemoteError` with what the :class:`Service` said;
+whether and when to ask again is decided here.
 """
 
 import email.utils
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
 import tenacity
+
+from realm_lib.config.base import Secret
 
 RETRIED_STATUS = frozenset({429, 500, 502, 503, 504})
 """Answers that another try may change. 400, 401, 403 and 404 say that the request itself is wrong."""
 LONGEST_BACKOFF = 60.0
 LONGEST_RETRY_AFTER = 600.0
 """Seconds. A service that asks for more (a day's quota is used up) is better asked again by the user."""
+LONGEST_MESSAGE = 300
+"""Characters of what a service says that an error repeats."""
+_BYTES_PER_TOKEN = 4  # a rule of thumb for English (Google's own too): the services' tokenizers are not public
 
 Answer = TypeVar("Answer")
 Question = TypeVar("Question")
@@ -45,6 +51,39 @@ class RemoteError(RuntimeError):
 
 class Cancelled(RuntimeError):
     """A request that was given up before it was sent, because another one failed for good."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the errors of a service share: its name, what its HTTP statuses mean, and the key that they hide."""
+
+    name: str
+    hints: Mapping[int, str]
+    secret: Secret
+
+    def shown(self, text: str) -> str:
+        """``text`` as an error may repeat it: without the key, and not long."""
+        return self.secret.hide(text)[:LONGEST_MESSAGE]
+
+    def refusal(self, status: int, message: str, retry_after: str | None) -> RemoteError:
+        """An answer with an HTTP error; ``retry_after`` as :func:`parse_retry_after` reads it."""
+        hint = f" ({self.hints[status]})" if status in self.hints else ""
+        message = f"{self.name} answered {status}{hint}: {self.shown(message)}"
+        return RemoteError(message, status=status, retry_after=parse_retry_after(retry_after))
+
+    def timed_out(self, seconds: float) -> RemoteError:
+        """No answer in time."""
+        return RemoteError(f"{self.name} did not answer within {seconds:g} s", connection_failed=True)
+
+    def not_connected(self, error: Exception) -> RemoteError:
+        """A connection that failed, by the client library's ``error``."""
+        said = self.shown(f"{type(error).__name__}: {error}")
+        return RemoteError(f"the connection to {self.name} failed: {said}", connection_failed=True)
+
+
+def estimate_tokens(text: str) -> int:
+    """About how many tokens a service reads in ``text``, by its bytes."""
+    return max(1, math.ceil(len(text.encode(errors="replace")) / _BYTES_PER_TOKEN))
 
 
 class RateLimiter:
@@ -130,12 +169,8 @@ def with_retries(
             reason = f"; the service asks to wait {error.retry_after:.0f} s, so try again then"
         else:
             reason = f" (tried {tries} times)" if tries > 1 else ""
-        last = RemoteError(
-            f"{error}{reason}",
-            status=error.status,
-            retry_after=error.retry_after,
-            connection_failed=error.retryable and error.status is None,
-        )
+        error.args = (f"{error}{reason}",)
+        last = error
     raise last
 
 
@@ -150,7 +185,7 @@ def ask_all(
     max_in_flight: int,
     expected: tuple[type[Exception], ...],
 ) -> Generator[tuple[int, Answer | Exception]]:
-    """The place of each question and its answer, in the order in which answers come, several asked at once.
+    """The index of each question and its answer, in the order in which answers come, several asked at once.
 
     ``ask`` is given a question and an event that is set when the asking is over. The first of the ``expected`` errors
     ends it: it is given in place of the answer, so are those of questions in flight, and no new one is asked.
@@ -163,12 +198,12 @@ def ask_all(
     try:
         while True:
             # Twice as many as there are threads, so that none waits for the consumer, which writes to a disk.
-            while not failed and len(in_flight) < 2 * max_in_flight and (place := next(waiting, None)) is not None:
-                in_flight[pool.submit(ask, questions[place], stopped)] = place
+            while not failed and len(in_flight) < 2 * max_in_flight and (index := next(waiting, None)) is not None:
+                in_flight[pool.submit(ask, questions[index], stopped)] = index
             if not in_flight:
                 return
             for future in wait(in_flight, return_when=FIRST_COMPLETED).done:
-                place = in_flight.pop(future)
+                index = in_flight.pop(future)
                 answer: Answer | Exception
                 try:
                     answer = future.result()
@@ -178,7 +213,7 @@ def ask_all(
                     failed = True
                     stopped.set()
                     answer = error
-                yield place, answer
+                yield index, answer
     finally:
         stopped.set()
         pool.shutdown(wait=True, cancel_futures=True)

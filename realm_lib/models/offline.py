@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from realm_lib.config.training import OfflineModelParams, OfflinePolicyParams, OfflineRewardModelParams
+from realm_lib.data.pairs import all_texts
 from realm_lib.runs.files import atomic_path
 from realm_lib.runs.seeds import derive_seed
 
@@ -76,13 +77,10 @@ def train_reward_model(
     torch.manual_seed(derive_seed(seed, "offline reward model"))
     model = INFORMForSequenceClassification(_llama_config(tokenizer, params, num_labels=1))
     with atomic_path(folder) as temporary:
+        order = derive_seed(seed, "offline reward model", "order")
         trainer = RewardTrainer(
             model=model,
-            args=RewardConfig(
-                **_arguments(
-                    temporary, params, len(pairs), derive_seed(seed, "offline reward model", "order"), progress
-                )
-            ),
+            args=RewardConfig(**_arguments(temporary, params, len(pairs), order, progress)),
             train_dataset=datasets.Dataset.from_dict(_encoded_pairs(pairs, ChatEncoder(tokenizer, params.max_length))),
             processing_class=tokenizer,
         )
@@ -112,16 +110,11 @@ def train_policy(
     torch.manual_seed(derive_seed(seed, "offline policy"))
     model = LlamaForCausalLM(_llama_config(tokenizer, params, tie_word_embeddings=True))
     with atomic_path(folder) as temporary:
+        order = derive_seed(seed, "offline policy", "order")
         trainer = SFTTrainer(
             model=model,
             args=SFTConfig(
-                **_arguments(
-                    temporary,
-                    params,
-                    len(examples["input_ids"]),
-                    derive_seed(seed, "offline policy", "order"),
-                    progress,
-                ),
+                **_arguments(temporary, params, len(examples["input_ids"]), order, progress),
                 train_sampling_strategy="group_by_length",
                 dataset_kwargs={"skip_prepare_dataset": True},
             ),
@@ -197,12 +190,11 @@ def _train(trainer: Any, folder: Path, logged: tuple[str, ...], progress: bool) 
 
 def _encoded_comments(pairs: pd.DataFrame, tokenizer: Any, params: OfflinePolicyParams) -> dict[str, list[list[int]]]:
     """Posts, each with its distinct comments, as SFTTrainer takes them; labels mask the post's tokens."""
-    sides = [pairs[["history", side]].set_axis(["post", "comment"], axis=1) for side in ("human_ref_A", "human_ref_B")]
-    texts = pd.concat(sides).sort_index(kind="stable").drop_duplicates().head(params.max_comments)
-    chats = [[{"role": "user", "content": post}] for post in texts["post"]]
+    texts = all_texts(pairs).sort_index(kind="stable").drop_duplicates().head(params.max_comments)
+    chats = [[{"role": "user", "content": post}] for post in texts["prompt"]]
     prompts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
     prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    comment_ids = tokenizer(texts["comment"].tolist(), add_special_tokens=False)["input_ids"]
+    comment_ids = tokenizer(texts["response"].tolist(), add_special_tokens=False)["input_ids"]
     examples: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
     for before, after in zip(prompt_ids, comment_ids, strict=True):
         answer = [*after, tokenizer.eos_token_id]

@@ -55,13 +55,11 @@ class RealmReward:
         """
         from safetensors.torch import save
 
-        weights = save(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in self.combiner.state_dict().items()}
-        )
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.combiner.state_dict().items()}
         return {
             "reward_model": _name_and_weights(self.scorer.identity),
             "embedding": _name_and_weights(self.embedder.identity),
-            "combiner": hashlib.sha256(weights).hexdigest()[:_DIGITS],
+            "combiner": hashlib.sha256(save(tensors)).hexdigest()[:_DIGITS],
             "realm_lib": importlib.metadata.version("realm-lib"),
         }
 
@@ -117,26 +115,23 @@ class RealmReward:
         Raises :class:`realm_lib.runs.run.MissingStepError` when the run has no trained combiner.
         """
         run = Path(folder).resolve()
-        home = run / "models" / "combiner"
+        file = run / "models" / "combiner" / _FILE
         try:
-            content = json.loads((home / _FILE).read_text(encoding="utf-8"))
+            content = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise MissingStepError(f"{home / _FILE} is missing: run notebook 02_combiner_training first") from None
+            raise MissingStepError(f"{file} is missing: run notebook 02_combiner_training first") from None
         except json.JSONDecodeError as error:
-            raise ParamsError(f"{home / _FILE}: not JSON: {error}") from error
+            raise ParamsError(f"{file}: not JSON: {error}") from error
         if not isinstance(content, dict) or set(content) != set(_SECTIONS):
-            raise ParamsError(f"{home / _FILE}: must hold {' and '.join(_SECTIONS)}: run 02_combiner_training again")
+            raise ParamsError(f"{file}: must hold {' and '.join(_SECTIONS)}: run 02_combiner_training again")
         from realm_lib.reward.combiner import Combiner
 
         try:
             params = Params.from_sections(**content)
         except ParamsError as error:
-            raise ParamsError(f"{home / _FILE}: {error}") from error
-        return cls(
-            build_scorer(params.reward_model, run),
-            build_embedder(params.embedding, run),
-            Combiner.from_pretrained(home),
-        )
+            raise ParamsError(f"{file}: {error}") from error
+        scorer, embedder = build_scorer(params.reward_model, run), build_embedder(params.embedding, run)
+        return cls(scorer, embedder, Combiner.from_pretrained(file.parent))
 
 
 def _name_and_weights(identity: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -38,24 +39,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             temporary.replace(path)
     finally:
-        if temporary.is_dir():
-            _remove_folder(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
 
 
 def _replace_folder(new: Path, path: Path) -> None:
     old = path.with_name(f".{path.name}.old")
-    _remove_folder(old)
+    _remove(old)
     if path.exists():
         path.rename(old)
     new.rename(path)
-    _remove_folder(old)
+    _remove(old)
 
 
-def _remove_folder(path: Path) -> None:
-    import shutil
-
+def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -94,8 +90,8 @@ def _first_bad(content: Any, key: str = "") -> str:
         value = child.tolist() if hasattr(child, "tolist") else child
         if isinstance(value, float) and not math.isfinite(value):
             return here
-        if isinstance(value, (Mapping, list, tuple)) and (found := _first_bad(value, here)):
-            return found
+        if isinstance(value, (Mapping, list, tuple)) and (bad := _first_bad(value, here)):
+            return bad
     return ""
 
 

@@ -7,6 +7,7 @@ papermill so that a failure is kept for reading and never stands where a result 
 
 import ast
 import importlib.util
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +37,8 @@ def prepare(profile: str, overrides: list[str]) -> Run:
     params = load_params(path, overrides)
     run = open_run(params)
     _write_if_changed(run.path("params.yaml"), dump_yaml(params))
-    notebooks = [path for path in _notebooks() if params.offline_models or "offline" not in path.stem]
+    notebooks = sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    notebooks = [path for path in notebooks if params.offline_models or "offline" not in path.stem]
     rules = [f"STEPS := {' '.join(path.stem for path in notebooks)}"]
     before = ""
     for notebook in notebooks:
@@ -106,17 +108,15 @@ def _kernel_environment() -> Iterator[None]:
 
     A shell's own MPLBACKEND (Agg, on many servers) would keep them out of it.
     """
-    wanted = {"REALM_QUIET": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
+    variables = {"REALM_QUIET": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    before = {name: os.environ[name] for name in variables if name in os.environ}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
+        for name in variables:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def declared_sections(notebook: Path) -> list[str]:
@@ -133,9 +133,8 @@ def declared_sections(notebook: Path) -> list[str]:
     names = [target.id for target in targets if isinstance(target, ast.Name)]
     unknown = [name for name in names if name not in SECTIONS]
     if unknown or len(names) != len(statements):
-        raise NotebookError(
-            f"{notebook}: the parameters cell may only assign sections, found {unknown or 'other code'}"
-        )
+        wrong = unknown or "other code"
+        raise NotebookError(f"{notebook}: the parameters cell may only assign sections, found {wrong}")
     return names
 
 
@@ -147,7 +146,13 @@ def imported_modules(notebook: Path, package: str = "realm_lib") -> list[Path]:
     import grimp
 
     graph = grimp.build_graph(package, exclude_type_checking_imports=True, cache_dir=None)
-    queue = [name for cell in _code_cells(notebook) for name in _imports(_python(cell, notebook), package)]
+    spec = importlib.util.find_spec(package)
+    assert spec is not None, package
+    assert spec.origin is not None, package
+    root = Path(spec.origin).parent
+    public = _public_names(root)
+    sources = [_python(cell, notebook) for cell in _code_cells(notebook)]
+    queue = [public.get(name, name) for source in sources for name in _imports(source)]
     modules: set[str] = set()
     while queue:
         module = queue.pop()
@@ -156,54 +161,37 @@ def imported_modules(notebook: Path, package: str = "realm_lib") -> list[Path]:
             modules.add(module)
             queue.append(module.rpartition(".")[0])  # importing a module runs the packages around it
             queue += graph.find_modules_directly_imported_by(module) if module in graph.modules else ()
-    return sorted({file for module in modules & graph.modules for file in _files(module)})
+    files = {_file(root, module) for module in modules & graph.modules}
+    files |= {data for data in root.rglob("*.yaml") if _package_around(data) in files}
+    return sorted(file.relative_to(root.parent) for file in files)
 
 
-def _imports(source: str, package: str) -> Iterator[str]:
-    """Modules and names of ``package`` that Python source imports, at its top or inside functions."""
-    home = _public_homes(package)
+def _imports(source: str) -> Iterator[str]:
+    """The modules and the names in modules that Python source imports, at its top or inside functions."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module == package:
-            yield from (home.get(alias.name, f"{package}.{alias.name}") for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{package}."):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Import):
+        if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _public_homes(package: str) -> dict[str, str]:
-    """The module of each name that the stub of ``package`` makes public."""
-    stub = _folder(package) / "__init__.pyi"
+def _public_names(root: Path) -> dict[str, str]:
+    """The names that the stub of a package makes public, as PACKAGE.NAME, and the module of each."""
+    stub = root / "__init__.pyi"
     tree = ast.parse(stub.read_text(encoding="utf-8") if stub.exists() else "")
     imports = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module]
-    return {alias.name: f"{package}.{node.module}" for node in imports for alias in node.names}
+    return {f"{root.name}.{alias.name}": f"{root.name}.{node.module}" for node in imports for alias in node.names}
 
 
-def _files(module: str) -> list[Path]:
-    package, *parts = module.split(".")
-    root = _folder(package)
-    place = root.joinpath(*parts)
-    files = [place.with_suffix(".py")]
-    if (place / "__init__.py").exists():  # a module may have a folder of data beside it, under its own name
-        data = (
-            file
-            for file in place.rglob("*.yaml")
-            if not any((up / "__init__.py").exists() for up in _between(file, place))
-        )
-        files = [place / "__init__.py", *data]
-    return [file.relative_to(root.parent) for file in files]
+def _file(root: Path, module: str) -> Path:
+    path = root.parent.joinpath(*module.split("."))
+    # A module may have a folder of data beside it, under its own name: that one is no package.
+    return path / "__init__.py" if (path / "__init__.py").exists() else path.with_suffix(".py")
 
 
-def _between(file: Path, folder: Path) -> list[Path]:
-    """The folders around ``file`` that lie in ``folder``."""
-    return [up for up in file.parents if up.is_relative_to(folder) and up != folder]
-
-
-def _folder(package: str) -> Path:
-    spec = importlib.util.find_spec(package)
-    assert spec is not None, package
-    assert spec.origin is not None, package
-    return Path(spec.origin).parent
+def _package_around(file: Path) -> Path:
+    """The __init__.py of the innermost package that ``file`` lies in."""
+    return next(folder / "__init__.py" for folder in file.parents if (folder / "__init__.py").exists())
 
 
 def _python(cell: dict[str, Any], notebook: Path) -> str:
@@ -222,13 +210,7 @@ def _python(cell: dict[str, Any], notebook: Path) -> str:
     return source
 
 
-def _notebooks() -> list[Path]:
-    return sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-
-
 def _code_cells(notebook: Path) -> list[dict[str, Any]]:
-    import json
-
     content = json.loads(notebook.read_text(encoding="utf-8"))
     return [cell for cell in content["cells"] if cell["cell_type"] == "code"]
 

@@ -123,17 +123,12 @@ class Run:
             self.log("step", name=name, seconds=seconds, exit=exit_word)
 
     def _update_manifest(self, params: Params, step: str, fields: Mapping[str, Any]) -> None:
-        with self._locked():
-            self._rewrite_manifest(params, step, fields)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
         """One process at a time: steps that make runs in parallel update the same manifest."""
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.folder, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
+            self._rewrite_manifest(params, step, fields)
         finally:
             os.close(descriptor)
 
@@ -148,6 +143,7 @@ class Run:
         seeds |= {name: section.seed for name, section in trained if section}
         resolved = self.path("params.yaml")
         text = resolved.read_bytes() if resolved.exists() else dump_yaml(params).encode()
+        packages = sorted(importlib.metadata.distributions(), key=lambda package: package.metadata["Name"].lower())
         content = {
             "run": params.run.name,
             "commit": source_commit(),
@@ -155,7 +151,7 @@ class Run:
             "seeds": {**manifest.get("seeds", {}), **seeds},
             "hardware": _hardware(),
             "python": platform.python_version(),
-            "packages": {distribution.metadata["Name"]: distribution.version for distribution in _distributions()},
+            "packages": {package.metadata["Name"]: package.version for package in packages},
             "steps": dict(sorted(steps.items())),
         }
         write_json(self.path("manifest.json"), content)
@@ -172,9 +168,8 @@ def open_run(params: Params) -> Run:
         with tempfile.TemporaryFile(dir=run.folder):
             pass
     except OSError as error:
-        raise ParamsError(
-            f"run.output_dir: cannot write to {run.folder}: {error.strerror}; choose another folder"
-        ) from error
+        reason = f"cannot write to {run.folder}: {error.strerror}"
+        raise ParamsError(f"run.output_dir: {reason}; choose another folder") from error
     seed_everything(params.run.seed)
     return run
 
@@ -190,10 +185,6 @@ def source_commit() -> dict[str, Any]:
     return {"id": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
 
 
-def _distributions() -> list[importlib.metadata.Distribution]:
-    return sorted(importlib.metadata.distributions(), key=lambda found: found.metadata["Name"].lower())
-
-
 def _hardware() -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
@@ -207,16 +198,12 @@ def _hardware() -> dict[str, Any]:
 
 def _gpus() -> list[str]:
     """The names of the GPUs as nvidia-smi gives them; importing torch for this would cost seconds in every step."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
-        listing = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-    except OSError:
+        listing = subprocess.run(query, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
         return []
-    return [line.strip() for line in listing.stdout.splitlines() if line.strip()] if listing.returncode == 0 else []
+    return [line.strip() for line in listing.stdout.splitlines() if line.strip()]
 
 
 def _now() -> str:

@@ -4,10 +4,6 @@ import hashlib
 import json
 import random
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 def derive_seed(seed: int, *names: str | int) -> int:

@@ -45,8 +45,8 @@ def compare_runs(run: Path, reference: Path) -> list[str]:
         if not (folder / "params.yaml").exists():
             raise MissingStepError(f"{folder}: no run here (params.yaml is missing)")
     differences = [
-        f"params.yaml: {key} is {found!r}, was {wanted!r} in the reference"
-        for key, found, wanted in _unequal(_params(run), _params(reference))
+        f"params.yaml: {key} is {own!r}, was {other!r} in the reference"
+        for key, own, other in _unequal(_params(run), _params(reference))
     ]
     names = sorted(path.name for path in (reference / "metrics").glob("*.json"))
     if not names:
@@ -55,36 +55,36 @@ def compare_runs(run: Path, reference: Path) -> list[str]:
         path = run / "metrics" / name
         if not path.exists():
             raise MissingStepError(f"{path} is missing: run the notebook that writes it")
-        for key, found, wanted in _unequal(_metrics(path), _metrics(reference / "metrics" / name)):
-            if not (_near(found, wanted) if name in _SAMPLED else _close(key, found, wanted)):
-                differences.append(f"metrics/{name}: {key} is {found}, was {wanted} in the reference")
+        for key, own, other in _unequal(_metrics(path), _metrics(reference / "metrics" / name)):
+            if not (_near(own, other) if name in _SAMPLED else _close(key, own, other)):
+                differences.append(f"metrics/{name}: {key} is {own}, was {other} in the reference")
     return differences
 
 
-def _close(key: str, found: Any, wanted: Any) -> bool:
+def _close(key: str, own: Any, other: Any) -> bool:
     parts = key.split(".")
     if _IGNORED.intersection(parts):
         return True
     measured = any(keys.issubset(parts) for keys in _MEASURED_COUNTS)
-    if measured and isinstance(found, int) and isinstance(wanted, int):
-        return abs(found - wanted) <= max(10, wanted // 10)
-    if not isinstance(found, float) or not isinstance(wanted, float):
+    if measured and isinstance(own, int) and isinstance(other, int):
+        return abs(own - other) <= max(10, other // 10)
+    if not isinstance(own, float) or not isinstance(other, float):
         return False
     tolerance = next((_TOLERANCES[part] for part in parts if part in _TOLERANCES), _TOLERANCE)
-    return abs(found - wanted) <= tolerance
+    return abs(own - other) <= tolerance
 
 
-def _near(found: Any, wanted: Any) -> bool:
+def _near(own: Any, other: Any) -> bool:
     """Whether two numbers of a policy are of one size; texts and flags are made from such numbers."""
-    if not isinstance(found, int | float) or not isinstance(wanted, int | float):
-        return type(found) is type(wanted)
-    return abs(found - wanted) <= max(0.5, 0.5 * abs(wanted))
+    if not isinstance(own, int | float) or not isinstance(other, int | float):
+        return type(own) is type(other)
+    return abs(own - other) <= max(0.5, 0.5 * abs(other))
 
 
-def _unequal(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    for key in sorted({*found, *wanted}):
-        if found.get(key) != wanted.get(key):
-            yield key, found.get(key), wanted.get(key)
+def _unequal(run: Mapping[str, Any], reference: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for key in sorted({*run, *reference}):
+        if run.get(key) != reference.get(key):
+            yield key, run.get(key), reference.get(key)
 
 
 def _params(folder: Path) -> dict[str, Any]:
@@ -98,13 +98,9 @@ def _metrics(path: Path) -> dict[str, Any]:
 
 def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
     """Leaves by their dotted path."""
-    if isinstance(content, Mapping):
-        children = [(str(name), child) for name, child in content.items()]
-    elif isinstance(content, list):
-        children = [(str(place), child) for place, child in enumerate(content)]
-    else:
+    if not isinstance(content, Mapping | list):
         return {prefix: content}
     leaves: dict[str, Any] = {}
-    for name, child in children:
-        leaves |= _flat(child, f"{prefix}.{name}" if prefix else name)
+    for name, child in content.items() if isinstance(content, Mapping) else enumerate(content):
+        leaves |= _flat(child, f"{prefix}.{name}" if prefix else str(name))
     return leaves

@@ -2,14 +2,12 @@
 
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from realm_lib.config.base import ParamsError, resolve_path
-from realm_lib.runs.run import Run  # CHECK
-
-if TYPE_CHECKING:
-    pass
+from realm_lib.runs.run import Run
 
 
 def locate_model(model_id: str, run_folder: Path | None = None) -> Path | str:
@@ -43,6 +41,27 @@ def hub_commit(model_id: str, revision: str | None) -> str | None:
     """
     from transformers.utils import resolve_revision
 
-    found = resolve_revision(model_id, revision)
-    commit: str | None = getattr(found, "resolved", found)
+    resolved = resolve_revision(model_id, revision)
+    commit: str | None = getattr(resolved, "resolved", resolved)
     return commit if re.fullmatch("[0-9a-f]{40}", commit or "") else None
+
+
+def checkpoint_fault(info: Mapping[str, Any]) -> str | None:
+    """How a checkpoint does not fill its model exactly, by transformers' loading ``info``; None when it does."""
+    for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if keys := sorted(map(str, info.get(fault) or ())):
+            return f"{fault.replace('_', ' ')} in the checkpoint ({', '.join(keys[:4])})"
+    return None
+
+
+def four_bit(dtype: Any, skipped: Sequence[str] | None = None) -> Any:
+    """bitsandbytes' configuration for nf4 with double quantisation, computing in ``dtype``; ``skipped`` stay whole."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=skipped,
+    )

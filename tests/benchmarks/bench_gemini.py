@@ -30,7 +30,7 @@ def main() -> int:
     from support.gemini_client import all_texts, extract, params, some_pairs
 
     from realm_lib.models.embedders import build_embedder
-    from realm_lib.models.embedders.gemini import estimate_tokens
+    from realm_lib.models.hosted import estimate_tokens
 
     os.environ["GEMINI_API_KEY"] = "a-key"
     process = subprocess.Popen([sys.executable, "-c", SERVER], cwd=TESTS, stdout=subprocess.PIPE, text=True)

@@ -248,7 +248,7 @@ class Ways:
             states = last_states(self.loaded.body, batch, self.model.device, positions=True)
             assert self.loaded.head is not None
             values = self.loaded.head(states).float().cpu().tolist()
-            scores.update(zip((keys[place] for row in batch for place in row.places), values, strict=True))
+            scores.update(zip((keys[place] for row in batch for place in row.indices), values, strict=True))
         return scores
 
     def ours(self, pairs: pd.DataFrame) -> dict[Text, float]:

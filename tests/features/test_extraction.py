@@ -25,7 +25,8 @@ from realm_lib.data.chats import Prompt
 from realm_lib.features import extraction
 from realm_lib.features.extraction import FEATURE_COLUMNS, FeatureCounts, extract_features, score_texts
 from realm_lib.features.store import FeatureStore
-from realm_lib.models.embedders import EmbedderError, unit_vectors
+from realm_lib.models.embedders import EmbedderError
+from realm_lib.models.embedders.vectors import unit_vectors
 from realm_lib.models.reward_models import LongResponseError, ScorerError, build_scorer
 
 

@@ -32,7 +32,7 @@ def run(tmp_path: Path, inform_folder: Path) -> Path:
     """A run whose reward model is the tiny one and whose store is its own."""
     profile = yaml.safe_load((ROOT / "params" / "test.yaml").read_text())
     profile["reward_model"] |= {"model_id": str(inform_folder), "max_length": 120}
-    profile["data"]["preprocessing"] |= {"cache_dir": str(tmp_path / "cache"), "batch_size": 8}
+    profile["data"]["preprocessing"] = {"cache_dir": str(tmp_path / "cache"), "batch_size": 8}
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "params.yaml").write_text(yaml.safe_dump(profile))
     return tmp_path / "run"

@@ -294,7 +294,7 @@ def test_every_text_is_planned_once_whole_and_within_the_budget(
         lengths = [row.length for row in batch]
         assert max(lengths) * len(batch) <= budget or (len(batch) == 1 and len(batch[0].own) == 1)
         for row in batch:
-            for place, own in zip(row.places, row.own, strict=True):
+            for place, own in zip(row.indices, row.own, strict=True):
                 assert place not in found
                 found[place] = [*row.shared, *own]
                 assert own

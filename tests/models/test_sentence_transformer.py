@@ -15,7 +15,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.models import embedders
-from realm_lib.models.embedders import EmbedderError, build_embedder, cosine, unit_vectors
+from realm_lib.models.embedders import EmbedderError, build_embedder, cosine
+from realm_lib.models.embedders.vectors import unit_vectors
 
 TEXTS = [
     "How do I keep bread from going stale?",

@@ -7,6 +7,7 @@ accuracy that any reward can reach is therefore known. All numbers that come fro
 """
 
 import hashlib
+import itertools
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -72,10 +73,8 @@ def simulate_posts(*, seed: int, split: str, domains: Sequence[str] | None = Non
     rng = random.Random(derive_seed(seed, "simulator", split))
     prefix = hashlib.sha256(f"{seed}/{split}".encode()).hexdigest()[:6]
     fresh = _Fresh()
-    number = 0
-    while True:
+    for number in itertools.count():
         yield _post(rng, rng.choice(chosen), f"{prefix}{number:x}", split, fresh)
-        number += 1
 
 
 def simulate_pairs(
@@ -85,17 +84,12 @@ def simulate_pairs(
 
     As in SHP the preferred comment of a pair is the later one, so that it did not win by being seen longer.
     """
-    made = 0
-    for post in simulate_posts(seed=seed, split=split, domains=domains):
-        rng = random.Random(post.id)
-        for pair in _pairs(rng, post, split):
-            if made == count:
-                return
-            yield pair
-            made += 1
+    posts = simulate_posts(seed=seed, split=split, domains=domains)
+    return itertools.islice((pair for post in posts for pair in _pairs(post, split)), count)
 
 
-def _pairs(rng: random.Random, post: Post, split: str) -> Iterator[dict[str, Any]]:
+def _pairs(post: Post, split: str) -> Iterator[dict[str, Any]]:
+    rng = random.Random(post.id)
     for later, comment in enumerate(post.comments):
         for earlier in post.comments[:later]:
             if comment.votes <= earlier.votes:
@@ -145,11 +139,8 @@ def _digest(text: str) -> int:
 
 def _post(rng: random.Random, domain: Domain, post_id: str, split: str, fresh: _Fresh) -> Post:
     question = rng.choice(domain.questions)
-    texts: list[str] = []
-    for _ in range(rng.choice((2, 3, 3, 4, 4, 5, 6, 8))):
-        text = _comment_text(rng, domain, question)
-        if fresh(text):
-            texts.append(text)
+    drawn = [_comment_text(rng, domain, question) for _ in range(rng.choice((2, 3, 3, 4, 4, 5, 6, 8)))]
+    texts = [text for text in drawn if fresh(text)]
     utilities = [judge(question, text).utility for text in texts]
     # The order of u + Gumbel noise is a Plackett-Luce draw: each pair of it is Bradley-Terry.
     appeals = [utility - math.log(-math.log(rng.random())) for utility in utilities]
@@ -161,8 +152,8 @@ def _post(rng: random.Random, domain: Domain, post_id: str, split: str, fresh: _
         upvote_ratio=round(rng.uniform(0.75, 1.0), 2),
         second=1_600_000_000 + rng.randrange(60_000_000),
         comments=tuple(
-            Comment(f"{post_id}c{place}", text, utility, votes, second)
-            for place, (text, utility, votes, second) in enumerate(
+            Comment(f"{post_id}c{index}", text, utility, votes, second)
+            for index, (text, utility, votes, second) in enumerate(
                 zip(texts, utilities, _votes(rng, appeals), seconds, strict=True)
             )
         ),
@@ -174,9 +165,9 @@ def _votes(rng: random.Random, appeals: Sequence[float]) -> list[int]:
     audience = rng.lognormvariate(1.8, 0.9)
     votes = [0] * len(appeals)
     floor = 2
-    for place in sorted(range(len(appeals)), key=appeals.__getitem__):
-        votes[place] = max(floor, round(audience * math.exp(0.45 * appeals[place])))
-        floor = votes[place] + 1
+    for index in sorted(range(len(appeals)), key=appeals.__getitem__):
+        votes[index] = max(floor, round(audience * math.exp(0.45 * appeals[index])))
+        floor = votes[index] + 1
     return votes
 
 

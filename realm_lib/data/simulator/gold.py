@@ -78,8 +78,7 @@ def gold_utilities(prompts: Sequence[Prompt], completions: Sequence[Prompt]) -> 
 def question_of(prompt: str) -> Question:
     """The question that a simulated post asks."""
     for sentence in _SENTENCE_END.split(prompt.strip()):
-        question = questions_by_ask().get(sentence)
-        if question is not None:
+        if question := questions_by_ask().get(sentence):
             return question
     raise UnknownPostError(f"not a post of the simulator (no known question in it): {prompt[:80]!r}")
 
@@ -100,8 +99,8 @@ def judge(question: Question, response: str) -> Judgement:
     tone = min(1.0, _credit(kind, sentences)) - min(1.0, _credit(unkind, sentences))
     words = len(response.split())
     # Saying a sentence twice makes a response longer, not better: only its first time counts towards the ideal.
-    once = {" ".join(_WORD.findall(text.lower())): len(text.split()) for text in said}
-    distinct = min(sum(once.values()), IDEAL_WORDS - 1)
+    length_of = {" ".join(_WORD.findall(text.lower())): len(text.split()) for text in said}
+    distinct = min(sum(length_of.values()), IDEAL_WORDS - 1)
     length = -0.8 * math.log((distinct + 1) / IDEAL_WORDS) ** 2 - 0.004 * max(0, words - IDEAL_WORDS)
     quality = (
         FACTS * (1 - math.exp(-facts / 1.5))

@@ -8,25 +8,11 @@ from typing import Any
 
 import yaml
 
-DOMAINS = (
-    "askacademia",
-    "askanthropology",
-    "askbaking",
-    "askcarguys",
-    "askculinary",
-    "askdocs",
-    "askengineers",
-    "askhistorians",
-    "askhr",
-    "askphilosophy",
-    "askphysics",
-    "askscience",
-    "asksciencefiction",
-    "asksocialscience",
-    "askvet",
-    "changemyview",
-    "explainlikeimfive",
-    "legaladvice",
+DOMAINS = tuple(
+    """
+    askacademia askanthropology askbaking askcarguys askculinary askdocs askengineers askhistorians askhr askphilosophy
+    askphysics askscience asksciencefiction asksocialscience askvet changemyview explainlikeimfive legaladvice
+    """.split()
 )
 """The domains of SHP, in alphabetical order."""
 

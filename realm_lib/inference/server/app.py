@@ -38,6 +38,7 @@ from realm_lib.inference.server.wire import (
 
 log = logging.getLogger("realm_lib.inference.server")
 
+_KEYS = {"body", "prompt", "response", "query", "prompts", "messages", "role", "content"}
 _FAULTS: dict[int | str, dict[str, Any]] = {
     status: {"model": Failure, "description": description}
     for status, description in (
@@ -68,6 +69,8 @@ class RewardService:
         """None until the reward is loaded."""
         self.failure: Exception | None = None
         """What kept the reward from being loaded."""
+        self.wait = {"Retry-After": str(limits.retry_after)}
+        """The header of an answer that asks to try again."""
         self._reward: Any = None
         self.metrics = Metrics(lambda: self.batcher.waiting)
         self.batcher = MicroBatcher(self._compute, limits, self.metrics.batches.observe)
@@ -77,9 +80,8 @@ class RewardService:
         from realm_lib.reward.realm_reward import RealmReward
 
         self._reward = RealmReward.from_pretrained(self.run)
-        models: dict[str, str] = self._reward.models
+        self.models = self._reward.models
         log.info("loaded %s", self.run)
-        self.models = models
 
     def _compute(self, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[object]:
         from realm_lib.reward.explanations import explain_each
@@ -90,56 +92,55 @@ class RewardService:
 
     async def explain(self, pairs: Sequence[Pair]) -> list[Explained]:
         """The explanation of each pair. Raises HTTPException with the status of what went wrong."""
-        wait = {"Retry-After": str(self.limits.retry_after)}
         try:
             results = await self.batcher.submit(pairs)
         except QueueFullError as error:
-            raise HTTPException(429, str(error), wait) from None
+            raise HTTPException(429, str(error), self.wait) from None
         except ClosedError as error:
-            raise HTTPException(503, str(error), wait) from None
+            raise HTTPException(503, str(error), self.wait) from None
         except TimedOutError as error:
             late = f"no answer within {self.limits.timeout:g} s"
             if error.started:
                 raise HTTPException(504, late) from None
             why = "the model is being loaded" if self.models is None else "too much waits"
-            raise HTTPException(503, f"{late}: {why}", wait) from None
-        explained = [self._answer(place, result) for place, result in enumerate(results)]
+            raise HTTPException(503, f"{late}: {why}", self.wait) from None
+        explained = [self._answer(index, result) for index, result in enumerate(results)]
         self.metrics.responses.inc(len(explained))
         return explained
 
-    def _answer(self, place: int, result: object) -> Explained:
+    def _answer(self, index: int, result: object) -> Explained:
         from realm_lib.reward.explanations import Explanation
 
         if not isinstance(result, Explanation):
-            self._refuse(place, result)
+            self._refuse(index, result)
         assert self.models is not None, "a result is computed by the loaded reward"
         return Explained(**result.to_dict(), models=self.models)
 
-    def _refuse(self, place: int, error: object) -> NoReturn:
+    def _refuse(self, index: int, error: object) -> NoReturn:
         """The messages of the models' errors may hold a piece of a text: none is passed on."""
         from realm_lib.models.embedders import EmbedderError
         from realm_lib.models.reward_models import LongResponseError, ScorerError
         from realm_lib.reward.explanations import HostedModelError, RewardNotFiniteError
 
         if isinstance(error, ClosedError):
-            raise HTTPException(503, str(error), {"Retry-After": str(self.limits.retry_after)})
+            raise HTTPException(503, str(error), self.wait)
         if isinstance(error, LongResponseError):
             raise HTTPException(
                 422,
-                f"response {place} and the chat template take {max(error.tokens.values())} tokens, the reward model "
+                f"response {index} and the chat template take {max(error.tokens.values())} tokens, the reward model "
                 f"reads {error.limit} at most",
             )
         if isinstance(error, HostedModelError):
             log.error("the embedding service did not answer")
             raise HTTPException(503, "the embedding service did not answer", {"Retry-After": "10"})
-        log.error("response %d of a request has no reward: %s", place, type(error).__name__)
+        log.error("response %d of a request has no reward: %s", index, type(error).__name__)
         if isinstance(error, RewardNotFiniteError):
-            raise HTTPException(500, f"response {place} has no reward: {error}")
+            raise HTTPException(500, f"response {index} has no reward: {error}")
         if isinstance(error, ScorerError):
-            raise HTTPException(500, f"the reward model could not score response {place}")
+            raise HTTPException(500, f"the reward model could not score response {index}")
         if isinstance(error, EmbedderError):
-            raise HTTPException(500, f"response {place} or its prompt could not be embedded")
-        raise HTTPException(500, f"response {place} has no reward: {type(error).__name__}")
+            raise HTTPException(500, f"response {index} or its prompt could not be embedded")
+        raise HTTPException(500, f"response {index} has no reward: {type(error).__name__}")
 
 
 class _StrictRequest(Request):
@@ -155,17 +156,13 @@ class _StrictRequest(Request):
             raise HTTPException(400, f"the body is not JSON: {error.msg} at character {error.pos}") from None
         except RecursionError:
             raise HTTPException(400, "the body's JSON is nested too deeply") from None
-        except ValueError as error:
-            message = str(error) if isinstance(error, _ConstantError) else "a number has too many digits"
-            raise HTTPException(400, f"the body is not JSON: {message}") from None
-
-
-class _ConstantError(ValueError):
-    """NaN or an infinity, which Python's parser takes and JSON does not have."""
+        except ValueError:
+            raise HTTPException(400, "the body is not JSON: a number has too many digits") from None
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise _ConstantError(f"{name} is not a number of JSON")
+    """NaN or an infinity, which Python's parser takes and JSON does not have."""
+    raise HTTPException(400, f"the body is not JSON: {name} is not a number of JSON")
 
 
 class _StrictRoute(APIRoute):
@@ -211,7 +208,7 @@ def create_app(service: RewardService, on_failure: Callable[[], None] = lambda: 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         # The input is not repeated, nor a key that the client chose: either may be a text.
-        faults = [f"{_place(fault['loc'])}: {fault['msg']}" for fault in error.errors()[:8]]
+        faults = [f"{_path(fault['loc'])}: {fault['msg']}" for fault in error.errors()[:8]]
         return JSONResponse({"detail": "; ".join(faults)}, status_code=422)
 
     @app.exception_handler(BadRequestError)
@@ -228,11 +225,8 @@ def create_app(service: RewardService, on_failure: Callable[[], None] = lambda: 
     return app
 
 
-def _place(location: Sequence[int | str]) -> str:
+def _path(location: Sequence[int | str]) -> str:
     return ".".join(str(part) for part in location if part in _KEYS or isinstance(part, int)) or "body"
-
-
-_KEYS = {"body", "prompt", "response", "query", "prompts", "messages", "role", "content"}
 
 
 def _add_rewards(app: FastAPI, service: RewardService) -> None:
@@ -242,21 +236,21 @@ def _add_rewards(app: FastAPI, service: RewardService) -> None:
         explained = await service.explain(pairs_of(request, service.limits))
         if isinstance(request.response, str):
             return explained[0]
-        return ExplainedList(rewards=[one.reward for one in explained], results=explained)
+        return ExplainedList(rewards=[answer.reward for answer in explained], results=explained)
 
     @app.post("/get_reward", responses=_FAULTS, tags=["rewards"])
     async def get_reward(request: GetRewardRequest) -> GetRewardAnswer:
         """OpenRLHF's remote reward (`--remote_rm_url`). Empty lists are answered with empty lists."""
         explained = await service.explain(pairs_of(request, service.limits))
-        rewards = [one.reward for one in explained]
-        logs = {name: [getattr(one, name) for one in explained] for name in ("score", "similarity", "spread")}
+        rewards = [answer.reward for answer in explained]
+        logs = {name: [getattr(answer, name) for answer in explained] for name in ("score", "similarity", "spread")}
         return GetRewardAnswer(rewards=rewards, scores=[probability(reward) for reward in rewards], extra_logs=logs)
 
     @app.post("/v1/score/evaluation", responses=_FAULTS, tags=["rewards"])
     async def scores(request: ScoresRequest) -> ScoresAnswer:
         """LLaMA-Factory's API reward (`reward_model_type: api`)."""
         explained = await service.explain(pairs_of(request, service.limits))
-        return ScoresAnswer(scores=[one.reward for one in explained])
+        return ScoresAnswer(scores=[answer.reward for answer in explained])
 
 
 def _add_state(app: FastAPI, service: RewardService) -> None:
@@ -269,7 +263,7 @@ def _add_state(app: FastAPI, service: RewardService) -> None:
     async def readyz() -> dict[str, Any]:
         """200 when the model is loaded, with its versions."""
         if service.models is None:
-            raise HTTPException(503, "the model is being loaded", {"Retry-After": str(service.limits.retry_after)})
+            raise HTTPException(503, "the model is being loaded", service.wait)
         return {"status": "ready", "models": service.models}
 
     @app.get("/metrics", tags=["state"], response_class=Response)

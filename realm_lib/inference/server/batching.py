@@ -87,7 +87,9 @@ class MicroBatcher:
 
     async def _computed(self, pairs: Sequence[Pair]) -> dict[Pair, object]:
         self.waiting += len(pairs)
-        entries = [self._entry(pair) for pair in pairs]
+        entries = [self._entries.setdefault(pair, _Entry()) for pair in pairs]
+        for entry in entries:
+            entry.waiters += 1
         self._new.set()
         try:
             _, late = await asyncio.wait({entry.future for entry in entries}, timeout=self._limits.timeout)
@@ -101,21 +103,11 @@ class MicroBatcher:
                 if not (entry.waiters or entry.started):
                     self._entries.pop(pair, None)
 
-    def _entry(self, pair: Pair) -> _Entry:
-        entry = self._entries.setdefault(pair, _Entry())
-        entry.waiters += 1
-        return entry
-
     def _recall(self, pair: Pair) -> object | None:
         key = _digest(pair)
         if key in self._answered:
             self._answered.move_to_end(key)
         return self._answered.get(key)
-
-    def _remember(self, pair: Pair, result: object) -> None:
-        self._answered[_digest(pair)] = result
-        while len(self._answered) > self._limits.remembered:
-            self._answered.popitem(last=False)
 
     async def run(self) -> None:
         """Compute batches until :meth:`close`, and then what is left; the server runs this as a task."""
@@ -150,7 +142,9 @@ class MicroBatcher:
             del self._entries[pair]
             entry.future.set_result(result)
             if not isinstance(result, Exception):
-                self._remember(pair, result)
+                self._answered[_digest(pair)] = result
+        while len(self._answered) > self._limits.remembered:
+            self._answered.popitem(last=False)
 
     def close(self) -> None:
         """Take no more; :meth:`run` ends when everything that was accepted is answered."""

@@ -9,19 +9,18 @@ class Metrics:
     """The counters of one server, in a registry of its own."""
 
     def __init__(self, waiting: Callable[[], int]) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        self.requests = Counter("realm_requests", "Requests answered.", ["route", "status"], registry=self.registry)
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.requests = Counter("realm_requests", "Requests answered.", ["route", "status"], registry=registry)
         self.seconds = Histogram(
-            "realm_request_seconds", "Seconds from a request to its answer.", ["route"], registry=self.registry
+            "realm_request_seconds", "Seconds from a request to its answer.", ["route"], registry=registry
         )
-        self.responses = Counter("realm_responses", "Responses whose reward was answered.", registry=self.registry)
+        self.responses = Counter("realm_responses", "Responses whose reward was answered.", registry=registry)
         self.batches = Histogram(
             "realm_batch_responses",
             "Distinct responses computed together.",
             buckets=[1, 2, 4, 8, 16, 32, 64, 128],
-            registry=self.registry,
+            registry=registry,
         )
-        Gauge("realm_waiting_responses", "Responses that wait for an answer.", registry=self.registry).set_function(
-            lambda: float(waiting())
-        )
+        gauge = Gauge("realm_waiting_responses", "Responses that wait for an answer.", registry=registry)
+        gauge.set_function(lambda: float(waiting()))

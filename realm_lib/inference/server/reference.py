@@ -2,24 +2,10 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 _TEMPLATES = Path(__file__).parent / "templates"
-
-
-@dataclass(frozen=True)
-class _Operation:
-    method: str
-    path: str
-    description: str
-    fields: list[tuple[str, str, bool]]
-    """Name, type and whether it is required, of the request's body."""
-    request: str | None
-    """An example of the body, as JSON."""
-    answer: str | None
-    statuses: list[tuple[str, str]]
 
 
 def render_reference(schema: dict[str, Any]) -> str:
@@ -27,42 +13,40 @@ def render_reference(schema: dict[str, Any]) -> str:
     import jinja2
 
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True)
-    return environment.get_template("api.html.j2").render(
-        info=schema["info"],
-        operations=list(_operations(schema)),
-    )
+    template = environment.get_template("api.html.j2")
+    return template.render(info=schema["info"], operations=list(_operations(schema)))
 
 
-def _operations(schema: dict[str, Any]) -> Iterator[_Operation]:
+def _operations(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What the template shows of each: its body's fields are (name, type, whether required), its examples JSON."""
     for path, methods in schema["paths"].items():
         for method, operation in methods.items():
             body = _json_schema(operation.get("requestBody", {}), schema)
             answers = operation["responses"]
-            yield _Operation(
-                method=method.upper(),
-                path=path,
-                description=operation.get("description", operation["summary"]),
-                fields=[
-                    (name, _type(field), name in body.get("required", []))
-                    for name, field in body.get("properties", {}).items()
-                ],
-                request=_example(body),
-                answer=_example(_json_schema(answers["200"], schema)),
-                statuses=[(status, answer["description"]) for status, answer in answers.items()],
-            )
+            required = body.get("required", [])
+            fields = body.get("properties", {}).items()
+            yield {
+                "method": method.upper(),
+                "path": path,
+                "description": operation.get("description", operation["summary"]),
+                "fields": [(name, _type(field), name in required) for name, field in fields],
+                "request": _example(body),
+                "answer": _example(_json_schema(answers["200"], schema)),
+                "statuses": [(status, answer["description"]) for status, answer in answers.items()],
+            }
 
 
 def _json_schema(holder: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     """The schema of a body or an answer, its reference followed; of several forms the first; {} where there is none."""
-    found: dict[str, Any] = holder.get("content", {}).get("application/json", {}).get("schema", {})
-    found = found.get("anyOf", [found])[0]
-    if "$ref" in found:
-        found = schema["components"]["schemas"][found["$ref"].rpartition("/")[2]]
-    return found
+    content: dict[str, Any] = holder.get("content", {}).get("application/json", {}).get("schema", {})
+    content = content.get("anyOf", [content])[0]
+    if "$ref" in content:
+        content = schema["components"]["schemas"][content["$ref"].rpartition("/")[2]]
+    return content
 
 
-def _example(found: dict[str, Any]) -> str | None:
-    return json.dumps(found["examples"][0], indent=2) if "examples" in found else None
+def _example(content: dict[str, Any]) -> str | None:
+    return json.dumps(content["examples"][0], indent=2) if "examples" in content else None
 
 
 def _type(field: dict[str, Any]) -> str:

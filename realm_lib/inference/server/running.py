@@ -23,23 +23,21 @@ def serve(run: Path, host: str, port: int, limits: Limits) -> None:
     # Before all that takes a second to import: from here on a client waits instead of being refused.
     listener = _bind(host, port)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("realm_lib.inference.server").setLevel(logging.INFO)
+    log = logging.getLogger("realm_lib.inference.server")
+    log.setLevel(logging.INFO)
     shown, bound = listener.getsockname()[:2]
     address = f"[{shown}]:{bound}" if ":" in shown else f"{shown}:{bound}"
-    logging.getLogger("realm_lib.inference.server").info(
-        "serving %s on http://%s, %s; loading", run, address, "with a token" if token else "without a token"
-    )
+    log.info("serving %s on http://%s, %s; loading", run, address, "with a token" if token else "without a token")
     # Threads that compute wait for each other in a loop, and keep the core from the requests' own work: briefly, then.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     import uvicorn
 
     from realm_lib.inference.server.app import RewardService, create_app, guarded
 
-    service = RewardService(run, limits)
-
     def stop() -> None:
         server.should_exit = True
 
+    service = RewardService(run, limits)
     config = uvicorn.Config(
         guarded(create_app(service, stop), service, token),
         lifespan="on",

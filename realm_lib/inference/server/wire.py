@@ -120,21 +120,21 @@ def pairs_of(request: PredictRequest | GetRewardRequest | ScoresRequest, limits:
     texts = request.messages if isinstance(request, ScoresRequest) else _listed(request.query)
     name = "messages" if isinstance(request, ScoresRequest) else "query"
     _check_number(len(texts), name, limits)
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         # Twice: a query holds a prompt and a response, each within its own limit.
-        _check_text(text, f"{name}[{place}]", 2 * limits.characters)
+        _check_text(text, f"{name}[{index}]", 2 * limits.characters)
     prompts: Sequence[str | None] = [None] * len(texts)
     if isinstance(request, GetRewardRequest) and request.prompts:
         prompts = _listed(request.prompts)
         if len(prompts) != len(texts):
             raise BadRequestError(f"{len(texts)} queries but {len(prompts)} prompts")
     pairs = []
-    for place, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
+    for index, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
         try:
-            found, response = split_query(text, prompt) if prompt else split_rendered(text)
+            asked, response = split_query(text, prompt) if prompt else split_rendered(text)
         except RenderedChatError as error:
-            raise BadRequestError(f"{name}[{place}] {error}") from None
-        pairs.append((as_text(found), response))
+            raise BadRequestError(f"{name}[{index}] {error}") from None
+        pairs.append((as_text(asked), response))
     return _check(pairs, limits)
 
 
@@ -148,7 +148,7 @@ def _predict_pairs(request: PredictRequest, limits: Limits) -> list[Pair]:
     prompts = prompt if several else [prompt] * len(responses)
     if len(prompts) != len(responses):
         raise BadRequestError(f"{len(prompts)} prompts but {len(responses)} responses")
-    texts = [one if isinstance(one, str) else as_text([message.model_dump() for message in one]) for one in prompts]
+    texts = [chat if isinstance(chat, str) else as_text([turn.model_dump() for turn in chat]) for chat in prompts]
     return list(zip(texts, responses, strict=True))
 
 
@@ -157,9 +157,9 @@ def _listed(value: list[str] | str) -> list[str]:
 
 
 def _check(pairs: list[Pair], limits: Limits) -> list[Pair]:
-    for place, (prompt, response) in enumerate(pairs):
-        _check_text(prompt, f"the prompt of response {place}", limits.characters)
-        _check_text(response, f"response {place}", limits.characters)
+    for index, (prompt, response) in enumerate(pairs):
+        _check_text(prompt, f"the prompt of response {index}", limits.characters)
+        _check_text(response, f"response {index}", limits.characters)
     return pairs
 
 

@@ -4,15 +4,7 @@ from pathlib import Path
 
 from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.models.embedders.sentence_transformer import PACKAGED_MODEL, SentenceTransformerEmbedder
-from realm_lib.models.embedders.vectors import (
-    Embedder,
-    EmbedderError,
-    HostedEmbedder,
-    Quote,
-    by_role,
-    cosine,
-    unit_vectors,
-)
+from realm_lib.models.embedders.vectors import Embedder, EmbedderError, HostedEmbedder, Quote, by_role, cosine
 
 __all__ = [
     "PACKAGED_MODEL",
@@ -20,11 +12,9 @@ __all__ = [
     "EmbedderError",
     "HostedEmbedder",
     "Quote",
-    "SentenceTransformerEmbedder",
     "build_embedder",
     "by_role",
     "cosine",
-    "unit_vectors",
 ]
 
 

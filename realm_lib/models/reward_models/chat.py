@@ -12,7 +12,7 @@ from realm_lib.data.chats import Prompt, as_messages, as_text
 from realm_lib.models.reward_models import LongResponseError, ScorerError
 
 DATE = "26 Jul 2024"
-"""Llama-3.1's template writes today's date into the chat unless told another; a score must not change overnight."""
+"""Llama-3.1's template writes today's date into the chat unless told another; nothing must change overnight."""
 
 LongResponses = Literal["refuse", "cut"]
 
@@ -53,25 +53,23 @@ class ChatEncoder:
         ``long_responses`` is "cut": then they lose the prompt and the end of the response. Raises
         :class:`ScorerError` naming a text on which the template fails.
         """
-        chats = [self._turns(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+        chats = [
+            [*as_messages(prompt), {"role": "assistant", "content": response}]
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
         texts = [self._render(number, turns) for number, turns in enumerate(chats)]
         if not texts:
             return []
         encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-        self._check_bos(encoded["input_ids"][0])
-        excess = [max(0, len(ids) - self.max_length) for ids in encoded["input_ids"]]
-        places = {
-            number: self._content_places(number, chats[number], texts[number], encoded["offset_mapping"][number])
-            for number, over in enumerate(excess)
-            if over
+        rows, bos = encoded["input_ids"], self.tokenizer.bos_token_id
+        if bos is not None and rows[0][:2] == [bos, bos]:
+            raise ScorerError(f"{self.tokenizer.name_or_path}: the chat template writes the BOS token twice")
+        parts = {
+            number: self._contents(number, chats[number], texts[number], encoded["offset_mapping"][number])
+            for number, ids in enumerate(rows)
+            if len(ids) > self.max_length
         }
-        return cut_to_fit(
-            encoded["input_ids"], places, prompts, responses, max_length=self.max_length, mode=self.long_responses
-        )
-
-    @staticmethod
-    def _turns(prompt: Prompt, response: str) -> list[dict[str, str]]:
-        return [*as_messages(prompt), {"role": "assistant", "content": response}]
+        return cut_to_fit(rows, parts, prompts, responses, max_length=self.max_length, mode=self.long_responses)
 
     def _render(self, number: int, turns: list[dict[str, str]]) -> str:
         try:
@@ -84,34 +82,29 @@ class ChatEncoder:
             ) from error
         return text
 
-    def _check_bos(self, ids: list[int]) -> None:
-        bos = self.tokenizer.bos_token_id
-        if bos is not None and bos in ids[:1] and ids[1:2] == [bos]:
-            raise ScorerError(f"{self.tokenizer.name_or_path}: the chat template writes the BOS token twice")
-
-    def _content_places(
+    def _contents(
         self, number: int, turns: list[dict[str, str]], text: str, offsets: list[tuple[int, int]]
     ) -> tuple[list[int], list[int]]:
-        """Places of the tokens that lie within the prompt's contents, oldest first, and within the response's."""
-        found: tuple[list[int], list[int]] = ([], [])
-        position = 0
+        """Positions of the tokens that lie within the prompt's contents, oldest first, and within the response's."""
+        parts: tuple[list[int], list[int]] = ([], [])
+        end = 0
         for turn in turns:
             content = turn["content"].strip()  # templates strip contents, or keep them: the stripped text is in both
-            start = text.find(content, position)
+            start = text.find(content, end)
             if start < 0:
                 raise ScorerError(
                     f"{name_text(number, turns[:-1], turns[-1]['content'])}: too long for reward_model.max_length, and "
                     f"cannot be cut: the chat template of {self.tokenizer.name_or_path} rewrites what a turn says"
                 )
-            position = start + len(content)
+            end = start + len(content)
             if turn["role"] != "system":
-                found[turn is turns[-1]].extend(n for n, (a, b) in enumerate(offsets) if start <= a < b <= position)
-        return found
+                parts[turn is turns[-1]].extend(n for n, (a, b) in enumerate(offsets) if start <= a < b <= end)
+        return parts
 
 
 def cut_to_fit(
     rows: Sequence[list[int]],
-    places: dict[int, tuple[list[int], list[int]]],
+    parts: dict[int, tuple[list[int], list[int]]],
     prompts: Sequence[Prompt],
     responses: Sequence[str],
     *,
@@ -121,7 +114,7 @@ def cut_to_fit(
 ) -> list[EncodedChat]:
     """Token ids ``rows`` cut to ``max_length``: the prompt's start, then, in mode "cut", the response's end.
 
-    ``places`` holds, for each row that is too long, the places of its prompt's and of its response's tokens.
+    ``parts`` holds, for each row that is too long, the positions of its prompt's and of its response's tokens.
     Raises :class:`LongResponseError` with every row that cannot be made to fit.
     """
     chats, too_long = [], []
@@ -131,21 +124,16 @@ def cut_to_fit(
         if excess <= 0:
             chats.append(EncodedChat(ids, types=kinds))
             continue
-        of_prompt, of_response = places[number]
+        of_prompt, of_response = parts[number]
         from_response = max(0, excess - len(of_prompt))
         if from_response and (mode == "refuse" or from_response >= len(of_response)):
             too_long.append((number, len(ids) - len(of_prompt)))
             continue
         cut = {*of_prompt[:excess], *of_response[len(of_response) - from_response :]}
-        kept = [place for place in range(len(ids)) if place not in cut]
-        chats.append(
-            EncodedChat(
-                [ids[place] for place in kept],
-                excess - from_response,
-                from_response,
-                [kinds[place] for place in kept] if kinds else None,
-            )
-        )
+        kept = [position for position in range(len(ids)) if position not in cut]
+        kept_kinds = [kinds[position] for position in kept] if kinds else None
+        kept_ids = [ids[position] for position in kept]
+        chats.append(EncodedChat(kept_ids, excess - from_response, from_response, kept_kinds))
     if too_long:
         named = [
             f"{name_text(number, prompts[number], responses[number])}: its response and the chat template take "
@@ -154,15 +142,12 @@ def cut_to_fit(
         ]
         more = f" and {len(too_long) - 5} more" if len(too_long) > 5 else ""
         advice = "" if mode == "cut" else ", leave the texts out, or set reward_model.long_responses: cut"
-        raise LongResponseError(
-            f"{'; '.join(named)}{more}; reward_model.max_length is {max_length}: raise it{advice}",
-            dict(too_long),
-            max_length,
-        )
+        message = f"{'; '.join(named)}{more}; reward_model.max_length is {max_length}: raise it{advice}"
+        raise LongResponseError(message, dict(too_long), max_length)
     return chats
 
 
 def name_text(number: int, prompt: Prompt, response: str) -> str:
-    """How an error names a text: its place, its id (the start of its key in the feature store), how it begins."""
+    """How an error names a text: its index, its id (the start of its key in the feature store), how it begins."""
     digest = hashlib.sha256(json.dumps([as_text(prompt), response]).encode()).hexdigest()[:12]
     return f"text {number} (id {digest}, prompt {as_text(prompt)[:40]!r}, response {response[:40]!r})"

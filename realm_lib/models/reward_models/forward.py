@@ -18,7 +18,7 @@ def why_not_shared(config: Any) -> str | None:
     Decided by the configuration, not by a trial: a trial on short texts cannot see what a sliding window or a rotation
     that grows with the sequence would do to long ones. Shared are decoders whose code was read for these versions and
     whose tests hold shared against single scoring: they take a mask [n, 1, tokens, tokens] as it is for every layer,
-    and positions apart from places. Only "sdpa" reads such a boolean mask rightly; "eager" would add it as numbers.
+    and positions apart from columns. Only "sdpa" reads such a boolean mask rightly; "eager" would add it as numbers.
     """
     if config.model_type not in SHARING_MODELS:
         return f"the architecture {config.model_type} is not among {', '.join(sorted(SHARING_MODELS))}"
@@ -42,24 +42,24 @@ def last_states(body: Any, batch: Sequence[Row], device: torch.device, *, positi
     """
     width = max(row.length for row in batch)
     ids = torch.zeros(len(batch), width, dtype=torch.long)  # the padding's id is never read: the mask hides it
-    places = torch.zeros(len(batch), width, dtype=torch.long)
+    position_ids = torch.zeros(len(batch), width, dtype=torch.long)
     segments = torch.full((len(batch), width), _PADDING)
     ends: list[tuple[int, int]] = []
     for number, row in enumerate(batch):
         end = len(row.shared)
         ids[number, :end] = torch.tensor(row.shared, dtype=torch.long)
-        places[number, :end] = torch.arange(end)
+        position_ids[number, :end] = torch.arange(end)
         segments[number, :end] = _SHARED
         for segment, own in enumerate(row.own, start=1):
             start, end = end, end + len(own)
             ids[number, start:end] = torch.tensor(own, dtype=torch.long)
-            places[number, start:end] = torch.arange(len(row.shared), len(row.shared) + len(own))
+            position_ids[number, start:end] = torch.arange(len(row.shared), len(row.shared) + len(own))
             segments[number, start:end] = segment
             ends.append((number, end - 1))
     segments = segments.to(device)
     several = any(len(row.own) > 1 for row in batch)
     mask = block_mask(segments) if several else (segments != _PADDING).long()
-    options = {"position_ids": places.to(device)} if positions else {}
+    options = {"position_ids": position_ids.to(device)} if positions else {}
     hidden = body(input_ids=ids.to(device), attention_mask=mask, use_cache=False, **options).last_hidden_state
     rows, columns = torch.tensor(ends, device=hidden.device).T
     states: torch.Tensor = hidden[rows, columns]

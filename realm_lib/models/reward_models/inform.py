@@ -27,10 +27,7 @@ class INFORMForSequenceClassification(LlamaPreTrainedModel):  # type: ignore[mis
         self.post_init()
 
     def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        **kwargs: Any,
+        self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> SequenceClassifierOutputWithPast:
         """Logits [n, num_labels] of the last real token; ``input_ids`` and ``attention_mask`` are [n, tokens]."""
         if input_ids is None:

@@ -2,7 +2,7 @@
 
 import errno
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from realm_lib.models.reward_models import ScorerError
 from realm_lib.models.reward_models.forward import SHARING_MODELS, why_not_shared
 from realm_lib.models.reward_models.inform import INFORMForSequenceClassification
 from realm_lib.models.reward_models.memory import check_memory, estimate_memory
-from realm_lib.runs.weights import folder_digest, hub_commit, locate_model
+from realm_lib.runs.weights import checkpoint_fault, folder_digest, four_bit, hub_commit, locate_model
 
 HEADS = ("score", "classifier", "lm_head")
 """The layers that make the reward: small, and the whole reward hangs on them, so they are never quantised."""
+_CPU_BLOCK = 32
 _RESCALED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
 log = logging.getLogger("realm_lib.models.reward_models")
@@ -68,7 +69,11 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
         )
     except (OSError, ValueError, RuntimeError, SafetensorError, ImportError) as error:
         raise explain_failure(params, error) from error
-    _check_keys(info, params)
+    if fault := checkpoint_fault(info):
+        raise ScorerError(
+            f"{params.model_id}: {fault}: backend {params.backend} is not this model's class, "
+            "its scores would be random"
+        )
     weights = folder_digest(Path(source)) if local else commit
     if weights is None:
         raise ScorerError(
@@ -134,28 +139,10 @@ def _load_options(params: RewardModelParams, config: Any) -> dict[str, Any]:
     if config.model_type in SHARING_MODELS:  # others may not have it
         options["attn_implementation"] = "sdpa"
     if params.quantization == "4bit":
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=list(HEADS),
-        )
+        options["quantization_config"] = four_bit(dtype, skipped=list(HEADS))
     elif params.quantization == "8bit":
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(HEADS))
     return options
-
-
-def _check_keys(info: Mapping[str, Any], params: RewardModelParams) -> None:
-    for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if keys := sorted(map(str, info.get(fault) or ())):
-            raise ScorerError(
-                f"{params.model_id}: {fault.replace('_', ' ')} in the checkpoint ({', '.join(keys[:4])}): "
-                f"backend {params.backend} is not this model's class, its scores would be random"
-            )
-
-
-_CPU_BLOCK = 32
 
 
 def _check_quantised(model: torch.nn.Module, params: RewardModelParams) -> None:
@@ -192,19 +179,17 @@ def _parts(model: Any, params: RewardModelParams) -> tuple[Any | None, Callable[
     # One row of the vocabulary's matrix: the other logits are never looked at.
     weight = layer.weight[:1]
     bias = None if layer.bias is None else layer.bias[:1]
-    return model.base_model, lambda states: torch.nn.functional.linear(states.to(weight.device), weight, bias).squeeze(
-        -1
-    )
+    linear = torch.nn.functional.linear
+    return model.base_model, lambda states: linear(states.to(weight.device), weight, bias).squeeze(-1)
 
 
 def _check_head(head: torch.nn.Module, params: RewardModelParams) -> None:
     """Refuse a head that is quantised or whose weights were left behind by a device_map."""
-    wanted = getattr(torch, params.dtype)
+    dtype = getattr(torch, params.dtype)
     for weights in head.parameters():
-        if weights.dtype != wanted:
-            raise ScorerError(
-                f"{params.model_id}: its head is {weights.dtype}, not {wanted}: a quantised head scores badly"
-            )
+        if weights.dtype != dtype:
+            fault = f"its head is {weights.dtype}, not {dtype}"
+            raise ScorerError(f"{params.model_id}: {fault}: a quantised head scores badly")
         if weights.is_meta:
             raise ScorerError(
                 f"{params.model_id}: does not fit the GPU memory, and its head was left out of it: choose another "

@@ -44,20 +44,12 @@ class MemoryEstimate:
 
 def estimate_memory(model_class: Any, config: Any, params: RewardModelParams) -> MemoryEstimate:
     """The estimate for ``params``; the model is laid out on torch's meta device, which holds shapes and no numbers."""
-    model = _on_meta(model_class, config)
+    own_class = isinstance(model_class, type) and issubclass(model_class, nn.Module)
+    with torch.device("meta"):
+        model: nn.Module = model_class(config) if own_class else model_class.from_config(config)
     precision = params.quantization or params.dtype
     weights = weight_bytes(model, params.dtype, params.quantization)
     return MemoryEstimate(params.model_id, precision, weights, _working_bytes(config, params))
-
-
-def _on_meta(model_class: Any, config: Any) -> nn.Module:
-    with torch.device("meta"):
-        model: nn.Module = (
-            model_class(config)
-            if isinstance(model_class, type) and issubclass(model_class, nn.Module)
-            else model_class.from_config(config)
-        )
-    return model
 
 
 def weight_bytes(model: nn.Module, dtype: str, quantization: str | None, *, double: bool = True) -> float:
@@ -102,14 +94,14 @@ def _working_bytes(config: Any, params: RewardModelParams) -> float:
 
 
 def available_memory(device_map: str | None) -> tuple[float, str]:
-    """Bytes that are free where ``device_map`` puts a model, and that place in words."""
+    """Bytes that are free where ``device_map`` puts a model, and where that is in words."""
     wants_gpu = device_map is not None and not device_map.startswith("cpu")
     if wants_gpu and torch.cuda.is_available():
         first, _, number = (device_map or "").partition(":")
-        one = first == "cuda"
-        devices = [int(number or 0)] if one else list(range(torch.cuda.device_count()))
+        single = first == "cuda"
+        devices = [int(number or 0)] if single else list(range(torch.cuda.device_count()))
         free = sum(torch.cuda.mem_get_info(device)[0] for device in devices)
-        return float(free), f"the GPU memory ({'device ' + str(devices[0]) if one else f'{len(devices)} device(s)'})"
+        return float(free), f"the GPU memory ({'device ' + str(devices[0]) if single else f'{len(devices)} device(s)'})"
     return _free_cpu_memory(), "the main memory" + (" (there is no GPU)" if wants_gpu else "")
 
 
@@ -129,13 +121,13 @@ def _free_cpu_memory() -> float:
 def check_memory(estimate: MemoryEstimate, params: RewardModelParams, free: tuple[float, str] | None = None) -> None:
     """Raise :class:`ScorerError` when ``estimate`` is over what is free, unless ``allow_oversize``.
 
-    ``free`` is bytes and their place in words, :func:`available_memory`'s when it is not given.
+    ``free`` is bytes and where they are in words, :func:`available_memory`'s when it is not given.
     """
-    size, place = free or available_memory(params.device_map)
+    size, where = free or available_memory(params.device_map)
     if estimate.total <= size or params.allow_oversize:
         return
     raise ScorerError(
-        f"{estimate}; {place} has {size / _GIB:.1f} GiB free. Choose a smaller model or reward_model.quantization "
+        f"{estimate}; {where} has {size / _GIB:.1f} GiB free. Choose a smaller model or reward_model.quantization "
         "(4bit takes about 0.52 bytes a weight, 8bit 1, bfloat16 2, float32 4), lower batch_tokens, or load it all the "
         "same with reward_model.allow_oversize: true"
     )

@@ -1,7 +1,6 @@
 """NVIDIA's hosted reward model, asked for one text a request: an answer that is not exactly a reward is an error."""
 
 import json
-import math
 import re
 import threading
 from collections.abc import Generator, Mapping, Sequence
@@ -14,14 +13,20 @@ from numpy.typing import NDArray
 from realm_lib.config.base import Secret
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.chats import Prompt, as_messages, as_text
-from realm_lib.models.hosted import RateLimiter, RemoteError, ask_all, parse_retry_after, with_retries
+from realm_lib.models.hosted import (
+    LONGEST_MESSAGE,
+    RateLimiter,
+    RemoteError,
+    Service,
+    ask_all,
+    estimate_tokens,
+    with_retries,
+)
 from realm_lib.models.reward_models import ScorerError
 from realm_lib.models.reward_models.chat import name_text
 
 _ENDPOINT = "https://integrate.api.nvidia.com/v1"
 _REWARD = re.compile(r"reward: ?(-?[0-9]{1,6}(?:\.[0-9]{1,30})?)")
-_BYTES_PER_TOKEN = 4  # a rule of thumb for English: the service's tokenizer is not here
-_LONGEST_MESSAGE = 300
 _HINTS = {
     400: "the request is not valid: a text over the model's limit of tokens, or one that the service does not take",
     401: "the key is not accepted: look at NVIDIA_API_KEY",
@@ -42,53 +47,45 @@ class NIMScorer:
 
     def __init__(self, params: RewardModelParams) -> None:
         self.params = params
-        self._secret = Secret(params.api_key or "${NVIDIA_API_KEY}")
+        self._service = Service("the service", _HINTS, Secret(params.api_key or "${NVIDIA_API_KEY}"))
         self._limiter = RateLimiter(params.requests_per_minute)
         self._client: httpx.Client | None = None
-        self._identity = {
+        self.identity: Mapping[str, Any] = {
             "backend": params.backend,
             "model": params.model_id,
             # Another address is perhaps another model: a proxy's rewards are not taken for NVIDIA's.
             "api_endpoint": params.api_endpoint,
         }
 
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """Model and address."""
-        return self._identity
-
     def count_tokens(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.int64]:
         """About how many tokens the service reads in each text, int64 [n], by the bytes."""
-        sizes = [
-            max(1, math.ceil(len((as_text(prompt) + response).encode(errors="replace")) / _BYTES_PER_TOKEN))
-            for prompt, response in zip(prompts, responses, strict=True)
-        ]
-        return np.array(sizes, dtype=np.int64)
+        texts = [as_text(prompt) + response for prompt, response in zip(prompts, responses, strict=True)]
+        return np.array(list(map(estimate_tokens, texts)), dtype=np.int64)
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float32]:
         """Scores, float32 [n]. Raises :class:`ScorerError` when any text failed; :meth:`stream` gives the others."""
         scores = np.empty(len(responses), dtype=np.float32)
-        for places, some in self.stream(prompts, responses):
-            scores[places] = some
+        for indices, answered in self.stream(prompts, responses):
+            scores[indices] = answered
         return scores
 
     def stream(
         self, prompts: Sequence[Prompt], responses: Sequence[str]
     ) -> Generator[tuple[list[int], NDArray[np.float32]]]:
-        """Places and their scores in the order of the answers, each distinct text asked for once.
+        """Indices of texts and their scores in the order of the answers, each distinct text asked for once.
 
         The first failure that retries do not cure stops the asking; what is in flight is still given, and then
         :class:`ScorerError` names the text and says why. Raises ParamsError when the key is not set.
         """
-        places: dict[tuple[str, str], list[int]] = {}
-        for place, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        indices: dict[tuple[str, str], list[int]] = {}
+        for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
             if not response.strip():
-                raise ScorerError(f"{name_text(place, prompt, response)}: the response is empty")
-            places.setdefault((as_text(prompt), response), []).append(place)
-        if not places:
+                raise ScorerError(f"{name_text(index, prompt, response)}: the response is empty")
+            indices.setdefault((as_text(prompt), response), []).append(index)
+        if not indices:
             return
-        self._secret.reveal()
-        asked = list(places.values())
+        self._service.secret.reveal()
+        asked = list(indices.values())
         done = 0
         failure: tuple[int, Exception] | None = None
         for number, answer in ask_all(
@@ -103,9 +100,9 @@ class NIMScorer:
             done += len(asked[number])
             yield asked[number], np.full(len(asked[number]), answer, dtype=np.float32)
         if failure:
-            place = asked[failure[0]][0]
+            index = asked[failure[0]][0]
             raise ScorerError(
-                f"{done} of {len(responses)} texts were scored; {name_text(place, prompts[place], responses[place])} "
+                f"{done} of {len(responses)} texts were scored; {name_text(index, prompts[index], responses[index])} "
                 f"failed. Why: {failure[1]}"
             )
 
@@ -126,22 +123,19 @@ class NIMScorer:
             answer = self._session().post(
                 f"{(self.params.api_endpoint or _ENDPOINT).rstrip('/')}/chat/completions",
                 json={"model": self.params.model_id, "messages": messages},
-                headers={"Authorization": f"Bearer {self._secret.reveal()}", "Accept": "application/json"},
+                headers={"Authorization": f"Bearer {self._service.secret.reveal()}", "Accept": "application/json"},
             )
             if answer.status_code == httpx.codes.OK:
                 return _read_reward(answer.content)
-            failure = self._refusal(answer)
+            failure = self._service.refusal(answer.status_code, answer.text, answer.headers.get("Retry-After"))
         except httpx.TimeoutException:
-            failure = RemoteError(
-                f"the service did not answer within {self.params.timeout:g} s", connection_failed=True
-            )
+            failure = self._service.timed_out(self.params.timeout)
         except (httpx.TransportError, httpx.DecodingError) as error:
-            said = self._secret.hide(f"{type(error).__name__}: {error}")[:_LONGEST_MESSAGE]
-            failure = RemoteError(f"the connection to the service failed: {said}", connection_failed=True)
+            failure = self._service.not_connected(error)
         except UnicodeEncodeError:
             failure = ScorerError("the text is not Unicode (a lone surrogate)")
         except ScorerError as error:
-            failure = ScorerError(self._secret.hide(str(error)))
+            failure = ScorerError(self._service.secret.hide(str(error)))
         raise failure from None
 
     def _session(self) -> httpx.Client:
@@ -149,26 +143,17 @@ class NIMScorer:
             self._client = httpx.Client(timeout=self.params.timeout, follow_redirects=False)
         return self._client
 
-    def _refusal(self, answer: httpx.Response) -> RemoteError:
-        code = answer.status_code
-        hint = f" ({_HINTS[code]})" if code in _HINTS else ""
-        return RemoteError(
-            f"the service answered {code}{hint}: {self._secret.hide(answer.text)[:_LONGEST_MESSAGE]}",
-            status=code,
-            retry_after=parse_retry_after(answer.headers.get("Retry-After")),
-        )
-
 
 def _read_reward(content: bytes) -> float:
     """The reward of an answer. Raises :class:`ScorerError` for anything but one choice that says ``reward:NUMBER``."""
     try:
         body = json.loads(content)
         choices = body["choices"]
-        said = choices[0]["message"]["content"]
+        text = choices[0]["message"]["content"]
         alone = len(choices) == 1
     except (ValueError, KeyError, IndexError, TypeError):
-        raise ScorerError(f"the service's answer cannot be read: {content[:_LONGEST_MESSAGE]!r}") from None
-    match = _REWARD.fullmatch(said.strip()) if isinstance(said, str) and alone else None
+        raise ScorerError(f"the service's answer cannot be read: {content[:LONGEST_MESSAGE]!r}") from None
+    match = _REWARD.fullmatch(text.strip()) if isinstance(text, str) and alone else None
     if match is None:
-        raise ScorerError(f"the service's answer is not one reward (as reward:-3.2): {str(said)[:_LONGEST_MESSAGE]!r}")
+        raise ScorerError(f"the service's answer is not one reward (as reward:-3.2): {str(text)[:LONGEST_MESSAGE]!r}")
     return float(match[1])

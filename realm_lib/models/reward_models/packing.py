@@ -21,11 +21,11 @@ _ATTENTION_COST = 2.0
 
 @dataclass(frozen=True)
 class Row:
-    """One sequence for the model: ``shared`` tokens, then the ``own`` tokens of each text of ``places``."""
+    """One sequence for the model: ``shared`` tokens, then the ``own`` tokens of each text of ``indices``."""
 
     shared: Sequence[int]
     own: Sequence[Sequence[int]]
-    places: Sequence[int]
+    indices: Sequence[int]
 
     @property
     def length(self) -> int:
@@ -57,7 +57,7 @@ def plan_batches(
     members: dict[Hashable, list[int]] = defaultdict(list)
     for index in range(len(texts)):
         members[groups[index] if attention_length else index].append(index)
-    rows = [row for places in members.values() for row in _rows(texts, places, budget, attention_length or 0.0)]
+    rows = [row for indices in members.values() for row in _rows(texts, indices, budget, attention_length or 0.0)]
     rows.sort(key=lambda row: -row.length)
     ends = _best_cuts(np.array([row.length for row in rows], dtype=np.int64), budget, attention_length, pass_cost)
     return [rows[start:end] for start, end in pairwise([0, *ends])]
@@ -87,12 +87,12 @@ def _best_cuts(lengths: NDArray[np.int64], budget: int, attention_length: float 
     return ends[1:]
 
 
-def _rows(texts: Sequence[Sequence[int]], places: Sequence[int], budget: int, attention_length: float) -> list[Row]:
-    shared = common_prefix([texts[index] for index in places]) if len(places) > 1 else 0
+def _rows(texts: Sequence[Sequence[int]], indices: Sequence[int], budget: int, attention_length: float) -> list[Row]:
+    shared = common_prefix([texts[index] for index in indices]) if len(indices) > 1 else 0
     if shared < _LEAST_SHARED:
-        return [Row((), [texts[index]], [index]) for index in places]
-    order = sorted(places, key=lambda index: -len(texts[index]))
-    fewest = _best_number_of_rows(shared, [len(texts[index]) - shared for index in places], attention_length)
+        return [Row((), [texts[index]], [index]) for index in indices]
+    order = sorted(indices, key=lambda index: -len(texts[index]))
+    fewest = _best_number_of_rows(shared, [len(texts[index]) - shared for index in indices], attention_length)
     for number in range(fewest, len(order) + 1):
         bins: list[list[int]] = [[] for _ in range(number)]
         filled = [0] * number

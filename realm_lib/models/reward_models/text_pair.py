@@ -28,14 +28,14 @@ class TextPairEncoder:
             return []
         encoded = self.tokenizer([prompt for prompt, _ in texts], [response for _, response in texts])
         rows = encoded["input_ids"]
-        places = {
-            number: (_places(encoded.sequence_ids(number), 0), _places(encoded.sequence_ids(number), 1))
+        parts = {
+            number: (_positions(encoded.sequence_ids(number), 0), _positions(encoded.sequence_ids(number), 1))
             for number, ids in enumerate(rows)
             if len(ids) > self.max_length
         }
         return cut_to_fit(
             rows,
-            places,
+            parts,
             prompts,
             responses,
             max_length=self.max_length,
@@ -44,5 +44,5 @@ class TextPairEncoder:
         )
 
 
-def _places(parts: list[int | None], side: int) -> list[int]:
-    return [place for place, part in enumerate(parts) if part == side]
+def _positions(sides: list[int | None], wanted: int) -> list[int]:
+    return [position for position, side in enumerate(sides) if side == wanted]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.chats import Prompt, as_text
@@ -33,16 +34,16 @@ class TransformerScorer:
         self.params = params
         self._loaded = loaded = loaded or load_model(params, run_folder)
         self.model = loaded.model
-        self.encoder: ChatEncoder | TextPairEncoder
-        if loaded.body is None and not loaded.tokenizer.chat_template:
-            self.encoder = TextPairEncoder(loaded.tokenizer, params.max_length, params.long_responses)
-        else:
-            self.encoder = ChatEncoder(loaded.tokenizer, params.max_length, params.long_responses)
+        as_pair = loaded.body is None and not loaded.tokenizer.chat_template
+        encoder: type[ChatEncoder | TextPairEncoder] = TextPairEncoder if as_pair else ChatEncoder
+        self.encoder = encoder(loaded.tokenizer, params.max_length, params.long_responses)
         if loaded.body is None and params.max_length > loaded.model.config.max_position_embeddings:
             raise ScorerError(
                 f"{params.model_id}: reads {loaded.model.config.max_position_embeddings} tokens at most; "
                 f"reward_model.max_length is {params.max_length}: lower it"
             )
+        self.not_shared = loaded.not_shared
+        """Why prefixes are not shared; None when they are."""
         self.cut_prompts = 0
         """How many texts lost a part of their prompt to ``max_length`` so far."""
         self.cut_responses = 0
@@ -51,7 +52,7 @@ class TransformerScorer:
         """Tokens that went through the model so far, padding left out: shared ones count once."""
         self.budget = params.batch_tokens
         """Most tokens in a batch now: ``batch_tokens``, halved each time that memory ran out."""
-        self._identity = {
+        self.identity: Mapping[str, Any] = {
             "backend": params.backend,
             "model": params.model_id,
             "weights": loaded.weights,
@@ -60,16 +61,6 @@ class TransformerScorer:
             "max_length": params.max_length,
             "template": self.encoder.template_digest,
         }
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """Model, weights, precision, template and length limit."""
-        return self._identity
-
-    @property
-    def not_shared(self) -> str | None:
-        """Why prefixes are not shared; None when they are."""
-        return self._loaded.not_shared
 
     def count_tokens(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.int64]:
         """Tokens of each chat after the cut, int64 [n]."""
@@ -85,15 +76,15 @@ class TransformerScorer:
         chats = self.encoder.encode(prompts, responses)
         keys = [(*chat.ids, -1, *(chat.types or ())) for chat in chats]
         firsts: dict[tuple[int, ...], int] = {}
-        for place, key in enumerate(keys):
-            firsts.setdefault(key, place)
+        for index, key in enumerate(keys):
+            firsts.setdefault(key, index)
         distinct = list(firsts.values())
         try:
             values = self._score_distinct([chats[n] for n in distinct], [as_text(prompts[n]) for n in distinct])
         except _AloneTooLarge as error:
-            place = distinct[error.place]
+            index = distinct[error.index]
             raise ScorerError(
-                f"{name_text(place, prompts[place], responses[place])}: its {len(chats[place].ids)} tokens alone take "
+                f"{name_text(index, prompts[index], responses[index])}: its {len(chats[index].ids)} tokens alone take "
                 "more memory than there is: lower reward_model.max_length, quantize the model, or give it more memory"
             ) from error
         slots = {key: slot for slot, key in enumerate(firsts)}
@@ -115,24 +106,24 @@ class TransformerScorer:
         while left:
             done: set[int] = set()
             batches = plan_batches(
-                [chats[place].ids for place in left],
-                [groups[place] for place in left],
+                [chats[index].ids for index in left],
+                [groups[index] for index in left],
                 self.budget,
                 attention_length=None if self.not_shared else self._attention_length,
                 pass_cost=self._pass_cost,
             )
             for batch in batches:
-                places = [left[place] for row in batch for place in row.places]
-                values = self._within_memory(batch, [chats[place] for place in places])
+                indices = [left[index] for row in batch for index in row.indices]
+                values = self._within_memory(batch, [chats[index] for index in indices])
                 if values is None:
-                    if len(places) == 1:
-                        raise _AloneTooLarge(places[0])
+                    if len(indices) == 1:
+                        raise _AloneTooLarge(indices[0])
                     self._halve_budget(batch)
                     break
-                scores[places] = values
+                scores[indices] = values
                 self.tokens_computed += sum(row.length for row in batch)
-                done.update(places)
-            left = [place for place in left if place not in done]
+                done.update(indices)
+            left = [index for index in left if index not in done]
         return scores
 
     def _within_memory(self, batch: Sequence[Row], chats: Sequence[EncodedChat]) -> NDArray[np.float32] | None:
@@ -145,8 +136,8 @@ class TransformerScorer:
             if "not enough memory" not in str(error) and "can't allocate memory" not in str(error):  # the CPU's words
                 raise
             return None
-        found: NDArray[np.float32] = values.float().cpu().numpy()
-        return found
+        scores: NDArray[np.float32] = values.float().cpu().numpy()
+        return scores
 
     def _halve_budget(self, batch: Sequence[Row]) -> None:
         taken = len(batch) * max(row.length for row in batch)
@@ -168,16 +159,14 @@ class TransformerScorer:
 
     def _classify(self, chats: Sequence[EncodedChat]) -> torch.Tensor:
         """An encoder's logits [n]; its own pooling reads the first token, which padding does not move."""
-        width = max(len(chat.ids) for chat in chats)
-        inputs = {name: torch.zeros(len(chats), width, dtype=torch.long) for name in ("input_ids", "attention_mask")}
-        inputs["input_ids"] += self.model.config.pad_token_id or 0  # some count positions by what is not padding
+        ids = [torch.tensor(chat.ids) for chat in chats]
+        padding = self.model.config.pad_token_id or 0  # some count positions by what is not padding
+        inputs = {
+            "input_ids": pad_sequence(ids, batch_first=True, padding_value=padding),
+            "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+        }
         if chats[0].types is not None:
-            inputs["token_type_ids"] = torch.zeros(len(chats), width, dtype=torch.long)
-        for number, chat in enumerate(chats):
-            inputs["input_ids"][number, : len(chat.ids)] = torch.tensor(chat.ids)
-            inputs["attention_mask"][number, : len(chat.ids)] = 1
-            if chat.types is not None:
-                inputs["token_type_ids"][number, : len(chat.ids)] = torch.tensor(chat.types)
+            inputs["token_type_ids"] = pad_sequence([torch.tensor(chat.types) for chat in chats], batch_first=True)
         logits: torch.Tensor = self.model(**{name: part.to(self.model.device) for name, part in inputs.items()}).logits
         return logits.squeeze(-1)
 
@@ -190,16 +179,15 @@ class TransformerScorer:
     def _attention_length(self) -> float:
         """Tokens in a row at which attention takes as many operations as the linear layers (Llama's shapes)."""
         config = self.model.config
-        shrink = (
-            getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        ) / config.num_attention_heads
+        heads = config.num_attention_heads
+        shrink = (getattr(config, "num_key_value_heads", None) or heads) / heads
         weights = 2 * config.hidden_size**2 * (1 + shrink) + 3 * config.hidden_size * config.intermediate_size
         return float(2 * weights / (4 * config.hidden_size))
 
 
 class _AloneTooLarge(RuntimeError):
-    """A single text for which there is not enough memory; ``place`` among those asked for."""
+    """A single text for which there is not enough memory; ``index`` among those asked for."""
 
-    def __init__(self, place: int) -> None:
-        super().__init__(f"out of memory with text {place} alone")
-        self.place = place
+    def __init__(self, index: int) -> None:
+        super().__init__(f"out of memory with text {index} alone")
+        self.index = index

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from realm_lib.config.training import ModelParams, TrainingParams
 from realm_lib.reward.combiner.checkpoint import TrainingHistory
-from realm_lib.reward.combiner.network import Layers, member_rewards
+from realm_lib.reward.combiner.network import member_rewards
 from realm_lib.reward.combiner.pairs import FEATURES, CombinerError, check_features, chosen_and_rejected, mean_and_std
 from realm_lib.reward.combiner.training import TrainingPairs, train_members
 from realm_lib.runs.files import atomic_path, write_json
@@ -66,7 +66,8 @@ class Combiner(nn.Module):
         Dropout belongs to ``fit`` alone, whatever ``train()`` and ``eval()`` say.
         """
         standardised = (features - self.feature_mean) / self.feature_std
-        return member_rewards(standardised.expand(self.params.ensemble, -1, -1), self._layers())
+        layers = list(zip(self.weights, self.biases, strict=True))
+        return member_rewards(standardised.expand(self.params.ensemble, -1, -1), layers)
 
     def fit(
         self,
@@ -106,9 +107,8 @@ class Combiner(nn.Module):
             self._fitted = True
             # The loss does not know the zero of a reward: set it, or members would differ by where training left it.
             members = self._member_rewards(train_pairs.reshape(-1, len(self.features)))
-            self.biases[-1] -= (
-                torch.from_numpy(members.mean(axis=1, dtype=np.float64)).view(-1, 1, 1).to(self.biases[-1])
-            )
+            zeros = torch.from_numpy(members.mean(axis=1, dtype=np.float64))
+            self.biases[-1] -= zeros.view(-1, 1, 1).to(self.biases[-1])
         return history
 
     def reward(self, features: ArrayLike) -> NDArray[np.float32]:
@@ -170,9 +170,6 @@ class Combiner(nn.Module):
         combiner._load_weights(weights_path, config["weights_sha256"])
         return combiner.eval()
 
-    def _layers(self) -> Layers:
-        return list(zip(self.weights, self.biases, strict=True))
-
     def _require_fitted(self) -> None:
         if not self._fitted:
             raise CombinerError("this Combiner is not trained: call fit, or load one with Combiner.from_pretrained")
@@ -197,10 +194,10 @@ class Combiner(nn.Module):
         faults = [f"{name} is missing" for name in own if name not in tensors]
         faults += [f"{name} is unexpected" for name in tensors if name not in own]
         for name in own.keys() & tensors.keys():
-            found, wanted = tensors[name], own[name]
-            if found.shape != wanted.shape or found.dtype != wanted.dtype:
-                faults.append(f"{name} is {found.dtype} {list(found.shape)}, not {wanted.dtype} {list(wanted.shape)}")
-            elif found.isnan().any():
+            read, wanted = tensors[name], own[name]
+            if read.shape != wanted.shape or read.dtype != wanted.dtype:
+                faults.append(f"{name} is {read.dtype} {list(read.shape)}, not {wanted.dtype} {list(wanted.shape)}")
+            elif read.isnan().any():
                 faults.append(f"{name} holds NaN")
         if faults:
             raise CombinerError(f"{path}: does not fit its configuration: {'; '.join(sorted(faults))}")
@@ -223,10 +220,8 @@ def _locate(location: str | Path, revision: str | None, token: str | None) -> tu
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return (
-            Path(hf_hub_download(location, _CONFIG_FILE, revision=revision, token=token)),
-            Path(hf_hub_download(location, _WEIGHTS_FILE, revision=revision, token=token)),
-        )
+        config = hf_hub_download(location, _CONFIG_FILE, revision=revision, token=token)
+        return Path(config), Path(hf_hub_download(location, _WEIGHTS_FILE, revision=revision, token=token))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise CombinerError(f"{location}: neither a folder nor a model that the hub gives: {error}") from error
 

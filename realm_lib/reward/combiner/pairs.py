@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from itertools import compress
 
 import numpy as np
 import pandas as pd
@@ -70,7 +71,7 @@ def check_features(features: ArrayLike, names: Sequence[str] = FEATURES) -> NDAr
 
     Raises :class:`CombinerError` for another shape, and for NaN or infinity.
     """
-    matrix = np.ascontiguousarray(features, dtype=np.float32)
+    matrix = np.array(features, dtype=np.float32, order="C")  # a copy: torch takes no negative strides
     if matrix.ndim != 2 or matrix.shape[1] != len(names):
         raise CombinerError(f"expected features of shape [n, {len(names)}] {tuple(names)}, got {list(matrix.shape)}")
     bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
@@ -101,7 +102,7 @@ def mean_and_std(
         raise CombinerError(
             f"all features ({', '.join(names)}) are the same for every training response: check scorer and embedder"
         )
-    for name in (name for name, is_constant in zip(names, constant, strict=True) if is_constant):
+    for name in compress(names, constant):
         warnings.warn(
             f"feature {name!r} is the same for every training response and is ignored: check what computes it",
             UserWarning,

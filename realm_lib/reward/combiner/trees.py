@@ -29,17 +29,17 @@ class TreePreference:
         from sklearn.ensemble import HistGradientBoostingClassifier
 
         chosen, rejected = chosen_and_rejected(train)
-        held_chosen, held_rejected = chosen_and_rejected(validation)
-        if not (len(chosen) and len(held_chosen)):
+        validation_chosen, validation_rejected = chosen_and_rejected(validation)
+        if not (len(chosen) and len(validation_chosen)):
             raise CombinerError("trees need training pairs and validation pairs")
         model = HistGradientBoostingClassifier(
             max_iter=_MOST_TREES, learning_rate=0.05, max_leaf_nodes=15, min_samples_leaf=40, early_stopping=False
         )
         inputs = np.concatenate([_joined(chosen, rejected), _joined(rejected, chosen)])
         model.fit(inputs, np.repeat([1, 0], len(chosen)))
-        there = model.staged_decision_function(_joined(held_chosen, held_rejected))
-        back = model.staged_decision_function(_joined(held_rejected, held_chosen))
-        losses = [np.logaddexp(0, (after - before) / 2).mean() for before, after in zip(there, back, strict=True)]
+        in_order = model.staged_decision_function(_joined(validation_chosen, validation_rejected))
+        swapped = model.staged_decision_function(_joined(validation_rejected, validation_chosen))
+        losses = [np.logaddexp(0, (after - before) / 2).mean() for before, after in zip(in_order, swapped, strict=True)]
         self._trees, self._model = 1 + int(np.argmin(losses)), model
         return self
 

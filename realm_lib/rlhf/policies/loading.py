@@ -11,9 +11,10 @@ from safetensors import SafetensorError
 
 from realm_lib.config.rlhf import PolicyParams
 from realm_lib.runs.files import atomic_path
-from realm_lib.runs.weights import locate_model
+from realm_lib.runs.weights import checkpoint_fault, four_bit, locate_model
 
 _ADAPTER = "adapter_config.json"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
 class PolicyError(RuntimeError):
@@ -65,23 +66,14 @@ def load_policy(params: PolicyParams, run_folder: Path | None = None, *, trainab
     if params.device_map is not None:
         options["device_map"] = params.device_map
     if params.quantization == "4bit":
-        options["quantization_config"] = transformers.BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=getattr(torch, params.dtype),
-        )
+        options["quantization_config"] = four_bit(options["dtype"])
         options.setdefault("device_map", {"": process_state().device})
     try:
         model, info = transformers.AutoModelForCausalLM.from_pretrained(base, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise PolicyError(f"{params.model_name}: the model cannot be loaded: {error}") from error
-    for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if keys := sorted(map(str, info.get(fault) or ())):
-            raise PolicyError(
-                f"{params.model_name}: {fault.replace('_', ' ')} in the checkpoint ({', '.join(keys[:4])}): these "
-                f"weights are not those of a {type(model).__name__}"
-            )
+    if fault := checkpoint_fault(info):
+        raise PolicyError(f"{params.model_name}: {fault}: these weights are not those of a {type(model).__name__}")
     if params.device_map is None and params.quantization is None:
         model = model.to(process_state().device)
     if adapter is not None:
@@ -140,9 +132,6 @@ def _load_tokenizer(source: Path | str, params: PolicyParams) -> Any:
             f"uses, or to {tokenizer.eos_token!r} (its EOS; masks keep the two apart here, other tools may not)"
         )
     return tokenizer
-
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
 def _base_of(adapter: Path) -> str:

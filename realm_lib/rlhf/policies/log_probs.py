@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from realm_lib.rlhf.policies.loading import PolicyError
 
@@ -60,10 +61,7 @@ def check_output_layer(model: Any) -> None:
 
 def pad_right(rows: Sequence[Sequence[int]], device: Any) -> Tensor:
     """Token ids, int64 [rows, longest], zeros behind."""
-    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.tensor(row)
-    return ids.to(device)
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(device)
 
 
 @torch.inference_mode()
@@ -115,12 +113,9 @@ def places_before_responses(
     prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], width: int, device: Any
 ) -> Tensor:
     """Places, in the flattened [rows * width], of the states that predict each response's tokens, row after row."""
-    return torch.cat(
-        [
-            torch.arange(len(response)) + row * width + len(prompt) - 1
-            for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
-        ]
-    ).to(device)
+    rows = enumerate(zip(prompts, responses, strict=True))
+    places = [torch.arange(len(response)) + row * width + len(prompt) - 1 for row, (prompt, response) in rows]
+    return torch.cat(places).to(device)
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from realm_lib.data.chats import Prompt, as_messages, as_text
+from realm_lib.models.reward_models.chat import DATE
 from realm_lib.rlhf.policies.loading import PolicyError
-
-_DATE = "26 Jul 2024"
-"""Llama-3.1's template writes today's date into the chat unless told another; a run must not change overnight."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt], max_prompt_tokens:
             raise PolicyError(f"prompt {index} is empty: remove it")
     rows = [
         tokenizer.apply_chat_template(
-            as_messages(prompt), add_generation_prompt=True, tokenize=True, return_dict=True, date_string=_DATE
+            as_messages(prompt), add_generation_prompt=True, tokenize=True, return_dict=True, date_string=DATE
         )["input_ids"]
         for prompt in prompts
     ]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from realm_lib.rlhf.policies.loading import Policy, PolicyError
 
@@ -113,9 +114,8 @@ def _generate(
         if writing < _SHRINK_BELOW * len(rows):
             keep = alive.nonzero().squeeze(1)
             cache.batch_select_indices(keep)
-            tokens, positions, mask, numbers, alive = (
-                tensor[keep] for tensor in (tokens, positions, mask, numbers, alive)
-            )
+            tensors = (tokens, positions, mask, numbers, alive)
+            tokens, positions, mask, numbers, alive = (tensor[keep] for tensor in tensors)
             rows = rows[keep.cpu()]
         ids = tokens[:, None]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
@@ -130,18 +130,15 @@ def _draw(logits: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
     cumulated = probabilities.double().cumsum(dim=-1)
     if not bool(torch.isfinite(cumulated[:, -1]).all()):
         raise PolicyError("the policy's logits are not finite: its weights are broken, or dtype float16 overflows")
-    wanted = (uniforms * cumulated[:, -1])[:, None]
-    return torch.searchsorted(cumulated, wanted, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+    thresholds = (uniforms * cumulated[:, -1])[:, None]
+    return torch.searchsorted(cumulated, thresholds, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
 
 
 def _pad_left(rows: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tensor]:
     """Token ids and mask, int64 [rows, longest]; the padding's id is never read, the mask hides it."""
-    width = max(map(len, rows))
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for index, row in enumerate(rows):
-        ids[index, width - len(row) :] = torch.tensor(row)
-        mask[index, width - len(row) :] = 1
+    tokens = [torch.tensor(row) for row in rows]
+    ids = pad_sequence(tokens, batch_first=True, padding_side="left")
+    mask = pad_sequence([torch.ones_like(row) for row in tokens], batch_first=True, padding_side="left")
     return ids.to(device), mask.to(device)
 
 
