@@ -457,11 +457,12 @@ def test_the_key_is_written_nowhere(
     logging.basicConfig(filename=tmp_path / "all.log", level=logging.DEBUG, force=True)
     root = load_params(TESTS.parent / "params" / "test.yaml")
     embedding = params(server, sdk, api_key="${GEMINI_API_KEY}", timeout=0.4)
-    run = open_run(Params(**{**dict(root), "embedding": embedding}))
+    whole = Params({**root.sections, "embedding": embedding})
+    run = open_run(whole)
     embedder = gemini(server, sdk, api_key="${GEMINI_API_KEY}", timeout=0.4)
     shown = [repr(embedder), str(vars(embedder)), repr(vars(embedder._account)), embedding.model_dump_json()]
     try:
-        with run.step("01_feature_extraction", Params(**{**dict(root), "embedding": embedding})):
+        with run.step("01_feature_extraction", whole):
             extract(some_pairs(), embedder, run.folder / "store")
     except EmbedderError as error:
         assert fault is not None
