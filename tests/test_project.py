@@ -115,6 +115,7 @@ def test_everything_that_is_installed_is_pinned() -> None:
     assert different == {}
 
 
+@pytest.mark.slow
 def test_every_package_that_the_library_imports_is_required() -> None:
     modules = importlib.metadata.packages_distributions()
     names = {canonicalize_name(requirement.name) for requirement in required()}
@@ -261,6 +262,7 @@ def test_the_example_of_secrets_holds_none() -> None:
 # No trace of a machine
 
 
+@pytest.mark.slow
 def test_no_file_knows_the_machine_that_it_was_written_on() -> None:
     # Put together here, so that this file is not found itself.
     words = ["/wor" + "k/", "../sha" + "red", "/ro" + "ot/", "/ho" + "me/", "/Use" + "rs/", "/tm" + "p/"]

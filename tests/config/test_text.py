@@ -13,6 +13,7 @@ def finite(low: float, high: float | None = None) -> st.SearchStrategy[float]:
     return st.floats(low, high, exclude_min=True, allow_nan=False, allow_infinity=False)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(rate=finite(0.0), decay=finite(0.0), ratio=finite(1.0), dropout=st.floats(0.0, 1.0, exclude_max=True))
 @example(rate=1e-05, decay=1e22, ratio=1e16, dropout=0.0)
@@ -38,6 +39,7 @@ def test_what_is_written_is_read_back_equal_and_floats_are_floats(
     assert load_params(write(tmp_path_factory.getbasetemp(), text)) == params
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(model_id=st.text(), seed=st.integers(0, 2**32 - 1), domains=st.none() | st.lists(st.text(), max_size=3))
 @example(model_id="a\x85\u2028b\u2029\r\n\ufeff", seed=0, domains=["\x85", "\x00\x7f", "\U0001f600", " \n "])

@@ -595,6 +595,7 @@ def test_posts_are_cut_and_comments_never(tmp_path: Path) -> None:
     assert split.report.posts_cut == 2
 
 
+@pytest.mark.slow
 @given(
     words=st.lists(st.text("ab\xe9\u4f60", min_size=1, max_size=4), min_size=1, max_size=12), limit=st.integers(1, 12)
 )

@@ -217,6 +217,7 @@ def test_only_the_domains_asked_for() -> None:
         list(simulate_pairs(1, seed=0, split="test", domains=["askcooking"]))
 
 
+@pytest.mark.slow
 def test_the_columns_are_those_of_shp_and_agree_with_each_other() -> None:
     assert all(list(pair) == [*SHP_COLUMNS, "gold_A", "gold_B"] for pair in many_pairs())
     score_a, score_b, labels = column("score_A"), column("score_B"), column("labels")
@@ -264,6 +265,7 @@ def test_no_text_repeats_within_a_run() -> None:
     assert len(set(posts.values())) == len(posts)
 
 
+@pytest.mark.slow
 def test_splits_share_no_post() -> None:
     splits = [many_pairs(), *(list(simulate_pairs(5000, seed=42, split=name)) for name in ("validation", "test"))]
     for name in ("post_id", "history"):

@@ -128,6 +128,7 @@ def counts_of(pairs: pd.DataFrame, scorer: Any, embedder: Any, folder: Path) -> 
     return extraction.extract(pairs, scorer, embedder, FeatureStore(folder), batch_size=4, progress=False).counts
 
 
+@pytest.mark.slow
 def test_features_are_those_of_a_direct_computation(
     pairs: pd.DataFrame, direct: pd.DataFrame, inform_folder: Path, minilm: Any, tmp_path: Path
 ) -> None:
@@ -238,6 +239,7 @@ def test_the_comments_of_a_post_reach_the_scorer_together(
     assert sum(map(len, seen)) > pairs["history"].nunique()  # a post of four comments takes two
 
 
+@pytest.mark.slow
 def test_processes_in_lockstep_do_not_repeat_each_others_work(
     pairs: pd.DataFrame, inform_folder: Path, tmp_path: Path
 ) -> None:

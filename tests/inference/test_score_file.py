@@ -160,6 +160,7 @@ def test_from_the_shell(
     assert "tok/s" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_killed_call_goes_on_from_what_it_had(tmp_path: Path, run: Path, inform_folder: Path) -> None:
     """Killed at some moment after the first commits; whatever was committed is not scored again."""
     rows = [{"prompt": f"Question {n // 4}? " + "why " * 20, "response": f"Answer {n}"} for n in range(6000)]

@@ -73,6 +73,7 @@ def asked(server: GeminiServer, texts: Sequence[str]) -> Counter[str]:
 # What goes over the wire
 
 
+@pytest.mark.slow
 @both_sdks
 def test_vectors_come_in_order_and_at_length_one(server: GeminiServer, sdk: str) -> None:
     texts = [f"text {n} é 语" for n in range(250)]
@@ -163,6 +164,7 @@ def test_identities_differ_where_vectors_may(server: GeminiServer) -> None:
     assert json.dumps(dict(other_sdk.identity), sort_keys=True) == identities[0]
 
 
+@pytest.mark.slow
 def test_several_requests_are_in_flight(server: GeminiServer) -> None:
     server.latency = 0.2
     gemini(server, batch_size=5, max_in_flight=4).embed([f"text {n}" for n in range(60)])

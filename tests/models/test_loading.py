@@ -295,6 +295,7 @@ def test_what_dtype_a_checkpoint_is_loaded_in_is_in_the_identity(inform_folder: 
     assert np.abs(scores[1] - scores[0]).max() < 0.05 * np.ptp(scores[0]) + 0.05
 
 
+@pytest.mark.slow
 def test_an_embedder_has_one_dtype_whatever_its_checkpoint(
     tmp_path: Path, minilm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

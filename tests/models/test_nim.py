@@ -42,6 +42,7 @@ TEXTS = [(f"Question {n // 3}?", f"Answer {n}, 你好 \U0001f35e") for n in rang
 PROMPTS, RESPONSES = (list(side) for side in zip(*TEXTS, strict=True))
 
 
+@pytest.mark.slow
 def test_each_distinct_text_is_asked_for_once(server: RewardServer) -> None:
     scorer = scorer_at(server)
     assert isinstance(scorer, HostedScorer)

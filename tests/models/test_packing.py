@@ -99,6 +99,7 @@ comments = st.one_of(
 trees = st.lists(st.tuples(posts, st.lists(comments, min_size=1, max_size=6)), max_size=4)
 
 
+@pytest.mark.slow
 @given(
     tree=trees,
     budget=st.sampled_from([1, 90, 400, 10**6]),

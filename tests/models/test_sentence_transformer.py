@@ -41,6 +41,7 @@ def folder(minilm: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_vectors_are_those_of_the_published_recipe(minilm: Any, folder: Path) -> None:
     """all-MiniLM-L6-v2's card: the mean of the last layer over real tokens, then length one; 256 tokens are read."""
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()

@@ -126,6 +126,7 @@ def remembered(oracle: Oracle) -> Callable[[str, str], float]:
     return score
 
 
+@pytest.mark.slow
 @given(
     texts=st.lists(
         st.tuples(texts_of_any_kind.filter(lambda t: not t.startswith("\n\n")), texts_of_any_kind), max_size=9

@@ -45,6 +45,7 @@ def test_a_notebook_uses_every_section_that_it_declares_and_no_other(path: Path)
     assert [keyword.arg for keyword in calls[0].keywords] == declared
 
 
+@pytest.mark.slow
 @ANY_NOTEBOOK
 def test_a_notebook_is_stored_clean(path: Path) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))

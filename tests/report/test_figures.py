@@ -238,6 +238,7 @@ SPREAD = pd.DataFrame(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("simulated", [True, False])
 def test_the_other_figures_have_n_and_say_simulated_where_it_is(simulated):
     evaluation = make_texts_evaluation(simulated)

@@ -29,6 +29,7 @@ def history(columns: list[str]) -> pd.DataFrame:
     return table.assign(seconds=table[SECONDS].sum(axis=1), episodes=np.arange(1, 7) * 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [PARTS, []])
 def test_every_watched_number_is_drawn(parts: list[str]) -> None:
     rows = history(WATCHED + parts)

@@ -20,8 +20,8 @@ from realm_lib.report.pages.side_by_side import ComparisonOfRunsError, write_sid
 from realm_lib.runs.files import write_text
 from realm_lib.runs.run import MissingStepError, Run
 
+pytestmark = pytest.mark.slow  # every test writes a whole report
 ROOT = Path(__file__).parents[2]
-
 
 FIGURE = """<svg width="300pt" xmlns="http://www.w3.org/2000/svg">
  <metadata>matplotlib's</metadata><path style="fill: #ffffff"/><path style="fill: #222222; stroke: #ffffff"/></svg>"""

@@ -128,6 +128,7 @@ def assert_same_bits(one: Combiner, other: Combiner) -> None:
 # What it learns
 
 
+@pytest.mark.slow
 def test_beats_logistic_regression_where_the_truth_is_an_interaction() -> None:
     train, validation, test = make_pairs(5000, 1), make_pairs(1000, 2), make_pairs(20000, 3)
     combiner = Combiner()
@@ -138,6 +139,7 @@ def test_beats_logistic_regression_where_the_truth_is_an_interaction() -> None:
     assert accuracy > linear_accuracy + 0.02
 
 
+@pytest.mark.slow
 def test_equals_logistic_regression_where_the_truth_is_linear() -> None:
     train, validation, test = (make_pairs(n, s, linear) for n, s in ((6000, 1), (1000, 2), (20000, 3)))
     combiner = Combiner()

@@ -67,6 +67,7 @@ def test_each_gets_the_numbers_of_the_reward(run_reward: RealmReward) -> None:
     assert explain_each(run_reward, [], []) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [{0, 2}, {0, 1, 2}])
 def test_a_fault_stays_with_its_text(run_reward: RealmReward, bad: set[int]) -> None:
     responses = [LONG if place in bad else f"Answer {place}." for place in range(3)]

@@ -298,6 +298,7 @@ def test_a_figure_is_saved_twice_over_with_the_same_bytes(tmp_path: Path) -> Non
     assert "<dc:date>" not in run.path("figures", "line.svg").read_text()
 
 
+@pytest.mark.slow
 def test_a_step_records_its_end(tmp_path: Path) -> None:
     params = make_params(tmp_path, data={"source": "local", "path": "x", "seed": 8}, training={"seed": 9})
     run = open_run(params)
@@ -355,6 +356,7 @@ def test_a_notebook_with_some_sections_keeps_the_seeds_of_the_others(tmp_path: P
     assert run.manifest["seeds"] == {"run": 3, "data": 8, "training": 9}
 
 
+@pytest.mark.slow
 def test_the_manifest_names_the_parameters_on_disk(tmp_path: Path) -> None:
     run = open_run(make_params(tmp_path))
     write_text(run.path("params.yaml"), "run: {name: trial}\n")
@@ -368,6 +370,7 @@ def test_the_manifest_names_the_parameters_on_disk(tmp_path: Path) -> None:
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+@pytest.mark.slow
 def test_a_killed_step_stays_running_and_can_be_run_again(tmp_path: Path) -> None:
     code = """
 import sys, time, pathlib
