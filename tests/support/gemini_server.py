@@ -1,21 +1,20 @@
 """A local server that speaks the REST protocol of Gemini's embedding API and misbehaves on demand.
 
-Its vectors are a function of text, task type and dimensions alone. Faults are served in the order in which they were
-queued, one a request; a fault that stays is served for ever.
+Its vectors are a function of text, task type and dimensions alone.
 """
 
 import hashlib
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import lru_cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
+
+from support.faulty_server import AnyFault, FaultyHandler, FaultyServer, running
 
 Vectors = list[list[float]]
 
@@ -35,20 +34,11 @@ def unit_vector(text: str, task_type: str | None, dimensions: int) -> np.ndarray
 
 
 @dataclass
-class Fault:
-    """What to do instead of a good answer. ``only_if`` picks the requests that it is for, by their texts."""
+class Fault(AnyFault):
+    """What to do instead of a good answer; ``only_if`` is asked about the request's texts."""
 
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    body: bytes | None = None
-    """The whole body, in place of an error's or an answer's."""
     change: Callable[[Vectors], Vectors] | None = None
     """What becomes of the vectors of an otherwise good answer."""
-    delay: float = 0.0
-    cut_off: bool = False
-    """Close the connection in the middle of the answer."""
-    stays: bool = False
-    only_if: Callable[[list[str]], bool] = bool
 
 
 @dataclass
@@ -64,20 +54,15 @@ class Request:
     faulty: bool
 
 
-class GeminiServer(ThreadingHTTPServer):
-    """The server; ``requests`` is what it was asked, ``faults`` what it will do wrong."""
-
-    daemon_threads = True
-    request_queue_size = 128
+class GeminiServer(FaultyServer[Fault]):
+    """The server; ``requests`` is what it was asked."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.requests: list[Request] = []
-        self.faults: list[Fault] = []
         self.latency = 0.0
         self.most_at_once = 0
         self.at_once = 0
-        self.lock = threading.Lock()
 
     @property
     def url(self) -> str:
@@ -88,21 +73,8 @@ class GeminiServer(ThreadingHTTPServer):
         """Texts that got a good answer, one entry an answer."""
         return [text for request in self.requests if not request.faulty for text in request.texts]
 
-    def next_fault(self, texts: list[str]) -> Fault | None:
-        for fault in self.faults:
-            if fault.only_if(texts):
-                if not fault.stays:
-                    self.faults.remove(fault)
-                return fault
-        return None
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that was killed closes its connections; that is no news."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class _Handler(FaultyHandler):
     server: GeminiServer
 
     def do_POST(self) -> None:
@@ -132,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Where a redirect would lead."""
         self.server.requests.append(Request(time.monotonic(), self.path, dict(self.headers), [], set(), set(), True))
-        self._send(200, b"{}", {})
+        self.send(200, b"{}", {})
 
     def _answer(
         self, model: str, method: str, texts: list[str], types: list[Any], sizes: list[Any], fault: Fault
@@ -145,36 +117,15 @@ class _Handler(BaseHTTPRequestHandler):
             status = 400
         if status != 200:
             said = {"error": {"code": status, "message": f"server says {status}", "status": f"STATUS_{status}"}}
-            self._send(status, fault.body or json.dumps(said).encode(), fault.headers)
+            self.send(status, fault.body or json.dumps(said).encode(), fault.headers)
             return
         vectors = [list(vector(text, kind, size or 3072)) for text, kind, size in zip(texts, types, sizes, strict=True)]
         if fault.change:
             vectors = fault.change(vectors)
         content = fault.body or json.dumps({"embeddings": [{"values": row} for row in vectors]}).encode()
-        self._send(200, content, fault.headers, cut_off=fault.cut_off)
-
-    def _send(self, status: int, content: bytes, headers: dict[str, str], cut_off: bool = False) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(content)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content[: len(content) // 2] if cut_off else content)
-        if cut_off:
-            self.wfile.flush()
-            self.close_connection = True
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing on stderr."""
+        self.send(200, content, fault.headers, cut_off=fault.cut_off)
 
 
-@contextmanager
-def running_server() -> Iterator[GeminiServer]:
+def running_server() -> AbstractContextManager[GeminiServer]:
     """A server on a free port of this machine."""
-    with GeminiServer() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    return running(GeminiServer())
