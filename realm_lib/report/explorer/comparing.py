@@ -1,12 +1,12 @@
 """What the explorer shows, without its widgets: two responses compared, and the pairs that the reward gets wrong."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from html import escape
 
 import pandas as pd
 
+from realm_lib.evaluation.calibration import confidences
 from realm_lib.evaluation.per_pair import wrong_pairs
 from realm_lib.evaluation.result import Evaluation
 from realm_lib.report.words.pairs import preferred
@@ -85,9 +85,8 @@ def compare(
             raise ExplorerError(f"response {name} has no reward: {outcome}")
         explanations.append(outcome)
     first, second = explanations
-    difference = scale * (first.reward - second.reward)
-    # Of the size first, so that swapping the responses gives exactly the other probability.
-    sure = 1 / (1 + math.exp(-min(abs(difference), 700.0)))
+    difference = first.reward - second.reward
+    sure = float(confidences(difference, scale))
     probability = sure if difference >= 0 else 1 - sure
     return Comparison(prompt, responses, (first, second), probability, preferred)
 

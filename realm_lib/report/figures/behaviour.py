@@ -61,7 +61,7 @@ def perturbation_points(metrics: Mapping[str, Any], ax: Axes | None = None) -> A
         for row, entry in enumerate(kinds.values()):
             ax.plot(entry[name]["ci"], [row + offset] * 2, color=colour, linewidth=2.4, solid_capstyle="round")
             ax.plot(entry[name]["change"], row + offset, "o", color=colour, markersize=6.5, markeredgecolor="white")
-        label = "True utility" if name == "gold" else theme.LABELS.get(name, name)
+        label = "True utility" if name == "gold" else theme.label_of(name)
         ax.plot([], [], "o-", color=colour, markersize=6, label=label)
     ax.axvline(0, **theme.DOTTED)
     theme.label_rows(ax, [f"{_KINDS[kind]} (n = {entry['responses']})" for kind, entry in kinds.items()])

@@ -44,7 +44,7 @@ def accuracy_bars(evaluation: "Evaluation", ax: Axes | None = None) -> Axes:
         ax.axvline(best, color=theme.COLOURS["feature_ceiling"], linewidth=1.2, linestyle=(0, (3, 2)))
         theme.line_label(ax, best, f"best of both features {percent(best)}", "right")
     _accuracy_axis(ax, ends)
-    theme.label_rows(ax, [theme.LABELS.get(name, name) for name, _ in rewards], fontsize=10)
+    theme.label_rows(ax, [theme.label_of(name) for name, _ in rewards], fontsize=10)
     ax.set_ylim(-0.6, len(rewards) - 0.4)
     theme.draw_title(ax, "Accuracy of each reward", theme.sizes(evaluation), evaluation.simulated, above=True)
     return ax
@@ -65,7 +65,7 @@ def accuracy_by_domain(
     for name, offset in zip(names, offsets, strict=True):
         for row, (_, entry) in enumerate(domains):
             _draw_point(ax, row + offset, entry[name]["accuracy"], entry[name]["ci"], theme.colour_of(name), size=5)
-        ax.plot([], [], "o-", color=theme.colour_of(name), markersize=5, label=theme.LABELS.get(name, name))
+        ax.plot([], [], "o-", color=theme.colour_of(name), markersize=5, label=theme.label_of(name))
     ax.axvline(0.5, **theme.DOTTED)
     theme.line_label(ax, 0.5, "chance")
     _accuracy_axis(ax, [0.5, *(end for _, entry in domains for name in names for end in entry[name]["ci"])])
@@ -101,7 +101,7 @@ def accuracy_by_group(
             ax.plot([x, x], part[name]["ci"], color=colour, linewidth=2.2, solid_capstyle="round")
         ax.plot(xs, values, "-", color=colour, linewidth=1, alpha=0.6)
         ax.plot(xs, values, "o", color=colour, markersize=6.5, markeredgecolor="white", markeredgewidth=0.8)
-        ax.plot([], [], "o-", color=colour, markersize=5, label=theme.LABELS.get(name, name))
+        ax.plot([], [], "o-", color=colour, markersize=5, label=theme.label_of(name))
     ax.axhline(0.5, **theme.DOTTED)
     prefix = "≥ " if kind == "by_score_ratio" else ""
     labels = [f"{prefix}{key.replace(' as long', '')}\nn = {part['pairs']:,}" for key, part in groups.items()]
@@ -126,10 +126,10 @@ def difference_bars(evaluation: "Evaluation", ax: Axes | None = None) -> Axes:
     ax.axvline(0, **theme.DOTTED)
     _fit_to(ax, [0.0, *(end for _, entry in differences for end in entry["ci"])], least_room=0.002)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+.4g}" if value else "0"))
-    subject = theme.LABELS.get(evaluation.subject, evaluation.subject)
+    subject = theme.label_of(evaluation.subject)
     ax.set_xlabel(f"Accuracy of {subject} minus that of the other reward (percentage points)")
     others = [name.removeprefix(f"{evaluation.subject} - ") for name, _ in differences]
-    theme.label_rows(ax, [theme.LABELS.get(other, other) for other in others], fontsize=10)
+    theme.label_rows(ax, [theme.label_of(other) for other in others], fontsize=10)
     ax.set_ylim(-0.6, len(differences) - 0.4)
     theme.draw_title(
         ax, "How much better, and how sure", [*theme.sizes(evaluation), "p after Holm"], evaluation.simulated
@@ -151,7 +151,7 @@ def reliability(evaluation: "Evaluation", names: Sequence[str] = ("realm",), ax:
         lowest = min(lowest, float(bins["low"].min()))
         ax.vlines(bins["predicted"], bins["low"], bins["high"], color=theme.colour_of(name), linewidth=1.2, alpha=0.55)
         error = 100 * evaluation.metrics["rewards"][name]["ece"]
-        label = f"{theme.LABELS.get(name, name)}, error {error:.1f} points"
+        label = f"{theme.label_of(name)}, error {error:.1f} points"
         ax.plot(bins["predicted"], bins["observed"], "o-", color=theme.colour_of(name), markersize=6, label=label)
         p = evaluation.per_pair[f"{name}_p"].to_numpy()
         number, edges = np.histogram(np.maximum(p, 1 - p), np.linspace(0.5, 1, 26))

@@ -139,6 +139,11 @@ def sizes(evaluation: "Evaluation") -> list[str]:
             f"{100 * evaluation.confidence:g} % intervals"]  # fmt: skip
 
 
+def label_of(name: str) -> str:
+    """The reward's name in figures and tables; its own where the project does not know it."""
+    return LABELS.get(name, name)
+
+
 def colour_of(name: str) -> str:
     """The reward's own colour; black for a reward that the project does not know."""
     return COLOURS.get(name, INK)

@@ -38,13 +38,9 @@ def index_content(run: Run, notebooks: Sequence[Path], files: Sequence[str]) -> 
         "rewards": rows,
         "axis": axis,
         "differences": [_difference_row(name, entry) for name, entry in evaluation["differences"].items()],
-        "figures": [
-            {"picture": picture(run, name), "title": title, "caption": caption}
-            for name, (title, caption) in captions(evaluation).items()
-            if run.path("figures", f"{name}.svg").exists()
-        ],
+        "figures": _figures(run, captions(evaluation)),
         "policies": policies,
-        "policy_figures": [picture(run, name) for name in policies["figures"]] if policies else [],
+        "policy_figures": _figures(run, policies["captions"]) if policies else [],
         "samples": samples(run),
         "errors": _surest_errors(run),
         "notebooks": [_notebook_row(path, manifest) for path in notebooks],
@@ -56,9 +52,19 @@ def index_content(run: Run, notebooks: Sequence[Path], files: Sequence[str]) -> 
     }
 
 
+def _figures(run: Run, explained: Mapping[str, tuple[str, str]]) -> list[dict[str, str]]:
+    """The figures that the run has, with title and caption."""
+    return [
+        {"picture": picture(run, name), "title": title, "caption": caption}
+        for name, (title, caption) in explained.items()
+        if run.path("figures", f"{name}.svg").exists()
+    ]
+
+
 def reward_rows(evaluation: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[int, int]]:
     """The headline table, best first, with the positions of points and intervals on a common axis in percent."""
-    from realm_lib.report.figures import COLOURS, LABELS
+    from realm_lib.report.figures import COLOURS
+    from realm_lib.report.figures.theme import label_of
 
     rewards = evaluation["rewards"] | ({"ceiling": evaluation["ceiling"]} if "ceiling" in evaluation else {})
     ends = [end for entry in rewards.values() for end in entry["ci"]]
@@ -71,7 +77,7 @@ def reward_rows(evaluation: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tu
     rows = [
         {
             "name": name,
-            "label": LABELS.get(name, name),
+            "label": label_of(name),
             "colour": COLOURS.get(name, "#777777"),
             "accuracy": percent(entry["accuracy"]),
             "interval": " to ".join(map(percent, entry["ci"])),
@@ -123,9 +129,9 @@ def failed_steps(steps: Mapping[str, Any]) -> list[str]:
 
 def rewards_compared(difference: str) -> str:
     """The key of a difference, as ``realm - length``, in words."""
-    from realm_lib.report.figures import LABELS
+    from realm_lib.report.figures.theme import label_of
 
-    return " minus ".join(LABELS.get(name, name) for name in difference.split(" - "))
+    return " minus ".join(label_of(name) for name in difference.split(" - "))
 
 
 def _difference_row(name: str, entry: Mapping[str, Any]) -> dict[str, str]:

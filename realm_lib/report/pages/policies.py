@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from realm_lib.report.words.numbers import between, counted, measured, with_interval
-from realm_lib.report.words.policies import policy_name, verdict
+from realm_lib.report.words.policies import captions, distance, policy_name, verdict
 from realm_lib.runs.run import Run
 
 if TYPE_CHECKING:
@@ -23,10 +23,9 @@ def policies_content(run: Run) -> dict[str, Any] | None:
     """The index page's section on policies; None for a run that has trained none."""
     trainings, metrics = training_rows(run), read_policies(run)
     if metrics is None:
-        return {"trainings": trainings, "rows": [], "figures": [], "judge": None} if trainings else None
+        return {"trainings": trainings, "rows": [], "captions": {}, "judge": None} if trainings else None
     lead, *lines = verdict(metrics).splitlines()
     judge = "the simulated truth" if metrics["judge"] == "gold" else "REALM's own reward, which has an interest"
-    figures = [f"policies_win_rates_{metrics['judge']}", "policies_reward_kl"]
     return {
         "trainings": trainings,
         "judge": judge,
@@ -35,7 +34,7 @@ def policies_content(run: Run) -> dict[str, Any] | None:
         "lines": [_with_code(line.removeprefix("- ")) for line in lines],
         "has_gold": "gold" in metrics["policies"]["base"],
         "rows": [_row(name, entry) for name, entry in metrics["policies"].items()],
-        "figures": [name for name in figures if run.path("figures", f"{name}.svg").exists()],
+        "captions": captions(metrics["judge"]),
     }
 
 
@@ -93,7 +92,7 @@ def _row(name: str, entry: Mapping[str, Any]) -> dict[str, str]:
         "equal": "" if start else with_interval(entry["length_controlled"], entry["length_controlled_ci"]),
         "realm": measured(entry["realm"]["mean"], entry["realm"]["ci"], ".2f"),
         "gold": measured(entry["gold"]["mean"], entry["gold"]["ci"], ".2f") if "gold" in entry else "",
-        "kl": {"start": "0", "upper bound": f"at most {entry['kl']:.1f}"}.get(entry["kl_kind"], f"{entry['kl']:.1f}"),
+        "kl": distance(entry),
         "length": f"{entry['length']:.0f}",
     }
 

@@ -1,15 +1,22 @@
 """What each notebook found: the Markdown of its closing cell, made from the metrics that it has just written."""
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
-from realm_lib.report.words.numbers import against_half, between, counted, interval, measured, percent, with_interval
+from realm_lib.report.words.numbers import (
+    Metrics,
+    against_half,
+    between,
+    counted,
+    interval,
+    measured,
+    percent,
+    with_interval,
+)
 from realm_lib.report.words.policies import limits, verdict
 
-Metrics = Mapping[str, Any]
 _SHOWN_WARNINGS = 8
 
 

@@ -80,8 +80,29 @@ def _against_start(name: str, entry: Mapping[str, Any]) -> str:
     )
     if entry["ci"][0] > 0.5 and equal_ci[0] <= 0.5:
         text += ", so that length may explain it"
-    kind = {"upper bound": "at most ", "estimate": ""}[entry["kl_kind"]]
-    return f"{text}, at a KL of {kind}{entry['kl']:.1f} nats."
+    return f"{text}, at a KL of {distance(entry)} nats."
+
+
+def distance(entry: Mapping[str, Any]) -> str:
+    """A policy's KL to the start, in nats: ``1.9``, or ``at most 1.9`` where a bound is all that is known."""
+    nats = f"{entry['kl']:.1f}"
+    return {"start": "0", "upper bound": f"at most {nats}", "estimate": nats}[entry["kl_kind"]]
+
+
+def captions(judge: str) -> dict[str, tuple[str, str]]:
+    """Title and caption of the figures that compare policies, as :func:`realm_lib.report.words.evaluation.captions`."""
+    return {
+        f"policies_win_rates_{judge}": (
+            "Which policy wins.",
+            "An interval right of the dotted line is a policy whose answers are better than the start's. Where the "
+            "hollow point falls back to the line, length may be what won.",
+        ),
+        "policies_reward_kl": (
+            "What the distance buys.",
+            "Mean reward against the distance from the start; where the reward rises and the truth does not, the "
+            "policy has found what the reward pays for.",
+        ),
+    }
 
 
 def _best(best: str, others: list[str], pairwise: Mapping[str, Any]) -> str:
