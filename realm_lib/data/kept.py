@@ -34,23 +34,22 @@ def keep_pairs(run: Run, data: DataParams, splits: Sequence[Split] | None = None
         splits = (*kept_back, "train", "validation", "test")
     origin = _origin(data)
     folder = ("pairs", *([_folder_of(data.domains)] if data.domains else []))
-    missing = [split for split in splits if _read(run.path(*folder, f"{split}.parquet"), origin) is None]
+    paths = {split: run.path(*folder, f"{split}.parquet") for split in splits}
+    missing = [split for split, path in paths.items() if not _is_kept(path, origin)]
     for split, pairs in load_splits(data, missing).items():
         note = {"origin": origin, "report": pairs.report.to_dict()}
         run.write_table(pairs.table, *folder, f"{split}.parquet", note=note)
     # Read back even what was written just now, so that a notebook sees the same whether or not it was the first.
-    kept = {split: _read(run.path(*folder, f"{split}.parquet"), origin) for split in splits}
-    return {split: pairs for split, pairs in kept.items() if pairs is not None}
+    return {split: _read(path) for split, path in paths.items()}
 
 
-def _read(path: Path, origin: str) -> PairSplit | None:
-    """The pairs kept at ``path``; None where there are none, or ones of another origin."""
-    if not path.exists():
-        return None
-    note = read_note(path)
-    if note is None or note.get("origin") != origin:
-        return None
-    return PairSplit(pd.read_parquet(path), PairsReport(**note["report"]))
+def _is_kept(path: Path, origin: str) -> bool:
+    """Whether pairs of this origin lie at ``path``; the pairs themselves are not read."""
+    return path.exists() and (read_note(path) or {}).get("origin") == origin
+
+
+def _read(path: Path) -> PairSplit:
+    return PairSplit(pd.read_parquet(path), PairsReport(**(read_note(path) or {})["report"]))
 
 
 def _origin(data: DataParams) -> str:

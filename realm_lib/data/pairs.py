@@ -136,21 +136,28 @@ class _Chosen:
         self.pairs = self.pairs[~bad]
 
     def drop_unusable(self) -> None:
-        """Leave out pairs that say nothing, and all but the first of equal ones."""
+        """Leave out pairs that say nothing; name the others by their ids, and keep the first of equal ones."""
         self.drop("empty text", (self.pairs[list(TEXTS)].map(str.strip) == "").any(axis=1))
         self.drop("equal responses", self.pairs["human_ref_A"].str.strip() == self.pairs["human_ref_B"].str.strip())
         self.drop("label against votes", _against_votes(self.pairs))
-        self.drop("duplicate pair", pd.Series(_pair_ids(self.pairs), index=self.pairs.index).duplicated())
+        self.pairs = self.pairs.assign(pair_id=_pair_ids(self.pairs))
+        self.drop("duplicate pair", self.pairs["pair_id"].duplicated())
 
     def reasons(self) -> str:
         return "; ".join(f"{reason}: {entry['pairs']}" for reason, entry in self.dropped.items())
 
     def finished(self, source: str, simulated: bool, words: int) -> PairSplit:
-        """The pairs with their ids and their posts cut to ``words`` words, and the report."""
-        pairs, cut = _cut_posts(self.pairs.assign(pair_id=_pair_ids(self.pairs)), words)
+        """The pairs with their posts cut to ``words`` words, and the report."""
+        pairs, cut = _cut_posts(self.pairs, words)
         posts = pairs["post_id"].nunique()
         report = PairsReport(source, simulated, self.read, len(pairs), posts, posts_cut=cut, dropped=self.dropped)
         return PairSplit(pairs.drop(columns=["_file", "_row"]).reset_index(drop=True), report)
+
+
+def chosen_and_rejected(pairs: pd.DataFrame) -> tuple["pd.Series[str]", "pd.Series[str]"]:
+    """The texts of the preferred responses and those of the others, as the labels say."""
+    a_is_chosen, a, b = pairs["labels"] == 1, pairs["human_ref_A"], pairs["human_ref_B"]
+    return a.where(a_is_chosen, b), b.where(a_is_chosen, a)
 
 
 def all_texts(pairs: pd.DataFrame) -> pd.DataFrame:

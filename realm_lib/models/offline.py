@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from realm_lib.config.training import OfflineModelParams, OfflinePolicyParams, OfflineRewardModelParams
-from realm_lib.data.pairs import all_texts
+from realm_lib.data.pairs import all_texts, chosen_and_rejected
 from realm_lib.runs.files import atomic_path
 from realm_lib.runs.seeds import derive_seed
 
@@ -208,9 +208,7 @@ def _encoded_comments(pairs: pd.DataFrame, tokenizer: Any, params: OfflinePolicy
 
 def _encoded_pairs(pairs: pd.DataFrame, encoder: Any) -> dict[str, list[list[int]]]:
     """The chats as RewardTrainer takes them, encoded as the scorer will encode them."""
-    chosen_is_a = pairs["labels"] == 1
-    chosen = pairs["human_ref_A"].where(chosen_is_a, pairs["human_ref_B"])
-    rejected = pairs["human_ref_B"].where(chosen_is_a, pairs["human_ref_A"])
+    chosen, rejected = chosen_and_rejected(pairs)
     prompts = pairs["history"].tolist()
     return {
         "chosen_ids": [chat.ids for chat in encoder.encode(prompts, chosen.tolist())],

@@ -14,11 +14,9 @@ from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.models.reward_models import ScorerError
 from realm_lib.models.reward_models.forward import SHARING_MODELS, why_not_shared
 from realm_lib.models.reward_models.inform import INFORMForSequenceClassification
-from realm_lib.models.reward_models.memory import check_memory, estimate_memory
+from realm_lib.models.reward_models.memory import HEADS, check_memory, estimate_memory
 from realm_lib.runs.weights import checkpoint_fault, folder_digest, four_bit, hub_commit, locate_model
 
-HEADS = ("score", "classifier", "lm_head")
-"""The layers that make the reward: small, and the whole reward hangs on them, so they are never quantised."""
 _CPU_BLOCK = 32
 _RESCALED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 

@@ -11,6 +11,8 @@ from torch import nn
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.models.reward_models import ScorerError
 
+HEADS = ("score", "classifier", "lm_head")
+"""The layers that make the reward: small, and the whole reward hangs on them, so they are never quantised."""
 _GIB = 2**30
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Bytes a weight with what rescales it. nf4: 4 bits, and a float32 factor for each 64 weights; double quantisation
@@ -57,12 +59,7 @@ def weight_bytes(model: nn.Module, dtype: str, quantization: str | None, *, doub
 
     ``double``: with double quantisation in 4 bit, as the scorer loads it.
     """
-    heads = {
-        id(weights)
-        for name, part in model.named_children()
-        if name in ("score", "classifier", "lm_head")
-        for weights in part.parameters()
-    }
+    heads = {id(weights) for name, part in model.named_children() if name in HEADS for weights in part.parameters()}
     quantised = {
         id(layer.weight): layer.out_features
         for layer in model.modules()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from realm_lib.config.rlhf import DPOParams, SamplingParams
 from realm_lib.data.chats import Prompt, as_text
+from realm_lib.data.pairs import chosen_and_rejected
 from realm_lib.rlhf.errors import DPOError
 from realm_lib.rlhf.policies import EncodedPrompts, Policy, encode_prompts
 from realm_lib.rlhf.rewards import Reward, ask_reward
@@ -261,11 +262,5 @@ def prompt_column(pairs: pd.DataFrame) -> str:
 def _chosen_rejected(pairs: pd.DataFrame) -> pd.DataFrame:
     if prompt_column(pairs) == "prompt":
         return pairs[["prompt", "chosen", "rejected"]]
-    a_is_chosen = pairs["labels"] == 1
-    return pd.DataFrame(
-        {
-            "prompt": pairs["history"],
-            "chosen": pairs["human_ref_A"].where(a_is_chosen, pairs["human_ref_B"]),
-            "rejected": pairs["human_ref_B"].where(a_is_chosen, pairs["human_ref_A"]),
-        }
-    )
+    chosen, rejected = chosen_and_rejected(pairs)
+    return pd.DataFrame({"prompt": pairs["history"], "chosen": chosen, "rejected": rejected})
