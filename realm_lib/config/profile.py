@@ -2,7 +2,8 @@
 
 A profile is one YAML file whose top-level keys are the sections below; what it leaves out is the typed default. Unknown
 keys and mistyped values are refused with the file and the key. Secrets are written ``${NAME}`` and stay so in every
-object, file and log: only the client that sends one reads the environment, through :func:`reveal_secret`.
+object, file and log: only the client that sends one reads the environment, through
+:func:`realm_lib.config.base.reveal_secret`.
 """
 
 import re

@@ -53,13 +53,10 @@ class RealmReward:
         WEIGHTS are the first 12 digits of the SHA-256 or of the hub's commit, where there are weights to know; the
         combiner's are those of ``weights_sha256`` in its config.json.
         """
-        from safetensors.torch import save
-
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.combiner.state_dict().items()}
         return {
             "reward_model": _name_and_weights(self.scorer.identity),
             "embedding": _name_and_weights(self.embedder.identity),
-            "combiner": hashlib.sha256(save(tensors)).hexdigest()[:_DIGITS],
+            "combiner": hashlib.sha256(self.combiner.serialized()).hexdigest()[:_DIGITS],
             "realm_lib": importlib.metadata.version("realm-lib"),
         }
 

@@ -130,6 +130,10 @@ class Combiner(nn.Module):
         """The reward that each member gives, float32 [members, n]; see :meth:`reward`."""
         return self._member_rewards(check_features(features, self.features))
 
+    def serialized(self) -> bytes:
+        """The weights as model.safetensors holds them."""
+        return save({name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()})
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors and config.json into ``folder``, each whole or not at all.
 
@@ -140,7 +144,7 @@ class Combiner(nn.Module):
         if self.features != FEATURES:
             raise CombinerError(f"a combiner of {self.features} is an ablation: only one of {FEATURES} can be saved")
         folder = Path(folder)
-        content = save({name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()})
+        content = self.serialized()
         with atomic_path(folder / _WEIGHTS_FILE) as temporary:
             temporary.write_bytes(content)
         config = {

@@ -79,7 +79,7 @@ class PolicyComparison:
                 "wins": entry["win_rate"],
                 "wins at equal length": entry["length_controlled"],
             }
-            for name, entry in self.metrics()["policies"].items()
+            for name, entry in ((name, self._entry(name)) for name in self.policies)
         }
         return pd.DataFrame(rows).T
 
@@ -89,7 +89,7 @@ class PolicyComparison:
         For each policy: mean and 95 % interval by judge (the reward as ``realm``), score, similarity, kl (nats a
         response to the start; ``kl_kind`` says whether it is estimated or a bound), length (tokens), characters,
         distinct_1 and distinct_2 (of the shown answers), ended (share ending in EOS), and its win rate over ``base``
-        with ci, plain and length_controlled, by ``judge`` and, in by_judge, by each. pairwise has all other pairs.
+        with ci, plain and length_controlled, by ``judge`` and, in by_judge, by each. pairwise has all pairs.
         """
         return {
             "prompts": int(self.answers["row"].nunique()),

@@ -118,5 +118,4 @@ def _scores(name: str, judge: Judge | Reward, table: pd.DataFrame, side: str) ->
 
 
 def _interval(values: NDArray[np.float64], prompts: "pd.Series[str]") -> list[float]:
-    drawn = bootstrap_over_posts(values, prompts.to_numpy(), resamples=2000)
-    return [float(drawn.lows[0]), float(drawn.highs[0])]
+    return bootstrap_over_posts(values, prompts.to_numpy(), resamples=2000).interval()

@@ -22,7 +22,15 @@ from realm_lib.rlhf.dpo.pairs import PreferencePairs, human_pairs, on_policy_pai
 from realm_lib.rlhf.dpo.result import DPOResult
 from realm_lib.rlhf.errors import DPOError
 from realm_lib.rlhf.judges import Judges, named_judges
-from realm_lib.rlhf.policies import EncodedPrompts, Policy, Response, encode_prompts, load_policy, save_policy
+from realm_lib.rlhf.policies import (
+    EncodedPrompts,
+    Policy,
+    Response,
+    encode_prompts,
+    load_policy,
+    process_state,
+    save_policy,
+)
 from realm_lib.rlhf.rewards import Judge, Reward, ask_judge
 from realm_lib.rlhf.samples import SampleStore
 from realm_lib.runs.files import write_text
@@ -138,12 +146,10 @@ class _Start:
 
     @classmethod
     def of(cls, params: RlhfParams, reward: Reward, run: Run | None, progress: bool, *, trainable: bool) -> Self:
-        from accelerate import PartialState
-
         dpo = params.dpo
         if dpo is None:
             raise DPOError("rlhf.dpo is missing from the parameters")
-        if PartialState().num_processes > 1:
+        if process_state().num_processes > 1:
             raise DPOError("DPO runs in one process here: start it without accelerate launch")
         folder = None if run is None else run.folder
         policy = _trainable(dpo, folder) if trainable else load_policy(dpo, folder)

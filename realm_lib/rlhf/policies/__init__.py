@@ -3,6 +3,7 @@
 from realm_lib.rlhf.policies.loading import Policy, PolicyError, load_policy, process_state, save_policy
 from realm_lib.rlhf.policies.log_probs import (
     SequenceKL,
+    alike,
     backbone_of,
     next_token_logits,
     pad_right,
@@ -18,6 +19,7 @@ __all__ = [
     "PolicyError",
     "Response",
     "SequenceKL",
+    "alike",
     "backbone_of",
     "encode_prompts",
     "load_policy",

@@ -86,11 +86,9 @@ def response_log_probs(
         if not prompt or not response:
             raise PolicyError(f"row {index}: prompt and response need a token each")
     lengths = [len(prompt) + len(response) for prompt, response in zip(prompt_ids, responses, strict=True)]
-    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    log_probs: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(order)
+    log_probs: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(lengths)
     backbone = backbone_of(model)
-    for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size]
+    for indices in alike(lengths, batch_size):
         prompts, answers = [prompt_ids[n] for n in indices], [responses[n] for n in indices]
         ids = pad_right([[*p, *r] for p, r in zip(prompts, answers, strict=True)], model.device)
         hidden = backbone(input_ids=ids, use_cache=False).last_hidden_state
@@ -101,6 +99,12 @@ def response_log_probs(
         for index, values in zip(indices, torch.split(chosen, [len(answer) for answer in answers]), strict=True):
             log_probs[index] = values.cpu().numpy()
     return log_probs
+
+
+def alike(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Indices of rows of like length, longest first, ``batch_size`` at a time."""
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    return (order[start : start + batch_size] for start in range(0, len(order), batch_size))
 
 
 def log_probs_of(model: Any, states: Tensor, targets: Tensor, temperature: float) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from realm_lib.rlhf.policies.loading import Policy, PolicyError
+from realm_lib.rlhf.policies.log_probs import alike
 
 _SHRINK_BELOW = 0.75
 """Ended rows leave the batch when fewer than this share of it still write: each leaving copies the cache."""
@@ -56,13 +57,11 @@ def sample(
                 f"prompt {index} has {len(row)} tokens; with {max_new_tokens} new ones that is more than the model's "
                 f"context of {policy.context}: lower max_prompt_tokens or max_new_tokens"
             )
-    order = sorted(range(len(prompt_ids)), key=lambda index: (-len(prompt_ids[index]), index))
     drawn: list[list[int]] = [[] for _ in prompt_ids]
     was_training = policy.model.training
     policy.model.eval()
     try:
-        for start in range(0, len(order), batch_size):
-            indices = order[start : start + batch_size]
+        for indices in alike([len(row) for row in prompt_ids], batch_size):
             uniforms = np.stack([_uniforms(seeds[index], max_new_tokens) for index in indices])
             rows = _generate(policy, [prompt_ids[index] for index in indices], uniforms, temperature)
             for index, row in zip(indices, rows, strict=True):

@@ -103,5 +103,5 @@ def paired_difference(samples: pd.DataFrame, column: str, step: int) -> dict[str
         "before": float(before.mean()),
         "after": float(after.mean()),
         "difference": float(drawn.means[0]),
-        "ci_of_difference": [float(drawn.lows[0]), float(drawn.highs[0])],
+        "ci_of_difference": drawn.interval(),
     }

@@ -1,6 +1,6 @@
 """A rollout: responses sampled from the policy, what they are worth, and what PPO learns from them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from realm_lib.config.rlhf import PPOParams, SamplingParams
 from realm_lib.data.chats import Prompt
-from realm_lib.rlhf.policies import sample
+from realm_lib.rlhf.policies import alike, sample
 from realm_lib.rlhf.ppo.actor_critic import ActorCritic, Ids
 from realm_lib.rlhf.ppo.estimators import generalised_advantages, token_rewards, whiten
 from realm_lib.rlhf.rewards import Judge, Reward, ask_judge, ask_reward
@@ -116,7 +116,7 @@ def play(
     episodes: dict[int, Episode] = {}
     lengths = [len(row.ids) + len(response.ids) for row, response in zip(asked, responses, strict=True)]
     with clock("forward"), torch.no_grad():
-        for batch in _alike(lengths, sampling.batch_size):
+        for batch in alike(lengths, sampling.batch_size):
             prompt_ids, response_ids = [asked[n].ids for n in batch], [responses[n].ids for n in batch]
             tokens = models.evaluate(prompt_ids, response_ids, sampling.temperature)
             reference = models.reference_log_probs(prompt_ids, response_ids, sampling.temperature)
@@ -162,12 +162,6 @@ def padded(rows: Sequence[Floats]) -> tuple[Tensor, Tensor]:
         values[index, : len(row)] = torch.from_numpy(row)
         mask[index, : len(row)] = True
     return values, mask
-
-
-def _alike(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Indices of rows of like length, longest first, ``batch_size`` at a time."""
-    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    return (order[start : start + batch_size] for start in range(0, len(order), batch_size))
 
 
 def _by_row(values: Tensor, responses: Ids) -> list[Floats]:
