@@ -82,6 +82,9 @@ class PPOParams(PolicyParams):
     """Responses sampled in all; a multiple of ``batch_size``."""
     batch_size: Annotated[int, Field(ge=2)] = 64
     """Episodes (responses) of a rollout; advantages are whitened over all their tokens (N+)."""
+    samples_per_prompt: Annotated[int, Field(ge=1)] = 1
+    """Responses to each prompt of a rollout; divides ``batch_size``. Above 1 a response earns its reward less the mean
+    of the prompt's other responses (leave-one-out: RLOO, Ahmadian et al., arXiv 2402.14740)."""
     minibatch_size: Annotated[int, Field(ge=1)] = 64
     """Episodes of one optimiser step; divides ``batch_size``."""
     gradient_accumulation: Annotated[int, Field(ge=1)] = 1
@@ -96,18 +99,25 @@ class PPOParams(PolicyParams):
     """Values move at most so far from those of the rollout within the loss; null does not clip (N+)."""
     value_coefficient: Annotated[float, Field(ge=0)] = 0.1
     """Weight of the value loss beside the policy's (Schulman et al., equation 9)."""
-    value_model: Literal["backbone", "separate"] = "backbone"
-    """The value head's input: the policy's own last hidden states, or those of a second copy of the model (N+)."""
+    value_model: Literal["backbone", "separate", "none"] = "backbone"
+    """The value head's input: the policy's own last hidden states, or those of a second copy of the model (N+). none
+    takes no value head: rewards alone teach, as in RLOO, with ``samples_per_prompt`` for the baseline."""
+    value_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """AdamW's rate for the value head, and for the second copy; null: ``learning_rate``."""
+    value_warmup: Annotated[int, Field(ge=0)] = 0
+    """First rollouts on which the value head alone learns, by least squares, before the policy follows it."""
     gamma: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
     """Discount of what a later token earns (GAE); 1: a response counts as a whole, however long."""
-    gae_lambda: Annotated[float, Field(ge=0.0, le=1.0)] = 0.95
-    """How far ahead an advantage looks before it trusts the value head (GAE); 1: to the end, whatever the head says."""
+    gae_lambda: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    """How far ahead an advantage looks before it trusts the value head (GAE); 1: to the end, whatever the head says.
+    Below 1 a head that has learned nothing leaves the first tokens without credit: ``gae_lambda ** (T - t)`` of it."""
     kl_coefficient: Annotated[float, Field(ge=0)] = 0.05
     """Weight of the per-token KL to the reference in the reward (Ziegler et al.); its start, with ``kl_target``."""
     kl_target: Annotated[float, Field(gt=0)] | None = None
     """Nats a response that an adaptive coefficient steers to (Ziegler et al., arXiv 1909.08593); null: fixed."""
-    kl_horizon: Annotated[int, Field(ge=1)] = 10_000
-    """Episodes over which an adaptive coefficient reacts (Ziegler et al., section 2.2)."""
+    kl_horizon: Annotated[int, Field(ge=1)] | None = None
+    """Episodes over which an adaptive coefficient reacts (Ziegler et al., section 2.2); null: a tenth of
+    ``total_episodes``, so that it can reach its target within the training."""
     kl_budget: Annotated[float, Field(gt=0)] | None = None
     """Nats a response from the reference at which training stops; null sets no limit."""
     whiten_rewards: bool = False
@@ -133,11 +143,16 @@ class PPOParams(PolicyParams):
         for whole, part in (
             ("total_episodes", "batch_size"),
             ("batch_size", "minibatch_size"),
+            ("batch_size", "samples_per_prompt"),
             ("minibatch_size", "gradient_accumulation"),
         ):
             total, size = getattr(self, whole), getattr(self, part)
             if total % size:
                 raise ValueError(f"{whole} {total} is not a multiple of {part} {size}: change one")
+        if self.value_model == "none" and (self.gae_lambda < 1 or self.value_warmup):
+            raise ValueError("value_model none has no values to trust: it needs gae_lambda 1 and value_warmup 0")
+        if self.value_warmup * self.batch_size >= self.total_episodes:
+            raise ValueError(f"value_warmup {self.value_warmup} leaves the policy no rollout of total_episodes")
         if self.quantization is not None and self.lora is None:
             raise ValueError("quantization 4bit needs lora: quantised weights are not trained")
         if self.lora is None and self.dtype != "float32":

@@ -13,7 +13,7 @@ def test_a_policy_and_a_number_of_episodes_are_enough(tmp_path: Path) -> None:
     assert rlhf is not None
     assert rlhf.dpo is None
     assert (rlhf.sampling.max_prompt_tokens, rlhf.sampling.max_new_tokens) == (1024, 512)
-    assert (rlhf.ppo.clip_range, rlhf.ppo.gae_lambda, rlhf.comparison.best_of) == (0.2, 0.95, [4, 16])
+    assert (rlhf.ppo.clip_range, rlhf.ppo.gae_lambda, rlhf.comparison.best_of) == (0.2, 1.0, [4, 16])
 
 
 def test_on_policy_pairs_are_the_default(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from realm_lib.rlhf.ppo.estimators import (
     clipped_value_loss,
     explained_variance,
     generalised_advantages,
+    leave_one_out,
     masked_mean,
     token_rewards,
     whiten,
@@ -177,3 +178,36 @@ def test_the_running_scale_is_the_deviation_of_all_that_was_seen() -> None:
         scale.update(torch.from_numpy(batch))
         scale = RunningScale.restored(vars(scale))
     assert scale.scale == pytest.approx(np.concatenate(batches).std())
+
+
+@given(
+    groups=st.integers(1, 5),
+    size=st.integers(2, 6),
+    seed=st.integers(0, 2**16),
+    shift=st.floats(-1e3, 1e3),
+)
+@settings(max_examples=50, deadline=None)
+def test_leave_one_out_compares_a_response_with_the_others_of_its_prompt(
+    groups: int, size: int, seed: int, shift: float
+) -> None:
+    scores = np.random.default_rng(seed).normal(size=(groups, size))
+    expected = [[row[i] - np.mean([row[j] for j in range(size) if j != i]) for i in range(size)] for row in scores]
+    found = leave_one_out(torch.from_numpy(scores.ravel()), size)
+    np.testing.assert_allclose(found.numpy(), np.ravel(expected), atol=1e-12)
+    worth_more = scores + shift * np.arange(groups)[:, None]
+    np.testing.assert_allclose(leave_one_out(torch.from_numpy(worth_more.ravel()), size), found, atol=1e-8)
+
+
+def test_a_response_without_others_keeps_its_score() -> None:
+    scores = torch.tensor([1.0, -2.0, 3.0])
+    assert torch.equal(leave_one_out(scores, 1), scores)
+
+
+@pytest.mark.parametrize(("gae_lambda", "first"), [(1.0, 1.0), (0.95, 0.95**43)])
+def test_the_first_token_gets_what_lambda_leaves_of_the_reward(gae_lambda: float, first: float) -> None:
+    rewards = torch.zeros(1, 44, dtype=torch.float64)
+    rewards[0, -1] = 1.0
+    mask = torch.ones(1, 44).bool()
+    advantages, _ = generalised_advantages(rewards, torch.zeros_like(rewards), mask, 1.0, gae_lambda)
+    assert float(advantages[0, 0]) == pytest.approx(first)
+    assert float(advantages[0, -1]) == 1.0

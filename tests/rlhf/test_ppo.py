@@ -310,6 +310,7 @@ def test_an_adapter_on_four_bit_weights_learns_and_nothing_else_moves(tmp_path: 
     pytest.importorskip("bitsandbytes", reason="4 bit needs bitsandbytes")
     folder = make_policy(tmp_path / "wide", hidden_size=64, intermediate_size=64)  # 4-bit blocks hold 64 weights
     options = {"quantization": "4bit", "lora": LORA, "dtype": "bfloat16", "learning_rate": 1e-2, "kl_coefficient": 0.0}
+    options["missing_eos_penalty"] = None
     params = make_params(
         folder, total_episodes=32 * 6, batch_size=32, minibatch_size=32, gradient_checkpointing=True, **options
     )
@@ -496,7 +497,8 @@ def test_the_choice_is_the_best_objective_within_the_budget(folder: Path) -> Non
 
 
 def row(**changes: float) -> dict[str, float]:
-    return {"kl": 1.0, "entropy": 5.0, "length": 20.0, "reward_std": 1.0, "tokens": 500, **changes}
+    usual = {"kl": 1.0, "entropy": 5.0, "length": 20.0, "reward_std": 1.0, "tokens": 500, "explained_variance": 0.0}
+    return {**usual, **changes}
 
 
 @pytest.mark.parametrize(
@@ -514,6 +516,11 @@ def test_warnings_are_said_in_words(folder: Path, last: dict[str, float], says: 
     params: PPOParams = make_params(folder, kl_target=None).ppo
     found = warnings_of([row()] * 6 + [last], params)
     assert [says in warning for warning in found] == [True] if says else found == []
+    trusting: PPOParams = make_params(folder, kl_target=None, gae_lambda=0.95).ppo
+    blind = warnings_of([row()], trusting)
+    assert "explains 0% of the returns" in blind[0]
+    assert "the first of 20 tokens gets 0.38 of what a response earns" in blind[0]
+    assert warnings_of([row(explained_variance=0.5)], trusting) == []
     steered = warnings_of([row(), row(kl=3.0)], make_params(folder, kl_target=1.0).ppo)
     assert "2 times kl_target" in steered[0]
 

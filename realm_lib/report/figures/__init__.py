@@ -19,7 +19,7 @@ from realm_lib.report.figures.learning import (
     reward_model_training,
     training_curves,
 )
-from realm_lib.report.figures.policies import over_optimisation, policy_training, ppo_progress
+from realm_lib.report.figures.policies import over_optimisation, policy_training, ppo_progress, token_credit
 from realm_lib.report.figures.theme import COLOURS, LABELS, set_theme
 
 __all__ = [
@@ -42,5 +42,6 @@ __all__ = [
     "seed_points",
     "set_theme",
     "spread_points",
+    "token_credit",
     "training_curves",
 ]

@@ -33,8 +33,9 @@ class ActorCritic:
 
     The reference is the policy itself with its LoRA adapter switched off, or a frozen copy of a policy without one.
     The value head reads the policy's last hidden states (one pass gives log-probabilities and values), or those of a
-    second copy of the model. It starts at zero: every state is worth nothing until the first update. Dropout is off
-    throughout (Huang et al., arXiv 2403.17031), so that the first ratio of every rollout is 1.
+    second copy of the model. It starts at zero: every state is worth nothing until the first update, and for good with
+    ``value_model: none``. Dropout is off throughout (Huang et al., arXiv 2403.17031), so that the first ratio of every
+    rollout is 1.
     """
 
     def __init__(self, policy: Policy, params: PPOParams) -> None:
@@ -50,6 +51,7 @@ class ActorCritic:
         self.value_head = nn.Linear(width, 1).to(self.model.device)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
+        self.value_head.requires_grad_(params.value_model != "none")
         self._recompute = params.gradient_checkpointing
         if params.gradient_checkpointing:
             for part in (self.model, self._value_backbone):
@@ -68,11 +70,14 @@ class ActorCritic:
     def trained_parameters(self) -> dict[str, Tensor]:
         """All that is trained, by name: policy, value head, and the value model where there is one."""
         trained = {f"policy.{name}": value for name, value in self.policy_parameters().items()}
-        trained |= {f"value_head.{name}": value for name, value in self.value_head.named_parameters()}
+        return trained | self.value_parameters()
+
+    def value_parameters(self) -> dict[str, Tensor]:
+        """What is trained for the values alone, by name: the head, and the value model where there is one."""
+        named = {f"value_head.{name}": value for name, value in self.value_head.named_parameters()}
         if self._value_backbone is not None:
-            named = self._value_backbone.named_parameters()
-            trained |= {f"value_model.{name}": value for name, value in named if value.requires_grad}
-        return trained
+            named |= {f"value_model.{name}": value for name, value in self._value_backbone.named_parameters()}
+        return {name: value for name, value in named.items() if value.requires_grad}
 
     def evaluate(self, prompts: Ids, responses: Ids, temperature: float, *, entropy: bool = True) -> Tokens:
         """One pass over the rows; only states that predict a response's token reach output layer and value head.
@@ -101,6 +106,13 @@ class ActorCritic:
             told = [block(*part) for part in blocks]
         log_probs, *entropies = (torch.cat(parts) for parts in zip(*told, strict=True))
         return Tokens(log_probs, values, entropies[0] if entropy else None)
+
+    @torch.no_grad()
+    def value_states(self, prompts: Ids, responses: Ids) -> Tensor:
+        """What the value head reads before each token, float32 [n, hidden]."""
+        ids = pad_right([[*p, *r] for p, r in zip(prompts, responses, strict=True)], self.device)
+        before = places_before_responses(prompts, responses, ids.shape[1], self.device)
+        return self._states(self._value_backbone or backbone_of(self.model), ids, before).float()
 
     @torch.no_grad()
     def reference_log_probs(self, prompts: Ids, responses: Ids, temperature: float) -> Tensor:

@@ -6,7 +6,7 @@ the real tokens of some responses, one after another.
 Sources: Schulman et al., "Proximal Policy Optimization Algorithms" (arXiv 1707.06347); Schulman et al., "High-
 Dimensional Continuous Control Using Generalized Advantage Estimation" (1506.02438); Ziegler et al., "Fine-Tuning
 Language Models from Human Preferences" (1909.08593); Huang et al., "The N+ Implementation Details of RLHF with PPO"
-(2403.17031).
+(2403.17031); Ahmadian et al., "Back to Basics" (2402.14740).
 """
 
 import math
@@ -32,6 +32,19 @@ def token_rewards(
     last = (places * mask).argmax(dim=1)
     rewards[torch.arange(len(rewards), device=mask.device), last] += scores.to(rewards.dtype)
     return rewards
+
+
+def leave_one_out(scores: Tensor, group: int) -> Tensor:
+    """Each of ``scores`` [b] less the mean of the others of its group of ``group`` neighbours; as they are for 1.
+
+    The baseline of RLOO (Ahmadian et al., arXiv 2402.14740, equation 8): unbiased, since no response is in its own. It
+    also takes off what a prompt is worth, which a Bradley-Terry reward leaves open.
+    """
+    if group == 1:
+        return scores
+    grouped = scores.reshape(-1, group)
+    others = (grouped.sum(dim=1, keepdim=True) - grouped) / (group - 1)
+    return (grouped - others).flatten()
 
 
 def generalised_advantages(

@@ -53,8 +53,12 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def summary(step: int, episodes: Sequence[Episode], params: PPOParams) -> dict[str, float]:
-    """The means over the watched prompts after ``step`` updates; ``objective`` is the reward less the penalty."""
-    worth = [episode.worth(params.reward_uncertainty_penalty) for episode in episodes]
+    """The means over the watched prompts after ``step`` updates; ``objective`` is the reward less its penalties.
+
+    They are those of training: on the ensemble's spread, and on a missing EOS.
+    """
+    missing = params.missing_eos_penalty or 0.0
+    worth = [episode.worth(params.reward_uncertainty_penalty) - missing * (not episode.ended) for episode in episodes]
     return {
         "step": step,
         "episodes": step * params.batch_size,
@@ -82,8 +86,9 @@ def sample_rows(step: int, episodes: Sequence[Episode]) -> list[dict[str, Any]]:
 def choose(evaluations: Sequence[dict[str, float]], params: PPOParams) -> int:
     """The step whose policy is kept: the best mean objective on the prompts to choose on.
 
-    Objective: reward less ``reward_uncertainty_penalty`` spreads. Only steps whose KL there is within ``kl_budget``
-    count, where there is one; the policy as it came (KL 0) always does. The earliest of equals. Judges have no say.
+    Objective: reward less ``reward_uncertainty_penalty`` spreads, less the penalty for a missing EOS. Only steps whose
+    KL there is within ``kl_budget`` count, where there is one; the policy as it came (KL 0) always does. The earliest
+    of equals. Judges have no say.
     """
     budget = np.inf if params.kl_budget is None else params.kl_budget
     allowed = [row for row in evaluations if row["step"] == 0 or row["kl"] <= budget]

@@ -15,6 +15,7 @@ _COLLAPSED = 0.2
 _EXPLODED = 2.0
 _SATURATED = 0.05
 _FEW_TOKENS = 64
+_UNEXPLAINED = 0.1
 _WINDOW = 5
 
 
@@ -66,6 +67,14 @@ def warnings_of(history: Sequence[Mapping[str, Any]], params: PPOParams) -> list
         warnings.append(
             f"the reward is saturating: its spread over a rollout fell from {first['reward_std']:.3g} to "
             f"{last['reward_std']:.3g}, there is little left to learn from"
+        )
+    explained = last["explained_variance"]
+    if params.gae_lambda < 1 and explained is not None and explained < _UNEXPLAINED:
+        credit = params.gae_lambda ** (last["length"] - 1)
+        warnings.append(
+            f"the value head knows nothing yet: it explains {max(explained, 0.0):.0%} of the returns' variance, and "
+            f"with gae_lambda {params.gae_lambda:g} the first of {last['length']:.0f} tokens gets {credit:.2g} of what "
+            "a response earns: set gae_lambda to 1, or raise value_learning_rate or value_warmup"
         )
     if last["tokens"] < _FEW_TOKENS:
         warnings.append(

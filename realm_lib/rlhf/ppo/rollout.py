@@ -13,7 +13,7 @@ from realm_lib.config.rlhf import PPOParams, SamplingParams
 from realm_lib.data.chats import Prompt
 from realm_lib.rlhf.policies import alike, sample
 from realm_lib.rlhf.ppo.actor_critic import ActorCritic, Ids
-from realm_lib.rlhf.ppo.estimators import generalised_advantages, token_rewards, whiten
+from realm_lib.rlhf.ppo.estimators import generalised_advantages, leave_one_out, token_rewards, whiten
 from realm_lib.rlhf.rewards import Judge, Reward, ask_judge, ask_reward
 
 Floats = NDArray[np.float64]
@@ -142,11 +142,15 @@ def play(
 
 
 def learnable(episodes: Sequence[Episode], scores: Floats, kl_coefficient: float, params: PPOParams) -> Learnable:
-    """Rewards of tokens, advantages and returns of a rollout; ``scores`` is [episodes], what each response earned."""
+    """Rewards of tokens, advantages and returns of a rollout; ``scores`` is [episodes], what each response earned.
+
+    ``samples_per_prompt`` episodes in a row answer one prompt.
+    """
     log_probs, mask = padded([episode.log_probs for episode in episodes])
     reference, _ = padded([episode.reference_log_probs for episode in episodes])
     values, _ = padded([episode.values for episode in episodes])
-    rewards = token_rewards(torch.from_numpy(scores), log_probs, reference, mask, kl_coefficient)
+    compared = leave_one_out(torch.from_numpy(scores), params.samples_per_prompt)
+    rewards = token_rewards(compared, log_probs, reference, mask, kl_coefficient)
     if params.whiten_rewards:
         rewards = whiten(rewards, mask, keep_mean=True)
     advantages, returns = generalised_advantages(rewards, values, mask, params.gamma, params.gae_lambda)

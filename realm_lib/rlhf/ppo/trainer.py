@@ -107,7 +107,7 @@ class PPOTrainer:
         if self.dropped:
             _log.warning("%s", self.dropped)
         self.models = ActorCritic(policy, self.params)
-        self.learner = Learner(self.models, self.params, self.sampling.temperature, self.processes)
+        self.learner = Learner(self.models, self.params, self.sampling, self.processes)
         self.state = Progress()
         self._best = self._policy_weights()
         self._identity = checkpoint.fingerprint(
@@ -171,9 +171,9 @@ class PPOTrainer:
         return self._play([self._asked(number) for number in numbers])
 
     def _asked(self, number: int) -> Asked:
-        """What episode ``number`` answers."""
+        """What episode ``number`` answers: as many in a row as ``samples_per_prompt`` says answer one prompt."""
         count = len(self._encoded.ids)
-        turn, position = divmod(number, count)
+        turn, position = divmod(number // self.params.samples_per_prompt, count)
         order = np.random.default_rng(derive_seed(self.params.seed, "ppo", "prompts", turn)).permutation(count)
         chosen = int(order[position])
         index = self._encoded.kept[chosen]

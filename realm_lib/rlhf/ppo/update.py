@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from realm_lib.config.rlhf import PPOParams
+from realm_lib.config.rlhf import PPOParams, SamplingParams
 from realm_lib.rlhf.errors import PPOError
 from realm_lib.rlhf.ppo.actor_critic import ActorCritic
+from realm_lib.rlhf.ppo.critic import fit_value_head
 from realm_lib.rlhf.ppo.estimators import (
     KLController,
     RunningScale,
@@ -37,29 +38,52 @@ class Learner:
     These are the optimiser's moments, the weight of the KL (:attr:`kl`) and the scale of the rewards (:attr:`scale`).
     """
 
-    def __init__(self, models: ActorCritic, params: PPOParams, temperature: float, processes: Processes) -> None:
-        self.models, self.params, self.temperature, self.processes = models, params, temperature, processes
+    def __init__(self, models: ActorCritic, params: PPOParams, sampling: SamplingParams, processes: Processes) -> None:
+        self.models, self.params, self.sampling, self.processes = models, params, sampling, processes
         self.parameters = models.trained_parameters()
         self._trained = list(self.parameters.values())
-        self.optimiser = torch.optim.AdamW(
-            self._trained, lr=params.learning_rate, eps=_ADAM_EPS, weight_decay=0.0, fused=True
+        groups = [{"params": list(models.policy_parameters().values()), "initial_lr": params.learning_rate}]
+        if values := list(models.value_parameters().values()):
+            groups.append({"params": values, "initial_lr": params.value_learning_rate or params.learning_rate})
+        self.optimiser = torch.optim.AdamW(groups, lr=0.0, eps=_ADAM_EPS, weight_decay=0.0, fused=True)
+        self.kl = KLController(
+            params.kl_coefficient, params.kl_target, params.kl_horizon or max(1, params.total_episodes // 10)
         )
-        self.kl = KLController(params.kl_coefficient, params.kl_target, params.kl_horizon)
         self.scale = RunningScale()
 
     def update(self, episodes: Sequence[Episode], step: int) -> dict[str, Any]:
         """Update number ``step``, counted from 0, from a rollout; returns its numbers.
 
-        The learning rate falls linearly to zero. Every random number comes from the seed and ``step``.
+        The learning rates fall linearly to zero. Every random number comes from the seed and ``step``.
         """
         params = self.params
-        rate = params.learning_rate * (1 - step / (params.total_episodes // params.batch_size))
+        left = 1 - step / (params.total_episodes // params.batch_size)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = group["initial_lr"] * left
         coefficient = self.kl.coefficient
         data = learnable(episodes, self.scores(episodes), coefficient, params)
+        if step < params.value_warmup:
+            fit_value_head(self.models, episodes, data, self.sampling.batch_size, self.processes)
+            watched = dict.fromkeys((*_WATCHED, "grad_norm"), 0.0)
+        else:
+            watched = self._epochs(episodes, data, step)
+        seen = describe(episodes)
+        self.kl.update(seen["kl"], len(episodes))
+        return {
+            **seen,
+            "kl_coefficient": coefficient,
+            **watched,
+            "value_error": float(masked_mean((data.returns - data.old_values) ** 2, data.mask)),
+            "explained_variance": explained_variance(data.old_values, data.returns, data.mask),
+            "learning_rate": params.learning_rate * left,
+            "tokens": int(data.mask.sum()),
+        }
+
+    def _epochs(self, episodes: Sequence[Episode], data: Learnable, step: int) -> dict[str, float]:
+        """``num_epochs`` passes of clipped steps over a rollout; the means of what is watched over all steps."""
+        params = self.params
         sums = torch.zeros(len(_WATCHED), dtype=torch.float64)
-        norms, minibatches = 0.0, 0
+        norms = []
         with self.models.training(), torch.enable_grad():
             for epoch in range(params.num_epochs):
                 seed = derive_seed(params.seed, "ppo", "minibatches", step, epoch)
@@ -68,21 +92,9 @@ class Learner:
                     chosen = order[start : start + params.minibatch_size].tolist()
                     watched, norm = self._step(episodes, data, chosen, step)
                     sums += watched
-                    norms += norm
-                    minibatches += 1
-        means = dict(zip(_WATCHED, (sums / minibatches).tolist(), strict=True))
-        seen = describe(episodes)
-        self.kl.update(seen["kl"], len(episodes))
-        return {
-            **seen,
-            "kl_coefficient": coefficient,
-            **means,
-            "value_error": float(masked_mean((data.returns - data.old_values) ** 2, data.mask)),
-            "explained_variance": explained_variance(data.old_values, data.returns, data.mask),
-            "grad_norm": norms / minibatches,
-            "learning_rate": rate,
-            "tokens": int(data.mask.sum()),
-        }
+                    norms.append(norm)
+        means = zip(_WATCHED, (sums / len(norms)).tolist(), strict=True)
+        return {**dict(means), "grad_norm": float(np.mean(norms))}
 
     def scores(self, episodes: Sequence[Episode]) -> NDArray[np.float64]:
         """What each response earns, [episodes]: penalised, scaled, less the penalty for a missing EOS.
@@ -141,7 +153,7 @@ class Learner:
         tokens = models.evaluate(
             [episode.prompt_ids for episode in episodes],
             [episode.response_ids for episode in episodes],
-            self.temperature,
+            self.sampling.temperature,
             entropy=params.entropy_bonus > 0,
         )
         policy_loss = clipped_policy_loss(tokens.log_probs, old, advantages, params.clip_range).sum()
