@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from realm_lib.config.rlhf import DPOParams, SamplingParams
-from realm_lib.data.chats import Prompt, as_text
+from realm_lib.data.chats import Prompt, as_text, prompt_key
 from realm_lib.data.pairs import chosen_and_rejected
 from realm_lib.rlhf.errors import DPOError
 from realm_lib.rlhf.policies import EncodedPrompts, Policy, encode_prompts
@@ -47,19 +47,14 @@ class PreferencePairs:
         return f"{text}; left out: {reasons}" if reasons else text
 
     def without_prompts(self, prompts: Iterable[Prompt]) -> "PreferencePairs":
-        """The same without pairs of these prompts, compared as texts whatever their spaces; those are counted."""
-        held = {plain(prompt) for prompt in prompts}
-        keep = np.array([plain(prompt) not in held for prompt in self.table["prompt"]], dtype=bool)
+        """The same without pairs of these prompts, whatever their case and spaces; those are counted."""
+        held = {prompt_key(prompt) for prompt in prompts}
+        keep = np.array([prompt_key(prompt) not in held for prompt in self.table["prompt"]], dtype=bool)
         if keep.all():
             return self
         reason = "the prompt is held out"
         dropped = {**self.dropped, reason: self.dropped.get(reason, 0) + int((~keep).sum())}
         return replace(self, table=self.table[keep].reset_index(drop=True), dropped=dropped)
-
-
-def plain(prompt: Prompt) -> str:
-    """A prompt's text with its runs of white space as one space: what makes two prompts the same."""
-    return " ".join(as_text(prompt).split())
 
 
 def shared_words(first: str, second: str) -> float:
@@ -131,7 +126,7 @@ def on_policy_pairs(
     """
     if sampling.temperature == 0:
         raise DPOError("rlhf.sampling.temperature must be above 0: a greedy policy answers a prompt in one way only")
-    distinct = list({plain(prompt): prompt for prompt in prompts}.values())
+    distinct = list({prompt_key(prompt): prompt for prompt in prompts}.values())
     encoded = encode_prompts(policy.tokenizer, distinct, sampling.max_prompt_tokens)
     numbers = range(params.samples_per_prompt)
     drawn = store.draw(policy, encoded.ids, numbers, progress=progress)

@@ -15,10 +15,10 @@ import pandas as pd
 import torch
 
 from realm_lib.config.rlhf import DPOParams, RlhfParams
-from realm_lib.data.chats import Prompt, as_text
+from realm_lib.data.chats import Prompt, as_text, prompt_key
 from realm_lib.rlhf.dpo.fitting import fit, training_identity
 from realm_lib.rlhf.dpo.held_out import HeldOutPairs
-from realm_lib.rlhf.dpo.pairs import PreferencePairs, human_pairs, on_policy_pairs, plain, prompt_column
+from realm_lib.rlhf.dpo.pairs import PreferencePairs, human_pairs, on_policy_pairs, prompt_column
 from realm_lib.rlhf.dpo.result import DPOResult
 from realm_lib.rlhf.errors import DPOError
 from realm_lib.rlhf.judges import Judges, named_judges
@@ -181,12 +181,12 @@ class _Start:
     ) -> PreferencePairs:
         """Pairs of the first ``most`` prompts that are not held out."""
         sampling = self.params.sampling
-        held = {plain(prompt) for prompt in held_out}
+        held = {prompt_key(prompt) for prompt in held_out}
         if isinstance(given, pd.DataFrame):
-            names = given[prompt_column(given)].map(plain)
+            names = given[prompt_column(given)].map(prompt_key)
             wanted = names[~names.isin(held)].drop_duplicates()[:most]
             return human_pairs(self.policy, given[names.isin(wanted)], self.dpo, sampling)
-        prompts = [prompt for prompt in given if plain(prompt) not in held][:most]
+        prompts = [prompt for prompt in given if prompt_key(prompt) not in held][:most]
         if not prompts:
             raise DPOError("there are no prompts to make pairs from, or all of them are held out")
         return on_policy_pairs(
