@@ -49,8 +49,8 @@ def load_policy(params: PolicyParams, run_folder: Path | None = None, *, trainab
 
     A folder with a LoRA adapter is loaded as its base model under the adapter. ``trainable`` puts a new adapter on the
     model where ``params.lora`` asks for one, gives it the base's task, and freezes everything else. Dropout is off in
-    either case, in training mode too. Raises :class:`PolicyError` for weights that do not fill the model exactly, and for a tokenizer without
-    a chat template, EOS or pad token.
+    either case, in training mode too. Raises :class:`PolicyError` for weights that do not fill the model exactly, and
+    for a tokenizer without a chat template, EOS or pad token.
     """
     import transformers
 
