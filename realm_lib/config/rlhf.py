@@ -12,7 +12,7 @@ _MEASURES = {"length", "characters", "ended", "entropy", "distinct_1", "distinct
 _KL = {"kl", "kl_error", "kl_k3", "kl_kind"}
 _WINS = {"judge", "by_judge", "win_rate", "win_rates", "win_rate_ci", "ci", "length_controlled", "length_controlled_ci"}
 _DPO = {"pairs", "pairs_from", "asked", "dropped", "held_out_pairs", "held_out_prompts", "agreement", "accuracy"}
-_DPO |= {"reward_margin", "seconds"}
+_DPO |= {"reward_margin", "length_difference", "seconds"}
 _PPO = {"step", "episodes", "updates", "best_step", "stopped", "prompts", "objective", "reward_low", "reward_high"}
 _PPO_LOG = {"reward_std", "kl_coefficient", "policy_loss", "value_loss", "clip_fraction", "approximate_kl", "warnings"}
 _PPO_LOG |= {"value_error", "explained_variance", "grad_norm", "learning_rate", "tokens", "episodes_per_second"}
@@ -179,8 +179,15 @@ class DPOParams(PolicyParams):
     """On-policy: one pair a prompt, or all pairs of its responses."""
     min_margin: Annotated[float, Field(ge=0)] = 0.0
     """On-policy: reward by which the chosen response must be better; ties never make a pair."""
+    balance_length: bool = False
+    """Choose pairs so that chosen responses are on average as long as rejected ones. Best against worst becomes each
+    prompt's best trade of margin for length; of all pairs, and of people's, as many with a shorter chosen response stay
+    as with a longer one. The pairs that a training is followed by are balanced too."""
     near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Two responses that share so much of their words make no pair (1: only those with the very same words)."""
+    rounds: Annotated[int, Field(ge=1)] = 1
+    """On-policy: the prompts are divided into so many parts, and the pairs of each are made by the policy that the
+    parts before it have trained. The reference stays the start."""
     loss_type: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
     beta: Annotated[float, Field(gt=0)] = 0.1
     """How strongly the policy is held to where it started: a larger value moves it less."""
@@ -189,8 +196,10 @@ class DPOParams(PolicyParams):
     """Pairs of one optimiser step."""
     gradient_accumulation: Annotated[int, Field(ge=1)] = 1
     """Parts into which a batch is split for memory; divides ``batch_size``."""
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-7
-    """AdamW's rate; it rises over the first tenth of the steps and falls in a straight line to zero."""
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-6
+    """AdamW's rate; it rises over the first tenth of a round's steps and falls in a straight line to zero. The default
+    is what TRL's own example takes for a LoRA adapter, ten times what it takes for all weights of a model. No entry
+    moves further than about rate times steps / 2: few steps need a larger rate."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     checkpoint_every: Annotated[int, Field(ge=1)] = 50
@@ -208,6 +217,8 @@ class DPOParams(PolicyParams):
             raise ValueError("quantization 4bit needs lora: quantised weights are not trained")
         if self.lora is not None and self.lora.dropout > 0:
             raise ValueError("lora.dropout must be 0: the reference would be compared with a policy under noise")
+        if self.rounds > 1 and self.pairs != "on_policy":
+            raise ValueError(f"rounds {self.rounds} need pairs on_policy: people's pairs do not change with the policy")
         return self
 
 

@@ -41,6 +41,14 @@ def as_text(prompt: Prompt) -> str:
     return "".join(f"\n\n{_HEADING[role]}: {content}" for role, content in turns)
 
 
+def prompt_key(prompt: Prompt) -> str:
+    """What makes two prompts the same: the text with its case folded and each run of white space as one space.
+
+    The one rule by which a held-out prompt is kept out of training.
+    """
+    return " ".join(as_text(prompt).casefold().split())
+
+
 def as_messages(prompt: Prompt) -> list[dict[str, str]]:
     """Chat messages of a prompt: the turns of a transcript (see :func:`as_text`), otherwise one user message."""
     text = as_text(prompt)

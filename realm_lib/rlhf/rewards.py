@@ -1,7 +1,7 @@
 """Asking a text-level reward, and believing only one finite number a response."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,20 @@ Judge = Callable[..., Sequence[float]]
 """The same signature; its numbers are logged beside the reward's and never trained on: the simulator's utility."""
 
 PARTS = ("score", "similarity", "spread")
+
+
+def reward_identity(reward: Reward) -> dict[str, str] | None:
+    """What the numbers of ``reward`` depend on, for the fingerprint of a training that was killed and goes on.
+
+    That is its attribute ``models``, as :class:`realm_lib.reward.realm_reward.RealmReward` has it. None for a reward
+    that has none: two plain functions cannot be told apart, nor can two versions of one.
+    """
+    models = getattr(reward, "models", None)
+    if models is None:
+        return None
+    if not isinstance(models, Mapping):
+        raise RewardError(f"the reward's attribute models must be a mapping of names, it is {models!r:.80}")
+    return {str(name): str(value) for name, value in sorted(models.items())}
 
 
 def ask_reward(

@@ -15,6 +15,7 @@ import pytest
 from realm_lib import figures
 from realm_lib.report.figures.preference_tuning import (
     dpo_training,
+    pair_lengths,
     pair_margins,
     policy_colour,
     reward_against_kl,
@@ -78,6 +79,19 @@ def test_each_figure_has_labels_its_n_and_says_simulated_where_it_is(simulated: 
         assert any("n = " in text for text in texts(ax)), name
         assert any("simulated" in text for text in texts(ax)) == simulated, name
         ax.figure.canvas.draw()
+
+
+def test_lengths_are_shown_around_0_with_their_mean() -> None:
+    ax = pair_lengths([-10, 0, 4, 30], simulated=True)
+    counts = [patch.get_height() for patch in ax.patches]
+    edges = [patch.get_x() for patch in ax.patches] + [ax.patches[-1].get_x() + ax.patches[-1].get_width()]
+    assert sum(counts) == 4
+    np.testing.assert_allclose(edges, -np.array(edges[::-1]), atol=1e-9)
+    assert [line.get_xdata()[0] for line in ax.lines][:2] == [0.0, 6.0]
+    assert "mean +6.0" in [text.get_text() for text in ax.texts]
+    for bad in ([], [1.0, np.nan]):
+        with pytest.raises(ValueError, match="must be finite, and there must be some"):
+            pair_lengths(bad, simulated=True)
 
 
 def test_training_is_drawn_by_step_and_split_with_a_line_for_a_policy_that_did_not_move() -> None:

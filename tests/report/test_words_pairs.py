@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from realm_lib.report.words.pairs import agreement, pairs_judged, pairs_made, preferred, worst_pairs
+from realm_lib.report.words.pairs import agreement, pair_lengths, pairs_judged, pairs_made, preferred, worst_pairs
 from realm_lib.rlhf.dpo.pairs import PreferencePairs
 
 
@@ -32,6 +32,25 @@ def test_pairs_made_are_counted_with_what_was_left_out() -> None:
     assert pairs_made(PreferencePairs(table[:1], "human", 1202, dropped)) == (
         "1 pair from 1,202 human pairs; left out: 1,200: repeated pairs; 1: longer than 9 tokens."
     )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "characters", "share", "said", "warned"),
+    [
+        (15.24, 67.4, 0.402, "15.2 tokens (67 characters) longer than rejected ones, 40.2 %; the longer", "are longer"),
+        (-8.0, -30.0, -0.2, "8.0 tokens (30 characters) shorter than rejected ones, 20.0 %; the longer", "are shorter"),
+        (0.4, 1.0, 0.01, "0.4 tokens (1 characters) longer than rejected ones, 1.0 %; the longer", None),
+    ],
+)
+def test_a_difference_of_lengths_is_told_and_a_large_one_warned_of(
+    tokens: float, characters: float, share: float, said: str, warned: str | None
+) -> None:
+    shares = {"tokens_share": share, "characters_share": share}
+    text = pair_lengths({"tokens": tokens, "characters": characters, **shares, "longer": 0.77})
+    assert said in text
+    assert "of the two is chosen in 77.0 % of the pairs." in text
+    assert ("DPO can learn this difference" in text) == (warned is not None)
+    assert warned is None or warned in text
 
 
 def test_agreement_is_told_with_whom() -> None:

@@ -1,6 +1,6 @@
 """A whole DPO run of a tiny policy: imported by the tests, and run by them as a program to kill.
 
-python tests/support/dpo_run.py POLICY_FOLDER RUN_FOLDER RESULT.json
+python tests/support/dpo_run.py POLICY_FOLDER RUN_FOLDER RESULT.json [ROUNDS]
 """
 
 import hashlib
@@ -31,15 +31,17 @@ def make_params(policy: Path, sampling: dict[str, Any] | None = None, **dpo: Any
     return make_ppo_params(policy, sampling).model_copy(update={"dpo": DPOParams(**trained)})
 
 
-def interrupted(policy: Path) -> RlhfParams:
-    """Long enough to be killed on the way: some fifty batches of samples, then some fifty steps."""
-    return make_params(policy, {"batch_size": 4}, samples_per_prompt=8, num_epochs=18)
+def interrupted(policy: Path, rounds: int = 1) -> RlhfParams:
+    """Long enough to be killed on the way: some fifty batches of samples, then some fifty steps; of each of several
+    rounds some thirty steps."""
+    some = {"rounds": rounds, "batch_size": 4} if rounds > 1 else {}
+    return make_params(policy, {"batch_size": 4}, samples_per_prompt=8, num_epochs=18, **some)
 
 
-def run(policy: Path, folder: Path) -> dict[str, Any]:
+def run(policy: Path, folder: Path, rounds: int = 1) -> dict[str, Any]:
     """Train; what must be the same however often the training was killed."""
     result = train_dpo(
-        interrupted(policy), letters, PROMPTS, held_out=HELD_OUT, judge={"vowels": vowels}, run=Run(folder)
+        interrupted(policy, rounds), letters, PROMPTS, held_out=HELD_OUT, judge={"vowels": vowels}, run=Run(folder)
     )
     return outcome(result)
 
@@ -57,7 +59,7 @@ def main() -> None:
     from realm_lib.runs.files import write_json
 
     policy, folder, target = map(Path, sys.argv[1:4])
-    write_json(target, run(policy, folder))
+    write_json(target, run(policy, folder, *map(int, sys.argv[4:])))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from realm_lib.report.words.numbers import counted, interval, percent
 if TYPE_CHECKING:
     from realm_lib.rlhf.dpo.pairs import PreferencePairs
 
+_LIKE_LENGTH = 0.05  # a difference of lengths, over their mean, below which nothing is to be learned from it
 _LONGEST = 600  # characters of a quoted text
 
 
@@ -37,6 +38,27 @@ def pairs_made(pairs: "PreferencePairs") -> str:
     text = f"{counted(len(pairs), 'pairs')} from {counted(pairs.asked, asked)}"
     reasons = "; ".join(f"{count:,}: {reason}" for reason, count in pairs.dropped.items())
     return f"{text}; left out: {reasons}." if reasons else f"{text}."
+
+
+def pair_lengths(difference: Mapping[str, float]) -> str:
+    """Whether chosen answers are longer than rejected ones, and what that would teach.
+
+    ``difference`` is from :func:`realm_lib.rlhf.dpo.balance.length_difference`.
+    """
+    tokens, characters = difference["tokens"], difference["characters"]
+    share = max(difference["tokens_share"], difference["characters_share"], key=abs)
+    text = (
+        f"Chosen answers are on average {abs(tokens):.1f} tokens ({abs(characters):.0f} characters) "
+        f"{'shorter' if tokens < 0 else 'longer'} than rejected ones, {percent(abs(difference['tokens_share']))}; the "
+        f"longer of the two is chosen in {percent(difference['longer'])} of the pairs."
+    )
+    if abs(share) <= _LIKE_LENGTH:
+        return text
+    kind = "longer" if share > 0 else "shorter"
+    return (
+        f"{text} **DPO can learn this difference instead of the rest**: answers that are {kind} and no better. "
+        "`rlhf.dpo.balance_length` chooses pairs without it; more `samples_per_prompt` give it more to choose from."
+    )
 
 
 def agreement(ranked: Mapping[str, Any] | None) -> str:

@@ -1,5 +1,6 @@
 """DPO: preference pairs from people or from the policy itself, training on them, and what it changed."""
 
+from realm_lib.rlhf.dpo.balance import balance_length, length_difference
 from realm_lib.rlhf.dpo.loss import dpo_losses, implicit_rewards
 from realm_lib.rlhf.dpo.material import Material, load_material
 from realm_lib.rlhf.dpo.pairs import PreferencePairs
@@ -12,8 +13,10 @@ __all__ = [
     "DPOResult",
     "Material",
     "PreferencePairs",
+    "balance_length",
     "dpo_losses",
     "implicit_rewards",
+    "length_difference",
     "load_material",
     "make_pairs",
     "ranking_agreement",

@@ -3,8 +3,8 @@
 Tokens instead of texts, because a chat template applied again, or a response tokenised again, need not give the tokens
 that the policy drew; and a response that was cut must not learn to end where it was cut.
 
-The reference is never loaded: its log-probabilities of all pairs are computed before the first step, when the policy
-still is the reference.
+The reference is not held beside the policy: its log-probabilities of all pairs are computed before the first step,
+when the policy still is the reference. Where it no longer is, in a later round, they are given.
 """
 
 import hashlib
@@ -37,11 +37,34 @@ _NOT_MOVED = 1e-6  # nats, a mean margin that is rounding
 _STATE = "trainer_state.json"  # what Trainer writes last into a checkpoint
 
 
-def training_identity(params: DPOParams, policy: str, pairs: PreferencePairs, held_out: PreferencePairs) -> str:
-    """A hash of all that decides a training: parameters, the policy it starts from, pairs, torch's version."""
+def training_identity(
+    params: DPOParams, policy: str, pairs: PreferencePairs, held_out: PreferencePairs, reward: dict[str, str] | None
+) -> str:
+    """A hash of all that decides a training: parameters, the policy it starts from, pairs, torch's version.
+
+    And ``reward``, the reward's own identity (:func:`realm_lib.rlhf.rewards.reward_identity`): pairs of another one may
+    be the same by chance, but margins, and what is judged by it, are not.
+    """
     rows = [made.table[_IDS].to_numpy().tolist() for made in (pairs, held_out)]
-    content = [params.model_dump(mode="json"), policy, rows, torch.__version__]
+    content = [params.model_dump(mode="json"), policy, rows, reward, torch.__version__]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def largest_move(params: DPOParams, pairs: int) -> float:
+    """How far training on so many ``pairs`` can move a weight, about: the sum of the rates of all steps of a round.
+
+    Adam's step is at most about its rate (Kingma and Ba, arXiv 1412.6980, section 2.1). The rate rises in a straight
+    line over the first tenth of the steps and falls in one to zero.
+    """
+    steps, warmup = _steps(params, pairs)
+    shares = [step / warmup if step < warmup else (steps - step) / max(1, steps - warmup) for step in range(steps)]
+    return params.learning_rate * sum(shares)
+
+
+def _steps(params: DPOParams, pairs: int) -> tuple[int, int]:
+    """Optimiser steps, and how many of them the rate rises for."""
+    steps = -(-pairs // params.batch_size) * params.num_epochs
+    return steps, max(1, steps // 10)
 
 
 def fit(
@@ -52,6 +75,8 @@ def fit(
     checkpoints: Path,
     identity: str,
     *,
+    number: int = 0,
+    reference: dict[str, list[float]] | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Train ``policy`` in place on ``pairs``; its history by step, on training batches and on ``held_out``.
@@ -60,6 +85,9 @@ def fit(
     looked at before the first step, every ``evaluate_every`` and after the last. A training of this ``identity`` that
     left a checkpoint in ``checkpoints`` goes on from there, and reaches the weights that it would have reached; one of
     another identity is removed, which the log says.
+
+    ``number`` is the round's, from 0, by which its order of pairs is drawn. ``reference`` holds log pi_ref of each
+    pair's responses by side (chosen, rejected); None: the policy is the reference as it comes in.
 
     Checkpoints hold the weights as safetensors. Trainer keeps the optimiser's state as PyTorch's own file, which it
     reads with ``weights_only=True``: tensors and numbers, no code. ``training_args.bin``, a pickle, is never read.
@@ -76,7 +104,7 @@ def fit(
             shutil.rmtree(other)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # TRL's own use of it
-        trainer = _trainer(policy, pairs, held_out, params, home, progress)
+        trainer = _trainer(policy, pairs, held_out, params, home, number, reference, progress)
         try:
             trainer.train(resume_from_checkpoint=_last_checkpoint(home))
         except OSError as error:
@@ -86,7 +114,14 @@ def fit(
 
 
 def _trainer(
-    policy: Policy, pairs: PreferencePairs, held_out: HeldOutPairs, params: DPOParams, home: Path, progress: bool
+    policy: Policy,
+    pairs: PreferencePairs,
+    held_out: HeldOutPairs,
+    params: DPOParams,
+    home: Path,
+    number: int,
+    reference: dict[str, list[float]] | None,
+    progress: bool,
 ) -> Any:
     import transformers
     from datasets import Dataset
@@ -97,6 +132,9 @@ def _trainer(
 
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
+
+        def _precompute_ref_logps(self, dataset: Any, *arguments: Any) -> Any:
+            return dataset if reference is not None else super()._precompute_ref_logps(dataset, *arguments)
 
         def create_model_card(self, *_: Any, **__: Any) -> None:
             """None: checkpoints are not published."""
@@ -120,14 +158,16 @@ def _trainer(
             state.log_history.append({"step": state.global_step, _HELD_OUT: held_out.look(policy)})
 
     batch = params.batch_size // params.gradient_accumulation
-    steps = -(-len(pairs) // params.batch_size) * params.num_epochs
+    _, warmup = _steps(params, len(pairs))
+    columns = pairs.table[_IDS].to_dict("list")
+    columns |= {f"ref_{side}_logps": values for side, values in (reference or {}).items()}
     config = DPOConfig(
         output_dir=str(home),
         beta=params.beta,
         loss_type=[params.loss_type],
         learning_rate=params.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=max(1, steps // 10),
+        warmup_steps=warmup,
         weight_decay=0.0,
         max_grad_norm=params.max_grad_norm,
         num_train_epochs=params.num_epochs,
@@ -144,22 +184,24 @@ def _trainer(
         use_cpu=not torch.cuda.is_available(),
         bf16=False,  # the weights' own precision; adapters are float32
         disable_tqdm=not progress,
-        seed=derive_seed(params.seed, "dpo", "order"),
+        seed=derive_seed(params.seed, "dpo", "order", *([number] if number else [])),
     )
+    # TRL makes adapters on 4-bit weights bfloat16, where updates of 5e-7 vanish, and what a round before has learned.
+    trained = policy.model.named_parameters() if params.lora is not None else ()
+    own = {name: value.detach().clone() for name, value in trained if value.requires_grad}
     try:
         with _no_bars():
             trainer = TokenisedDPOTrainer(
                 model=policy.model,
                 args=config,
-                train_dataset=Dataset.from_dict(pairs.table[_IDS].to_dict("list")),
+                train_dataset=Dataset.from_dict(columns),
                 processing_class=policy.tokenizer,
             )
     except ValueError as error:  # an adapter on the output layer, several GPUs without a launcher, ...
         raise DPOError(f"TRL's DPOTrainer refuses: {error}") from error
-    if params.lora is not None:
-        for value in policy.model.parameters():
-            if value.requires_grad:  # TRL makes adapters on 4-bit weights bfloat16, where updates of 5e-7 vanish
-                value.data = value.data.float()
+    for name, value in policy.model.named_parameters():
+        if name in own:
+            value.data = own[name].float()
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.add_callback(Look())
     return trainer

@@ -6,8 +6,8 @@ import pandas as pd
 
 from realm_lib.config.data import DataParams
 from realm_lib.config.rlhf import RlhfParams
+from realm_lib.data.chats import prompt_key
 from realm_lib.data.prompts import load_prompts, policy_pairs
-from realm_lib.rlhf.dpo.pairs import plain
 from realm_lib.rlhf.errors import DPOError
 from realm_lib.runs.run import Run
 
@@ -33,13 +33,13 @@ def load_material(data: DataParams, params: RlhfParams, run: Run | None = None) 
     if params.dpo is None:
         raise DPOError("rlhf.dpo is missing from the parameters")
     held_out = load_prompts(data, params.sampling, "test", run)
-    held = {plain(prompt) for prompt in held_out}
+    held = {prompt_key(prompt) for prompt in held_out}
     if params.dpo.pairs == "on_policy":
         prompts = load_prompts(data, params.sampling, "train", run)
-        return Material([prompt for prompt in prompts if plain(prompt) not in held], held_out, None)
+        return Material([prompt for prompt in prompts if prompt_key(prompt) not in held], held_out, None)
     training, test = (policy_pairs(data, params.sampling, split, run) for split in ("train", "test"))
     return Material(
-        training[~training["history"].map(plain).isin(held)].reset_index(drop=True),
+        training[~training["history"].map(prompt_key).isin(held)].reset_index(drop=True),
         held_out,
-        test[test["history"].map(plain).isin(held)].reset_index(drop=True),
+        test[test["history"].map(prompt_key).isin(held)].reset_index(drop=True),
     )

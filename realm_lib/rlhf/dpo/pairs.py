@@ -12,8 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from realm_lib.config.rlhf import DPOParams, SamplingParams
-from realm_lib.data.chats import Prompt, as_text
+from realm_lib.data.chats import Prompt, as_text, prompt_key
 from realm_lib.data.pairs import chosen_and_rejected
+from realm_lib.rlhf.dpo.balance import balance_length
 from realm_lib.rlhf.errors import DPOError
 from realm_lib.rlhf.policies import EncodedPrompts, Policy, encode_prompts
 from realm_lib.rlhf.rewards import Reward, ask_reward
@@ -35,6 +36,8 @@ class PreferencePairs:
     """Prompts (on-policy) or pairs (human) that there were."""
     dropped: dict[str, int] = field(default_factory=dict)
     """How many of those made no pair, by reason."""
+    later: tuple[Prompt, ...] = ()
+    """Prompts of the rounds to come (``rlhf.dpo.rounds``): their pairs are made by the policy as it is then."""
 
     def __len__(self) -> int:
         return len(self.table)
@@ -47,19 +50,21 @@ class PreferencePairs:
         return f"{text}; left out: {reasons}" if reasons else text
 
     def without_prompts(self, prompts: Iterable[Prompt]) -> "PreferencePairs":
-        """The same without pairs of these prompts, compared as texts whatever their spaces; those are counted."""
-        held = {plain(prompt) for prompt in prompts}
-        keep = np.array([plain(prompt) not in held for prompt in self.table["prompt"]], dtype=bool)
-        if keep.all():
+        """The same without pairs of these prompts, whatever their case and spaces; those are counted."""
+        held = {prompt_key(prompt) for prompt in prompts}
+        keep = np.array([prompt_key(prompt) not in held for prompt in self.table["prompt"]], dtype=bool)
+        later = tuple(prompt for prompt in self.later if prompt_key(prompt) not in held)
+        if keep.all() and len(later) == len(self.later):
             return self
         reason = "the prompt is held out"
         dropped = {**self.dropped, reason: self.dropped.get(reason, 0) + int((~keep).sum())}
-        return replace(self, table=self.table[keep].reset_index(drop=True), dropped=dropped)
+        return replace(self, table=self.table[keep].reset_index(drop=True), dropped=dropped, later=later)
 
-
-def plain(prompt: Prompt) -> str:
-    """A prompt's text with its runs of white space as one space: what makes two prompts the same."""
-    return " ".join(as_text(prompt).split())
+    def and_then(self, others: "PreferencePairs") -> "PreferencePairs":
+        """These pairs and those of a later round, with the counts of both."""
+        dropped = dict(Counter(self.dropped) + Counter(others.dropped))
+        table = pd.concat([self.table, others.table], ignore_index=True)
+        return replace(self, table=table, asked=self.asked + others.asked, dropped=dropped, later=others.later)
 
 
 def shared_words(first: str, second: str) -> float:
@@ -131,7 +136,7 @@ def on_policy_pairs(
     """
     if sampling.temperature == 0:
         raise DPOError("rlhf.sampling.temperature must be above 0: a greedy policy answers a prompt in one way only")
-    distinct = list({plain(prompt): prompt for prompt in prompts}.values())
+    distinct = list({prompt_key(prompt): prompt for prompt in prompts}.values())
     encoded = encode_prompts(policy.tokenizer, distinct, sampling.max_prompt_tokens)
     numbers = range(params.samples_per_prompt)
     drawn = store.draw(policy, encoded.ids, numbers, progress=progress)
@@ -145,7 +150,7 @@ def on_policy_pairs(
             [answer.text for answer in answers],
             values.tolist(),
             [answer.ended for answer in answers],
-            selection=params.selection,
+            selection="all_above_margin" if params.balance_length else params.selection,
             min_margin=params.min_margin,
             near_duplicate=params.near_duplicate,
         )
@@ -165,7 +170,11 @@ def on_policy_pairs(
             }
             for a, b in pairs
         ]
-    return PreferencePairs(pd.DataFrame(rows, columns=_ON_POLICY), "on_policy", len(distinct), dict(dropped))
+    table = pd.DataFrame(rows, columns=_ON_POLICY)
+    if params.balance_length:
+        table, unmatched = balance_length(table, one_a_prompt=params.selection == "best_vs_worst")
+        dropped.update(unmatched)
+    return PreferencePairs(table, "on_policy", len(distinct), dict(dropped))
 
 
 _HUMAN = ["prompt", "chosen", "rejected", "prompt_ids", "chosen_ids", "rejected_ids"]
@@ -232,7 +241,11 @@ def human_pairs(policy: Policy, pairs: pd.DataFrame, params: DPOParams, sampling
             dropped[f"longer than {limit:.0f} tokens"] += 1
             continue
         rows.append(dict(zip(_HUMAN, (prompt, chosen, rejected, ids, *answers), strict=True)))
-    return PreferencePairs(pd.DataFrame(rows, columns=_HUMAN), "human", asked, dict(+dropped))
+    table = pd.DataFrame(rows, columns=_HUMAN)
+    if params.balance_length:
+        table, unmatched = balance_length(table, one_a_prompt=False)
+        dropped.update(unmatched)
+    return PreferencePairs(table, "human", asked, dict(+dropped))
 
 
 def _response_ids(policy: Policy, text: str) -> list[int]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from realm_lib.evaluation.resampling import bootstrap_over_posts
 from realm_lib.evaluation.win_rates import win_rate, win_shares
+from realm_lib.rlhf.dpo.balance import length_difference
 from realm_lib.rlhf.dpo.pairs import PreferencePairs
 from realm_lib.rlhf.policies import Policy
 from realm_lib.rlhf.rewards import Judge, Reward, ask_judge
@@ -56,6 +57,7 @@ class DPOResult:
             "pairs_from": self.pairs.kind,
             "asked": self.pairs.asked,
             "dropped": self.pairs.dropped,
+            "length_difference": length_difference(self.pairs.table),
             "held_out_pairs": len(self.held_out_pairs),
             "held_out_prompts": len(self.answers),
             "judge": self.judge,

@@ -15,11 +15,11 @@ import pandas as pd
 import torch
 
 from realm_lib.config.rlhf import DPOParams, RlhfParams
-from realm_lib.data.chats import Prompt, as_text
-from realm_lib.rlhf.dpo.fitting import fit, training_identity
+from realm_lib.data.chats import Prompt, as_text, prompt_key
 from realm_lib.rlhf.dpo.held_out import HeldOutPairs
-from realm_lib.rlhf.dpo.pairs import PreferencePairs, human_pairs, on_policy_pairs, plain, prompt_column
+from realm_lib.rlhf.dpo.pairs import PreferencePairs, human_pairs, on_policy_pairs, prompt_column
 from realm_lib.rlhf.dpo.result import DPOResult
+from realm_lib.rlhf.dpo.rounds import check_enough, first_part, train_rounds
 from realm_lib.rlhf.errors import DPOError
 from realm_lib.rlhf.judges import Judges, named_judges
 from realm_lib.rlhf.policies import (
@@ -31,7 +31,7 @@ from realm_lib.rlhf.policies import (
     process_state,
     save_policy,
 )
-from realm_lib.rlhf.rewards import Judge, Reward, ask_judge
+from realm_lib.rlhf.rewards import Judge, Reward, ask_judge, reward_identity
 from realm_lib.rlhf.samples import SampleStore
 from realm_lib.runs.files import write_text
 from realm_lib.runs.run import Run
@@ -78,7 +78,8 @@ def train_dpo(
     Pairs are made as :func:`make_pairs` does, or are its result. ``held_out_pairs``, whose margin and accuracy are
     followed, are given in the same ways; without them they are made on-policy from ``held_out``. ``judge`` (one
     callable, or several by name, see :func:`load_judges`) scores the answers to ``held_out`` before and after; the
-    reward always does, as ``realm``. The reference is the policy as it was loaded.
+    reward always does, as ``realm``. The reference is the policy as it was loaded. With ``rounds`` above 1 the pairs of
+    later rounds are made on the way, see :mod:`realm_lib.rlhf.dpo.rounds`.
 
     With ``run`` the policy is saved in models/policy_NAME, the history in logs/NAME.jsonl, responses drawn in
     samples, and a training that was killed goes on from its last checkpoint. No pair of a prompt of ``held_out`` or
@@ -96,7 +97,7 @@ def train_dpo(
     start = _Start.of(params, reward, run, progress, trainable=True)
     policy, dpo = start.policy, start.dpo
     pairs = start.training_pairs(prompts_or_pairs, held)
-    _check_enough(pairs, dpo)
+    check_enough(pairs, dpo)
     watched = start.watched_pairs(held_out if held_out_pairs is None else held_out_pairs)
     encoded = encode_prompts(policy.tokenizer, held_out, params.sampling.max_prompt_tokens)
     if encoded.dropped:
@@ -107,21 +108,32 @@ def train_dpo(
     with ExitStack() as stack:
         home = run.folder if run is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         checkpoints = home / "models" / f".{name}_checkpoints"
-        identity = training_identity(dpo, start.store.identity, pairs, watched)
-        history = fit(policy, pairs, followed, dpo, checkpoints, identity, progress=progress)
+        rounds = train_rounds(
+            policy,
+            pairs,
+            followed,
+            dpo,
+            checkpoints=checkpoints,
+            start=start.store.identity,
+            reward=reward_identity(reward),
+            folder=None if run is None else run.folder,
+            make=lambda identity, prompts: start.known_as(identity, run).made(prompts, (), None),
+            progress=progress,
+        )
+        history = rounds.history
         if run is not None:
             _save(policy, history, run, name)
             trained = dpo.model_copy(update={"model_name": f"run:models/policy_{name}", "revision": None})
             store = SampleStore.of(trained, params.sampling, dpo.seed, run)
         else:
-            store = SampleStore(None, identity, params.sampling, dpo.seed)
+            store = SampleStore(None, rounds.identity, params.sampling, dpo.seed)
         after = replace(start, store=store).answers(encoded)
         answers = _answers(held_out, encoded, before, after, {"realm": reward, **judges})
         shutil.rmtree(checkpoints, ignore_errors=True)
 
     return DPOResult(
         policy=policy,
-        pairs=pairs,
+        pairs=rounds.pairs,
         held_out_pairs=watched,
         history=history,
         implicit=followed.implicit(policy),
@@ -163,35 +175,42 @@ class _Start:
         if kind != self.dpo.pairs:
             form = "a table of pairs" if kind == "human" else "prompts"
             raise DPOError(f"rlhf.dpo.pairs is {self.dpo.pairs}, but what was given is {form}: change one")
-        return self._made(given, held_out, self.dpo.max_prompts)
+        return self.made(given, held_out, self.dpo.max_prompts, self.dpo.rounds)
 
     def watched_pairs(self, given: Pairs) -> PreferencePairs:
         """The pairs that training is followed by, of all prompts and in either form; at least one."""
-        pairs = given if isinstance(given, PreferencePairs) else self._made(given, (), None)
+        pairs = given if isinstance(given, PreferencePairs) else self.made(given, (), None)
         if not len(pairs):
             raise DPOError(f"held out: {pairs.report()}: there is nothing to follow the training by; take more prompts")
         return pairs
+
+    def known_as(self, identity: str, run: Run | None) -> Self:
+        """The same with the policy as training has made it, whose responses are kept under ``identity``."""
+        samples = None if run is None else run.path("samples")
+        return replace(self, store=SampleStore(samples, identity, self.params.sampling, self.dpo.seed))
 
     def answers(self, prompts: EncodedPrompts) -> list[Response]:
         """One answer of the policy, as it is now, to each prompt."""
         return [responses[0] for responses in self.store.draw(self.policy, prompts.ids, [0], progress=self.progress)]
 
-    def _made(
-        self, given: Sequence[Prompt] | pd.DataFrame, held_out: Sequence[Prompt], most: int | None
+    def made(
+        self, given: Sequence[Prompt] | pd.DataFrame, held_out: Sequence[Prompt], most: int | None, rounds: int = 1
     ) -> PreferencePairs:
-        """Pairs of the first ``most`` prompts that are not held out."""
+        """Pairs of the first ``most`` prompts that are not held out; of several rounds those of the first."""
         sampling = self.params.sampling
-        held = {plain(prompt) for prompt in held_out}
+        held = {prompt_key(prompt) for prompt in held_out}
         if isinstance(given, pd.DataFrame):
-            names = given[prompt_column(given)].map(plain)
+            names = given[prompt_column(given)].map(prompt_key)
             wanted = names[~names.isin(held)].drop_duplicates()[:most]
             return human_pairs(self.policy, given[names.isin(wanted)], self.dpo, sampling)
-        prompts = [prompt for prompt in given if plain(prompt) not in held][:most]
+        prompts = [prompt for prompt in given if prompt_key(prompt) not in held][:most]
         if not prompts:
             raise DPOError("there are no prompts to make pairs from, or all of them are held out")
-        return on_policy_pairs(
+        prompts, later = first_part(prompts, rounds)
+        pairs = on_policy_pairs(
             self.policy, self.reward, prompts, self.store, self.dpo, sampling, progress=self.progress
         )
+        return replace(pairs, later=later)
 
 
 def _trainable(dpo: DPOParams, folder: Path | None) -> Policy:
@@ -215,14 +234,6 @@ def _prompts(given: Pairs | None) -> list[Prompt]:
     if not isinstance(table, pd.DataFrame):
         return list(table or ())
     return table[prompt_column(table)].tolist()
-
-
-def _check_enough(pairs: PreferencePairs, dpo: DPOParams) -> None:
-    if len(pairs) < dpo.batch_size:
-        raise DPOError(
-            f"{pairs.report()}. That is fewer than rlhf.dpo.batch_size {dpo.batch_size}: lower it, or take more "
-            "prompts (max_prompts, data.splits.train), more samples_per_prompt or a lower min_margin"
-        )
 
 
 def _save(policy: Policy, history: pd.DataFrame, run: Run, name: str) -> None:

@@ -1,5 +1,6 @@
 """Language models that a reward fine-tunes: loading, prompts as tokens, sampling, and responses' log-probabilities."""
 
+from realm_lib.rlhf.policies.dropout import switch_off_dropout
 from realm_lib.rlhf.policies.loading import Policy, PolicyError, load_policy, process_state, save_policy
 from realm_lib.rlhf.policies.log_probs import (
     SequenceKL,
@@ -30,4 +31,5 @@ __all__ = [
     "sample",
     "save_policy",
     "sequence_kl",
+    "switch_off_dropout",
 ]

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from realm_lib.config.rlhf import PolicyParams
+from realm_lib.rlhf.policies.dropout import switch_off_dropout
 from realm_lib.runs.files import atomic_path
 from realm_lib.runs.weights import checkpoint_fault, four_bit, locate_model
 
@@ -48,8 +49,8 @@ def load_policy(params: PolicyParams, run_folder: Path | None = None, *, trainab
 
     A folder with a LoRA adapter is loaded as its base model under the adapter. ``trainable`` puts a new adapter on the
     model where ``params.lora`` asks for one, gives it the base's task, and freezes everything else. Dropout is off in
-    either case. Raises :class:`PolicyError` for weights that do not fill the model exactly, and for a tokenizer without
-    a chat template, EOS or pad token.
+    either case, in training mode too. Raises :class:`PolicyError` for weights that do not fill the model exactly, and
+    for a tokenizer without a chat template, EOS or pad token.
     """
     import transformers
 
@@ -86,6 +87,7 @@ def load_policy(params: PolicyParams, run_folder: Path | None = None, *, trainab
         model = _with_new_adapter(model, params, adapter)
     else:
         model.requires_grad_(trainable)
+    switch_off_dropout(model)
     return Policy(model.eval(), tokenizer)
 
 
