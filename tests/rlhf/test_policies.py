@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -269,3 +270,12 @@ def test_the_estimates_of_the_kl_meet_its_true_value() -> None:
     assert one.k3 == pytest.approx(np.e - 1 - 1)
     with pytest.raises(PolicyError, match="1 responses under the policy, 0"):
         sequence_kl([np.zeros(1)], [])
+
+
+def test_a_model_whose_limits_are_its_text_part_s_keeps_its_context() -> None:
+    """As multimodal models have them: no max_position_embeddings of their own."""
+    from transformers import Qwen3_5Config
+
+    config = Qwen3_5Config(text_config={"max_position_embeddings": 96, "num_hidden_layers": 4})
+    assert not hasattr(config, "max_position_embeddings")
+    assert Policy(SimpleNamespace(config=config), None).context == 96
