@@ -68,6 +68,11 @@ class SamplingParams(Section):
     """Rows at once in generation and in forward passes without gradient: memory and speed, not results."""
     held_out_prompts: Annotated[int, Field(ge=2)] = 128
     """Prompts of the test split on which policies are judged."""
+    enable_thinking: bool | None = None
+    """Given to chat templates that know it, as Qwen3's; null leaves it to the template."""
+    thinking: Literal["keep", "strip"] = "keep"
+    """What reward and judges read of a response: all, or what follows its last ``</think>``, which is nothing where
+    the thinking never ends. What is learned from are all tokens."""
 
 
 class PPOParams(PolicyParams):

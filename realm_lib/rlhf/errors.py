@@ -9,6 +9,10 @@ class SampleError(RuntimeError):
     """Responses kept on disk that cannot be used, or a policy that they could not be told by."""
 
 
+class PolicyError(RuntimeError):
+    """A policy that cannot be loaded or sampled, or prompts that it cannot take; the message says what to do."""
+
+
 class PPOError(RuntimeError):
     """PPO that cannot start or go on; the message says what to change."""
 

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from realm_lib.config.rlhf import PolicyParams, SamplingParams
 from realm_lib.rlhf.errors import SampleError
-from realm_lib.rlhf.policies import Policy, Response, sample
+from realm_lib.rlhf.policies import Policy, Response, adapter_base, is_adapter, sample
 from realm_lib.runs.files import write_text
 from realm_lib.runs.run import Run
 from realm_lib.runs.seeds import derive_seed
@@ -33,9 +33,8 @@ def policy_identity(params: PolicyParams, run_folder: Path | None) -> str:
     """
     source = locate_model(params.model_name, run_folder)
     weights = [_weights(source, params.revision)]
-    if isinstance(source, Path) and (adapter := source / "adapter_config.json").is_file():  # its base lies elsewhere
-        base = str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
-        weights.append(_weights(Path(base) if Path(base).is_dir() else base, None))
+    if isinstance(source, Path) and is_adapter(source):  # its base lies elsewhere
+        weights.append(_weights(*adapter_base(source)))
     return _digest([weights, params.dtype, params.quantization])
 
 
@@ -56,7 +55,7 @@ class SampleStore:
 
     def __init__(self, folder: Path | None, identity: str, sampling: SamplingParams, seed: int) -> None:
         self.identity, self.sampling, self.seed = identity, sampling, seed
-        settings = [identity, sampling.max_new_tokens, sampling.temperature, seed]
+        settings = [identity, sampling.max_new_tokens, sampling.temperature, sampling.thinking, seed]
         self.folder = folder / _digest(settings)[:16] if folder is not None else None
         self._responses: dict[str, Response] = {}
         for piece in sorted(self.folder.glob("*.jsonl")) if self.folder is not None else []:
@@ -106,6 +105,7 @@ class SampleStore:
             temperature=self.sampling.temperature,
             seeds=[seed for _, seed in asked],
             batch_size=self.sampling.batch_size,
+            thinking=self.sampling.thinking,
         )
 
     def _keep(self, keys: Sequence[str], responses: Sequence[Response]) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from realm_lib.rlhf.policies import (
     load_policy,
     response_log_probs,
     sample,
-    save_policy,
     sequence_kl,
 )
 from realm_lib.runs.run import MissingStepError
@@ -107,36 +107,6 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
         load_policy(PolicyParams(model_name="run:models/policy_sft"), tmp_path)
     (tmp_path / "empty").mkdir()
     assert "holds no tokenizer" in refusal(tmp_path / "empty")
-
-
-@pytest.mark.slow
-def test_an_adapter_is_saved_alone_and_loaded_with_its_base(
-    folder: Path, policy: Policy, prompts: list[list[int]], tmp_path: Path
-) -> None:
-    lora = LoraParams(r=2, alpha=4.0)
-    trained = load_policy(PolicyParams(model_name=str(folder), lora=lora), trainable=True)
-    answers = [response.ids for response in drawn(policy, prompts)]
-    before = response_log_probs(policy.model, prompts, answers)
-    names = [name for name, value in trained.model.named_parameters() if value.requires_grad]
-    assert names
-    assert all("lora_" in name for name in names)
-    np.testing.assert_allclose(response_log_probs(trained.model, prompts, answers)[1], before[1], atol=1e-5)
-    with torch.no_grad():
-        for name, value in trained.model.named_parameters():
-            if "lora_B" in name:
-                value.normal_(std=0.1)
-    save_policy(trained, tmp_path / "adapter")
-    assert not (tmp_path / "adapter" / "model.safetensors").exists()
-    again = load_policy(PolicyParams(model_name=str(tmp_path / "adapter")))
-    found = response_log_probs(again.model, prompts, answers)
-    for own, other in zip(response_log_probs(trained.model, prompts, answers), found, strict=True):
-        np.testing.assert_allclose(own, other, atol=1e-6)
-    assert np.abs(found[1] - before[1]).max() > 0.01
-    with pytest.raises(PolicyError, match="already has an adapter"):
-        load_policy(PolicyParams(model_name=str(tmp_path / "adapter"), lora=lora), trainable=True)
-    unknown = LoraParams(r=2, alpha=4.0, target_modules=["no_such_layer"])
-    with pytest.raises(PolicyError, match="target_modules"):
-        load_policy(PolicyParams(model_name=str(folder), lora=unknown), trainable=True)
 
 
 def test_gradients_pass_through_four_bit_layers_that_have_answered_before(tmp_path: Path) -> None:
@@ -300,3 +270,12 @@ def test_the_estimates_of_the_kl_meet_its_true_value() -> None:
     assert one.k3 == pytest.approx(np.e - 1 - 1)
     with pytest.raises(PolicyError, match="1 responses under the policy, 0"):
         sequence_kl([np.zeros(1)], [])
+
+
+def test_a_model_whose_limits_are_its_text_part_s_keeps_its_context() -> None:
+    """As multimodal models have them: no max_position_embeddings of their own."""
+    from transformers import Qwen3_5Config
+
+    config = Qwen3_5Config(text_config={"max_position_embeddings": 96, "num_hidden_layers": 4})
+    assert not hasattr(config, "max_position_embeddings")
+    assert Policy(SimpleNamespace(config=config), None).context == 96

@@ -1,6 +1,7 @@
 """Reward models that run here: each distinct text and each shared prefix once, longest first under a token budget."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from realm_lib.models.reward_models.forward import last_states
 from realm_lib.models.reward_models.loading import LoadedModel, load_model, log
 from realm_lib.models.reward_models.packing import Row, plan_batches
 from realm_lib.models.reward_models.text_pair import TextPairEncoder
+from realm_lib.runs.memory import within_memory
 
 
 class TransformerScorer:
@@ -114,7 +116,7 @@ class TransformerScorer:
             )
             for batch in batches:
                 indices = [left[index] for row in batch for index in row.indices]
-                values = self._within_memory(batch, [chats[index] for index in indices])
+                values = within_memory(partial(self._scores_of, batch, [chats[index] for index in indices]))
                 if values is None:
                     if len(indices) == 1:
                         raise _AloneTooLarge(indices[0])
@@ -126,16 +128,9 @@ class TransformerScorer:
             left = [index for index in left if index not in done]
         return scores
 
-    def _within_memory(self, batch: Sequence[Row], chats: Sequence[EncodedChat]) -> NDArray[np.float32] | None:
-        """Scores of a batch's texts in their order; None when there is not enough memory for them."""
-        try:
-            values = self._decode(batch) if self._loaded.body is not None else self._classify(chats)
-        except torch.OutOfMemoryError:
-            return None
-        except RuntimeError as error:
-            if "not enough memory" not in str(error) and "can't allocate memory" not in str(error):  # the CPU's words
-                raise
-            return None
+    def _scores_of(self, batch: Sequence[Row], chats: Sequence[EncodedChat]) -> NDArray[np.float32]:
+        """Scores of a batch's texts in their order."""
+        values = self._decode(batch) if self._loaded.body is not None else self._classify(chats)
         scores: NDArray[np.float32] = values.float().cpu().numpy()
         return scores
 
@@ -148,8 +143,6 @@ class TransformerScorer:
             taken,
             self.budget,
         )
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
     def _decode(self, batch: Sequence[Row]) -> torch.Tensor:
         assert self._loaded.body is not None

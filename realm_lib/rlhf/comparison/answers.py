@@ -78,7 +78,7 @@ def compare_policies(
     prompts = list(prompts)[: settings.prompts]
     folder = None if run is None else run.folder
     base = load_policy(start, folder)
-    encoded = encode_prompts(base.tokenizer, prompts, sampling.max_prompt_tokens)
+    encoded = encode_prompts(base.tokenizer, prompts, sampling.max_prompt_tokens, sampling.enable_thinking)
     if len(encoded.ids) < 2:
         raise ComparisonError(f"a comparison needs two prompts at least: {encoded.reason or 'give more'}")
     asked = [prompts[index] for index in encoded.kept]
@@ -92,7 +92,7 @@ def compare_policies(
         if policy.tokenizer.get_vocab() != base.tokenizer.get_vocab():
             reason = f"its tokenizer is not that of {start.model_name}: KL between them means nothing"
             raise ComparisonError(f"{name}: {reason}")
-        ids = encode_prompts(policy.tokenizer, asked, sampling.max_prompt_tokens).ids
+        ids = encode_prompts(policy.tokenizer, asked, sampling.max_prompt_tokens, sampling.enable_thinking).ids
         if ids != encoded.ids:
             raise ComparisonError(f"{name}: its chat template is not that of {start.model_name}: the prompts differ")
         answers = SampleStore.of(policy_params, sampling, seed, run).draw(policy, ids, [0], progress=progress)

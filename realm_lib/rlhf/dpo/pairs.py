@@ -137,7 +137,7 @@ def on_policy_pairs(
     if sampling.temperature == 0:
         raise DPOError("rlhf.sampling.temperature must be above 0: a greedy policy answers a prompt in one way only")
     distinct = list({prompt_key(prompt): prompt for prompt in prompts}.values())
-    encoded = encode_prompts(policy.tokenizer, distinct, sampling.max_prompt_tokens)
+    encoded = encode_prompts(policy.tokenizer, distinct, sampling.max_prompt_tokens, sampling.enable_thinking)
     numbers = range(params.samples_per_prompt)
     drawn = store.draw(policy, encoded.ids, numbers, progress=progress)
     rows: list[dict[str, Any]] = []
@@ -228,7 +228,7 @@ def human_pairs(policy: Policy, pairs: pd.DataFrame, params: DPOParams, sampling
     if frame.empty:
         return PreferencePairs(pd.DataFrame(columns=_HUMAN), "human", asked, +dropped)
     prompts = list(frame["prompt"].unique())
-    encoded = encode_prompts(policy.tokenizer, prompts, sampling.max_prompt_tokens)
+    encoded = encode_prompts(policy.tokenizer, prompts, sampling.max_prompt_tokens, sampling.enable_thinking)
     ids_of = {prompts[index]: ids for index, ids in zip(encoded.kept, encoded.ids, strict=True)}
     rows: list[dict[str, Any]] = []
     for prompt, chosen, rejected in zip(frame["prompt"], frame["chosen"], frame["rejected"], strict=True):

@@ -99,7 +99,9 @@ def train_dpo(
     pairs = start.training_pairs(prompts_or_pairs, held)
     check_enough(pairs, dpo)
     watched = start.watched_pairs(held_out if held_out_pairs is None else held_out_pairs)
-    encoded = encode_prompts(policy.tokenizer, held_out, params.sampling.max_prompt_tokens)
+    encoded = encode_prompts(
+        policy.tokenizer, held_out, params.sampling.max_prompt_tokens, params.sampling.enable_thinking
+    )
     if encoded.dropped:
         _log.warning("held out: %s", encoded.reason)
     before = start.answers(encoded)
@@ -217,8 +219,6 @@ def _trainable(dpo: DPOParams, folder: Path | None) -> Policy:
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(dpo.seed, "dpo", "new weights"))  # a LoRA adapter starts at random
         policy = load_policy(dpo, folder, trainable=True)
-    if dpo.lora is None and hasattr(policy.model, "peft_config"):
-        raise DPOError(f"{dpo.model_name}: is an adapter on another model: merge it into its base first")
     if dpo.lora is None and dpo.dtype != "float32":
         _log.warning(
             "all weights are trained in %s, which cannot hold updates much below a hundredth of a weight: take dtype "

@@ -1,10 +1,12 @@
 """Language models that a reward fine-tunes: loading, prompts as tokens, sampling, and responses' log-probabilities."""
 
+from realm_lib.rlhf.errors import PolicyError
+from realm_lib.rlhf.policies.adapters import adapter_base, is_adapter
+from realm_lib.rlhf.policies.batches import alike, alike_within_memory
 from realm_lib.rlhf.policies.dropout import switch_off_dropout
-from realm_lib.rlhf.policies.loading import Policy, PolicyError, load_policy, process_state, save_policy
+from realm_lib.rlhf.policies.loading import Policy, load_policy, process_state, save_policy
 from realm_lib.rlhf.policies.log_probs import (
     SequenceKL,
-    alike,
     backbone_of,
     next_token_logits,
     pad_right,
@@ -20,9 +22,12 @@ __all__ = [
     "PolicyError",
     "Response",
     "SequenceKL",
+    "adapter_base",
     "alike",
+    "alike_within_memory",
     "backbone_of",
     "encode_prompts",
+    "is_adapter",
     "load_policy",
     "next_token_logits",
     "pad_right",

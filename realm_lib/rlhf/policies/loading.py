@@ -1,8 +1,7 @@
 """A causal language model with its tokenizer, loaded whole or refused."""
 
-import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,13 @@ import torch
 from safetensors import SafetensorError
 
 from realm_lib.config.rlhf import PolicyParams
+from realm_lib.rlhf.errors import PolicyError
+from realm_lib.rlhf.policies import adapters
 from realm_lib.rlhf.policies.dropout import switch_off_dropout
 from realm_lib.runs.files import atomic_path
-from realm_lib.runs.weights import checkpoint_fault, four_bit, locate_model
+from realm_lib.runs.weights import checkpoint_fault, four_bit, hub_commit, locate_model
 
-_ADAPTER = "adapter_config.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
-
-
-class PolicyError(RuntimeError):
-    """A policy that cannot be loaded or sampled, or prompts that it cannot take; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +24,10 @@ class Policy:
 
     model: Any
     tokenizer: Any
+    own_base: bool = False
+    """Whether no other place holds the model under the adapter: an adapter that it came with was merged into it."""
+    fits: dict[str, int] = field(default_factory=dict, compare=False, repr=False)
+    """Rows at once that were found to fit memory where more were asked for, by what was done with them."""
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -40,30 +40,33 @@ class Policy:
     @property
     def context(self) -> int | None:
         """Most tokens of prompt and response together; None where the model states no limit."""
-        limit = getattr(self.model.config, "max_position_embeddings", None)
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return None if limit is None else int(limit)
 
 
 def load_policy(params: PolicyParams, run_folder: Path | None = None, *, trainable: bool = False) -> Policy:
     """The policy that ``params`` names; ``run_folder`` is where ``run:`` names start.
 
-    A folder with a LoRA adapter is loaded as its base model under the adapter. ``trainable`` puts a new adapter on the
-    model where ``params.lora`` asks for one, gives it the base's task, and freezes everything else. Dropout is off in
-    either case, in training mode too. Raises :class:`PolicyError` for weights that do not fill the model exactly, and
-    for a tokenizer without a chat template, EOS or pad token.
+    A folder with a LoRA adapter is loaded as its base model, at the commit that the adapter was trained on, under the
+    adapter. ``trainable`` merges that adapter into the base, so that what training starts from is one model and the
+    reference; puts a new adapter on it where ``params.lora`` asks for one; and freezes everything else. Dropout is off
+    in either case, in training mode too. Raises :class:`PolicyError` for weights that do not fill the model exactly, for a tokenizer without
+    a chat template, EOS or pad token, and for an adapter to train on 4-bit weights.
     """
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     source = locate_model(params.model_name, run_folder)
     tokenizer = _load_tokenizer(source, params)
-    adapter = Path(source) if isinstance(source, Path) and (source / _ADAPTER).is_file() else None
-    base = _base_of(adapter) if adapter is not None else source
+    adapter = source if isinstance(source, Path) and adapters.is_adapter(source) else None
+    base, revision = (source, params.revision) if adapter is None else adapters.adapter_base(adapter)
     options: dict[str, Any] = {
         "dtype": getattr(torch, params.dtype),
-        "revision": None if adapter is not None else params.revision,
+        "revision": revision,
         "use_safetensors": True,  # else a folder that has only pytorch_model.bin would be unpickled
     }
+    if adapter is not None and trainable:
+        adapters.check_mergeable(params)
     if params.device_map is not None:
         options["device_map"] = params.device_map
     if params.quantization == "4bit":
@@ -77,17 +80,18 @@ def load_policy(params: PolicyParams, run_folder: Path | None = None, *, trainab
         raise PolicyError(f"{params.model_name}: {fault}: these weights are not those of a {type(model).__name__}")
     if params.device_map is None and params.quantization is None:
         model = model.to(process_state().device)
-    if adapter is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+    if adapter is not None and trainable:
+        model = adapters.with_merged(model, adapter, params)
+    elif adapter is not None:
+        model = adapters.under_adapter(model, adapter)
+    switch_off_dropout(model)
     if trainable and params.quantization is not None:
         _keep_gradients(model)
     if trainable and params.lora is not None:
-        model = _with_new_adapter(model, params, adapter)
-    else:
-        model.requires_grad_(trainable)
-    switch_off_dropout(model)
+        commit = hub_commit(str(base), revision) if not isinstance(base, Path) else None
+        model = adapters.with_new_adapter(model, params, commit or revision)
+        return Policy(model.eval(), tokenizer, own_base=adapter is not None)
+    model.requires_grad_(trainable)
     return Policy(model.eval(), tokenizer)
 
 
@@ -103,9 +107,15 @@ def process_state() -> Any:
 
 
 def save_policy(policy: Policy, folder: str | Path) -> None:
-    """Save model (the adapter alone, where there is one) and tokenizer; the folder appears when all is in it."""
+    """Save model and tokenizer; the folder appears when all is in it.
+
+    Of a model under an adapter the adapter alone, which names its base; and a base of its own too
+    (:attr:`Policy.own_base`).
+    """
     with atomic_path(folder) as temporary:
         policy.model.save_pretrained(temporary)
+        if policy.own_base:
+            adapters.save_base(policy.model, temporary, Path(folder))
         policy.tokenizer.save_pretrained(temporary)
         (temporary / "README.md").unlink(missing_ok=True)  # peft's, which knows nothing of this model
 
@@ -136,14 +146,6 @@ def _load_tokenizer(source: Path | str, params: PolicyParams) -> Any:
     return tokenizer
 
 
-def _base_of(adapter: Path) -> str:
-    content = json.loads((adapter / _ADAPTER).read_text(encoding="utf-8"))
-    base: str | None = content.get("base_model_name_or_path")
-    if not base:
-        raise PolicyError(f"{adapter / _ADAPTER}: does not say which model the adapter belongs to")
-    return base
-
-
 def _keep_gradients(model: Any) -> None:
     """Keep 4-bit layers in the form through which gradients pass.
 
@@ -153,27 +155,3 @@ def _keep_gradients(model: Any) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-
-
-def _with_new_adapter(model: Any, params: PolicyParams, adapter: Path | None) -> Any:
-    """``model`` under a LoRA adapter that changes nothing yet (its second factor is zero)."""
-    from peft import LoraConfig, get_peft_model
-
-    assert params.lora is not None
-    if adapter is not None:
-        raise PolicyError(
-            f"{params.model_name}: already has an adapter, whose base and not itself would be the reference: merge it "
-            "into its base first, or train with lora: null"
-        )
-    config = LoraConfig(
-        r=params.lora.r,
-        lora_alpha=params.lora.alpha,
-        lora_dropout=params.lora.dropout,
-        target_modules=params.lora.target_modules,
-        task_type="CAUSAL_LM",
-    )
-    try:
-        # float32 adapters: updates of 1e-5 are lost in bfloat16 weights.
-        return get_peft_model(model, config, autocast_adapter_dtype=True)
-    except ValueError as error:
-        raise PolicyError(f"{params.model_name}: lora.target_modules {params.lora.target_modules}: {error}") from error

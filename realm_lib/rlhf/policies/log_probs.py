@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from realm_lib.rlhf.policies.loading import PolicyError
+from realm_lib.rlhf.errors import PolicyError
+from realm_lib.rlhf.policies.batches import alike_within_memory
 
 BLOCK = 2**27
 """Logits that are made at once: 512 MiB in float32."""
@@ -30,7 +31,7 @@ def backbone_of(model: Any) -> Any:
 
 def next_token_logits(model: Any, hidden: Tensor) -> Tensor:
     """Logits [n, vocabulary] of the tokens after hidden states [n, hidden], as the model's own forward makes them."""
-    config = model.config
+    config = model.config.get_text_config()
     logits: Tensor = model.get_output_embeddings()(hidden)
     if scale := getattr(config, "logits_scaling", None):  # Granite
         logits = logits / scale
@@ -76,7 +77,7 @@ def response_log_probs(
     """Log-probabilities of each response's tokens under ``model`` at ``temperature``, float32 [its tokens] each.
 
     ``responses`` are token ids, as :class:`Response` holds them. Longest rows first, ``batch_size``
-    rows at once. Raises :class:`PolicyError` for an empty prompt or response.
+    rows at once, or as many as fit memory. Raises :class:`PolicyError` for an empty prompt or response.
     """
     if len(prompt_ids) != len(responses):
         raise PolicyError(f"{len(prompt_ids)} prompts but {len(responses)} responses")
@@ -88,7 +89,8 @@ def response_log_probs(
     lengths = [len(prompt) + len(response) for prompt, response in zip(prompt_ids, responses, strict=True)]
     log_probs: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(lengths)
     backbone = backbone_of(model)
-    for indices in alike(lengths, batch_size):
+
+    def of(indices: list[int]) -> list[NDArray[np.float32]]:
         prompts, answers = [prompt_ids[n] for n in indices], [responses[n] for n in indices]
         ids = pad_right([[*p, *r] for p, r in zip(prompts, answers, strict=True)], model.device)
         hidden = backbone(input_ids=ids, use_cache=False).last_hidden_state
@@ -96,15 +98,12 @@ def response_log_probs(
         targets = torch.tensor([token for answer in answers for token in answer], device=model.device)
         blocks = in_blocks(model, hidden.flatten(0, 1)[before], targets)
         chosen = torch.cat([log_probs_of(model, *block, temperature) for block in blocks])
-        for index, values in zip(indices, torch.split(chosen, [len(answer) for answer in answers]), strict=True):
-            log_probs[index] = values.cpu().numpy()
+        return [values.cpu().numpy() for values in torch.split(chosen, [len(answer) for answer in answers])]
+
+    for indices, found in alike_within_memory(lengths, batch_size, of, "log-probabilities"):
+        for index, values in zip(indices, found, strict=True):
+            log_probs[index] = values
     return log_probs
-
-
-def alike(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Indices of rows of like length, longest first, ``batch_size`` at a time."""
-    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    return (order[start : start + batch_size] for start in range(0, len(order), batch_size))
 
 
 def log_probs_of(model: Any, states: Tensor, targets: Tensor, temperature: float) -> Tensor:

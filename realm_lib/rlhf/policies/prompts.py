@@ -6,7 +6,7 @@ from typing import Any
 
 from realm_lib.data.chats import Prompt, as_messages, as_text
 from realm_lib.models.reward_models.chat import DATE
-from realm_lib.rlhf.policies.loading import PolicyError
+from realm_lib.rlhf.errors import PolicyError
 
 
 @dataclass(frozen=True)
@@ -20,18 +20,27 @@ class EncodedPrompts:
     """Says in words how many were left out; empty when none was."""
 
 
-def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt], max_prompt_tokens: int) -> EncodedPrompts:
+def encode_prompts(
+    tokenizer: Any, prompts: Sequence[Prompt], max_prompt_tokens: int, enable_thinking: bool | None = None
+) -> EncodedPrompts:
     """Each prompt as a chat that waits for the assistant's answer.
 
+    ``enable_thinking`` is given to the chat template; None leaves it to the template's own default.
     Prompts over ``max_prompt_tokens`` tokens, template included, are left out and counted. Raises :class:`PolicyError`
     naming an empty prompt, when no prompt fits, and for a template that writes BOS twice.
     """
     for index, prompt in enumerate(prompts):
         if not as_text(prompt).strip():
             raise PolicyError(f"prompt {index} is empty: remove it")
+    switches = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
     rows = [
         tokenizer.apply_chat_template(
-            as_messages(prompt), add_generation_prompt=True, tokenize=True, return_dict=True, date_string=DATE
+            as_messages(prompt),
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            date_string=DATE,
+            **switches,
         )["input_ids"]
         for prompt in prompts
     ]

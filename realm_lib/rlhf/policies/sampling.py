@@ -7,7 +7,7 @@ the model's own arithmetic is.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from realm_lib.rlhf.policies.loading import Policy, PolicyError
-from realm_lib.rlhf.policies.log_probs import alike
+from realm_lib.rlhf.errors import PolicyError
+from realm_lib.rlhf.policies.batches import alike_within_memory
+from realm_lib.rlhf.policies.loading import Policy
+from realm_lib.rlhf.policies.thinking import after_thinking
 
 _SHRINK_BELOW = 0.75
 """Ended rows leave the batch when fewer than this share of it still write: each leaving copies the cache."""
@@ -39,11 +41,14 @@ def sample(
     temperature: float,
     seeds: Sequence[int],
     batch_size: int,
+    thinking: Literal["keep", "strip"] = "keep",
 ) -> list[Response]:
     """One response to each prompt, in the prompts' order; ``seeds`` holds one number a prompt.
 
     At temperature 0 the likeliest token is taken and seeds do not matter. Prompts of like length are sampled together,
-    at most ``batch_size`` at once; generation stops when all rows have ended.
+    at most ``batch_size`` at once, or as many as fit memory; generation stops when all rows have ended. ``thinking``
+    "strip" leaves out of the responses' texts, and not of their tokens, what
+    :func:`realm_lib.rlhf.policies.thinking.after_thinking` leaves out.
     Raises :class:`PolicyError` for an empty prompt, one that leaves no room for the response in the model's context,
     and logits that are not finite.
     """
@@ -57,18 +62,22 @@ def sample(
                 f"prompt {index} has {len(row)} tokens; with {max_new_tokens} new ones that is more than the model's "
                 f"context of {policy.context}: lower max_prompt_tokens or max_new_tokens"
             )
+
+    def of(indices: list[int]) -> list[list[int]]:
+        uniforms = np.stack([_uniforms(seeds[index], max_new_tokens) for index in indices])
+        return _generate(policy, [prompt_ids[index] for index in indices], uniforms, temperature)
+
     drawn: list[list[int]] = [[] for _ in prompt_ids]
     was_training = policy.model.training
     policy.model.eval()
     try:
-        for indices in alike([len(row) for row in prompt_ids], batch_size):
-            uniforms = np.stack([_uniforms(seeds[index], max_new_tokens) for index in indices])
-            rows = _generate(policy, [prompt_ids[index] for index in indices], uniforms, temperature)
+        lengths = [len(row) for row in prompt_ids]
+        for indices, rows in alike_within_memory(lengths, batch_size, of, "sampling", policy.fits):
             for index, row in zip(indices, rows, strict=True):
                 drawn[index] = row
     finally:
         policy.model.train(was_training)
-    return [_response(policy, ids) for ids in drawn]
+    return [_response(policy, prompt, ids, thinking) for prompt, ids in zip(prompt_ids, drawn, strict=True)]
 
 
 def _uniforms(seed: int, count: int) -> NDArray[np.float64]:
@@ -112,7 +121,7 @@ def _generate(
         positions = positions[:, -1:] + 1
         if writing < _SHRINK_BELOW * len(rows):
             keep = alive.nonzero().squeeze(1)
-            cache.batch_select_indices(keep)
+            cache.reorder_cache(keep)  # batch_select_indices is not known to recurrent layers
             tensors = (tokens, positions, mask, numbers, alive)
             tokens, positions, mask, numbers, alive = (tensor[keep] for tensor in tensors)
             rows = rows[keep.cpu()]
@@ -141,7 +150,9 @@ def _pad_left(rows: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tenso
     return ids.to(device), mask.to(device)
 
 
-def _response(policy: Policy, ids: list[int]) -> Response:
+def _response(policy: Policy, prompt: Sequence[int], ids: list[int], thinking: Literal["keep", "strip"]) -> Response:
     ended = ids[-1] in policy.end_ids
-    text: str = policy.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
-    return Response(ids, text, ended)
+    written = ids[:-1] if ended else ids
+    if thinking == "strip":
+        return Response(ids, after_thinking(policy.tokenizer, prompt, written), ended)
+    return Response(ids, policy.tokenizer.decode(written, skip_special_tokens=True), ended)

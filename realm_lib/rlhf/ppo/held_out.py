@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from realm_lib.config.rlhf import PPOParams
+from realm_lib.config.rlhf import PPOParams, SamplingParams
 from realm_lib.data.chats import Prompt, as_text
 from realm_lib.evaluation.resampling import bootstrap_over_posts
 from realm_lib.rlhf.policies import EncodedPrompts, PolicyError, encode_prompts
@@ -28,10 +28,11 @@ class PromptSet:
     encoded: EncodedPrompts
 
     @classmethod
-    def of(cls, kind: str, prompts: Sequence[Prompt], tokenizer: Any, max_prompt_tokens: int) -> Self:
+    def of(cls, kind: str, prompts: Sequence[Prompt], tokenizer: Any, sampling: SamplingParams) -> Self:
         """As tokens; raises what :func:`realm_lib.rlhf.policies.encode_prompts` raises, and says of which set."""
         try:
-            return cls(kind, list(prompts), encode_prompts(tokenizer, prompts, max_prompt_tokens))
+            encoded = encode_prompts(tokenizer, prompts, sampling.max_prompt_tokens, sampling.enable_thinking)
+            return cls(kind, list(prompts), encoded)
         except PolicyError as error:
             raise PolicyError(f"{kind}: {error}") from error
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from realm_lib.config.rlhf import PPOParams, SamplingParams
 from realm_lib.data.chats import Prompt
-from realm_lib.rlhf.policies import alike, sample
+from realm_lib.rlhf.policies import alike_within_memory, sample
 from realm_lib.rlhf.ppo.actor_critic import ActorCritic, Ids
 from realm_lib.rlhf.ppo.estimators import generalised_advantages, leave_one_out, token_rewards, whiten
 from realm_lib.rlhf.rewards import Judge, Reward, ask_judge, ask_reward
@@ -104,6 +104,7 @@ def play(
             temperature=sampling.temperature,
             seeds=[row.seed for row in asked],
             batch_size=sampling.batch_size,
+            thinking=sampling.thinking,
         )
     prompts, indices = [row.prompt for row in asked], [row.index for row in asked]
     texts = [response.text for response in responses]
@@ -115,16 +116,19 @@ def play(
     told = table.to_dict("records")
     episodes: dict[int, Episode] = {}
     lengths = [len(row.ids) + len(response.ids) for row, response in zip(asked, responses, strict=True)]
+
+    def passes(batch: list[int]) -> list[list[Floats]]:
+        """Log-probabilities, the reference's, values and entropies of each row's tokens."""
+        prompt_ids, response_ids = [asked[n].ids for n in batch], [responses[n].ids for n in batch]
+        tokens = models.evaluate(prompt_ids, response_ids, sampling.temperature)
+        reference = models.reference_log_probs(prompt_ids, response_ids, sampling.temperature)
+        assert tokens.entropies is not None
+        found = (tokens.log_probs, reference, tokens.values, tokens.entropies)
+        return [_by_row(numbers, response_ids) for numbers in found]
+
     with clock("forward"), torch.no_grad():
-        for batch in alike(lengths, sampling.batch_size):
-            prompt_ids, response_ids = [asked[n].ids for n in batch], [responses[n].ids for n in batch]
-            tokens = models.evaluate(prompt_ids, response_ids, sampling.temperature)
-            reference = models.reference_log_probs(prompt_ids, response_ids, sampling.temperature)
-            assert tokens.entropies is not None
-            log_probs, reference_log_probs, values, entropies = (
-                _by_row(numbers, response_ids)
-                for numbers in (tokens.log_probs, reference, tokens.values, tokens.entropies)
-            )
+        batches = alike_within_memory(lengths, sampling.batch_size, passes, "forward passes", models.policy.fits)
+        for batch, (log_probs, reference_log_probs, values, entropies) in batches:
             for row, n in enumerate(batch):
                 episodes[n] = Episode(
                     index=asked[n].index,

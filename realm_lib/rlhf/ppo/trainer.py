@@ -96,12 +96,11 @@ class PPOTrainer:
         self.processes = Processes()
         self._check(policy)
         self.prompts = list(prompts)
-        limit = self.sampling.max_prompt_tokens
-        self._encoded = PromptSet.of("training", self.prompts, policy.tokenizer, limit).encoded
-        self._held_out = PromptSet.of("held out", held_out, policy.tokenizer, limit)
+        self._encoded = PromptSet.of("training", self.prompts, policy.tokenizer, self.sampling).encoded
+        self._held_out = PromptSet.of("held out", held_out, policy.tokenizer, self.sampling)
         self._choosing = self._held_out
         if choose_on is not None:
-            self._choosing = PromptSet.of("choosing", choose_on, policy.tokenizer, limit)
+            self._choosing = PromptSet.of("choosing", choose_on, policy.tokenizer, self.sampling)
         sets = {"training": self._encoded, **{part.kind: part.encoded for part in (self._choosing, self._held_out)}}
         self.dropped = "; ".join(f"{kind}: {encoded.reason}" for kind, encoded in sets.items() if encoded.dropped)
         if self.dropped:

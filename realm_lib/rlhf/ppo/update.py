@@ -24,6 +24,7 @@ from realm_lib.rlhf.ppo.estimators import (
 from realm_lib.rlhf.ppo.monitor import describe
 from realm_lib.rlhf.ppo.processes import Processes
 from realm_lib.rlhf.ppo.rollout import Episode, Learnable, learnable
+from realm_lib.runs.memory import MemoryShort, halving
 from realm_lib.runs.seeds import derive_seed
 
 _ADAM_EPS = 1e-5
@@ -50,6 +51,7 @@ class Learner:
             params.kl_coefficient, params.kl_target, params.kl_horizon or max(1, params.total_episodes // 10)
         )
         self.scale = RunningScale()
+        self._most_rows: int | None = None  # of a part, as far as memory has shown
 
     def update(self, episodes: Sequence[Episode], step: int) -> dict[str, Any]:
         """Update number ``step``, counted from 0, from a rollout; returns its numbers.
@@ -123,14 +125,26 @@ class Learner:
         # Longest first: each part then holds rows of like length, and little padding.
         ordered = sorted(chosen, key=lambda n: (-len(episodes[n].prompt_ids) - len(episodes[n].response_ids), n))
         mine = self.processes.share(ordered)
+
+        def accumulate(size: int) -> Tensor:
+            """Gradients from zero: a part that ran out of memory may have left some of its own."""
+            sums = torch.zeros(len(_WATCHED), dtype=torch.float64)
+            self.optimiser.zero_grad()
+            for start in range(0, len(mine), size):
+                part = list(mine[start : start + size])
+                loss, watched = self._losses([episodes[n] for n in part], data, part)
+                (loss / tokens).backward()  # type: ignore[no-untyped-call]
+                sums += watched
+            return sums
+
         size = len(mine) // params.gradient_accumulation
-        sums = torch.zeros(len(_WATCHED), dtype=torch.float64)
-        self.optimiser.zero_grad()
-        for start in range(0, len(mine), size):
-            part = list(mine[start : start + size])
-            loss, watched = self._losses([episodes[n] for n in part], data, part)
-            (loss / tokens).backward()  # type: ignore[no-untyped-call]
-            sums += watched
+        try:
+            sums, self._most_rows = halving(min(size, self._most_rows or size), accumulate, "rows of a PPO part")
+        except MemoryShort as error:
+            raise PPOError(
+                f"update {step + 1}: {error}: set rlhf.ppo.gradient_checkpointing, or lower max_prompt_tokens or "
+                "max_new_tokens"
+            ) from error
         self.processes.sum_gradients(self._trained)
         norm = float(torch.nn.utils.clip_grad_norm_(self._trained, params.max_grad_norm))
         if not np.isfinite(norm):
