@@ -185,9 +185,9 @@ class DPOParams(PolicyParams):
     min_margin: Annotated[float, Field(ge=0)] = 0.0
     """On-policy: reward by which the chosen response must be better; ties never make a pair."""
     balance_length: bool = False
-    """Choose pairs so that chosen responses are on average as long as rejected ones. Best against worst becomes each
-    prompt's best trade of margin for length; of all pairs, and of people's, as many with a shorter chosen response stay
-    as with a longer one. The pairs that a training is followed by are balanced too."""
+    """Choose pairs so that chosen responses are on average as long as rejected ones: as many with a shorter chosen one
+    stay as with a longer one. Best against worst becomes each prompt's best trade of margin for length. The pairs that
+    a training is followed by are balanced too."""
     near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Two responses that share so much of their words make no pair (1: only those with the very same words)."""
     rounds: Annotated[int, Field(ge=1)] = 1

@@ -324,6 +324,8 @@ def test_its_numbers_are_those_of_its_tables(finished: tuple[DPOResult, Path]) -
     margins = result.implicit["chosen"] - result.implicit["rejected"]
     assert found["reward_margin"]["after"] == pytest.approx(margins.mean())
     assert found["accuracy"]["after"] == pytest.approx((margins > 0).mean())
+    lengths = [result.pairs.table[f"{side}_ids"].map(len).mean() for side in ("chosen", "rejected")]
+    assert found["length_difference"]["tokens"] == pytest.approx(lengths[0] - lengths[1])
     held_out = result.history[result.history["split"] == "held out"]
     steps = 3 * math.ceil(len(result.pairs) / 8)
     assert held_out["step"].tolist() == sorted({*range(0, steps, 3), steps})

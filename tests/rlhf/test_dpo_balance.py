@@ -2,19 +2,27 @@
 
 import itertools
 import random
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.dpo_run import make_params
+from support.ppo_run import PROMPTS, letters, make_policy
 
 from realm_lib.rlhf.dpo.balance import (
     UNMATCHED,
     balance_length,
     best_at_equal_length,
+    length_difference,
     matched_in_length,
     token_differences,
 )
+from realm_lib.rlhf.dpo.training import make_pairs
+
+pytestmark = pytest.mark.slow
 
 PAIR = st.tuples(st.integers(0, 5), st.integers(0, 40), st.integers(0, 40), st.integers(0, 8))
 """Prompt, tokens of chosen and rejected, margin (few values: ties)."""
@@ -52,10 +60,9 @@ def test_a_subset_in_its_order_whatever_the_order_of_rows(
     assert (set(again["chosen"]), dropped_again) == (set(kept["chosen"]), dropped)
     if one_a_prompt:
         assert kept["prompt"].is_unique
-        assert set(kept["prompt"]) == set(table["prompt"])
-        assert dropped == {}
-    else:
-        assert len(kept) + dropped.get(UNMATCHED, 0) == len(table)
+    assert len(kept) + dropped.get(UNMATCHED, 0) == (table["prompt"].nunique() if one_a_prompt else len(table))
+    left = token_differences(kept)
+    assert (left > 0).sum() == (left < 0).sum()
 
 
 @settings(max_examples=100, deadline=None)
@@ -124,8 +131,8 @@ def test_a_reward_that_likes_length_gives_pairs_that_do_not() -> None:
     best = table.loc[table.groupby("prompt")["margin"].idxmax()]
     assert token_differences(best).mean() > 10
     kept, _ = balance_length(table, one_a_prompt=True)
-    assert len(kept) == 300
-    assert abs(token_differences(kept).mean()) < 0.2
+    assert len(kept) > 220
+    assert abs(token_differences(kept).mean()) < 1.0
     assert kept["margin"].mean() > 0.8 * best["margin"].mean()
     matched, dropped = balance_length(table, one_a_prompt=False)
     assert abs(token_differences(matched).mean()) < 1.0
@@ -140,6 +147,44 @@ def test_no_pairs_and_pairs_of_one_kind() -> None:
     kept, dropped = balance_length(only_longer, one_a_prompt=False)
     assert kept.empty
     assert dropped == {UNMATCHED: 3}
-    kept, _ = balance_length(only_longer, one_a_prompt=True)
-    assert kept["chosen"].tolist() == ["chosen 0", "chosen 2"], "the least of it that can be"
+    lengths, margins = token_differences(only_longer), only_longer["margin"]
+    assert best_at_equal_length(only_longer["prompt"], margins, lengths).tolist() == [0, 2], "the least that can be"
+    assert balance_length(only_longer, one_a_prompt=True)[1] == {UNMATCHED: 2}
     assert balance_length(only_longer.drop(columns="margin"), one_a_prompt=False)[1] == {UNMATCHED: 3}
+
+
+def test_the_difference_of_lengths_before_training() -> None:
+    table = table_of([(0, 6, 2, 1), (1, 3, 3, 1), (2, 1, 3, 1)])
+    table["chosen"], table["rejected"] = ["abcd", "ab", "a"], ["a", "b", "cde"]
+    assert length_difference(table) == pytest.approx(
+        {
+            "tokens": 2 / 3,
+            "characters": 7 / 3 - 5 / 3,
+            "tokens_share": (2 / 3) / 3,
+            "characters_share": (2 / 3) / 2,
+            "longer": 0.5,
+        }
+    )
+    with pytest.raises(ValueError, match="there are no pairs"):
+        length_difference(table.iloc[:0])
+
+
+def test_pairs_are_balanced_by_parameter(tmp_path: Path) -> None:
+    folder = make_policy(tmp_path / "policy")
+    plain, balanced = (
+        make_pairs(make_params(folder, samples_per_prompt=6, balance_length=on), letters, PROMPTS)
+        for on in (False, True)
+    )
+    assert token_differences(plain.table).mean() > 0.5
+    assert abs(token_differences(balanced.table).mean()) < 0.5
+    assert len(balanced) + balanced.dropped[UNMATCHED] == len(plain)
+    assert balanced.table["prompt"].is_unique
+    assert set(balanced.table["prompt"]) <= set(plain.table["prompt"])
+    assert (balanced.table["margin"] > 0).all()
+
+    rows = [(f"Q{n}?", "yeast makes gas in the dough", "no idea") for n in range(6)]
+    rows += [(f"Q{n}?", "no idea", "yeast makes gas in the dough") for n in range(6, 9)]
+    people = pd.DataFrame(rows, columns=["prompt", "chosen", "rejected"])
+    found = make_pairs(make_params(folder, pairs="human", balance_length=True), letters, people)
+    assert token_differences(found.table).sum() == 0
+    assert (len(found), found.asked, found.dropped) == (6, 9, {UNMATCHED: 3})

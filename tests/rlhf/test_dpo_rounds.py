@@ -96,7 +96,7 @@ def test_the_reference_of_every_round_is_the_start(
 
 
 def test_later_rounds_are_made_of_the_other_prompts(folder: Path) -> None:
-    params = make_params(folder, rounds=2, batch_size=4, num_epochs=1)
+    params = make_params(folder, rounds=2, batch_size=2, num_epochs=1, learning_rate=1e-6)
     first = make_pairs(params, letters, PROMPTS, held_out=HELD_OUT)
     assert set(first.table["prompt"]) <= set(PROMPTS[::2])
     assert list(first.later) == PROMPTS[1::2]
@@ -105,9 +105,9 @@ def test_later_rounds_are_made_of_the_other_prompts(folder: Path) -> None:
     assert set(found.table["prompt"][len(first) :]) <= set(PROMPTS[3::2]), "what became held out is not trained on"
     assert found.asked == first.asked + len(PROMPTS[3::2])
     with pytest.raises(DPOError, match="rounds is 1, but the pairs have 11 prompts for later rounds"):
-        train_dpo(make_params(folder, batch_size=4), letters, first, held_out=HELD_OUT)
-    few = PreferencePairs(first.table, "on_policy", first.asked, later=first.later[:2])
-    with pytest.raises(DPOError, match=r"round 2 of 2: .* fewer than rlhf\.dpo\.batch_size 4"):
+        train_dpo(make_params(folder, batch_size=2), letters, first, held_out=HELD_OUT)
+    few = PreferencePairs(first.table, "on_policy", first.asked, later=first.later[:1])
+    with pytest.raises(DPOError, match=r"round 2 of 2: .* fewer than rlhf\.dpo\.batch_size 2"):
         train_dpo(params, letters, few, held_out=HELD_OUT)
 
 

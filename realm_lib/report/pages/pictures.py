@@ -49,7 +49,7 @@ DESCRIPTIONS = {
     "ppo_progress": "What is watched during PPO, by episode: reward and its parts, KL, entropy, length and others",
     "ppo_credit": "Share of the reward that each token of a response gets, for two values of lambda",
     "ppo_over_optimisation": "Reward, and the truth where it is known, against the distance from the reference",
-    "dpo_margins": "Histogram of the margins of the training pairs",
+    "dpo_margins": "Histograms of the margins and of the length differences of the training pairs",
     "dpo_training": "Loss, margin and accuracy of DPO by step",
     "policies_reward_kl": "Mean reward of each policy against its distance from the start",
 }

@@ -26,10 +26,11 @@ _HALVINGS = 100
 def balance_length(table: pd.DataFrame, *, one_a_prompt: bool) -> tuple[pd.DataFrame, dict[str, int]]:
     """Rows of ``table`` (prompt, chosen, rejected, chosen_ids, rejected_ids, perhaps margin) balanced in length.
 
-    ``one_a_prompt``: of each prompt's pairs the one that :func:`best_at_equal_length` picks, so that no prompt is lost.
-    Otherwise those that :func:`matched_in_length` keeps. Lengths are in tokens, the terms of DPO's sum. Pairs without
-    margins (people's) count alike. The rows kept stay in their order, and which they are does not depend on it. Also
-    what was left out, by reason: pairs, where it is not one a prompt.
+    As many pairs with a shorter chosen response as with a longer one stay, alike in size (:func:`matched_in_length`);
+    with ``one_a_prompt``, of the pair of each prompt that :func:`best_at_equal_length` picks, which leaves little to
+    take away. Lengths are in tokens, the terms of DPO's sum. Pairs without margins (people's) count alike. The rows
+    kept stay in their order, and which they are does not depend on it. Also what was left out, by reason: pairs, which
+    are prompts where each has one.
     """
     if table.empty:
         return table, {}
@@ -39,11 +40,10 @@ def balance_length(table: pd.DataFrame, *, one_a_prompt: bool) -> tuple[pd.DataF
     texts = table[["prompt", "chosen", "rejected"]].itertuples(index=False)
     order = np.argsort([hashlib.sha256(json.dumps(list(row)).encode()).hexdigest() for row in texts], kind="stable")
     if one_a_prompt:
-        prompts = pd.factorize(table["prompt"])[0]
-        keep = order[best_at_equal_length(prompts[order], margins[order], differences[order])]
-        return table.iloc[np.sort(keep)].reset_index(drop=True), {}
+        prompts = pd.factorize(table["prompt"], sort=True)[0]
+        order = order[best_at_equal_length(prompts[order], margins[order], differences[order])]
     keep = order[matched_in_length(margins[order], differences[order])]
-    left_out = len(table) - len(keep)
+    left_out = len(order) - len(keep)
     return table.iloc[np.sort(keep)].reset_index(drop=True), {UNMATCHED: left_out} if left_out else {}
 
 
