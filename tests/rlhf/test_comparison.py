@@ -1,5 +1,5 @@
 """Comparing policies: every number from another computation, and a verdict that says no more than the numbers."""
-# ruff: noqa: ARG001, ARG005, the signature of a reward is what is tested
+# ruff: noqa: ARG005, the signature of a reward is what is tested
 
 import copy
 import itertools

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from numpy.typing import ArrayLike, NDArray
 
 _SIDES = ((1, 1), (-1, 1), (1, -1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1))
@@ -31,10 +30,12 @@ def label_points(ax: Axes, labels: Sequence[Label], drawn: ArrayLike, fontsize: 
     ``drawn`` holds points [k, 2] of the data to keep clear: curves and bars as the points along them. The limits of
     ``ax``, titles and legends must stand already: places are found on the figure as it is laid out.
     """
-    ax.figure.draw_without_rendering()
-    renderer = FigureCanvasAgg(ax.figure.get_figure(root=True)).get_renderer()
-    pixels = ax.figure.get_dpi() / 72
-    room = ax.get_window_extent(renderer)
+    figure = ax.get_figure(root=True)
+    if figure is None:
+        raise ValueError("labels need axes of a figure: places are found on the figure as it is laid out")
+    figure.draw_without_rendering()
+    pixels = figure.get_dpi() / 72
+    room = ax.get_window_extent()
     taken = ax.transData.transform(np.asarray(drawn, dtype=np.float64).reshape(-1, 2))
     centres = [ax.transData.transform(label.at) for label in labels]
     boxes = [
@@ -44,7 +45,7 @@ def label_points(ax: Axes, labels: Sequence[Label], drawn: ArrayLike, fontsize: 
     for number, label in enumerate(labels):
         note = ax.annotate(label.text, label.at, xytext=(0, 0), textcoords="offset points", ha="center", va="center",
                            fontsize=fontsize, color=label.colour)  # fmt: skip
-        extent = note.get_window_extent(renderer)
+        extent = note.get_window_extent()
         half = np.array([extent.width, extent.height]) / 2
         point, others = centres[number], [box for index, box in enumerate(boxes) if index != number]
         places = []

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from realm_lib.evaluation.display import measured, percent
+from realm_lib.report.words.numbers import measured, percent
 
 
 def against_best_of_n(who: str, entry: Mapping[str, Any]) -> str:
@@ -45,8 +45,9 @@ def ends_less(who: str, entry: Mapping[str, Any], start: Mapping[str, Any]) -> s
 
 
 def _side(entry: Mapping[str, Any]) -> int:
+    """1 where the whole interval of the difference is above 0, -1 where it is below, else 0."""
     low, high = entry["ci"]
-    return (low > 0) - (high < 0)
+    return 1 if low > 0 else -1 if high < 0 else 0
 
 
 def _place(entry: Mapping[str, Any], where: str) -> str:
@@ -70,7 +71,7 @@ def _why_below(who: str, found: Mapping[str, Any]) -> str:
         own = ended["curve"] + ended["difference"]
         spent.append(f"{percent(own)} of them end by themselves, where {percent(ended['curve'])} of best-of-n's do")
     went = (
-        f"part of {who}'s distance went elsewhere: {' and '.join(spent)}"
+        f"part of {who}'s distance went elsewhere: {', and '.join(spent)}"
         if spent
         else f"what {who}'s distance went into, length and endings do not show"
     )
