@@ -8,8 +8,9 @@ from realm_lib.config.base import Section
 
 _REWARD = {"reward", "score", "similarity", "spread"}
 _ANSWERS = {"policy", "prompt", "post", "row", "number", "answer", "response", "before", "after", "weight", "picked"}
+_ANSWERS |= {"log_ratio"}
 _MEASURES = {"length", "characters", "ended", "entropy", "distinct_1", "distinct_2"}
-_KL = {"kl", "kl_error", "kl_k3", "kl_kind"}
+_KL = {"kl", "kl_error", "kl_k3", "kl_kind", "against_best_of_n"}
 _WINS = {"judge", "by_judge", "win_rate", "win_rates", "win_rate_ci", "ci", "length_controlled", "length_controlled_ci"}
 _DPO = {"pairs", "pairs_from", "asked", "dropped", "held_out_pairs", "held_out_prompts", "agreement", "accuracy"}
 _DPO |= {"reward_margin", "length_difference", "seconds"}
@@ -231,11 +232,19 @@ class ComparisonParams(Section):
     """Which policies are compared, and on how many prompts."""
 
     prompts: Annotated[int, Field(ge=2)] | None = None
-    """The first so many of the held-out prompts; null takes all. Best-of-n needs max(best_of) + 1 answers to each."""
+    """The first so many of the held-out prompts; null takes all."""
+    answers: Annotated[int, Field(ge=1)] = 4
+    """Answers of the start and of each trained policy to a prompt; each is compared with each of another policy's."""
     best_of: list[Annotated[int, Field(ge=2)]] = Field(default=[4, 16], min_length=1)
-    """Best-of-n: the starting policy's best of n answers under the reward."""
+    """Best-of-n: the starting policy's best of n answers under the reward; n further answers to each prompt for it."""
     resamples: Annotated[int, Field(ge=100)] = 2000
     """Bootstrap resamples of the prompts."""
+
+    @model_validator(mode="after")
+    def _each_n_once(self) -> Self:
+        if twice := sorted({n for n in self.best_of if self.best_of.count(n) > 1}):
+            raise ValueError(f"best_of holds {twice[0]} twice: each n is compared once")
+        return self
 
 
 class RlhfParams(Section):

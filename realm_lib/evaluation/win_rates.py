@@ -2,6 +2,7 @@
 
 A policy answers a prompt with one answer or with several that have weights, as best-of-n has: of N answers ranked by
 the reward, the answer of rank i is the best of n drawn ones with a known probability (:func:`best_of_n_weights`).
+What best-of-n gives for every n, and at what distance, is in :mod:`realm_lib.evaluation.best_of_n`.
 """
 
 import math
@@ -15,6 +16,7 @@ from realm_lib.evaluation.resampling import Floats, bootstrap_over_posts, percen
 
 _RIDGE = 0.1
 _NEWTON_STEPS = 50
+_CELLS = 1_000_000  # fits x differences held at once: 8 MB an array
 
 
 @dataclass(frozen=True)
@@ -53,39 +55,74 @@ def win_rate(shares: ArrayLike, *, resamples: int = 2000, seed: int = 42) -> Rat
 
 
 def length_controlled_win_rate(
-    shares: ArrayLike, lengths: ArrayLike, other_lengths: ArrayLike, *, resamples: int = 2000, seed: int = 42
+    shares: ArrayLike,
+    lengths: ArrayLike,
+    other_lengths: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    resamples: int = 2000,
+    seed: int = 42,
 ) -> Rate:
     """The win rate that would be were both policies' answers equally long, after AlpacaEval 2 (arXiv 2404.04475).
 
-    With s_i the win share at prompt i and d_i the difference of (mean) lengths, the logistic regression
+    With s the share won (1, 0, or 1/2 for a tie) and d the difference of lengths of a pair of answers, the logistic
+    regression
 
-        P(win at i) = sigmoid(theta + phi tanh(d_i / sd(d)))
+        P(win) = sigmoid(theta + phi tanh(d / sd(d)))
 
     is fitted to s by maximum likelihood with a ridge penalty of 0.1 (theta^2 + phi^2) / 2, which keeps it finite when
     one side always wins. The rate is sigmoid(theta): the prediction at d = 0. AlpacaEval's further term, a difficulty
     of each instruction estimated over many models, needs many models and is left out. The interval resamples prompts
-    and fits again. All arrays are [prompts]; lengths in any unit.
+    and fits again.
+
+    Arrays are [prompts], or [prompts, pairs] where policies answer several times: then each answer is paired with each
+    of the other policy's to the same prompt, and ``weights`` [prompts, pairs], whose rows sum to 1, say how much a pair
+    counts (None: alike). One pair a prompt is the same question with more noise. Means of several lengths and shares
+    are another: they understate a policy that wins at equal length, and vary more. Lengths are in any unit.
     """
-    wins = np.asarray(shares, dtype=np.float64)
-    difference = np.asarray(lengths, dtype=np.float64) - np.asarray(other_lengths, dtype=np.float64)
-    spread = difference.std()
+    wins, longer, other = (_as_rows(values) for values in (shares, lengths, other_lengths))
+    weight = np.full(wins.shape, 1 / wins.shape[1]) if weights is None else _as_rows(weights)
+    difference = longer - other
+    spread = np.sqrt(np.average((difference - np.average(difference, weights=weight)) ** 2, weights=weight))
     # Without spread the constant is the whole model: nothing can be told about length.
-    longer = np.tanh(difference / spread) if spread > 0 else np.zeros_like(difference)
+    scaled = np.tanh(difference / spread) if spread > 0 else np.zeros_like(difference)
+    # Pairs of one difference are one observation to the fit; there are far fewer differences than pairs.
+    rows, columns = np.nonzero(weight)
+    differences, which = np.unique(scaled[rows, columns], return_inverse=True)
+    counted, won = np.zeros((2, len(wins), len(differences)))
+    np.add.at(counted, (rows, which), weight[rows, columns])
+    np.add.at(won, (rows, which), (weight * wins)[rows, columns])
     rng = np.random.default_rng(seed)
     prompts = len(wins)
-    counts = np.stack([np.bincount(row, minlength=prompts) for row in rng.integers(0, prompts, (resamples, prompts))])
-    rates = _rates_at_equal_length(wins, longer, np.vstack([np.ones(prompts), counts]).astype(np.float64))
+    drawn = [np.bincount(row, minlength=prompts) for row in rng.integers(0, prompts, (resamples, prompts))]
+    counts = np.vstack([np.ones(prompts), *drawn])
+    chunk = max(1, _CELLS // len(differences))
+    rates = np.concatenate(
+        [
+            _rates_at_equal_length(part @ won, part @ counted, differences)
+            for part in (counts[start : start + chunk] for start in range(0, len(counts), chunk))
+        ]
+    )
     return Rate(float(rates[0]), *percentile_interval(rates[1:], 0.95))
 
 
-def _rates_at_equal_length(wins: Floats, longer: Floats, counts: Floats) -> Floats:
-    """sigmoid(theta) of a fit for each row of ``counts`` [fits, prompts], by Newton's method on all fits at once."""
+def _as_rows(values: ArrayLike) -> Floats:
+    table = np.asarray(values, dtype=np.float64)
+    return table[:, None] if table.ndim == 1 else table
+
+
+def _rates_at_equal_length(won: Floats, counted: Floats, longer: Floats) -> Floats:
+    """sigmoid(theta) of a fit for each row of ``won`` and ``counted`` [fits, differences], by Newton's method.
+
+    ``counted`` is how many pairs have the difference ``longer`` [differences], ``won`` how many of them were won.
+    """
     design = np.column_stack([np.ones_like(longer), longer])
-    fits = np.zeros((len(counts), 2))
+    squares = np.column_stack([np.ones_like(longer), longer, longer, longer**2])
+    fits = np.zeros((len(won), 2))
     for _ in range(_NEWTON_STEPS):
         p = 1 / (1 + np.exp(-(fits @ design.T)))
-        gradient = (counts * (p - wins)) @ design + _RIDGE * fits
-        curvature = np.einsum("fp,pi,pj->fij", counts * p * (1 - p), design, design) + _RIDGE * np.eye(2)
+        gradient = (counted * p - won) @ design + _RIDGE * fits
+        curvature = ((counted * p * (1 - p)) @ squares).reshape(-1, 2, 2) + _RIDGE * np.eye(2)
         step = np.linalg.solve(curvature, gradient[:, :, None])[:, :, 0]
         # Newton may overshoot where the curve is flat; a step of 2 in log-odds is never too small to get there.
         fits -= np.clip(step, -2, 2)

@@ -31,6 +31,8 @@ def test_on_policy_pairs_are_the_default(tmp_path: Path) -> None:
         ("rlhf.ppo.lora={r: 4}", "rlhf.ppo.lora.alpha: missing"),
         ("rlhf.dpo={model_name: m, lora: {r: 4, alpha: 8.0, dropout: 0.1}}", "rlhf.dpo: lora.dropout must be 0"),
         ("rlhf.comparison.best_of=[1]", "rlhf.comparison.best_of.0: Input should be greater than or equal to 2"),
+        ("rlhf.comparison.best_of=[4, 16, 4]", "rlhf.comparison: best_of holds 4 twice: each n is compared once"),
+        ("rlhf.comparison.answers=0", "rlhf.comparison.answers: Input should be greater than or equal to 1"),
         ("rlhf.comparison.best_of=[]", "rlhf.comparison.best_of: List should have at least 1 item"),
     ],
 )

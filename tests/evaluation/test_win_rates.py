@@ -108,6 +108,48 @@ def test_the_rate_at_equal_length_is_that_of_other_logistic_regressions() -> Non
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(rates, [2.5, 97.5])), abs=0.02)
 
 
+def test_every_pair_of_answers_counts_by_its_weight_at_equal_length() -> None:
+    rng = np.random.default_rng(2)
+    shares, lengths, other = rng.choice([0.0, 0.5, 1.0], (40, 6)), rng.integers(0, 30, (40, 6)), rng.random((40, 6)) * 9
+    weights = rng.dirichlet(np.ones(6), 40) * (np.arange(6) != 2)
+    weights /= weights.sum(axis=1, keepdims=True)
+    found = length_controlled_win_rate(shares, lengths, other, weights, resamples=150)
+
+    difference = lengths - other
+    mean = (weights * difference).sum() / 40
+    x = np.tanh(difference / math.sqrt((weights * (difference - mean) ** 2).sum() / 40))
+    model = LogisticRegression(C=1 / 0.1, fit_intercept=False, tol=1e-8, max_iter=1000, solver="newton-cholesky")
+
+    def fitted(rows: np.ndarray) -> float:
+        design = np.column_stack([np.ones(x[rows].size), x[rows].ravel()])
+        won, counted = (weights * shares)[rows].ravel(), weights[rows].ravel()
+        labels = np.repeat([1, 0], len(design))
+        model.fit(np.vstack([design, design]), labels, sample_weight=np.concatenate([won, counted - won]))
+        return float(1 / (1 + math.exp(-model.coef_[0, 0])))
+
+    assert found.value == pytest.approx(fitted(np.arange(40)), abs=1e-5)
+    rates = [fitted(rng.integers(0, 40, 40)) for _ in range(150)]
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(rates, [2.5, 97.5])), abs=0.04)
+
+
+def test_more_answers_to_a_prompt_ask_the_same_question_at_equal_length() -> None:
+    # Where a judge likes length, means over a prompt's answers would say less than one answer does.
+    rng = np.random.default_rng(6)
+    lengths = 40 + rng.normal(0, 10, (2, 1500, 4)) + rng.normal(0, 5, (1500, 1))
+    lengths[0] += 8
+    scores = 0.15 * lengths + rng.normal(size=lengths.shape)
+    scores[0] += 1
+    lengths = np.round(lengths)
+    won = (scores[0][:, :, None] > scores[1][:, None, :]).reshape(1500, 16)
+    first, second = np.repeat(lengths[0], 4, axis=1), np.tile(lengths[1], 4)
+    one = length_controlled_win_rate(won[:, 0], first[:, 0], second[:, 0], resamples=100)
+    every = length_controlled_win_rate(won, first, second, resamples=100)
+    means = length_controlled_win_rate(won.mean(axis=1), first.mean(axis=1), second.mean(axis=1), resamples=100)
+    assert one.low < every.value < one.high
+    assert means.value < one.low
+    assert every.high - every.low < min(one.high - one.low, means.high - means.low)
+
+
 def test_a_win_that_is_only_length_is_none_at_equal_length() -> None:
     wins, lengths, other = two_policies(3000, by_length=2.0, better=0.0)
     plain = win_rate(wins)

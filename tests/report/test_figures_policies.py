@@ -47,6 +47,16 @@ def test_a_constant_is_drawn_above_a_zero_line() -> None:
     assert ax.get_ylim() == (0.0, 0.1)
 
 
+def test_a_long_curve_has_numbers_at_its_ends_and_at_the_kept_policy() -> None:
+    steps = np.arange(0, 40, 4)
+    curve = pd.DataFrame({"step": steps, "kl": steps / 10, "reward": np.sqrt(steps)})
+    left, _ = figures.over_optimisation(
+        {"plain": curve, "other": curve.assign(kl=steps / 8)}, kept={"plain": 12, "other": 36}
+    )
+    numbers = [text.get_text() for text in left.texts if text.get_text().isdigit()]
+    assert sorted(numbers) == ["0", "12", "36", "36"], "the start, which both share, has one"
+
+
 @pytest.mark.parametrize("judged", [True, False])
 def test_the_curve_has_its_intervals_and_a_ring_at_the_kept_policy(judged: bool) -> None:
     rows = {"step": [0, 4, 8], "kl": [0.0, 2.0, 5.0], "prompts": [40, 40, 40]}

@@ -1,5 +1,6 @@
 """Figures and tables of DPO and of the comparison: what they show is read back from their artists."""
 
+import itertools
 import re
 from typing import Any
 
@@ -11,8 +12,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from support.policies_made_up import made_up_comparison
 
 from realm_lib import figures
+from realm_lib.report.figures.labels import Label, along, label_points
 from realm_lib.report.figures.preference_tuning import (
     dpo_training,
     pair_lengths,
@@ -140,6 +143,51 @@ def test_every_policy_stands_at_its_reward_and_distance() -> None:
         assert all(inside), "an estimate below 0 is shown too"
         at = ax.transData.transform([(0, 0), (1, 0), (4, 0), (9, 0)])[:, 0]
         np.testing.assert_allclose(np.diff(at), at[1] - at[0])
+
+
+@pytest.mark.parametrize("kl", [0.55, 3.25])
+def test_best_of_n_is_drawn_as_a_curve_with_its_band_and_no_label_covers_anything(kl: float) -> None:
+    found = made_up_comparison(kl=kl).metrics()
+    curve = found["best_of_n"]
+    axes = reward_against_kl(found)
+    assert any("curve: best-of-n, n = 1 to 6" in text for text in texts(axes[1]))
+    for ax, judge in zip(axes, ("realm", "gold"), strict=True):
+        one = curve["by_judge"][judge]
+        line, *_ = ax.lines
+        assert line.get_xydata().tolist() == [list(point) for point in zip(curve["kl"], one["mean"], strict=True)]
+        corners = ax.collections[0].get_paths()[0].vertices.tolist()
+        for end in ("low", "high"):
+            assert all([x, y] in corners for x, y in zip(curve["kl"], one[end], strict=True)), end
+        ax.figure.canvas.draw()
+        labels = [text for text in ax.texts if text.get_text() in {"Starting policy", "Best-of-4", "PPO"}]
+        boxes = [text.get_window_extent() for text in labels]
+        assert len(boxes) == 3
+        for first, second in itertools.combinations(boxes, 2):
+            assert not first.overlaps(second)
+        drawn = ax.transData.transform([(e["kl"], e[judge]["mean"]) for e in found["policies"].values()])
+        assert not any(box.contains(*point) for box in boxes for point in drawn)
+        room = ax.get_window_extent()
+        assert all(room.x0 <= box.x0 and box.x1 <= room.x1 for box in boxes)
+
+
+def test_labels_of_points_that_are_close_keep_apart() -> None:
+    _, ax = plt.subplots(figsize=(4, 3))
+    points = [(0.5, 0.5), (0.51, 0.5), (0.5, 0.52), (0.52, 0.51)]
+    ax.plot(*zip(*points, strict=True), "o")
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    line = along([(0.0, 0.4), (1.0, 0.4)])
+    label_points(ax, [Label(at, f"policy {n}", "black") for n, at in enumerate(points)], line)
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert not any(first.overlaps(second) for first, second in itertools.combinations(boxes, 2))
+    assert not any(box.contains(*at) for box in boxes for at in ax.transData.transform([*points, *line]))
+    assert [text.xy for text in ax.texts] == points
+
+
+def test_points_along_a_line_are_on_it() -> None:
+    found = along([(0.0, 0.0), (2.0, 4.0), (2.0, 0.0)], steps=5)
+    assert len(found) == 3 + 2 * 5
+    assert all(y == 2 * x or x == 2 for x, y in found)
 
 
 @pytest.mark.parametrize("farthest", [0.02, 0.5, 3.0, 40.0, 900.0])

@@ -3,6 +3,10 @@
 import itertools
 from typing import Any
 
+import pytest
+from support.policies_made_up import made_up_comparison
+
+from realm_lib.report.words.distances import against_best_of_n, ends_less
 from realm_lib.report.words.policies import label, limits, verdict
 
 
@@ -12,7 +16,7 @@ def entry(
     rate = {"win_rate": win, "ci": [low, high], "length_controlled": win, "length_controlled_ci": [low, high]}
     rate |= more.pop("equal", {})
     realm = more.pop("realm", rate)
-    return {**rate, "kl": kl, "kl_kind": kind, "by_judge": {"gold": rate, "realm": realm}, **more}
+    return {**rate, "kl": kl, "kl_kind": kind, "ended": 1.0, "by_judge": {"gold": rate, "realm": realm}, **more}
 
 
 def metrics(judge: str = "gold", pairwise: dict[str, Any] | None = None, **policies: Any) -> dict[str, Any]:
@@ -34,7 +38,7 @@ def test_the_verdict_calls_better_only_what_is_shown_to_be() -> None:
             best_of_4=entry(0.3, 0.2, 0.4, kl=0.6, kind="upper bound"),
         )
     )
-    assert text.startswith("Judged by the simulated truth on 64 held-out prompts:")
+    assert text.startswith("Judged by the simulated truth on 64 held-out prompts, 1 answer each:")
     assert "- PPO beats the start: wins 71.0 % (60.0 to 80.0), at equal length 71.0 %" in text
     assert "- DPO cannot be told from the start: wins 55.0 %" in text
     assert "- Best-of-4 loses to the start" in text
@@ -71,6 +75,79 @@ def test_the_verdict_names_over_optimisation_and_an_interested_judge() -> None:
     own = verdict(metrics(judge="realm", dpo=entry(0.9, 0.8, 0.95)))
     assert "Judged by REALM's own reward" in own
     assert "The judge is the reward that the policies were made by." in own
+
+
+def beside(difference: float, spread: float = 0.1, curve: float = 1.0) -> dict[str, Any]:
+    return {"curve": curve, "difference": difference, "ci": [difference - spread, difference + spread]}
+
+
+def against(realm: float, gold: float | None = None, *, kl: float = 1.5, **more: Any) -> str:
+    judges = {"realm": beside(realm)} | ({} if gold is None else {"gold": beside(gold)})
+    found = {"at": min(kl, 2.0), "end": 2.0, "n": 20, "by_judge": judges, "length": beside(0.0), "ended": beside(0.0)}
+    return against_best_of_n("PPO", {"kl": kl, "against_best_of_n": {**found, **more}})
+
+
+def test_a_policy_s_place_against_best_of_n_is_said_where_it_can_be_told() -> None:
+    assert against(-0.3).startswith(
+        "PPO's reward lies below best-of-n's curve at its distance: 0.70 against 1.00, a difference of -0.30 (-0.40 to "
+        "-0.20). Best-of-n comes near the most"
+    )
+    assert against(0.05) == (
+        "PPO's reward cannot be told from best-of-n's curve at its distance: 1.05 against 1.00, a difference of +0.05 "
+        "(-0.05 to +0.15)."
+    )
+    assert "lies above best-of-n's curve" in against(0.3)
+    assert against(0.3).endswith("upper bounds: the true curve may lie higher.")
+    assert "; its truth lies below it too: 0.80" in against(-0.3, -0.2)
+    assert "; its truth cannot be told from it: 1.02" in against(-0.3, 0.02)
+    assert "; its truth cannot be told from it either: 1.02" in against(0.0, 0.02)
+    assert against_best_of_n("PPO", {"kl": 1.5}) == "", "metrics that were made before there was a curve"
+
+
+def test_beyond_the_curve_s_end_only_below_can_be_told() -> None:
+    below = against(-0.3, kl=3.25)
+    assert "lies below even the end of best-of-n's curve (best of 20 at 2.0 nats)" in below
+    assert "PPO went farther, to 3.2 nats, where best-of-n's reward is higher still." in below
+    for realm in (0.0, 0.3):
+        assert against(realm, kl=3.25).endswith(
+            "PPO went farther, to 3.2 nats, where it would take more answers to tell."
+        )
+
+
+def test_why_a_policy_is_below_is_told_by_what_its_answers_show() -> None:
+    assert against(-0.3).endswith("what PPO's distance went into, length and endings do not show.")
+    text = against(-0.3, length=beside(12.0, 2.0, curve=50.0), ended=beside(-0.1, 0.01, curve=0.95))
+    assert text.endswith(
+        "part of PPO's distance went elsewhere: its answers have 62 tokens, where best-of-n's have 50, and 85.0 % of "
+        "them end by themselves, where 95.0 % of best-of-n's do."
+    )
+    assert "Best-of-n comes near" not in against(0.3, length=beside(12.0, 2.0, curve=50.0))
+
+
+@pytest.mark.parametrize(
+    ("own", "start", "kind", "warns"),
+    [
+        (0.969, 0.98, "estimate", True),
+        (0.97, 0.98, "estimate", False),
+        (0.9, 0.9, "estimate", False),
+        (0.9, 0.98, "upper bound", False),
+    ],
+)
+def test_a_trained_policy_that_does_not_end_its_answers_is_warned_of(
+    own: float, start: float, kind: str, warns: bool
+) -> None:
+    text = ends_less("DPO", {"ended": own, "kl_kind": kind}, {"ended": start})
+    assert bool(text) == warns
+    assert not warns or text.startswith("Warning: DPO ends 96.9 % of its answers by itself, the start 98.0 %")
+
+
+def test_the_verdict_of_a_whole_comparison_has_both() -> None:
+    found = made_up_comparison().metrics()
+    found["policies"]["ppo"]["ended"] = 0.9
+    lines = verdict(found).splitlines()
+    assert lines[0].endswith("on 40 held-out prompts, 2 answers each:")
+    assert sum("best-of-n's curve" in line for line in lines) == 1
+    assert sum(line.startswith("- Warning: PPO ends 90.0 %") for line in lines) == 1
 
 
 def test_policies_have_names_for_people() -> None:

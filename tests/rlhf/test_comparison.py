@@ -1,5 +1,5 @@
 """Comparing policies: every number from another computation, and a verdict that says no more than the numbers."""
-# ruff: noqa: ARG001, ARG005, the signature of a reward is what is tested
+# ruff: noqa: ARG005, the signature of a reward is what is tested
 
 import copy
 import itertools
@@ -26,7 +26,7 @@ from realm_lib.rlhf.samples import SampleStore, policy_identity
 from realm_lib.runs.run import Run
 
 ASKED = [f"What {'ever ' * (n % 3)}makes dough {n} rise?" for n in range(14)]
-SETTINGS = ComparisonParams(prompts=12, best_of=[2, 4], resamples=400)
+SETTINGS = ComparisonParams(prompts=12, answers=3, best_of=[2, 4], resamples=400)
 
 
 class Explained:
@@ -98,7 +98,7 @@ def answers(comparison: PolicyComparison, policy: str) -> list[pd.DataFrame]:
 def test_every_policy_answers_the_same_prompts(comparison: PolicyComparison) -> None:
     assert comparison.policies == ["base", "best_of_2", "best_of_4", "ppo", "dpo"]
     sizes = {name: {len(rows) for rows in answers(comparison, name)} for name in comparison.policies}
-    assert sizes == {"base": {1}, "best_of_2": {4}, "best_of_4": {4}, "ppo": {1}, "dpo": {1}}
+    assert sizes == {"base": {3}, "best_of_2": {2}, "best_of_4": {4}, "ppo": {3}, "dpo": {3}}
     for name in comparison.policies:
         own = answers(comparison, name)
         assert [rows["prompt"].iloc[0] for rows in own] == ASKED[:12]
@@ -111,22 +111,26 @@ def test_every_policy_answers_the_same_prompts(comparison: PolicyComparison) -> 
     assert table["characters"].tolist() == table["answer"].map(len).tolist()
 
 
-def test_the_start_s_own_answer_is_none_of_those_that_best_of_n_chooses_from(
-    folder: Path, comparison: PolicyComparison
-) -> None:
+def test_no_answer_of_the_start_serves_two_policies(folder: Path, comparison: PolicyComparison) -> None:
     params = start(folder)
     place = starting_policy(params)
     policy = load_policy(place, folder)
     ids = encode_prompts(policy.tokenizer, ASKED[:12], 60).ids
-    drawn = SampleStore(None, policy_identity(place, folder), params.sampling, 42).draw(policy, ids, range(5))
-    for base, best, row in zip(answers(comparison, "base"), answers(comparison, "best_of_4"), drawn, strict=True):
-        assert base["answer"].tolist() == [row[0].text]
-        assert best["answer"].tolist() == [one.text for one in row[1:]]
-        assert best["length"].tolist() == [len(one.ids) for one in row[1:]]
+    drawn = SampleStore(None, policy_identity(place, folder), params.sampling, 42).draw(policy, ids, range(9))
+    for name, first, last in (("base", 0, 3), ("best_of_2", 3, 5), ("best_of_4", 5, 9)):
+        for own, row in zip(answers(comparison, name), drawn, strict=True):
+            assert own["number"].tolist() == list(range(first, last))
+            assert own["answer"].tolist() == [one.text for one in row[first:last]]
+            assert own["length"].tolist() == [len(one.ids) for one in row[first:last]]
+    for name in ("base", "ppo", "dpo"):
+        for rows in answers(comparison, name):
+            assert rows["weight"].tolist() == pytest.approx([1 / 3] * 3)
+            assert rows["picked"].tolist() == [True, False, False]
     for n in (2, 4):
         for rows in answers(comparison, f"best_of_{n}"):
-            shown = rows[rows["picked"]]["realm"].iloc[0]
-            assert shown == rows["realm"].iloc[:n].max(), "the answer that is shown is the best of the first n"
+            best = rows["realm"] == rows["realm"].max()
+            assert rows["weight"].tolist() == pytest.approx((best / best.sum()).tolist())
+            assert rows[rows["picked"]].index == rows[best].index[:1], "the answer that is shown is the best"
 
 
 def test_equal_answers_to_a_prompt_are_scored_once(folder: Path) -> None:
@@ -166,6 +170,7 @@ def test_metrics_are_what_other_computations_find(comparison: PolicyComparison, 
         assert "spread" not in entry
     base = found["policies"]["base"]
     assert (base["win_rate"], base["kl"], base["kl_kind"]) == (0.5, 0.0, "start")
+    assert found["answers"] == 3
     for n in (2, 4):
         best = found["policies"][f"best_of_{n}"]
         assert (best["kl"], best["kl_kind"]) == (pytest.approx(math.log(n) - (n - 1) / n), "upper bound")
@@ -206,14 +211,18 @@ def test_the_kl_is_the_mean_log_ratio_at_the_sampling_temperature(
         place = trained_policy(params.ppo, f"models/policy_{name}")
         policy = load_policy(place, folder)
         ids = encode_prompts(policy.tokenizer, ASKED[:12], 60).ids
-        drawn = SampleStore(None, policy_identity(place, folder), params.sampling, 42).draw(policy, ids, [0])
+        drawn = SampleStore(None, policy_identity(place, folder), params.sampling, 42).draw(policy, ids, range(3))
         ratios = []
-        for prompt, (response,) in zip(ids, drawn, strict=True):
-            own, other = (by_the_forward_pass(model, prompt, response.ids, 0.8) for model in (policy, base))
-            ratios.append(own - other)
+        for prompt, row in zip(ids, drawn, strict=True):
+            for response in row:
+                own, other = (by_the_forward_pass(model, prompt, response.ids, 0.8) for model in (policy, base))
+                ratios.append(own - other)
+        rows = pd.concat(answers(comparison, name))
+        assert rows["log_ratio"].tolist() == pytest.approx(ratios, abs=1e-3)
         entry = found["policies"][name]
         assert entry["kl"] == pytest.approx(np.mean(ratios), abs=1e-4)
-        assert entry["kl_error"] == pytest.approx(np.std(ratios, ddof=1) / math.sqrt(12), rel=1e-3)
+        means = [np.mean(ratios[first : first + 3]) for first in range(0, 36, 3)]  # answers to a prompt belong together
+        assert entry["kl_error"] == pytest.approx(np.std(means, ddof=1) / math.sqrt(12), rel=1e-3)
         assert entry["kl_kind"] == "estimate"
         assert entry["kl_k3"] > 0
     assert found["policies"]["dpo"]["kl_k3"] > found["policies"]["ppo"]["kl_k3"], "the one that moved more"
@@ -224,6 +233,45 @@ def by_the_forward_pass(policy: Policy, prompt: list[int], answer: list[int], te
     with torch.no_grad():
         logits = model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1] / temperature
     return float(torch.log_softmax(logits, dim=-1)[torch.arange(len(answer)), torch.tensor(answer)].sum())
+
+
+def test_trained_policies_stand_beside_best_of_n_at_their_distance(
+    comparison: PolicyComparison, found: dict[str, Any]
+) -> None:
+    start = [
+        pd.concat(rows)
+        for rows in zip(*(answers(comparison, name) for name in ("base", "best_of_2", "best_of_4")), strict=True)
+    ]
+    curve = found["best_of_n"]
+    assert curve["kl"] == pytest.approx([math.log(n) - (n - 1) / n for n in range(1, 10)])
+    assert set(curve["by_judge"]) == {"realm", "gold"}
+    for column in ("realm", "gold", "length", "ended"):
+        means = [np.mean([best_of(rows, n, column) for rows in start]) for n in range(1, 10)]
+        if column in curve["by_judge"]:
+            assert curve["by_judge"][column]["mean"] == pytest.approx(means)
+            low, high = (np.array(curve["by_judge"][column][end]) for end in ("low", "high"))
+            assert (low <= means).all()
+            assert (means <= high).all()
+        for name in ("ppo", "dpo"):
+            entry = found["policies"][name]
+            beside = entry["against_best_of_n"]
+            kl = min(max(entry["kl"], 0.0), curve["kl"][-1])
+            assert (beside["at"], beside["end"], beside["n"]) == (kl, curve["kl"][-1], 9)
+            one = {**beside, **beside["by_judge"]}[column]
+            assert one["curve"] == pytest.approx(np.interp(math.sqrt(kl), np.sqrt(curve["kl"]), means))
+            own = np.mean([rows[column].astype(float).mean() for rows in answers(comparison, name)])
+            assert one["difference"] == pytest.approx(own - one["curve"])
+            assert one["ci"][0] <= one["difference"] <= one["ci"][1]
+    assert not any("against_best_of_n" in found["policies"][name] for name in ("base", "best_of_2", "best_of_4"))
+
+
+def best_of(rows: pd.DataFrame, n: int, column: str) -> float:
+    """The mean of ``column`` of the best of n of these answers, over all draws of n; ties are one of them by chance."""
+    rewards, values = rows["realm"].to_numpy(), rows[column].to_numpy(dtype=float)
+    kept = []
+    for draw in map(list, itertools.combinations(range(len(rewards)), n)):
+        kept.append(values[draw][rewards[draw] == rewards[draw].max()].mean())
+    return float(np.mean(kept))
 
 
 def test_tables_for_people(comparison: PolicyComparison, found: dict[str, Any]) -> None:

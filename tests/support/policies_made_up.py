@@ -2,34 +2,52 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from realm_lib.evaluation.win_rates import best_of_n_weights
 from realm_lib.rlhf.comparison.result import PolicyComparison
 from realm_lib.rlhf.policies import SequenceKL
 from realm_lib.runs.run import Run
 
+_ANSWERS = {"base": 2, "best_of_4": 4, "ppo": 2}
 
-def write_policies(run: Run, answer: str = "Yeast makes gas.") -> dict[str, Any]:
-    """metrics/policies.json and policy_answers.parquet as the library's own comparison makes them."""
+
+def made_up_comparison(answer: str = "Yeast makes gas.", *, kl: float = 3.25, prompts: int = 40) -> PolicyComparison:
+    """Two answers a prompt of the start and of a policy at ``kl`` nats, and best-of-4 from four others."""
+    rng = np.random.default_rng(11)
     rows = []
-    for policy, gain in (("base", 0.0), ("best_of_4", 0.4), ("ppo", 1.0)):
-        for row in range(40):
-            luck = ((row * 7) % 11 - 5) / 5
-            rows.append(
-                {
-                    "policy": policy, "row": row, "number": 0, "answer": answer, "length": 20 + row % 3,
-                    "characters": 90.0 + (row * 5) % 13, "ended": True, "weight": 1.0, "picked": True,
-                    "prompt": f"Post {row}?", "realm": gain + luck, "gold": gain / 2 - luck,
-                }
-            )  # fmt: skip
-    comparison = PolicyComparison(
-        answers=pd.DataFrame(rows),
-        kls={"ppo": SequenceKL(k1=3.25, k1_error=0.2, k3=3.3)},
+    for policy, gain in (("base", 0.0), ("best_of_4", 0.0), ("ppo", 0.8)):
+        for row in range(prompts):
+            for number in range(_ANSWERS[policy]):
+                luck, own = ((row * 7) % 11 - 5) / 5, rng.normal()
+                rows.append(
+                    {
+                        "policy": policy, "row": row, "number": number + 2 * (policy == "best_of_4"), "answer": answer,
+                        "length": 20 + (row + number) % 3, "characters": 90.0 + (row * 5 + number) % 13, "ended": True,
+                        "weight": 1 / _ANSWERS[policy], "picked": number == 0, "prompt": f"Post {row}?",
+                        "realm": gain + luck + own, "gold": gain / 2 + own / 2 - luck,
+                        "log_ratio": kl + rng.normal() / 3 if policy == "ppo" else np.nan,
+                    }
+                )  # fmt: skip
+    answers = pd.DataFrame(rows)
+    pool = answers[answers["policy"] == "best_of_4"]
+    rewards = pool["realm"].to_numpy().reshape(-1, 4)
+    answers.loc[pool.index, "weight"] = best_of_n_weights(rewards, 4).ravel()
+    answers.loc[pool.index, "picked"] = (rewards == rewards.max(axis=1, keepdims=True)).ravel()
+    return PolicyComparison(
+        answers=answers,
+        kls={"ppo": SequenceKL(k1=kl, k1_error=0.2, k3=1.02 * kl)},
         judges=("realm", "gold"),
         best_of=(4,),
         resamples=200,
         dropped="",
     )
+
+
+def write_policies(run: Run, answer: str = "Yeast makes gas.") -> dict[str, Any]:
+    """metrics/policies.json and policy_answers.parquet as the library's own comparison makes them."""
+    comparison = made_up_comparison(answer)
     comparison.answers.to_parquet(run.path("metrics", "policy_answers.parquet"))
     return run.write_metrics("policies", comparison.metrics())
 

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.ticker import MaxNLocator
 
+from realm_lib.report.figures.labels import Label, along, label_points
 from realm_lib.report.figures.theme import (
     COLOURS,
     DOTTED,
@@ -43,8 +44,10 @@ _PANELS: dict[str, tuple[str, str]] = {
 """Columns of a training's log, as :class:`PPOResult` holds it: what they are, and their unit."""
 _LINES = ("-", "--", ":")
 _COLUMNS = 4
-_LABELLED = 8
-"""Points of a curve that get a number, at most (and the last one)."""
+_LABELLED = 4
+"""Points of a curve that all get a number; of more, only some do."""
+_RING = 12
+"""Width of the ring around a policy that is kept, in points of paper."""
 
 
 def policy_training(history: Sequence[Mapping[str, float]], ax: Axes | None = None) -> Axes:
@@ -150,11 +153,10 @@ def over_optimisation(
             _path(ax, curve.sort_values("step"), column, colour, _LINES[index % len(_LINES)], name)
             if kept is not None:
                 chosen = curve[curve["step"] == kept[name]]
-                ax.plot(chosen["kl"], chosen[column], "o", markersize=12, fillstyle="none", color=colour,
+                ax.plot(chosen["kl"], chosen[column], "o", markersize=_RING, fillstyle="none", color=colour,
                         markeredgewidth=1.8)  # fmt: skip
         ax.axhline(0, **DOTTED, zorder=1)
         ax.margins(0.07, 0.1)
-        _number(ax, curves, kept or {}, column, colours)
         ax.set(xlabel="KL from the reference (nats a response)", ylabel="Change of the mean since the start")
     # Together the facts under both titles explain every mark.
     first = next(iter(curves.values()))
@@ -165,6 +167,8 @@ def over_optimisation(
     draw_title(right, "Truth: the utility that it stands for", facts, simulated)
     if len(curves) > 1:
         legend_below(left, left, len(curves))
+    for ax, column in ((left, "reward"), (right, "gold")):
+        _number(ax, curves, kept or {}, column, colours)
     return left, right
 
 
@@ -183,31 +187,31 @@ def _path(ax: Axes, curve: pd.DataFrame, column: str, colour: str, line: str, na
 def _number(
     ax: Axes, curves: Mapping[str, pd.DataFrame], kept: Mapping[str, int], column: str, colours: Sequence[str]
 ) -> None:
-    """Numbers of updates beside the points, each on the side where other numbers and points are farthest.
+    """Numbers of updates beside some of the points, clear of lines, bars and each other.
 
     Trainings that start from one policy share its point, and its number.
     """
-    ax.autoscale_view()
-    size = np.asarray(ax.get_window_extent().size) * 72 / ax.figure.get_dpi()
-    points: dict[tuple[float, float, float], tuple[str, bool]] = {}
+    labels: dict[tuple[float, float, float], Label] = {}
+    drawn = []
     for index, (name, curve) in enumerate(curves.items()):
-        if column in curve:
-            wanted = _labelled(sorted(curve["step"]), kept.get(name))
-            for step, kl, value in curve[["step", "kl", column]].itertuples(index=False):
-                points.setdefault((step, kl, value), (colours[index % len(colours)], step in wanted))
-    positions = {key: ax.transLimits.transform(key[1:]) * size for key in points}
-    taken = list(positions.values())
-    for key, (colour, shown) in points.items():
-        if shown:
-            offsets = [np.array(offset) for offset in ((0, 13), (0, -13), (13, 0), (-13, 0), (10, 11), (-10, -11))]
-            free = [min(float(np.hypot(*(positions[key] + offset - other))) for other in taken) for offset in offsets]
-            offset = offsets[int(np.argmax(np.minimum(free, 13)))]
-            taken.append(positions[key] + offset)
-            ax.annotate(f"{key[0]:.0f}", key[1:], xytext=tuple(offset), textcoords="offset points", ha="center",
-                        va="center", fontsize=8.5, color=colour)  # fmt: skip
+        if column not in curve:
+            continue
+        colour = colours[index % len(colours)]
+        ordered = curve.sort_values("step")
+        drawn.append(along(list(zip(ordered["kl"], ordered[column], strict=True))))
+        wanted = _labelled(ordered["step"].tolist(), kept.get(name))
+        for row in ordered.to_dict("records"):
+            if f"{column}_low" in row:
+                drawn.append(along([(row["kl"], row[f"{column}_low"]), (row["kl"], row[f"{column}_high"])]))
+            if row["step"] in wanted:
+                at = (row["kl"], row[column])
+                radius = _RING / 2 + 2 if row["step"] == kept.get(name) else 3.0
+                labels.setdefault((row["step"], *at), Label(at, f"{row['step']:.0f}", colour, radius))
+    if labels:
+        label_points(ax, list(labels.values()), np.concatenate(drawn), fontsize=8.5)
 
 
 def _labelled(steps: Sequence[int], kept: int | None) -> set[int]:
-    """Steps whose points get a number: evenly chosen ones, the last, and the one that is kept."""
-    every = -(-len(steps) // _LABELLED)
-    return {*steps[::every], *steps[-1:], *([] if kept is None else [kept])}
+    """Steps whose points get a number: all of a few; of more the first, the last, and the one that is kept."""
+    few = steps if len(steps) <= _LABELLED else [steps[0], steps[-1]]
+    return {*few, *([] if kept is None else [kept])}

@@ -10,6 +10,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from realm_lib.report.figures import theme
+from realm_lib.report.figures.labels import Label, along, label_points
 from realm_lib.report.words.policies import policy_name
 
 _COLOURS = {"base": "#7A7A7A", "ppo": "#D55E00", "dpo": "#0072B2"}
@@ -120,34 +121,58 @@ def reward_against_kl(
 ) -> list[Axes]:
     """Mean reward, and mean gold where it is known, against the distance from the start, with intervals.
 
-    Best-of-n stands at its analytic KL, an upper bound (a line joins them); trained policies at their estimate with
-    its standard error. Distances are drawn by their square root, as Gao et al. (arXiv 2210.10760) do.
+    ``metrics`` is metrics/policies.json. Best-of-n stands at its analytic KL, an upper bound: as a curve with its
+    interval for every n that the start's answers allow, and a point for each n that was compared. Trained policies
+    stand at their estimate with its standard error. Distances are drawn by their square root, as Gao et al. (arXiv
+    2210.10760) do. Metrics without the curve, as were made before there was one, have a line that joins the points.
     """
-    policies = metrics["policies"]
+    policies, curve = metrics["policies"], metrics.get("best_of_n")
     judges = [judge for judge in ("realm", "gold") if judge in policies["base"]]
     if axes is None:
-        axes = theme.new_pair(9.6, 3.8) if len(judges) == 2 else [theme.new_axes(6.4, 3.8)]
-    for ax, judge in zip(axes, judges, strict=False):
-        drawn = [entry for name, entry in policies.items() if name == "base" or name.startswith("best_of_")]
-        kls, means = [entry["kl"] for entry in drawn], [entry[judge]["mean"] for entry in drawn]
-        ax.plot(kls, means, "--", color=policy_colour("best_of_4"), linewidth=1.4)
+        axes = theme.new_pair(9.6, 4.0) if len(judges) == 2 else [theme.new_axes(6.4, 4.0)]
+    of_all = [theme.counted(metrics["prompts"], "prompt"), "95 % intervals"]
+    of_curve = [f"curve: best-of-n, n = 1 to {len(curve['kl'])}"] if curve else []
+    facts = [of_all, of_curve] if len(judges) == 2 else [[*of_all, *of_curve]]
+    for ax, judge, under in zip(axes, judges, facts, strict=False):
+        drawn = [_best_of_n_line(ax, policies, curve, judge)]
         for name, entry in policies.items():
             mean, (low, high), colour = entry[judge]["mean"], entry[judge]["ci"], policy_colour(name)
-            ax.errorbar(entry["kl"], mean, yerr=[[mean - low], [high - mean]], xerr=entry.get("kl_error") or None,
+            error = entry.get("kl_error", 0.0)
+            ax.errorbar(entry["kl"], mean, yerr=[[mean - low], [high - mean]], xerr=error or None,
                         fmt="o", color=colour, markersize=7, linewidth=1.6)  # fmt: skip
-            side: dict[str, Any] = {"xytext": (8, -15)} if name == "base" else {"xytext": (7, 5)}
-            if name.startswith("best_of_"):
-                side = {"xytext": (-8, 6), "ha": "right"}
-            ax.annotate(policy_name(name), (entry["kl"], mean), textcoords="offset points", color=colour, **side)
+            drawn.append(along([(entry["kl"], low), (entry["kl"], high)]))
+            drawn.append(along([(entry["kl"] - error, mean), (entry["kl"] + error, mean)]))
         ends = [entry["kl"] + 2 * entry.get("kl_error", 0.0) for entry in policies.values()]
         ax.set_xscale("function", functions=(_root, _square))
-        width = 1.12 * float(_root(np.array(max(ends))))
+        width = 1.12 * float(_root(np.array(max([*ends, *(curve["kl"] if curve else [])]))))
         ax.set_xlim(_square(np.array(-0.15 * width)), _square(np.array(width)))
+        ax.margins(y=0.12)
         ax.xaxis.set_major_locator(FixedLocator(_squares(width)))
         ax.set(xlabel="KL to the start (nats a response)", ylabel=f"Mean, {_JUDGES[judge]}")
-        facts = [theme.counted(metrics["prompts"], "prompt"), "95 % intervals"]
-        theme.draw_title(ax, "Reward and distance", facts, "gold" in judges)
+        theme.draw_title(ax, "Reward and distance" if judge == "realm" else "Truth and distance", under,
+                         "gold" in judges)  # fmt: skip
+        names = [
+            Label((entry["kl"], entry[judge]["mean"]), policy_name(name), policy_colour(name))
+            for name, entry in policies.items()
+        ]
+        label_points(ax, names, np.concatenate(drawn))
     return list(axes)
+
+
+def _best_of_n_line(
+    ax: Axes, policies: Mapping[str, Any], curve: Mapping[str, Any] | None, judge: str
+) -> NDArray[np.float64]:
+    """Best-of-n by distance: the whole curve with its band, or a line that joins what was compared; points of it."""
+    colour = policy_colour("best_of_n")
+    if curve is not None:
+        found = curve["by_judge"][judge]
+        ax.fill_between(curve["kl"], found["low"], found["high"], color=colour, alpha=0.13, linewidth=0)
+        ax.plot(curve["kl"], found["mean"], "-", color=colour, linewidth=1.4)
+        return along(list(zip(curve["kl"], found["mean"], strict=True)))
+    compared = [entry for name, entry in policies.items() if name == "base" or name.startswith("best_of_")]
+    ends = [(entry["kl"], entry[judge]["mean"]) for entry in compared]
+    ax.plot(*zip(*ends, strict=True), "--", color=colour, linewidth=1.4)
+    return along(ends)
 
 
 def _root(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -30,6 +30,7 @@ def policies_content(run: Run) -> dict[str, Any] | None:
         "trainings": trainings,
         "judge": judge,
         "prompts": metrics["prompts"],
+        "answers": counted(metrics.get("answers", 1), "answers"),
         "lead": lead,
         "lines": [_with_code(line.removeprefix("- ")) for line in lines],
         "has_gold": "gold" in metrics["policies"]["base"],

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from realm_lib.report.words.numbers import against_half, capital, listed, percent, with_interval
+from realm_lib.report.words.distances import against_best_of_n, ends_less
+from realm_lib.report.words.numbers import against_half, capital, counted, listed, percent, with_interval
 
 _LABELS = {"base": "the starting policy", "ppo": "PPO", "dpo": "DPO"}
 
@@ -21,18 +22,23 @@ def policy_name(name: str) -> str:
 def verdict(metrics: Mapping[str, Any]) -> str:
     """Sentences from metrics/policies.json: who beats the start, who beats whom, at what length and distance.
 
-    A policy is called better only where its win rate's whole interval lies above one half.
+    A policy is called better only where its win rate's whole interval lies above one half. Then where trained policies
+    lie against best-of-n's curve, and a warning where one does not end its answers.
     """
     judge, policies = metrics["judge"], metrics["policies"]
     others = [name for name in policies if name != "base"]
     who = "the simulated truth" if judge == "gold" else "REALM's own reward"
-    lines = [f"Judged by {who} on {metrics['prompts']} held-out prompts:"]
+    each = counted(metrics.get("answers", 1), "answers")
+    lines = [f"Judged by {who} on {metrics['prompts']} held-out prompts, {each} each:"]
     lines += [f"- {_against_start(name, policies[name])}" for name in others]
     best = max(others, key=lambda name: float(policies[name]["win_rate"]))
     if policies[best]["ci"][0] > 0.5:
         lines.append(f"- {_best(best, others, metrics['pairwise'][judge])}")
     else:
         lines.append("- No policy is shown to be better than the start.")
+    told = [against_best_of_n(policy_name(name), policies[name]) for name in others]
+    told += [ends_less(policy_name(name), policies[name], policies["base"]) for name in others]
+    lines += [f"- {text}" for text in told if text]
     if judge == "gold":
         lines += [f"- {text}" for name in others if (text := _overoptimised(name, policies[name]))]
     else:
@@ -99,8 +105,10 @@ def captions(judge: str) -> dict[str, tuple[str, str]]:
         ),
         "policies_reward_kl": (
             "What the distance buys.",
-            "Mean reward against the distance from the start; where the reward rises and the truth does not, the "
-            "policy has found what the reward pays for.",
+            "Mean reward against the distance from the start, drawn by its square root. The curve is best-of-n for "
+            "every n, from all answers of the start; its distances are upper bounds, so that the true curve lies there "
+            "or to the left. A policy below it pays more distance for as much. Where the reward rises and the truth "
+            "does not, the policy has found what the reward pays for.",
         ),
     }
 

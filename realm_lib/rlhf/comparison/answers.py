@@ -1,6 +1,8 @@
 """The same held-out prompts answered by every policy, and scored by every judge: one table."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -63,11 +65,12 @@ def compare_policies(
 ) -> PolicyComparison:
     """The starting policy, its best-of-n under ``reward``, and the policies of ``trained``, on the same ``prompts``.
 
-    Each policy answers every prompt once, with the settings of ``params.sampling``. For best-of-n the starting policy
-    gives max(``params.comparison.best_of``) further answers, none of which is the one that it is compared by.
-    ``judge`` (one callable, or several by name) scores all answers, equal answers to a prompt once; the reward does as
-    ``realm``. With ``run``, answers drawn are kept in its folder samples. KL to the start is estimated on each policy's
-    own answers, at the sampling temperature.
+    Each policy answers every prompt ``params.comparison.answers`` times, with the settings of ``params.sampling``. For
+    each n of ``params.comparison.best_of`` the starting policy gives n further answers, of which best-of-n is the best:
+    no answer serves two policies, so that any two are compared by independent draws. ``judge`` (one callable, or
+    several by name) scores all answers, equal answers to a prompt once; the reward does as ``realm``. With ``run``,
+    answers drawn are kept in its folder samples. KL to the start is estimated on all of a policy's own answers, at the
+    sampling temperature.
 
     Raises :class:`ComparisonError` for temperature 0, and what policies, reward and judges raise.
     """
@@ -84,8 +87,13 @@ def compare_policies(
     asked = [prompts[index] for index in encoded.kept]
 
     store = SampleStore.of(start, sampling, seed, run)
-    drawn = store.draw(base, encoded.ids, range(max(settings.best_of) + 1), progress=progress)
-    frames = [_rows("base", [row[:1] for row in drawn]), _rows("best", [row[1:] for row in drawn])]
+    bounds = list(accumulate([settings.answers, *settings.best_of], initial=0))
+    drawn = store.draw(base, encoded.ids, range(bounds[-1]), progress=progress)
+    names = ["base", *(f"best_of_{n}" for n in settings.best_of)]
+    frames = [
+        _rows(name, [row[first:last] for row in drawn], first)
+        for name, (first, last) in zip(names, pairwise(bounds), strict=True)
+    ]
     kls: dict[str, SequenceKL] = {}
     for name, policy_params in trained.items():
         policy = load_policy(policy_params, folder)
@@ -95,9 +103,10 @@ def compare_policies(
         ids = encode_prompts(policy.tokenizer, asked, sampling.max_prompt_tokens, sampling.enable_thinking).ids
         if ids != encoded.ids:
             raise ComparisonError(f"{name}: its chat template is not that of {start.model_name}: the prompts differ")
-        answers = SampleStore.of(policy_params, sampling, seed, run).draw(policy, ids, [0], progress=progress)
-        frames.append(_rows(name, answers))
-        kls[name] = _kl(policy, base, ids, [row[0] for row in answers], sampling)
+        own = SampleStore.of(policy_params, sampling, seed, run)
+        answers = own.draw(policy, ids, range(settings.answers), progress=progress)
+        kls[name], log_ratios = _kl(policy, base, ids, answers, sampling)
+        frames.append(_rows(name, answers).assign(log_ratio=log_ratios))
         del policy  # before the next is loaded: two models in memory, not three
     table = pd.concat(frames, ignore_index=True)
     table["prompt"] = [as_text(asked[row]) for row in table["row"]]
@@ -112,7 +121,8 @@ def compare_policies(
     )
 
 
-def _rows(name: str, answers: Sequence[Sequence[Response]]) -> pd.DataFrame:
+def _rows(name: str, answers: Sequence[Sequence[Response]], first: int = 0) -> pd.DataFrame:
+    """One row an answer, numbered from ``first`` as the sample store numbers them; the first one is shown."""
     return pd.DataFrame(
         [
             {
@@ -123,24 +133,38 @@ def _rows(name: str, answers: Sequence[Sequence[Response]]) -> pd.DataFrame:
                 "length": len(response.ids),
                 "characters": len(response.text),
                 "ended": response.ended,
-                "weight": 1.0,
-                "picked": True,
+                "weight": 1 / len(responses),
+                "picked": number == first,
+                "log_ratio": np.nan,
             }
             for row, responses in enumerate(answers)
-            for number, response in enumerate(responses)
+            for number, response in enumerate(responses, start=first)
         ]
     )
 
 
 def _kl(
-    policy: Policy, base: Policy, ids: Sequence[Sequence[int]], answers: Sequence[Response], sampling: SamplingParams
-) -> SequenceKL:
-    drawn = [response.ids for response in answers]
+    policy: Policy,
+    base: Policy,
+    ids: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[Response]],
+    sampling: SamplingParams,
+) -> tuple[SequenceKL, NDArray[np.float64]]:
+    """The KL to the start over all answers, and each answer's log-ratio, in the order of :func:`_rows`.
+
+    Its error is that over prompts: answers to one prompt are not independent of each other.
+    """
+    asked = [prompt for prompt, row in zip(ids, answers, strict=True) for _ in row]
+    drawn = [response.ids for row in answers for response in row]
 
     def log_probs(model: Any) -> list[NDArray[np.float32]]:
-        return response_log_probs(model, ids, drawn, temperature=sampling.temperature, batch_size=sampling.batch_size)
+        return response_log_probs(model, asked, drawn, temperature=sampling.temperature, batch_size=sampling.batch_size)
 
-    return sequence_kl(log_probs(policy.model), log_probs(base.model))
+    own, start = log_probs(policy.model), log_probs(base.model)
+    ratios = np.array([a.sum(dtype=np.float64) - b.sum(dtype=np.float64) for a, b in zip(own, start, strict=True)])
+    by_prompt = ratios.reshape(len(ids), -1).mean(axis=1)
+    error = float(by_prompt.std(ddof=1) / np.sqrt(len(by_prompt)))
+    return replace(sequence_kl(own, start), k1_error=error), ratios
 
 
 def _scored(
@@ -157,14 +181,12 @@ def _scored(
 
 
 def _with_best_of(table: pd.DataFrame, best_of: Sequence[int]) -> pd.DataFrame:
-    """The rows named best as a policy best_of_n for each n, with weights; picked is the best of the first n."""
-    pool = table[table["policy"] == "best"].sort_values(["row", "number"])
-    rewards = pool["realm"].to_numpy(dtype=np.float64).reshape(pool["row"].nunique(), -1)
-    frames = [table[table["policy"] == "base"]]
+    """``table`` with the weights of best-of-n's answers, which are 0 but for the best; picked is the first of these."""
     for n in best_of:
+        pool = table[table["policy"] == f"best_of_{n}"].sort_values(["row", "number"])
+        rewards = pool["realm"].to_numpy(dtype=np.float64).reshape(-1, n)
         picked = np.zeros(rewards.shape, dtype=bool)
-        picked[np.arange(len(rewards)), rewards[:, :n].argmax(axis=1)] = True
-        weights = best_of_n_weights(rewards, n)
-        frames.append(pool.assign(policy=f"best_of_{n}", weight=weights.ravel(), picked=picked.ravel()))
-    frames.append(table[~table["policy"].isin(["base", "best"])])
-    return pd.concat(frames, ignore_index=True)
+        picked[np.arange(len(rewards)), rewards.argmax(axis=1)] = True
+        table.loc[pool.index, "weight"] = best_of_n_weights(rewards, n).ravel()
+        table.loc[pool.index, "picked"] = picked.ravel()
+    return table
