@@ -1,12 +1,13 @@
 """The ``rlhf`` section of a profile: policies, how they are sampled, and how they are fine-tuned."""
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from realm_lib.config.base import Section
+from realm_lib.config.base import SecretReference, Section
 
-_REWARD = {"reward", "score", "similarity", "spread"}
+_REWARD = {"reward", "score", "similarity", "spread", "floored"}
 _ANSWERS = {"policy", "prompt", "post", "row", "number", "answer", "response", "before", "after", "weight", "picked"}
 _ANSWERS |= {"log_ratio"}
 _MEASURES = {"length", "characters", "ended", "entropy", "distinct_1", "distinct_2"}
@@ -247,9 +248,38 @@ class ComparisonParams(Section):
         return self
 
 
+class RewardServerParams(Section):
+    """A ``realm serve`` whose reward is asked for over HTTP, so that one copy of its models serves every process."""
+
+    url: str
+    """As ``http://gpu-7:8000``. A token stands in ``token``, never here."""
+    token: SecretReference = None
+    """The server's, as ``${REALM_SERVER_TOKEN}``; null sends none. Plain http shows it to the network."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    """Responses in one request; the server takes 256 at most."""
+    timeout: Annotated[float, Field(gt=0)] = 180.0
+    """Seconds to wait for an answer: more than the server itself takes before it says that it was too slow (120)."""
+    max_attempts: Annotated[int, Field(ge=1)] = 10
+    """How often one request is tried: with the waits between, two minutes on average for a server to come back."""
+    retry_wait: Annotated[float, Field(gt=0)] = 1.0
+    """The first wait between two tries is up to so many seconds; later ones double, up to a minute."""
+
+    @field_validator("url")
+    @classmethod
+    def _url_holds_no_secret(cls, url: str) -> str:
+        if not re.fullmatch(r"https?://[^@\s/?#]+(/[^@\s?#]*)?", url):
+            raise ValueError("url must be http://HOST:PORT or https://HOST, without a user or a token in it")
+        return url.rstrip("/")
+
+
 class RlhfParams(Section):
     """Using the reward: how policies are sampled, fine-tuned and compared."""
 
+    reward_server: RewardServerParams | None = None
+    """Where the reward is asked for over HTTP; null loads the run's own in every process."""
+    floor_reward: float | None = None
+    """The reward of a response that is empty, or that the reward cannot score for its length: below what a poor answer
+    gets. Null stops the run at such a response, and it would be drawn again. Each is counted."""
     sampling: SamplingParams = SamplingParams()
     ppo: PPOParams
     dpo: DPOParams | None = None

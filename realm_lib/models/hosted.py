@@ -12,11 +12,14 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tenacity
 
 from realm_lib.config.base import Secret
+
+if TYPE_CHECKING:
+    import httpx
 
 RETRIED_STATUS = frozenset({429, 500, 502, 503, 504})
 """Answers that another try may change. 400, 401, 403 and 404 say that the request itself is wrong."""
@@ -46,6 +49,8 @@ class RemoteError(RuntimeError):
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+        self.content = b""
+        """The body of the service's answer, where it is known; it may hold what must not be shown."""
         self.retryable = connection_failed or status in RETRIED_STATUS
 
 
@@ -59,11 +64,40 @@ class Service:
 
     name: str
     hints: Mapping[int, str]
-    secret: Secret
+    secret: Secret | None
+    """None: it takes no key."""
 
     def shown(self, text: str) -> str:
         """``text`` as an error may repeat it: without the key, and not long."""
-        return self.secret.hide(text)[:LONGEST_MESSAGE]
+        return self.hidden(text)[:LONGEST_MESSAGE]
+
+    def hidden(self, text: str) -> str:
+        """``text`` without the key."""
+        return text if self.secret is None else self.secret.hide(text)
+
+    def post(self, client: "httpx.Client", url: str, content: Any) -> "httpx.Response":
+        """Ask once, with ``content`` as JSON and the key as a bearer token; the answer, if its status is 200.
+
+        Raises :class:`RemoteError` for every other end, without httpx's error behind it: that one holds the request and
+        so the key. Raises UnicodeEncodeError for a text with a lone surrogate.
+        """
+        import httpx
+
+        headers = {"Accept": "application/json"}
+        if self.secret is not None:
+            headers["Authorization"] = f"Bearer {self.secret.reveal()}"
+        failure: RemoteError
+        try:
+            answer = client.post(url, json=content, headers=headers)
+            if answer.status_code == httpx.codes.OK:
+                return answer
+            failure = self.refusal(answer.status_code, answer.text, answer.headers.get("Retry-After"))
+            failure.content = answer.content
+        except httpx.TimeoutException:
+            failure = self.timed_out(client.timeout.read or 0.0)
+        except (httpx.TransportError, httpx.DecodingError) as error:
+            failure = self.not_connected(error)
+        raise failure from None
 
     def refusal(self, status: int, message: str, retry_after: str | None) -> RemoteError:
         """An answer with an HTTP error; ``retry_after`` as :func:`parse_retry_after` reads it."""

@@ -16,7 +16,7 @@ from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.profile import Params
 from realm_lib.data.chats import Prompt, as_text
 from realm_lib.models.embedders import Embedder, build_embedder, by_role, cosine
-from realm_lib.models.reward_models import Scorer, build_scorer
+from realm_lib.models.reward_models import LongResponseError, Scorer, build_scorer
 from realm_lib.runs.files import write_json
 from realm_lib.runs.run import MissingStepError
 
@@ -71,7 +71,8 @@ class RealmReward:
     def explain(self, prompts: Sequence[Prompt], completions: Sequence[Prompt]) -> pd.DataFrame:
         """One row a completion: reward, spread (standard deviation over the ensemble), score, similarity.
 
-        Equal texts are computed once.
+        Equal texts are computed once. Raises :class:`LongResponseError` with the places, among ``completions``, of
+        those that are too long for the reward model.
         """
         if len(prompts) != len(completions):
             raise ValueError(f"{len(prompts)} prompts but {len(completions)} completions")
@@ -81,11 +82,21 @@ class RealmReward:
             return pd.DataFrame(columns=columns, dtype=float)
         distinct = asked.drop_duplicates(ignore_index=True)
         sides = self._embed_sides(distinct["prompt"].tolist(), distinct["response"].tolist())
-        distinct["score"] = self.scorer.score(distinct["prompt"].tolist(), distinct["response"].tolist())
+        distinct["score"] = self._score(distinct, asked)
         distinct["similarity"] = cosine(*sides)
         features = distinct[["score", "similarity"]].to_numpy(dtype=np.float32)
         distinct["reward"], distinct["spread"] = self.combiner.reward_and_spread(features)
         return asked.merge(distinct, on=["prompt", "response"], how="left", validate="many_to_one")[columns]
+
+    def _score(self, distinct: pd.DataFrame, asked: pd.DataFrame) -> NDArray[np.float32]:
+        """Scores of the ``distinct`` texts of ``asked``; texts without one are named by their places in ``asked``."""
+        try:
+            return self.scorer.score(distinct["prompt"].tolist(), distinct["response"].tolist())
+        except LongResponseError as error:
+            tokens = {texts: error.tokens.get(place) for place, texts in enumerate(distinct.itertuples(False, None))}
+            of_asked = {place: tokens[texts] for place, texts in enumerate(asked.itertuples(False, None))}
+            long = {place: number for place, number in of_asked.items() if number is not None}
+            raise LongResponseError(str(error), long, error.limit) from None
 
     def _embed_sides(self, prompts: list[str], responses: list[str]) -> list[NDArray[np.float32]]:
         """Vectors of prompts and of responses, each distinct text embedded once where the model treats both alike."""

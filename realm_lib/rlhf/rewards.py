@@ -2,14 +2,18 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from realm_lib.config.rlhf import RlhfParams
 from realm_lib.data.chats import Prompt
+from realm_lib.models.reward_models import UnscorableError
 from realm_lib.rlhf.errors import RewardError
+from realm_lib.runs.run import Run
 
 Reward = Callable[..., Sequence[float | None]]
 """``reward(prompts=, completions=) -> list of numbers``: RealmReward, or any of TRL's reward functions. One with
@@ -35,72 +39,149 @@ def reward_identity(reward: Reward) -> dict[str, str] | None:
     return {str(name): str(value) for name, value in sorted(models.items())}
 
 
-def ask_reward(
-    reward: Reward, prompts: Sequence[Prompt], responses: Sequence[str], indices: Sequence[int], *, needs_spread: bool
-) -> pd.DataFrame:
-    """One row a response: reward, and spread, score, similarity where the reward tells them. One call.
+def load_reward(params: RlhfParams, run: Run) -> Reward:
+    """The reward that a training asks: of the server that ``rlhf.reward_server`` names, or else of ``run`` itself.
 
-    ``indices`` say which of the user's prompts these are. Raises :class:`RewardError` naming one for a reward that
-    raises, that answers with another number of rewards, or with None, NaN or infinity; and when ``needs_spread`` and
-    there is none.
+    Raises what RealmReward.from_pretrained raises; a server is first asked when it is used.
     """
-    explain = getattr(reward, "explain", None)
+    if params.reward_server is not None:
+        from realm_lib.inference.remote_reward import RemoteReward
+
+        return RemoteReward(params.reward_server)
+    from realm_lib.reward.realm_reward import RealmReward
+
+    return RealmReward.from_pretrained(run.folder)
+
+
+def ask_reward(
+    reward: Reward,
+    prompts: Sequence[Prompt],
+    responses: Sequence[str],
+    indices: Sequence[int],
+    *,
+    needs_spread: bool,
+    floor: float | None = None,
+) -> pd.DataFrame:
+    """One row a response: reward, floored, and spread, score, similarity where the reward tells them. One call.
+
+    ``indices`` say which of the user's prompts these are. With a ``floor`` (``rlhf.floor_reward``) an empty response
+    is not sent, and one that the reward cannot score (:class:`UnscorableError`) is left out of a second call: both
+    get the floor, floored is True for them and their parts are NaN. Every other failure stays one.
+    Raises :class:`RewardError` naming a prompt for a reward that raises, that answers with another number of rewards,
+    or with None, NaN or infinity; and when ``needs_spread`` and there is none.
+    """
     completions = [_completion(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
-    answer = _call(explain or reward, "the reward", prompts, completions, indices)
-    if explain is None:
-        table = pd.DataFrame({"reward": _numbers(answer, "the reward", responses, indices)})
-    else:
-        columns = ["reward", *(part for part in PARTS if part in answer)]
-        table = pd.DataFrame(
-            {name: _numbers(list(answer[name]), f"the reward's {name}", responses, indices) for name in columns}
-        )
-    if needs_spread and "spread" not in table:
+    sent = [place for place, response in enumerate(responses) if floor is None or response.strip()]
+    asking = _Asking(reward, "the reward", prompts, responses, completions, indices, floor)
+    places, told = asking.numbers(sent)
+    if needs_spread and places and "spread" not in told:
         raise RewardError(
             "reward_uncertainty_penalty is above 0, but the reward tells no spread: it needs a method explain() with a "
             "column spread, as RealmReward has; or set the penalty to 0"
         )
+    table = pd.DataFrame(told, index=places, dtype=np.float64).reindex(range(len(responses)))
+    table["floored"] = ~table.index.isin(places)
+    if floor is not None:
+        table.loc[table["floored"], "reward"] = floor
     return table
 
 
 def ask_judge(
-    name: str, judge: Judge | Reward, prompts: Sequence[Prompt], responses: Sequence[str], indices: Sequence[int]
+    name: str,
+    judge: Judge | Reward,
+    prompts: Sequence[Prompt],
+    responses: Sequence[str],
+    indices: Sequence[int],
+    *,
+    floor: float | None = None,
 ) -> NDArray[np.float64]:
-    """The number of the judge ``name`` for each response, float64 [n]; asked and checked as a reward is."""
-    who = f"judge {name!r}"
-    answer = _call(judge, who, prompts, list(responses), indices)
-    return np.array(_numbers(answer, who, responses, indices), dtype=np.float64)
+    """The number of the judge ``name`` for each response, float64 [n]; asked and checked as a reward is.
+
+    A judge is asked about empty responses too, since a function may well have a number for them; one that is a reward
+    (it has ``explain``) is not. What it says that it cannot judge (:class:`UnscorableError`) gets the ``floor``.
+    """
+    is_reward = hasattr(judge, "explain")
+    sent = [place for place, response in enumerate(responses) if not is_reward or floor is None or response.strip()]
+    asking = _Asking(judge, f"judge {name!r}", prompts, responses, list(responses), indices, floor)
+    places, told = asking.numbers(sent)
+    numbers = np.full(len(responses), np.nan if floor is None else floor, dtype=np.float64)
+    numbers[places] = told["reward"]
+    return numbers
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """Whom one call asks about what; ``places`` are positions in the lists."""
+
+    reward: Callable[..., Any]
+    who: str
+    prompts: Sequence[Prompt]
+    responses: Sequence[str]
+    completions: Sequence[Any]
+    indices: Sequence[int]
+    floor: float | None
+
+    def numbers(self, places: list[int]) -> tuple[list[int], dict[str, list[float]]]:
+        """Which of ``places`` could be scored (all, without a floor), and the numbers of those by name."""
+        while places:
+            try:
+                return places, self._told(places)
+            except UnscorableError as error:
+                refused = {places[place] for place in error.places if 0 <= place < len(places)}
+                if not refused:
+                    raise RewardError(
+                        f"{self.who} cannot score places {error.places} of {len(places)} responses, which there are not"
+                    ) from error
+                places = [place for place in places if place not in refused]
+        return [], {"reward": []}
+
+    def _told(self, places: Sequence[int]) -> dict[str, list[float]]:
+        explain = getattr(self.reward, "explain", None)
+        answer = self._call(explain or self.reward, places)
+        if explain is None:
+            return {"reward": self._checked(answer, self.who, places)}
+        told = {"reward": self._checked(list(answer["reward"]), self.who, places)}
+        for part in PARTS:
+            if part in answer:
+                told[part] = self._checked(list(answer[part]), f"{self.who}'s {part}", places)
+        return told
+
+    def _call(self, function: Callable[..., Any], places: Sequence[int]) -> Any:
+        try:  # by name: TRL's may take only some
+            return function(
+                prompts=[self.prompts[place] for place in places],
+                completions=[self.completions[place] for place in places],
+            )
+        except Exception as error:
+            unscorable = isinstance(error, UnscorableError)
+            if unscorable and self.floor is not None:
+                raise
+            named = ", ".join(str(self.indices[place]) for place in places[:8]) + (", ..." if len(places) > 8 else "")
+            message = f"{self.who} failed on prompts {named}: {type(error).__name__}: {error}"
+            if self.floor is None and (unscorable or not all(self.responses[place].strip() for place in places)):
+                message += ". Responses that are empty or too long get a reward of their own by rlhf.floor_reward"
+            raise RewardError(message) from error
+
+    def _checked(self, answer: Any, what: str, places: Sequence[int]) -> list[float]:
+        try:
+            numbers = list(answer)
+        except TypeError:
+            raise RewardError(f"{what} answered {type(answer).__name__}, not a list of numbers") from None
+        if len(numbers) != len(places):
+            raise RewardError(
+                f"{what} answered {len(numbers)} numbers for the {len(places)} responses to prompts "
+                f"{self.indices[places[0]]} to {self.indices[places[-1]]}"
+            )
+        for value, place in zip(numbers, places, strict=True):
+            number = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
+            if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+                raise RewardError(
+                    f"{what} answered {number!r} for prompt {self.indices[place]} (response: "
+                    f"{self.responses[place][:60]!r}); every response needs a finite number"
+                )
+        return [float(value) for value in numbers]
 
 
 def _completion(prompt: Prompt, response: str) -> Prompt:
     """Conversational prompts get conversational completions, as TRL's reward functions do."""
     return response if isinstance(prompt, str) else [{"role": "assistant", "content": response}]
-
-
-def _call(
-    reward: Callable[..., Any], who: str, prompts: Sequence[Prompt], completions: list[Any], indices: Sequence[int]
-) -> Any:
-    try:
-        return reward(prompts=list(prompts), completions=completions)  # by name: TRL's may take only some
-    except Exception as error:
-        named = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
-        raise RewardError(f"{who} failed on prompts {named}: {type(error).__name__}: {error}") from error
-
-
-def _numbers(answer: Any, who: str, responses: Sequence[str], indices: Sequence[int]) -> list[float]:
-    try:
-        numbers = list(answer)
-    except TypeError:
-        raise RewardError(f"{who} answered {type(answer).__name__}, not a list of numbers") from None
-    if len(numbers) != len(responses):
-        raise RewardError(
-            f"{who} answered {len(numbers)} numbers for the {len(responses)} responses to prompts {indices[0]} to "
-            f"{indices[-1]}"
-        )
-    for value, response, index in zip(numbers, responses, indices, strict=True):
-        number = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
-            raise RewardError(
-                f"{who} answered {number!r} for prompt {index} (response: {response[:60]!r}); every response needs a "
-                "finite number"
-            )
-    return [float(value) for value in numbers]

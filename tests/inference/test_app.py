@@ -157,6 +157,13 @@ def test_a_fault_of_one_request_is_not_the_others(client: TestClient, wanted: An
     answer = client.post("/predict", json={"prompt": PROMPT, "response": [RESPONSE, "word " * 900]})
     assert answer.status_code == 422
     assert "response 1 and the chat template" in answer.json()["detail"]
+    assert answer.json()["unscorable"] == [1]
+    several = ["word " * 900, RESPONSE, "word " * 950]
+    assert client.post("/predict", json={"prompt": PROMPT, "response": several}).json()["unscorable"] == [0, 2]
+    several = ["word " * 2000, RESPONSE, "word " * 900]  # more characters than the server reads: it asks nobody
+    assert client.post("/predict", json={"prompt": PROMPT, "response": several}).json()["unscorable"] == [0]
+    longer = client.post("/predict", json={"prompt": "word " * 2000, "response": RESPONSE})
+    assert (longer.status_code, "unscorable" in longer.json()) == (422, False)
     assert client.post("/predict", json={"prompt": PROMPT, "response": RESPONSE}).json()["reward"] == wanted(RESPONSE)
 
 

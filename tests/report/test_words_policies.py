@@ -7,7 +7,7 @@ import pytest
 from support.policies_made_up import made_up_comparison
 
 from realm_lib.report.words.distances import against_best_of_n, ends_less
-from realm_lib.report.words.policies import label, limits, verdict
+from realm_lib.report.words.policies import floored, label, limits, verdict
 
 
 def entry(
@@ -165,3 +165,9 @@ def test_limits_are_told_where_there_are_some() -> None:
     assert "simulated" not in human
     assert "DPO learned from pairs that people decided" in human
     assert limits(simulated=False, trained_here=False, pairs="on_policy") == ""
+
+
+def test_the_sentence_is_there_only_where_there_were_any() -> None:
+    assert floored({}) == floored({"floored": 0}) == floored({"floored": {"before": 0, "after": 0}}) == ""
+    assert floored({"floored": 1}).startswith(" 1 response was empty or too long")
+    assert floored({"floored": {"training": 1200, "after": 1}}).startswith(" 1,201 responses were")

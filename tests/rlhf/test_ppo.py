@@ -370,7 +370,7 @@ def test_the_parts_are_asked_for_once_and_spread_is_a_penalty(folder: Path) -> N
     episodes = ppo.collect()
     assert reward.calls == 1
     told = pd.DataFrame([episode.told for episode in episodes])
-    assert set(told) == {"reward", "spread", "score", "similarity"}
+    assert set(told) == {"reward", "floored", "spread", "score", "similarity"}
     np.testing.assert_allclose(ppo.learner.scores(episodes), told["reward"] - 2.0 * told["spread"])
     assert ppo.update(episodes)["score"] == 1.0
     with pytest.raises(RewardError, match="tells no spread"):

@@ -36,10 +36,10 @@ def command(policy: Path, run: Path, *changes: str) -> list[str]:
     return [str(PROGRAM), str(policy), str(run), str(run / "result.json"), *changes]
 
 
-def finish(words: list[str], run: Path) -> dict[str, Any]:
+def finish(words: list[str], run: Path, environment: dict[str, str] = ENVIRONMENT) -> dict[str, Any]:
     """Run to the end and read the result."""
     done = subprocess.run(
-        [sys.executable, *words], env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=PATIENCE
+        [sys.executable, *words], env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads((run / "result.json").read_text(encoding="utf-8"))
@@ -106,6 +106,29 @@ def test_two_processes_make_the_updates_of_one(
         for name in one.keys() - {"warnings"}:
             assert two[name] == pytest.approx(one[name], abs=1e-4), (one["step"], name)
     assert [row["response"] for row in found["samples"]] == [row["response"] for row in uninterrupted["samples"]]
+
+
+def test_two_processes_whose_group_works_on_one_kind_of_device_alone(
+    policy: Path, uninterrupted: dict[str, Any], tmp_path: Path
+) -> None:
+    """As under nccl, which reduces no tensor of the CPU: every exchange must be on the group's device."""
+    found = finish([*LAUNCH, *command(policy, tmp_path, "by_card=true")], tmp_path)
+    assert found["processes"] == 2
+    for one, two in zip(uninterrupted["history"], found["history"], strict=True):
+        for name in one.keys() - {"warnings"}:
+            assert two[name] == pytest.approx(one[name], abs=1e-4), (one["step"], name)
+    assert [row["response"] for row in found["samples"]] == [row["response"] for row in uninterrupted["samples"]]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="nccl between two processes takes two GPUs")
+def test_two_processes_under_nccl(policy: Path, tmp_path: Path) -> None:
+    environment = {name: value for name, value in ENVIRONMENT.items() if name != "CUDA_VISIBLE_DEVICES"}
+    one = finish(command(policy, tmp_path / "one"), tmp_path / "one", environment)
+    two = finish([*LAUNCH, *command(policy, tmp_path / "two")], tmp_path / "two", environment)
+    assert (one["processes"], two["processes"]) == (1, 2)
+    first, second = (found["history"][0] for found in (one, two))
+    for name in ("reward", "kl", "policy_loss", "value_loss", "grad_norm"):
+        assert second[name] == pytest.approx(first[name], rel=1e-2, abs=1e-2), name
 
 
 def test_an_error_in_one_process_ends_both(policy: Path, tmp_path: Path) -> None:

@@ -92,6 +92,11 @@ def main() -> None:
     policy, run, target = map(Path, sys.argv[1:4])
     changes = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in sys.argv[4:])}
     pause, fails_in = changes.pop("pause", 0), changes.pop("fails_in", None)
+    if changes.pop("by_card", False):
+        from support.card import join_by_card
+
+        join_by_card()
+        changes["device_map"] = "cpu"  # the card can carry what is exchanged, and no model
     params = make_params(policy, **changes)
 
     def reward(prompts: Sequence[Any], completions: Sequence[Any]) -> list[float]:

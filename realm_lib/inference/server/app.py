@@ -91,7 +91,7 @@ class RewardService:
         return explain_each(self._reward, prompts, responses)
 
     async def explain(self, pairs: Sequence[Pair]) -> list[Explained]:
-        """The explanation of each pair. Raises HTTPException with the status of what went wrong."""
+        """The explanation of each pair. Raises HTTPException with the status of what went wrong, or BadRequestError."""
         try:
             results = await self.batcher.submit(pairs)
         except QueueFullError as error:
@@ -104,9 +104,22 @@ class RewardService:
                 raise HTTPException(504, late) from None
             why = "the model is being loaded" if self.models is None else "too much waits"
             raise HTTPException(503, f"{late}: {why}", self.wait) from None
+        self._refuse_long(results)
         explained = [self._answer(index, result) for index, result in enumerate(results)]
         self.metrics.responses.inc(len(explained))
         return explained
+
+    def _refuse_long(self, results: Sequence[object]) -> None:
+        """Raise :class:`BadRequestError` with all the responses that are too long for the reward model."""
+        from realm_lib.models.reward_models import LongResponseError
+
+        long = {index: result for index, result in enumerate(results) if isinstance(result, LongResponseError)}
+        for index, error in long.items():
+            raise BadRequestError(
+                f"response {index} and the chat template take {max(error.tokens.values())} tokens, the reward model "
+                f"reads {error.limit} at most",
+                list(long),
+            )
 
     def _answer(self, index: int, result: object) -> Explained:
         from realm_lib.reward.explanations import Explanation
@@ -119,17 +132,11 @@ class RewardService:
     def _refuse(self, index: int, error: object) -> NoReturn:
         """The messages of the models' errors may hold a piece of a text: none is passed on."""
         from realm_lib.models.embedders import EmbedderError
-        from realm_lib.models.reward_models import LongResponseError, ScorerError
+        from realm_lib.models.reward_models import ScorerError
         from realm_lib.reward.explanations import HostedModelError, RewardNotFiniteError
 
         if isinstance(error, ClosedError):
             raise HTTPException(503, str(error), self.wait)
-        if isinstance(error, LongResponseError):
-            raise HTTPException(
-                422,
-                f"response {index} and the chat template take {max(error.tokens.values())} tokens, the reward model "
-                f"reads {error.limit} at most",
-            )
         if isinstance(error, HostedModelError):
             log.error("the embedding service did not answer")
             raise HTTPException(503, "the embedding service did not answer", {"Retry-After": "10"})
@@ -213,7 +220,8 @@ def create_app(service: RewardService, on_failure: Callable[[], None] = lambda: 
 
     @app.exception_handler(BadRequestError)
     async def bad(_: Request, error: BadRequestError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, status_code=422)
+        places = {"unscorable": error.unscorable} if error.unscorable else {}
+        return JSONResponse({"detail": str(error), **places}, status_code=422)
 
     _add_rewards(app, service)
     _add_state(app, service)

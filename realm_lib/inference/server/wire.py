@@ -12,7 +12,14 @@ from realm_lib.inference.server.limits import Limits
 
 
 class BadRequestError(ValueError):
-    """A request that is well formed and cannot be answered (422); the message says where, and nothing of a text."""
+    """A request that is well formed and cannot be answered (422); the message says where, and nothing of a text.
+
+    ``unscorable`` are the places of responses that have no reward whatever is tried: without them there is an answer.
+    """
+
+    def __init__(self, message: str, unscorable: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.unscorable = list(unscorable)
 
 
 def _example(**content: Any) -> ConfigDict:
@@ -103,10 +110,11 @@ class ScoresAnswer(BaseModel):
 
 
 class Failure(BaseModel):
-    """Why there is no answer, and what would help."""
+    """Why there is no answer, and what would help. ``unscorable`` are the places of responses that are too long."""
 
     model_config = _example(detail="the queue is full")
     detail: str
+    unscorable: list[int] | None = None
 
 
 def pairs_of(request: PredictRequest | GetRewardRequest | ScoresRequest, limits: Limits) -> list[Pair]:
@@ -157,6 +165,9 @@ def _listed(value: list[str] | str) -> list[str]:
 
 
 def _check(pairs: list[Pair], limits: Limits) -> list[Pair]:
+    if long := [index for index, (_, response) in enumerate(pairs) if len(response) > limits.characters]:
+        told = f"response {long[0]} has {len(pairs[long[0]][1])} characters, the limit is {limits.characters}"
+        raise BadRequestError(told, long)
     for index, (prompt, response) in enumerate(pairs):
         _check_text(prompt, f"the prompt of response {index}", limits.characters)
         _check_text(response, f"response {index}", limits.characters)

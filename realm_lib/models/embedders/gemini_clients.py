@@ -92,7 +92,7 @@ class GoogleGenerativeAI:
             failure = self._service.not_connected(error)
         except requests.RequestException as error:
             said = f"Gemini could not be asked: {type(error).__name__}: {error}"
-            failure = RemoteError(self._service.secret.hide(said))
+            failure = RemoteError(self._service.hidden(said))
         except (ParseError, ValueError) as error:
             failure = _not_readable(error, self._service)
         raise failure

@@ -1,6 +1,6 @@
 """Reward models behind one protocol: (prompt, response) in, one number out."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.chats import Prompt
 
-__all__ = ["HostedScorer", "LongResponseError", "Scorer", "ScorerError", "build_scorer"]
+__all__ = ["HostedScorer", "LongResponseError", "Scorer", "ScorerError", "UnscorableError", "build_scorer"]
 
 
 class Scorer(Protocol):
@@ -41,21 +41,27 @@ class ScorerError(RuntimeError):
     """A reward model that cannot be loaded or a text that cannot be scored; the message says which and what to do."""
 
 
-class LongResponseError(ScorerError):
+class UnscorableError(ScorerError):
+    """Responses that have no score however often it is asked for; the others of the call may have one.
+
+    A reward of your own may raise it: ``places`` are their indices in what was asked.
+    """
+
+    def __init__(self, message: str, places: Iterable[int]) -> None:
+        super().__init__(message)
+        self.places = list(places)
+
+
+class LongResponseError(UnscorableError):
     """Responses that do not fit the reward model's ``max_length`` (``limit``, in tokens) by themselves.
 
     ``tokens`` holds, by the response's index in what was asked, what it and the chat template take.
     """
 
     def __init__(self, message: str, tokens: Mapping[int, int], limit: int) -> None:
-        super().__init__(message)
+        super().__init__(message, tokens)
         self.tokens = dict(tokens)
         self.limit = limit
-
-    @property
-    def places(self) -> list[int]:
-        """The indices of the responses in what was asked."""
-        return list(self.tokens)
 
 
 def build_scorer(params: RewardModelParams, run_folder: Path | None = None) -> Scorer:

@@ -47,7 +47,8 @@ class NIMScorer:
 
     def __init__(self, params: RewardModelParams) -> None:
         self.params = params
-        self._service = Service("the service", _HINTS, Secret(params.api_key or "${NVIDIA_API_KEY}"))
+        self._secret = Secret(params.api_key or "${NVIDIA_API_KEY}")
+        self._service = Service("the service", _HINTS, self._secret)
         self._limiter = RateLimiter(params.requests_per_minute)
         self._client: httpx.Client | None = None
         self.identity: Mapping[str, Any] = {
@@ -84,7 +85,7 @@ class NIMScorer:
             indices.setdefault((as_text(prompt), response), []).append(index)
         if not indices:
             return
-        self._service.secret.reveal()
+        self._secret.reveal()
         asked = list(indices.values())
         done = 0
         failure: tuple[int, Exception] | None = None
@@ -117,26 +118,15 @@ class NIMScorer:
         )
 
     def _request(self, messages: list[dict[str, str]]) -> float:
-        """One request, once. No error from here has httpx's behind it: that one holds the request and so the key."""
-        failure: RemoteError | ScorerError
+        """One request, once."""
+        url = f"{(self.params.api_endpoint or _ENDPOINT).rstrip('/')}/chat/completions"
+        content = {"model": self.params.model_id, "messages": messages}
         try:
-            answer = self._session().post(
-                f"{(self.params.api_endpoint or _ENDPOINT).rstrip('/')}/chat/completions",
-                json={"model": self.params.model_id, "messages": messages},
-                headers={"Authorization": f"Bearer {self._service.secret.reveal()}", "Accept": "application/json"},
-            )
-            if answer.status_code == httpx.codes.OK:
-                return _read_reward(answer.content)
-            failure = self._service.refusal(answer.status_code, answer.text, answer.headers.get("Retry-After"))
-        except httpx.TimeoutException:
-            failure = self._service.timed_out(self.params.timeout)
-        except (httpx.TransportError, httpx.DecodingError) as error:
-            failure = self._service.not_connected(error)
+            return _read_reward(self._service.post(self._session(), url, content).content)
         except UnicodeEncodeError:
-            failure = ScorerError("the text is not Unicode (a lone surrogate)")
+            raise ScorerError("the text is not Unicode (a lone surrogate)") from None
         except ScorerError as error:
-            failure = ScorerError(self._service.secret.hide(str(error)))
-        raise failure from None
+            raise ScorerError(self._service.hidden(str(error))) from None
 
     def _session(self) -> httpx.Client:
         if self._client is None:  # two threads may make one each; the later one stays, both work

@@ -15,7 +15,7 @@ from realm_lib.report.words.numbers import (
     percent,
     with_interval,
 )
-from realm_lib.report.words.policies import limits, verdict
+from realm_lib.report.words.policies import floored, limits, verdict
 
 _SHOWN_WARNINGS = 8
 
@@ -65,7 +65,7 @@ def ppo(metrics: Metrics, *, simulated: bool) -> str:
         f"On {_held_out(metrics, simulated)} the mean reward went {_change(metrics['reward'])} at "
         f"{metrics['kl']:.1f} nats from the reference, after {metrics['best_step']} of "
         f"{counted(metrics['updates'], 'updates')} ({counted(metrics['episodes'], 'episodes')}, "
-        f"{metrics['episodes_per_second']:.0f} a second)."
+        f"{metrics['episodes_per_second']:.0f} a second).{floored(metrics)}"
     )
     if "gold" not in metrics:
         return text
@@ -92,6 +92,7 @@ def dpo(metrics: Metrics, *, simulated: bool, trained_here: bool) -> str:
         f"{with_interval(right['after'], right['ci'])} of them are in the right order, "
         f"{sure}. Answers have {length['after']:.0f} tokens ({length['before']:.0f} "
         f"before); {100 * ended['after']:.0f} % end by themselves ({100 * ended['before']:.0f} % before)."
+        f"{floored(metrics)}"
     )
     return _with_limits(text, limits(simulated=simulated, trained_here=trained_here, pairs=metrics["pairs_from"]))
 

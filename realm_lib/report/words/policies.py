@@ -47,7 +47,18 @@ def verdict(metrics: Mapping[str, Any]) -> str:
             "it pays for, not that their answers are better; that takes people, or a judge of another kind "
             "(`rlhf.judges`)."
         )
+    lines += [f"-{text}" for text in [floored(metrics)] if text]
     return "\n".join(lines)
+
+
+def floored(metrics: Mapping[str, Any]) -> str:
+    """A sentence, a space before it, where responses of these metrics got ``rlhf.floor_reward``; else empty."""
+    counts = metrics.get("floored", 0)  # metrics of older runs have none
+    total = sum(counts.values()) if isinstance(counts, Mapping) else counts
+    if not total:
+        return ""
+    whose = "1 response was" if total == 1 else f"{total:,} responses were"
+    return f" {whose} empty or too long to be scored, and got the floor reward (`rlhf.floor_reward`)."
 
 
 def limits(*, simulated: bool, trained_here: bool, pairs: Literal["human", "on_policy"]) -> str:

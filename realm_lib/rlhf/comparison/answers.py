@@ -110,7 +110,7 @@ def compare_policies(
         del policy  # before the next is loaded: two models in memory, not three
     table = pd.concat(frames, ignore_index=True)
     table["prompt"] = [as_text(asked[row]) for row in table["row"]]
-    table = _scored(table, asked, encoded.kept, reward, judges)
+    table = _scored(table, asked, encoded.kept, reward, judges, params.floor_reward)
     return PolicyComparison(
         answers=_with_best_of(table, settings.best_of),
         kls=kls,
@@ -168,15 +168,21 @@ def _kl(
 
 
 def _scored(
-    table: pd.DataFrame, asked: Sequence[Prompt], indices: Sequence[int], reward: Reward, judges: Mapping[str, Judge]
+    table: pd.DataFrame,
+    asked: Sequence[Prompt],
+    indices: Sequence[int],
+    reward: Reward,
+    judges: Mapping[str, Judge],
+    floor: float | None,
 ) -> pd.DataFrame:
-    """``table`` with realm, its parts, and a column for each judge; equal answers to a prompt are scored once."""
+    """``table`` with realm, floored, its parts, a column for each judge; equal answers to a prompt are scored once."""
     distinct = table[["row", "answer"]].drop_duplicates(ignore_index=True)
     prompts = [asked[row] for row in distinct["row"]]
     texts, numbers = distinct["answer"].tolist(), [indices[row] for row in distinct["row"]]
-    scores = ask_reward(reward, prompts, texts, numbers, needs_spread=False).rename(columns={"reward": "realm"})
+    scores = ask_reward(reward, prompts, texts, numbers, needs_spread=False, floor=floor)
+    scores = scores.rename(columns={"reward": "realm"})
     for name, judge in judges.items():
-        scores[name] = ask_judge(name, judge, prompts, texts, numbers)
+        scores[name] = ask_judge(name, judge, prompts, texts, numbers, floor=floor)
     return table.merge(pd.concat([distinct, scores], axis=1), on=["row", "answer"], how="left", validate="many_to_one")
 
 

@@ -36,9 +36,10 @@ class PolicyComparison:
 
     answers: pd.DataFrame
     """One row an answer: policy, row (its prompt), prompt, number, answer, length (tokens), characters, ended, realm,
-    score and similarity where the reward tells them, a column a judge; weight (the weights of a policy's answers to a
-    prompt sum to 1), picked (the one answer of a policy to a prompt that is shown), and log_ratio (of a trained
-    policy's answer, to the start, in nats). number is that of the sample store: no two policies share an answer."""
+    floored (realm is ``rlhf.floor_reward``), score and similarity where the reward tells them (NaN where floored), a
+    column a judge; weight (the weights of a policy's answers to a prompt sum to 1), picked (the one answer of a policy
+    to a prompt that is shown), and log_ratio (of a trained policy's answer, to the start, in nats). number is that of
+    the sample store: no two policies share an answer."""
     kls: Mapping[str, SequenceKL]
     """Of the trained policies, to the starting policy."""
     judges: tuple[str, ...]
@@ -94,6 +95,7 @@ class PolicyComparison:
     def metrics(self) -> dict[str, Any]:
         """What metrics/policies.json holds.
 
+        floored counts the answers of all policies that got ``rlhf.floor_reward``, distinct ones to a prompt.
         For each policy: mean and 95 % interval by judge (the reward as ``realm``), score, similarity, kl (nats a
         response to the start; ``kl_kind`` says whether it is estimated or a bound), length (tokens), characters,
         distinct_1 and distinct_2 (of the shown answers), ended (share ending in EOS), and its win rate over ``base``
@@ -107,6 +109,7 @@ class PolicyComparison:
             "answers": int(self._grid("base", "weight").shape[1]),
             "judge": self.judge,
             "dropped": self.dropped,
+            "floored": int(self.answers.drop_duplicates(["row", "answer"])["floored"].sum()),
             "policies": {name: self._entry(name) for name in self.policies},
             "pairwise": {
                 judge: {
@@ -122,7 +125,7 @@ class PolicyComparison:
         own = self.answers[self.answers["policy"] == name]
         shown = own.loc[own["picked"], "answer"].tolist()
         entry: dict[str, Any] = {judge: self._mean(name, judge) for judge in self.judges}
-        entry |= {part: float(self._means(name, part).mean()) for part in _PARTS if part in own}
+        entry |= {part: self._part(name, part) for part in _PARTS if part in own and own[part].notna().any()}
         entry |= self._kl(name)
         entry |= {key: float(self._means(name, key).mean()) for key in ("length", "characters", "ended")}
         entry |= {f"distinct_{n}": distinct_n(shown, n) for n in (1, 2)}
@@ -139,6 +142,12 @@ class PolicyComparison:
                 "length_controlled_ci": [equal.low, equal.high],
             }
         return {**entry, **by_judge[self.judge], "by_judge": by_judge}
+
+    def _part(self, name: str, part: str) -> float:
+        """The weighted mean of a part of the reward over the answers that have one: floored ones do not."""
+        values, weights = self._grid(name, part), self._grid(name, "weight")
+        known = ~np.isnan(values)
+        return float(np.average(values[known], weights=weights[known]))
 
     def _kl(self, name: str) -> dict[str, Any]:
         if name in self.kls:

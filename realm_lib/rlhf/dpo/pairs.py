@@ -38,6 +38,8 @@ class PreferencePairs:
     """How many of those made no pair, by reason."""
     later: tuple[Prompt, ...] = ()
     """Prompts of the rounds to come (``rlhf.dpo.rounds``): their pairs are made by the policy as it is then."""
+    floored: int = 0
+    """On-policy: responses that got ``rlhf.floor_reward``; none of them is chosen."""
 
     def __len__(self) -> int:
         return len(self.table)
@@ -82,11 +84,13 @@ def choose_pairs(
     selection: Literal["best_vs_worst", "all_above_margin"],
     min_margin: float,
     near_duplicate: float,
+    floored: Sequence[bool] | None = None,
 ) -> tuple[list[tuple[int, int]], str]:
     """Indices (chosen, rejected) of the pairs that one prompt's ``responses`` make; if none, the reason.
 
     The better reward is chosen; it must be better by more than 0 and by at least ``min_margin``. A response that was
-    cut, which ``ended`` tells, is never chosen: a policy would learn from it to go on until it is cut. A repeated
+    cut, which ``ended`` tells, is never chosen: a policy would learn from it to go on until it is cut. Nor is one that
+    could not be scored, which ``floored`` tells. A repeated
     response counts once, as its first, and responses that share ``near_duplicate`` of their words make no pair.
     Best against worst takes the first of equals; all pairs come in the order of chosen, then rejected.
     """
@@ -99,9 +103,10 @@ def choose_pairs(
     if len({rewards[index] for index in distinct}) == 1:
         return [], "all samples have the same reward"
     whole = [index for index in distinct if ended[index]]
-    if not whole:
-        return [], "no sample ended within max_new_tokens"
-    best = max(whole, key=lambda index: (rewards[index], -index))
+    good = [index for index in whole if not (floored and floored[index])]
+    if not good:
+        return [], "no sample that ended could be scored" if whole else "no sample ended within max_new_tokens"
+    best = max(good, key=lambda index: (rewards[index], -index))
     worst = min(distinct, key=lambda index: (rewards[index], index))
     if rewards[best] == rewards[worst]:
         return [], "the better samples were cut at max_new_tokens"
@@ -113,7 +118,7 @@ def choose_pairs(
         pairs = sorted(
             (a, b)
             for a, b in permutations(distinct, 2)
-            if ended[a] and rewards[a] > rewards[b] and rewards[a] - rewards[b] >= min_margin
+            if a in good and rewards[a] > rewards[b] and rewards[a] - rewards[b] >= min_margin
         )
     kept = [(a, b) for a, b in pairs if shared_words(responses[a], responses[b]) < near_duplicate]
     return kept, "" if kept else "chosen and rejected are near-duplicates"
@@ -127,11 +132,13 @@ def on_policy_pairs(
     params: DPOParams,
     sampling: SamplingParams,
     *,
+    floor: float | None = None,
     progress: bool = False,
 ) -> PreferencePairs:
     """Pairs from ``samples_per_prompt`` responses of ``policy`` to each prompt, ranked by ``reward``.
 
-    Equal prompts count once; prompts over ``max_prompt_tokens`` are left out and counted.
+    Equal prompts count once; prompts over ``max_prompt_tokens`` are left out and counted. ``floor`` is the reward of
+    what cannot be scored (``rlhf.floor_reward``).
     Raises :class:`DPOError` for temperature 0, :class:`RewardError` for a reward that cannot be used.
     """
     if sampling.temperature == 0:
@@ -144,8 +151,9 @@ def on_policy_pairs(
     dropped: Counter[str] = Counter()
     if encoded.dropped:
         dropped[f"longer than max_prompt_tokens {sampling.max_prompt_tokens}"] = encoded.dropped
-    rewards = _rewards(reward, distinct, encoded, [[answer.text for answer in answers] for answers in drawn], progress)
-    for index, ids, answers, values in zip(encoded.kept, encoded.ids, drawn, rewards, strict=True):
+    texts = [[answer.text for answer in answers] for answers in drawn]
+    told = _rewards(reward, distinct, encoded, texts, floor, progress)
+    for index, ids, answers, (values, floored) in zip(encoded.kept, encoded.ids, drawn, told, strict=True):
         pairs, reason = choose_pairs(
             [answer.text for answer in answers],
             values.tolist(),
@@ -153,6 +161,7 @@ def on_policy_pairs(
             selection="all_above_margin" if params.balance_length else params.selection,
             min_margin=params.min_margin,
             near_duplicate=params.near_duplicate,
+            floored=floored.tolist(),
         )
         if reason:
             dropped[reason] += 1
@@ -174,7 +183,8 @@ def on_policy_pairs(
     if params.balance_length:
         table, unmatched = balance_length(table, one_a_prompt=params.selection == "best_vs_worst")
         dropped.update(unmatched)
-    return PreferencePairs(table, "on_policy", len(distinct), dict(dropped))
+    count = sum(int(floored.sum()) for _, floored in told)
+    return PreferencePairs(table, "on_policy", len(distinct), dict(dropped), floored=count)
 
 
 _HUMAN = ["prompt", "chosen", "rejected", "prompt_ids", "chosen_ids", "rejected_ids"]
@@ -182,22 +192,32 @@ _ON_POLICY = [*_HUMAN, "reward_chosen", "reward_rejected", "margin"]
 
 
 def _rewards(
-    reward: Reward, prompts: Sequence[Prompt], encoded: EncodedPrompts, answers: Sequence[Sequence[str]], progress: bool
-) -> list[NDArray[np.float64]]:
-    """The reward of each answer, one array a prompt; asked for a few prompts at a time, so that a bar can move."""
+    reward: Reward,
+    prompts: Sequence[Prompt],
+    encoded: EncodedPrompts,
+    answers: Sequence[Sequence[str]],
+    floor: float | None,
+    progress: bool,
+) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
+    """The reward of each answer and whether it is the floor, an array each for every prompt.
+
+    They are asked for a few prompts at a time, so that a bar can move.
+    """
     from tqdm.auto import tqdm
 
-    rewards: list[NDArray[np.float64]] = []
+    told: list[tuple[NDArray[np.float64], NDArray[np.bool_]]] = []
     with tqdm(total=len(answers), desc="rewards", unit="prompt", disable=not progress) as bar:
         for start in range(0, len(answers), _PROMPTS_AT_ONCE):
             some = answers[start : start + _PROMPTS_AT_ONCE]
             indices = [index for index, texts in zip(encoded.kept[start:], some, strict=False) for _ in texts]
             texts = [text for row in some for text in row]
-            table = ask_reward(reward, [prompts[index] for index in indices], texts, indices, needs_spread=False)
+            posed = [prompts[index] for index in indices]
+            table = ask_reward(reward, posed, texts, indices, needs_spread=False, floor=floor)
             ends = np.cumsum([len(row) for row in some])[:-1]
-            rewards += np.split(table["reward"].to_numpy(dtype=np.float64), ends)
+            rewards = np.split(table["reward"].to_numpy(dtype=np.float64), ends)
+            told += zip(rewards, np.split(table["floored"].to_numpy(dtype=bool), ends), strict=True)
             bar.update(len(some))
-    return rewards
+    return told
 
 
 def human_pairs(policy: Policy, pairs: pd.DataFrame, params: DPOParams, sampling: SamplingParams) -> PreferencePairs:

@@ -29,7 +29,7 @@ class DPOResult:
     both are 0)."""
     answers: pd.DataFrame
     """One row a held-out prompt: prompt, before, after (texts), length_before, length_after (tokens), ended_before,
-    ended_after, and JUDGE_before, JUDGE_after for every judge."""
+    ended_after, floored_before, floored_after, and JUDGE_before, JUDGE_after for every judge."""
     judges: tuple[str, ...]
     """Names of the judges; the first is ``realm``, the reward that training used."""
     dropped: str
@@ -45,7 +45,8 @@ class DPOResult:
         """What metrics/dpo.json holds. Intervals are over held-out prompts; lengths in tokens; margins in nats.
 
         win_rate is that of the trained policy over the one it started from, by ``judge``, ties half; win_rates has it
-        for every judge. reward_margin and accuracy are of the implicit rewards on the held-out pairs.
+        for every judge. reward_margin and accuracy are of the implicit rewards on the held-out pairs. floored counts
+        the responses that got ``rlhf.floor_reward``: of those that pairs were made of, and of the answers.
         """
         rates = {name: self._win_rate(name) for name in self.judges}
         margins = (self.implicit["chosen"] - self.implicit["rejected"]).to_numpy(dtype=np.float64)
@@ -71,6 +72,10 @@ class DPOResult:
             },
             "accuracy": {"before": 0.5, "after": float(right.mean()), "ci": _interval(right, self.implicit["prompt"])},
             **means,
+            "floored": {
+                "training": self.pairs.floored,
+                **{when: int(self.answers[f"floored_{when}"].sum()) for when in ("before", "after")},
+            },
             "seconds": self.seconds,
         }
 

@@ -31,7 +31,7 @@ from realm_lib.rlhf.policies import (
     process_state,
     save_policy,
 )
-from realm_lib.rlhf.rewards import Judge, Reward, ask_judge, reward_identity
+from realm_lib.rlhf.rewards import Judge, Reward, ask_judge, ask_reward, reward_identity
 from realm_lib.rlhf.samples import SampleStore
 from realm_lib.runs.files import write_text
 from realm_lib.runs.run import Run
@@ -130,7 +130,7 @@ def train_dpo(
         else:
             store = SampleStore(None, rounds.identity, params.sampling, dpo.seed)
         after = replace(start, store=store).answers(encoded)
-        answers = _answers(held_out, encoded, before, after, {"realm": reward, **judges})
+        answers = _answers(held_out, encoded, before, after, reward, judges, params.floor_reward)
         shutil.rmtree(checkpoints, ignore_errors=True)
 
     return DPOResult(
@@ -209,8 +209,9 @@ class _Start:
         if not prompts:
             raise DPOError("there are no prompts to make pairs from, or all of them are held out")
         prompts, later = first_part(prompts, rounds)
+        floor = self.params.floor_reward
         pairs = on_policy_pairs(
-            self.policy, self.reward, prompts, self.store, self.dpo, sampling, progress=self.progress
+            self.policy, self.reward, prompts, self.store, self.dpo, sampling, floor=floor, progress=self.progress
         )
         return replace(pairs, later=later)
 
@@ -247,9 +248,11 @@ def _answers(
     encoded: EncodedPrompts,
     before: Sequence[Response],
     after: Sequence[Response],
-    judges: Mapping[str, Judge | Reward],
+    reward: Reward,
+    judges: Mapping[str, Judge],
+    floor: float | None,
 ) -> pd.DataFrame:
-    """The table of answers with every judge's scores."""
+    """The table of answers with every judge's scores, those of the reward as realm."""
     asked = [held_out[index] for index in encoded.kept]
     columns: dict[str, object] = {"prompt": [as_text(prompt) for prompt in asked]}
     for when, responses in (("before", before), ("after", after)):
@@ -257,7 +260,10 @@ def _answers(
         columns[f"length_{when}"] = [len(response.ids) for response in responses]
         columns[f"ended_{when}"] = [response.ended for response in responses]
     texts = [response.text for response in (*before, *after)]
-    for name, judge in judges.items():
-        scores = ask_judge(name, judge, [*asked, *asked], texts, [*encoded.kept, *encoded.kept])
-        columns[f"{name}_before"], columns[f"{name}_after"] = np.split(scores, 2)
+    prompts, indices = [*asked, *asked], [*encoded.kept, *encoded.kept]
+    told = ask_reward(reward, prompts, texts, indices, needs_spread=False, floor=floor)
+    scores = {"realm": told["reward"].to_numpy(), "floored": told["floored"].to_numpy()}
+    scores |= {name: ask_judge(name, judge, prompts, texts, indices, floor=floor) for name, judge in judges.items()}
+    for name, numbers in scores.items():
+        columns[f"{name}_before"], columns[f"{name}_after"] = np.split(numbers, 2)
     return pd.DataFrame(columns)

@@ -50,8 +50,8 @@ def load_policy(params: PolicyParams, run_folder: Path | None = None, *, trainab
     A folder with a LoRA adapter is loaded as its base model, at the commit that the adapter was trained on, under the
     adapter. ``trainable`` merges that adapter into the base, so that what training starts from is one model and the
     reference; puts a new adapter on it where ``params.lora`` asks for one; and freezes everything else. Dropout is off
-    in either case, in training mode too. Raises :class:`PolicyError` for weights that do not fill the model exactly, for a tokenizer without
-    a chat template, EOS or pad token, and for an adapter to train on 4-bit weights.
+    in either case, in training mode too. Raises :class:`PolicyError` for weights that do not fill the model exactly,
+    for a tokenizer without a chat template, EOS or pad token, and for an adapter to train on 4-bit weights.
     """
     import transformers
 

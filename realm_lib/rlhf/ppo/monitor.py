@@ -22,10 +22,12 @@ _WINDOW = 5
 def describe(episodes: Sequence[Episode]) -> dict[str, float]:
     """Means over a rollout's responses.
 
-    Keys: reward, reward_std, its parts as the reward tells them (score, similarity, spread), each judge's, by its
-    name, kl and kl_k3 (nats a response), entropy (nats a token), length (tokens) and ended (share ending in EOS).
+    Keys: reward, reward_std, floored (the share that got ``rlhf.floor_reward``), its parts as the reward tells them
+    (score, similarity, spread; of the others), each judge's, by its name, kl and kl_k3 (nats a response), entropy
+    (nats a token), length (tokens) and ended (share ending in EOS).
     """
-    told = {name: float(np.mean([episode.told[name] for episode in episodes])) for name in episodes[0].told}
+    names = dict.fromkeys(name for episode in episodes for name in episode.told)
+    told = {name: float(np.mean([row.told[name] for row in episodes if name in row.told])) for name in names}
     lengths = np.array([len(episode.response_ids) for episode in episodes])
     return {
         **told,

@@ -76,16 +76,21 @@ class Processes:
                 parameter.grad = torch.zeros_like(parameter)
             by_dtype.setdefault(parameter.dtype, []).append(parameter.grad)
         for group in by_dtype.values():
-            flat = torch.cat([gradient.flatten() for gradient in group])
-            torch.distributed.all_reduce(flat)
+            flat = self.sum(torch.cat([gradient.flatten() for gradient in group]))
             for gradient, summed in zip(group, torch.split(flat, [part.numel() for part in group]), strict=True):
                 gradient.copy_(summed.view_as(gradient))
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of ``values`` over processes."""
-        if self.count > 1:
-            torch.distributed.all_reduce(values)
-        return values
+        """The sum of ``values`` over processes, in their dtype and on their device.
+
+        It is made on this process's own device: on GPUs accelerate opens nccl alone, which takes no tensor of the CPU.
+        ``values`` themselves may be overwritten.
+        """
+        if self.count == 1:
+            return values
+        own = values.to(self._state.device)
+        torch.distributed.all_reduce(own)
+        return own.to(values.device)
 
     def wait(self) -> None:
         """Until every process is here."""

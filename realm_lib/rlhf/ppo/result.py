@@ -58,7 +58,8 @@ class PPOResult:
     def metrics(self) -> dict[str, Any]:
         """What metrics/ppo.json holds; means are over the held-out prompts, kl in nats a response.
 
-        reward, and each judge's name, have before, after, difference and ci_of_difference.
+        reward, and each judge's name, have before, after, difference and ci_of_difference. floored counts the responses
+        that got ``rlhf.floor_reward``, while training and of the held-out prompts' answers.
         """
         both = self.comparison()
         seconds = float(self.history["seconds"].sum()) if len(self.history) else 0.0
@@ -69,6 +70,7 @@ class PPOResult:
             "kl": float(both["kl_after"].mean()),
             "length": {when: float(both[f"length_{when}"].mean()) for when in ("before", "after")},
             "ended": {when: float(both[f"ended_{when}"].mean()) for when in ("before", "after")},
+            "floored": self._floored(both),
             "held_out_prompts": len(both),
             "best_step": self.best_step,
             "updates": len(self.history),
@@ -77,3 +79,10 @@ class PPOResult:
             "seconds": seconds,
             "stopped": self.stopped,
         }
+
+    def _floored(self, both: pd.DataFrame) -> dict[str, int]:
+        counts = {when: int(both[f"floored_{when}"].sum()) for when in ("before", "after")}
+        if self.history.empty:
+            return {"training": 0, **counts}
+        rollout = self.history["episodes"].iloc[0] / self.history["step"].iloc[0]
+        return {"training": round(float((self.history["floored"] * rollout).sum())), **counts}

@@ -49,7 +49,8 @@ class Episode:
     entropy: float
     """Mean over the tokens, in nats."""
     told: dict[str, float] = field(default_factory=dict)
-    """What the reward told: reward, and spread, score, similarity; and each judge's number by its name."""
+    """What the reward told: reward, floored (1 where that is ``rlhf.floor_reward``, and then there are no parts), and
+    spread, score, similarity; and each judge's number by its name."""
 
     @property
     def kl(self) -> float:
@@ -86,13 +87,15 @@ def play(
     judges: Mapping[str, Judge],
     sampling: SamplingParams,
     params: PPOParams,
+    floor: float | None,
     clock: Callable[[str], Any],
 ) -> list[Episode]:
     """One episode for each of ``asked``, in their order.
 
     Generation, one pass of the policy with its value head, one of the reference, one call of the reward and of each
-    judge. ``clock(name)`` is a context that measures a part. Raises :class:`RewardError` before anything is
-    learned when an answer of reward or judge cannot be used.
+    judge. ``floor`` is the reward of what cannot be scored (``rlhf.floor_reward``); ``clock(name)`` is a context that
+    measures a part. Raises :class:`RewardError` before anything is learned when an answer of reward or judge cannot be
+    used.
     """
     if not asked:
         return []
@@ -110,9 +113,9 @@ def play(
     texts = [response.text for response in responses]
     with clock("reward"):
         penalised = params.reward_uncertainty_penalty > 0
-        table = ask_reward(reward, prompts, texts, indices, needs_spread=penalised)
+        table = ask_reward(reward, prompts, texts, indices, needs_spread=penalised, floor=floor)
         for name, judge in judges.items():
-            table[name] = ask_judge(name, judge, prompts, texts, indices)
+            table[name] = ask_judge(name, judge, prompts, texts, indices, floor=floor)
     told = table.to_dict("records")
     episodes: dict[int, Episode] = {}
     lengths = [len(row.ids) + len(response.ids) for row, response in zip(asked, responses, strict=True)]
@@ -140,7 +143,7 @@ def play(
                     reference_log_probs=reference_log_probs[row],
                     values=values[row],
                     entropy=float(entropies[row].mean()),
-                    told={str(name): float(value) for name, value in told[n].items()},
+                    told={str(name): float(value) for name, value in told[n].items() if not np.isnan(value)},
                 )
     return [episodes[n] for n in range(len(asked))]
 

@@ -93,6 +93,7 @@ class PPOTrainer:
     ) -> None:
         self.params, self.sampling = params.ppo, params.sampling
         self.reward, self.judges, self.run, self.name = reward, named_judges(judge), run, name
+        self.floor = params.floor_reward
         self.processes = Processes()
         self._check(policy)
         self.prompts = list(prompts)
@@ -181,9 +182,8 @@ class PPOTrainer:
 
     def _play(self, asked: Sequence[Asked]) -> list[Episode]:
         mine = self.processes.share(asked)
-        return self.processes.together(
-            lambda: play(self.models, mine, self.reward, self.judges, self.sampling, self.params, self._clock)
-        )
+        asking = (self.reward, self.judges, self.sampling, self.params, self.floor, self._clock)
+        return self.processes.together(lambda: play(self.models, mine, *asking))
 
     def update(self, episodes: Sequence[Episode]) -> dict[str, Any]:
         """One PPO update from a rollout; returns the step's numbers."""
