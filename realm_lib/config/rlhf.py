@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from realm_lib.config.base import Section
+from realm_lib.config.rollouts import RolloutParams, TrackedParams
 
 _REWARD = {"reward", "score", "similarity", "spread"}
 _ANSWERS = {"policy", "prompt", "post", "row", "number", "answer", "response", "before", "after", "weight", "picked"}
@@ -17,6 +18,7 @@ _PPO = {"step", "episodes", "updates", "best_step", "stopped", "prompts", "objec
 _PPO_LOG = {"reward_std", "kl_coefficient", "policy_loss", "value_loss", "clip_fraction", "approximate_kl", "warnings"}
 _PPO_LOG |= {"value_error", "explained_variance", "grad_norm", "learning_rate", "tokens", "episodes_per_second"}
 _PPO_LOG |= {"seconds_sampling", "seconds_reward", "seconds_forward", "seconds_update"}
+_PPO_LOG |= {"sampler_kl", "importance_mean", "importance_max", "importance_truncated"}
 RESERVED_JUDGES = frozenset(_REWARD | _ANSWERS | _MEASURES | _KL | _WINS | _DPO | _PPO | _PPO_LOG)
 """What stands beside the judges in tables and metrics of policies: a judge of that name would overwrite it. Written out
 here, because a profile is checked before anything that makes those tables is loaded; the tests of PPO, DPO and the
@@ -70,7 +72,7 @@ class SamplingParams(Section):
     """Prompts of the test split on which policies are judged."""
 
 
-class PPOParams(PolicyParams):
+class PPOParams(PolicyParams, RolloutParams, TrackedParams):
     """Proximal policy optimisation (Schulman et al., arXiv 1707.06347) of a policy from a text-level reward.
 
     Counts are over all processes of an ``accelerate launch`` together. Sources by their names: N+ is Huang et al., "The
@@ -149,7 +151,7 @@ class PPOParams(PolicyParams):
         return self
 
 
-class DPOParams(PolicyParams):
+class DPOParams(PolicyParams, TrackedParams):
     """Direct preference optimisation (Rafailov et al., arXiv 2305.18290) of a policy on pairs of responses."""
 
     pairs: Literal["human", "on_policy"] = "on_policy"

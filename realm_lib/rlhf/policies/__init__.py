@@ -11,7 +11,7 @@ from realm_lib.rlhf.policies.log_probs import (
     sequence_kl,
 )
 from realm_lib.rlhf.policies.prompts import EncodedPrompts, encode_prompts
-from realm_lib.rlhf.policies.sampling import Response, sample
+from realm_lib.rlhf.policies.sampling import Response, check_prompts, response_of, sample
 
 __all__ = [
     "EncodedPrompts",
@@ -21,12 +21,14 @@ __all__ = [
     "SequenceKL",
     "alike",
     "backbone_of",
+    "check_prompts",
     "encode_prompts",
     "load_policy",
     "next_token_logits",
     "pad_right",
     "process_state",
     "response_log_probs",
+    "response_of",
     "sample",
     "save_policy",
     "sequence_kl",

@@ -47,16 +47,7 @@ def sample(
     Raises :class:`PolicyError` for an empty prompt, one that leaves no room for the response in the model's context,
     and logits that are not finite.
     """
-    if len(seeds) != len(prompt_ids):
-        raise PolicyError(f"{len(prompt_ids)} prompts but {len(seeds)} seeds: each row needs its own")
-    for index, row in enumerate(prompt_ids):
-        if not row:
-            raise PolicyError(f"prompt {index} has no tokens")
-        if policy.context is not None and len(row) + max_new_tokens > policy.context:
-            raise PolicyError(
-                f"prompt {index} has {len(row)} tokens; with {max_new_tokens} new ones that is more than the model's "
-                f"context of {policy.context}: lower max_prompt_tokens or max_new_tokens"
-            )
+    check_prompts(policy, prompt_ids, seeds, max_new_tokens)
     drawn: list[list[int]] = [[] for _ in prompt_ids]
     was_training = policy.model.training
     policy.model.eval()
@@ -68,7 +59,23 @@ def sample(
                 drawn[index] = row
     finally:
         policy.model.train(was_training)
-    return [_response(policy, ids) for ids in drawn]
+    return [response_of(policy, ids) for ids in drawn]
+
+
+def check_prompts(
+    policy: Policy, prompt_ids: Sequence[Sequence[int]], seeds: Sequence[int], max_new_tokens: int
+) -> None:
+    """Raise :class:`PolicyError` for prompts that :func:`sample` could not answer, whoever draws the answers."""
+    if len(seeds) != len(prompt_ids):
+        raise PolicyError(f"{len(prompt_ids)} prompts but {len(seeds)} seeds: each row needs its own")
+    for index, row in enumerate(prompt_ids):
+        if not row:
+            raise PolicyError(f"prompt {index} has no tokens")
+        if policy.context is not None and len(row) + max_new_tokens > policy.context:
+            raise PolicyError(
+                f"prompt {index} has {len(row)} tokens; with {max_new_tokens} new ones that is more than the model's "
+                f"context of {policy.context}: lower max_prompt_tokens or max_new_tokens"
+            )
 
 
 def _uniforms(seed: int, count: int) -> NDArray[np.float64]:
@@ -141,7 +148,8 @@ def _pad_left(rows: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tenso
     return ids.to(device), mask.to(device)
 
 
-def _response(policy: Policy, ids: list[int]) -> Response:
+def response_of(policy: Policy, ids: list[int]) -> Response:
+    """The tokens ``ids`` (at least one) as a response of ``policy``."""
     ended = ids[-1] in policy.end_ids
     text: str = policy.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
     return Response(ids, text, ended)
