@@ -7,16 +7,17 @@ so that a training on its rollouts can be compared with one that samples for its
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from support.faulty_server import AnyFault, FaultyHandler, FaultyServer, running
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from realm_lib.rlhf.policies import Policy, response_log_probs, sample
+from support.faulty_server import AnyFault, FaultyHandler, FaultyServer, running
 
 BASE = "tiny/base"
 
@@ -32,9 +33,9 @@ class Fault(AnyFault):
 class VLLMStandIn(FaultyServer[Fault]):
     """The server; ``log`` holds paths and bodies in their order, ``key`` is what clients must send."""
 
-    def __init__(self, base: Path, *, key: str = "", versions: bool = True, shift: float = 0.0) -> None:
+    def __init__(self, base: Path, *, key: str = "", versions: bool = True) -> None:
         super().__init__(_Handler)
-        self.key, self.versions, self.shift = key, versions, shift
+        self.key, self.versions = key, versions
         self.tokenizer = AutoTokenizer.from_pretrained(base)
         self.base = base
         self.log: list[tuple[str, dict[str, Any]]] = []
@@ -56,29 +57,41 @@ class VLLMStandIn(FaultyServer[Fault]):
 
     def answer(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         """Status and JSON."""
-        if path == "/v1/models":
-            return 200, {"data": [{"id": name} for name in (BASE, *self.adapters)]}
-        if path == "/v1/load_lora_adapter":
-            return self._load(body["lora_name"], Path(body["lora_path"]))
-        if path == "/v1/unload_lora_adapter":
-            return (200, "removed") if self.adapters.pop(body["lora_name"], None) else (404, "no such adapter")
-        if path == "/collective_rpc":
-            assert body["method"] == "reload_weights"
-            self.weights = AutoModelForCausalLM.from_pretrained(Path(body["kwargs"]["weights_path"])).eval()
-            self.version = None
-            return 200, {"results": [None]}
-        if path == "/reset_prefix_cache":
-            return 200, {"success": True}
-        if path == "/update_weight_version" and self.versions:
-            self.version = body["new_version"]
-            return 200, {"success": True, "new_version": self.version}
-        if path == "/weight_info" and self.versions:
-            return 200, {"weight_version": self.version}
-        return self._complete(body) if path == "/v1/completions" else (404, {"detail": "Not Found"})
+        known: dict[str, Callable[[dict[str, Any]], tuple[int, Any]]] = {
+            "/v1/models": self._models,
+            "/v1/load_lora_adapter": self._load,
+            "/v1/unload_lora_adapter": self._unload,
+            "/collective_rpc": self._reload,
+            "/reset_prefix_cache": lambda _: (200, {"success": True}),
+            "/v1/completions": self._complete,
+        }
+        if self.versions:
+            known |= {"/update_weight_version": self._note, "/weight_info": self._told}
+        return known[path](body) if path in known else (404, {"detail": "Not Found"})
 
-    def _load(self, name: str, folder: Path) -> tuple[int, Any]:
+    def _models(self, _: dict[str, Any]) -> tuple[int, Any]:
+        return 200, {"data": [{"id": name} for name in (BASE, *self.adapters)]}
+
+    def _unload(self, body: dict[str, Any]) -> tuple[int, Any]:
+        return (200, "removed") if self.adapters.pop(body["lora_name"], None) else (404, "no such adapter")
+
+    def _reload(self, body: dict[str, Any]) -> tuple[int, Any]:
+        assert body["method"] == "reload_weights"
+        self.weights = AutoModelForCausalLM.from_pretrained(Path(body["kwargs"]["weights_path"])).eval()
+        self.version = None
+        return 200, {"results": [None]}
+
+    def _note(self, body: dict[str, Any]) -> tuple[int, Any]:
+        self.version = body["new_version"]
+        return 200, {"success": True, "new_version": self.version}
+
+    def _told(self, _: dict[str, Any]) -> tuple[int, Any]:
+        return 200, {"weight_version": self.version}
+
+    def _load(self, body: dict[str, Any]) -> tuple[int, Any]:
         from peft import PeftModel
 
+        name, folder = body["lora_name"], Path(body["lora_path"])
         if name in self.adapters:
             return 400, {"error": {"message": f"The lora adapter '{name}' has already been loaded."}}
         if not (folder / "adapter_model.safetensors").is_file():
@@ -108,7 +121,7 @@ class VLLMStandIn(FaultyServer[Fault]):
             "text": response.text,
             "token_ids": response.ids,
             "prompt_token_ids": prompt,
-            "logprobs": {"token_logprobs": [float(value) - self.shift for value in log_probs]},
+            "logprobs": {"token_logprobs": [float(value) for value in log_probs]},
             "finish_reason": "stop" if response.ended else "length",
         }
         return 200, {"object": "text_completion", "model": body["model"], "choices": [choice]}

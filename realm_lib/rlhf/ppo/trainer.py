@@ -30,6 +30,7 @@ from realm_lib.rlhf.ppo.rollout import Asked, Episode, play
 from realm_lib.rlhf.ppo.update import Learner
 from realm_lib.rlhf.rewards import Reward
 from realm_lib.rlhf.samplers import sampler_of
+from realm_lib.rlhf.tracking import Tracking
 from realm_lib.runs.run import Run
 from realm_lib.runs.seeds import derive_seed
 
@@ -118,6 +119,8 @@ class PPOTrainer:
         label = f"{name}-{self._identity[:8]}"
         self._sampler = sampler_of(self.params, label, None if run is None else run.path("models"))
         self._clock = Clock()
+        is_main = self.processes.is_main
+        self._tracking = Tracking.start(self.params.report_to, name, self._identity, settings, run, is_main=is_main)
 
     def train(self, *, progress: bool = False) -> PPOResult:
         """Train to the end, from a checkpoint where there is one, and save the policy that is kept."""
@@ -198,6 +201,7 @@ class PPOTrainer:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._tracking.tell("training", row)
 
     def _evaluate(self) -> None:
         """Answer the prompts to choose on, from the same random numbers each time, and keep the best policy so far."""
@@ -208,6 +212,7 @@ class PPOTrainer:
             state.judged = self._answers(self._held_out)[1]
         episodes, rows = self._answers(self._choosing)
         state.evaluations.append(summary(state.step, episodes, self.params))
+        self._tracking.tell("evaluation", state.evaluations[-1])
         state.samples += rows
         state.best_step = choose(state.evaluations, self.params)
         if state.best_step == state.step:
@@ -235,6 +240,7 @@ class PPOTrainer:
             judged = [*state.judged, *({**row, "step": state.best_step} for row in after)]
         if self.run is not None and self.processes.is_main:
             save_policy(policy, self.run.path("models", f"policy_{self.name}"))
+        self._tracking.finish()
         self.processes.wait()
         if self._checkpoint_path is not None and self.processes.is_main:
             self._checkpoint_path.unlink(missing_ok=True)
