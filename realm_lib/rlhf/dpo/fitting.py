@@ -22,10 +22,12 @@ import pandas as pd
 import torch
 
 from realm_lib.config.rlhf import DPOParams
+from realm_lib.config.rollouts import NOT_OF_THE_RESULT
 from realm_lib.rlhf.dpo.held_out import HeldOutPairs
 from realm_lib.rlhf.dpo.pairs import PreferencePairs
 from realm_lib.rlhf.errors import DPOError
 from realm_lib.rlhf.policies import Policy
+from realm_lib.rlhf.tracking import Tracking
 from realm_lib.runs.seeds import derive_seed
 
 _log = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ _STATE = "trainer_state.json"  # what Trainer writes last into a checkpoint
 def training_identity(params: DPOParams, policy: str, pairs: PreferencePairs, held_out: PreferencePairs) -> str:
     """A hash of all that decides a training: parameters, the policy it starts from, pairs, torch's version."""
     rows = [made.table[_IDS].to_numpy().tolist() for made in (pairs, held_out)]
-    content = [params.model_dump(mode="json"), policy, rows, torch.__version__]
+    content = [params.model_dump(mode="json", exclude=NOT_OF_THE_RESULT["dpo"]), policy, rows, torch.__version__]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -53,13 +55,14 @@ def fit(
     identity: str,
     *,
     progress: bool = False,
+    tracking: Tracking | None = None,
 ) -> pd.DataFrame:
     """Train ``policy`` in place on ``pairs``; its history by step, on training batches and on ``held_out``.
 
     Columns: step, split ("training", "held out"), loss, margin and accuracy of implicit rewards. Held-out pairs are
     looked at before the first step, every ``evaluate_every`` and after the last. A training of this ``identity`` that
     left a checkpoint in ``checkpoints`` goes on from there, and reaches the weights that it would have reached; one of
-    another identity is removed, which the log says.
+    another identity is removed, which the log says. ``tracking`` is told each row as it comes.
 
     Checkpoints hold the weights as safetensors. Trainer keeps the optimiser's state as PyTorch's own file, which it
     reads with ``weights_only=True``: tensors and numbers, no code. ``training_args.bin``, a pickle, is never read.
@@ -77,6 +80,8 @@ def fit(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # TRL's own use of it
         trainer = _trainer(policy, pairs, held_out, params, home, progress)
+        if tracking is not None:
+            trainer.add_callback(_telling(tracking))
         try:
             trainer.train(resume_from_checkpoint=_last_checkpoint(home))
         except OSError as error:
@@ -163,6 +168,22 @@ def _trainer(
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.add_callback(Look())
     return trainer
+
+
+def _telling(tracking: Tracking) -> Any:
+    """A callback that tells what is new in the history."""
+    import transformers
+
+    class Tell(transformers.TrainerCallback):  # type: ignore[misc]
+        seen = 0
+
+        def on_log(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+            for row in _history(state.log_history[self.seen :]).to_dict("records"):
+                numbers = {str(name): value for name, value in row.items() if name != "split"}
+                tracking.tell(row["split"].replace(" ", "_"), numbers)
+            self.seen = len(state.log_history)
+
+    return Tell()
 
 
 @contextmanager

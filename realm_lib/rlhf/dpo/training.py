@@ -33,6 +33,7 @@ from realm_lib.rlhf.policies import (
 )
 from realm_lib.rlhf.rewards import Judge, Reward, ask_judge
 from realm_lib.rlhf.samples import SampleStore
+from realm_lib.rlhf.tracking import Tracking
 from realm_lib.runs.files import write_text
 from realm_lib.runs.run import Run
 from realm_lib.runs.seeds import derive_seed
@@ -108,7 +109,9 @@ def train_dpo(
         home = run.folder if run is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         checkpoints = home / "models" / f".{name}_checkpoints"
         identity = training_identity(dpo, start.store.identity, pairs, watched)
-        history = fit(policy, pairs, followed, dpo, checkpoints, identity, progress=progress)
+        tracking = Tracking.start(dpo.report_to, name, identity, dpo.model_dump(mode="json"), run)
+        history = fit(policy, pairs, followed, dpo, checkpoints, identity, progress=progress, tracking=tracking)
+        tracking.finish()
         if run is not None:
             _save(policy, history, run, name)
             trained = dpo.model_copy(update={"model_name": f"run:models/policy_{name}", "revision": None})
