@@ -62,6 +62,7 @@ class ContinuousSampler:
             max_batch_tokens=_PACKED,
             max_requests_per_batch=rows,
             return_logprobs=True,
+            auto_switch_to_flash=model.dtype != torch.float32,  # whose kernels take half precision only
             seed=derive_seed(0, "continuous", *seeds),
         )
         was_training = model.training
