@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from realm_lib.config.base import SecretReference, Section
 
-_SAFE_ENDPOINT = re.compile(r"https://[^@\s]+|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(/[^@\s]*)?")
+SAFE_ENDPOINT = re.compile(r"https://[^@\s]+|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(/[^@\s]*)?")
 
 
 class HostedParams(Section):
@@ -32,7 +32,7 @@ class HostedParams(Section):
 
     @model_validator(mode="after")
     def _key_travels_safely(self) -> Self:
-        if self.api_endpoint is not None and not _SAFE_ENDPOINT.fullmatch(self.api_endpoint):
+        if self.api_endpoint is not None and not SAFE_ENDPOINT.fullmatch(self.api_endpoint):
             raise ValueError(
                 "api_endpoint must be https://HOST, or http:// with this machine's 127.0.0.1 or localhost: the key "
                 "travels with every request"

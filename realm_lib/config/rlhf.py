@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from realm_lib.config.base import SecretReference, Section
+from realm_lib.config.rollouts import RolloutParams, TrackedParams
 
 _REWARD = {"reward", "score", "similarity", "spread", "floored"}
 _ANSWERS = {"policy", "prompt", "post", "row", "number", "answer", "response", "before", "after", "weight", "picked"}
@@ -19,6 +20,7 @@ _PPO = {"step", "episodes", "updates", "best_step", "stopped", "prompts", "objec
 _PPO_LOG = {"reward_std", "kl_coefficient", "policy_loss", "value_loss", "clip_fraction", "approximate_kl", "warnings"}
 _PPO_LOG |= {"value_error", "explained_variance", "grad_norm", "learning_rate", "tokens", "episodes_per_second"}
 _PPO_LOG |= {"seconds_sampling", "seconds_reward", "seconds_forward", "seconds_update"}
+_PPO_LOG |= {"sampler_kl", "importance_mean", "importance_max", "importance_truncated"}
 RESERVED_JUDGES = frozenset(_REWARD | _ANSWERS | _MEASURES | _KL | _WINS | _DPO | _PPO | _PPO_LOG)
 """What stands beside the judges in tables and metrics of policies: a judge of that name would overwrite it. Written out
 here, because a profile is checked before anything that makes those tables is loaded; the tests of PPO, DPO and the
@@ -77,7 +79,7 @@ class SamplingParams(Section):
     the thinking never ends. What is learned from are all tokens."""
 
 
-class PPOParams(PolicyParams):
+class PPOParams(PolicyParams, RolloutParams, TrackedParams):
     """Proximal policy optimisation (Schulman et al., arXiv 1707.06347) of a policy from a text-level reward.
 
     Counts are over all processes of an ``accelerate launch`` together. Sources by their names: N+ is Huang et al., "The
@@ -171,7 +173,7 @@ class PPOParams(PolicyParams):
         return self
 
 
-class DPOParams(PolicyParams):
+class DPOParams(PolicyParams, TrackedParams):
     """Direct preference optimisation (Rafailov et al., arXiv 2305.18290) of a policy on pairs of responses."""
 
     pairs: Literal["human", "on_policy"] = "on_policy"

@@ -17,5 +17,9 @@ class PPOError(RuntimeError):
     """PPO that cannot start or go on; the message says what to change."""
 
 
+class SamplerError(PPOError):
+    """A sampler of rollouts that cannot be asked, or whose answer cannot be used; the message says what to change."""
+
+
 class DPOError(RuntimeError):
     """DPO that cannot start or go on, or pairs that it cannot use; the message says what to change."""

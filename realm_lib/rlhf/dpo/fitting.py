@@ -22,10 +22,12 @@ import pandas as pd
 import torch
 
 from realm_lib.config.rlhf import DPOParams
+from realm_lib.config.rollouts import NOT_OF_THE_RESULT
 from realm_lib.rlhf.dpo.held_out import HeldOutPairs
 from realm_lib.rlhf.dpo.pairs import PreferencePairs
 from realm_lib.rlhf.errors import DPOError
 from realm_lib.rlhf.policies import Policy
+from realm_lib.rlhf.tracking import Tracking
 from realm_lib.runs.seeds import derive_seed
 
 _log = logging.getLogger(__name__)
@@ -46,7 +48,8 @@ def training_identity(
     be the same by chance, but margins, and what is judged by it, are not.
     """
     rows = [made.table[_IDS].to_numpy().tolist() for made in (pairs, held_out)]
-    content = [params.model_dump(mode="json"), policy, rows, reward, torch.__version__]
+    settings = params.model_dump(mode="json", exclude=NOT_OF_THE_RESULT["dpo"])
+    content = [settings, policy, rows, reward, torch.__version__]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -78,13 +81,16 @@ def fit(
     number: int = 0,
     reference: dict[str, list[float]] | None = None,
     progress: bool = False,
+    tracking: Tracking | None = None,
+    steps_before: int = 0,
 ) -> pd.DataFrame:
     """Train ``policy`` in place on ``pairs``; its history by step, on training batches and on ``held_out``.
 
     Columns: step, split ("training", "held out"), loss, margin and accuracy of implicit rewards. Held-out pairs are
     looked at before the first step, every ``evaluate_every`` and after the last. A training of this ``identity`` that
     left a checkpoint in ``checkpoints`` goes on from there, and reaches the weights that it would have reached; one of
-    another identity is removed, which the log says.
+    another identity is removed, which the log says. ``tracking`` is told each row as it comes, with the steps of
+    earlier rounds (``steps_before``) counted in.
 
     ``number`` is the round's, from 0, by which its order of pairs is drawn. ``reference`` holds log pi_ref of each
     pair's responses by side (chosen, rejected); None: the policy is the reference as it comes in.
@@ -105,6 +111,8 @@ def fit(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # TRL's own use of it
         trainer = _trainer(policy, pairs, held_out, params, home, number, reference, progress)
+        if tracking is not None:
+            trainer.add_callback(_telling(tracking, steps_before))
         try:
             trainer.train(resume_from_checkpoint=_last_checkpoint(home))
         except OSError as error:
@@ -205,6 +213,23 @@ def _trainer(
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.add_callback(Look())
     return trainer
+
+
+def _telling(tracking: Tracking, steps_before: int) -> Any:
+    """A callback that tells what is new in the history; steps are counted on from those of earlier rounds."""
+    import transformers
+
+    class Tell(transformers.TrainerCallback):  # type: ignore[misc]
+        seen = 0
+
+        def on_log(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+            for row in _history(state.log_history[self.seen :]).to_dict("records"):
+                numbers = {str(name): value for name, value in row.items() if name != "split"}
+                numbers["step"] += steps_before
+                tracking.tell(row["split"].replace(" ", "_"), numbers)
+            self.seen = len(state.log_history)
+
+    return Tell()
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from realm_lib.rlhf.dpo.held_out import HeldOutPairs
 from realm_lib.rlhf.dpo.pairs import PreferencePairs
 from realm_lib.rlhf.errors import DPOError
 from realm_lib.rlhf.policies import Policy, load_policy, response_log_probs
+from realm_lib.rlhf.tracking import Tracking
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def train_rounds(
     start: str,
     reward: dict[str, str] | None,
     folder: Path | None,
+    track: Callable[[str], Tracking],
     make: Callable[[str, Sequence[Prompt]], PreferencePairs],
     progress: bool = False,
 ) -> Rounds:
@@ -68,8 +70,9 @@ def train_rounds(
 
     ``start`` is the identity of the policy as it comes in, which is the reference of all rounds; ``reward`` that of the
     reward. ``make`` is called with the identity of the policy as it is then and with prompts. ``folder`` is where
-    ``run:`` names start. Raises :class:`DPOError` for a round with fewer pairs than a batch, and for pairs that were
-    made for another number of rounds.
+    ``run:`` names start; ``track`` starts the trackers of a training that is known by its identity. Raises
+    :class:`DPOError` for a round with fewer pairs than a batch, and for pairs that were made for another number of
+    rounds.
     """
     later = pairs.later
     if (params.rounds > 1) != bool(later):
@@ -85,15 +88,27 @@ def train_rounds(
         check_enough(now, params, number)
         reference = _reference(policy, now, followed.batch_size, params, folder) if number else None
         identity = training_identity(params, identity, now, followed.pairs, reward)
-        home = checkpoints / f"round_{number + 1}"
+        if number == 0:
+            tracking = track(identity)
         history = fit(
-            policy, now, followed, params, home, identity, number=number, reference=reference, progress=progress
+            policy,
+            now,
+            followed,
+            params,
+            checkpoints / f"round_{number + 1}",
+            identity,
+            number=number,
+            reference=reference,
+            progress=progress,
+            tracking=tracking,
+            steps_before=steps,
         )
         end = int(history["step"].max())
         if number:
             history = history[history["step"] > 0].assign(step=history["step"] + steps)
         steps += end
         histories.append(history)
+    tracking.finish()
     return Rounds(pairs, pd.concat(histories, ignore_index=True), identity)
 
 

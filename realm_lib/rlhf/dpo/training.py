@@ -33,6 +33,7 @@ from realm_lib.rlhf.policies import (
 )
 from realm_lib.rlhf.rewards import Judge, Reward, ask_judge, ask_reward, reward_identity
 from realm_lib.rlhf.samples import SampleStore
+from realm_lib.rlhf.tracking import Tracking
 from realm_lib.runs.files import write_text
 from realm_lib.runs.run import Run
 from realm_lib.runs.seeds import derive_seed
@@ -119,6 +120,7 @@ def train_dpo(
             start=start.store.identity,
             reward=reward_identity(reward),
             folder=None if run is None else run.folder,
+            track=lambda identity: Tracking.start(dpo.report_to, name, identity, dpo.model_dump(mode="json"), run),
             make=lambda identity, prompts: start.known_as(identity, run).made(prompts, (), None),
             progress=progress,
         )

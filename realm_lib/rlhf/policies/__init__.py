@@ -14,7 +14,7 @@ from realm_lib.rlhf.policies.log_probs import (
     sequence_kl,
 )
 from realm_lib.rlhf.policies.prompts import EncodedPrompts, encode_prompts
-from realm_lib.rlhf.policies.sampling import Response, sample
+from realm_lib.rlhf.policies.sampling import Response, check_prompts, response_of, sample
 
 __all__ = [
     "EncodedPrompts",
@@ -26,6 +26,7 @@ __all__ = [
     "alike",
     "alike_within_memory",
     "backbone_of",
+    "check_prompts",
     "encode_prompts",
     "is_adapter",
     "load_policy",
@@ -33,6 +34,7 @@ __all__ = [
     "pad_right",
     "process_state",
     "response_log_probs",
+    "response_of",
     "sample",
     "save_policy",
     "sequence_kl",

@@ -52,16 +52,7 @@ def sample(
     Raises :class:`PolicyError` for an empty prompt, one that leaves no room for the response in the model's context,
     and logits that are not finite.
     """
-    if len(seeds) != len(prompt_ids):
-        raise PolicyError(f"{len(prompt_ids)} prompts but {len(seeds)} seeds: each row needs its own")
-    for index, row in enumerate(prompt_ids):
-        if not row:
-            raise PolicyError(f"prompt {index} has no tokens")
-        if policy.context is not None and len(row) + max_new_tokens > policy.context:
-            raise PolicyError(
-                f"prompt {index} has {len(row)} tokens; with {max_new_tokens} new ones that is more than the model's "
-                f"context of {policy.context}: lower max_prompt_tokens or max_new_tokens"
-            )
+    check_prompts(policy, prompt_ids, seeds, max_new_tokens)
 
     def of(indices: list[int]) -> list[list[int]]:
         uniforms = np.stack([_uniforms(seeds[index], max_new_tokens) for index in indices])
@@ -77,7 +68,23 @@ def sample(
                 drawn[index] = row
     finally:
         policy.model.train(was_training)
-    return [_response(policy, prompt, ids, thinking) for prompt, ids in zip(prompt_ids, drawn, strict=True)]
+    return [response_of(policy, prompt, ids, thinking) for prompt, ids in zip(prompt_ids, drawn, strict=True)]
+
+
+def check_prompts(
+    policy: Policy, prompt_ids: Sequence[Sequence[int]], seeds: Sequence[int], max_new_tokens: int
+) -> None:
+    """Raise :class:`PolicyError` for prompts that :func:`sample` could not answer, whoever draws the answers."""
+    if len(seeds) != len(prompt_ids):
+        raise PolicyError(f"{len(prompt_ids)} prompts but {len(seeds)} seeds: each row needs its own")
+    for index, row in enumerate(prompt_ids):
+        if not row:
+            raise PolicyError(f"prompt {index} has no tokens")
+        if policy.context is not None and len(row) + max_new_tokens > policy.context:
+            raise PolicyError(
+                f"prompt {index} has {len(row)} tokens; with {max_new_tokens} new ones that is more than the model's "
+                f"context of {policy.context}: lower max_prompt_tokens or max_new_tokens"
+            )
 
 
 def _uniforms(seed: int, count: int) -> NDArray[np.float64]:
@@ -150,7 +157,11 @@ def _pad_left(rows: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tenso
     return ids.to(device), mask.to(device)
 
 
-def _response(policy: Policy, prompt: Sequence[int], ids: list[int], thinking: Literal["keep", "strip"]) -> Response:
+def response_of(policy: Policy, prompt: Sequence[int], ids: list[int], thinking: Literal["keep", "strip"]) -> Response:
+    """The tokens ``ids`` (at least one) that ``policy`` answered to ``prompt``, as a response.
+
+    ``thinking`` is that of :class:`realm_lib.config.rlhf.SamplingParams`.
+    """
     ended = ids[-1] in policy.end_ids
     written = ids[:-1] if ended else ids
     if thinking == "strip":

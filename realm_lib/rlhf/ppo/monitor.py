@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from realm_lib.config.rlhf import PPOParams
+from realm_lib.rlhf.ppo.importance import sampler_warnings
 from realm_lib.rlhf.ppo.rollout import Episode
 
 _RUNAWAY = 2.0
@@ -82,7 +83,7 @@ def warnings_of(history: Sequence[Mapping[str, Any]], params: PPOParams) -> list
         warnings.append(
             f"{last['tokens']:.0f} tokens in a rollout are too few to whiten advantages by: raise batch_size"
         )
-    return warnings
+    return [*warnings, *sampler_warnings(last)]
 
 
 def kind_of(warning: str) -> str:

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from realm_lib.config.rlhf import PPOParams, SamplingParams
 from realm_lib.data.chats import Prompt
-from realm_lib.rlhf.policies import alike_within_memory, sample
+from realm_lib.rlhf.policies import alike_within_memory
 from realm_lib.rlhf.ppo.actor_critic import ActorCritic, Ids
 from realm_lib.rlhf.ppo.estimators import generalised_advantages, leave_one_out, token_rewards, whiten
+from realm_lib.rlhf.ppo.importance import importance_weights
 from realm_lib.rlhf.rewards import Judge, Reward, ask_judge, ask_reward
+from realm_lib.rlhf.samplers import LocalSampler, Sampler
 
 Floats = NDArray[np.float64]
 
@@ -51,6 +53,8 @@ class Episode:
     told: dict[str, float] = field(default_factory=dict)
     """What the reward told: reward, floored (1 where that is ``rlhf.floor_reward``, and then there are no parts), and
     spread, score, similarity; and each judge's number by its name."""
+    sampler_log_probs: Floats | None = None
+    """Of the response's tokens as the sampler told them, where it is not the policy itself: [tokens]."""
 
     @property
     def kl(self) -> float:
@@ -78,6 +82,8 @@ class Learnable:
     advantages: Tensor
     """Whitened over all tokens of the rollout."""
     returns: Tensor
+    importance: Tensor | None = None
+    """Weight of each token's policy loss; None where all are 1."""
 
 
 def play(
@@ -89,20 +95,23 @@ def play(
     params: PPOParams,
     floor: float | None,
     clock: Callable[[str], Any],
+    sampler: Sampler | None = None,
+    version: str = "",
 ) -> list[Episode]:
     """One episode for each of ``asked``, in their order.
 
-    Generation, one pass of the policy with its value head, one of the reference, one call of the reward and of each
-    judge. ``floor`` is the reward of what cannot be scored (``rlhf.floor_reward``); ``clock(name)`` is a context that
-    measures a part. Raises :class:`RewardError` before anything is learned when an answer of reward or judge cannot be
-    used.
+    Generation (by ``sampler``, None is the policy itself, from the weights that it calls ``version``), one pass of the
+    policy with its value head, one of the reference, one call of the reward and of each judge. ``floor`` is the reward
+    of what cannot be scored (``rlhf.floor_reward``); ``clock(name)`` is a context that measures a part. Raises
+    :class:`RewardError` before anything is learned when an answer of reward or judge cannot be used.
     """
     if not asked:
         return []
     with clock("sampling"):
-        responses = sample(
+        responses = (sampler or LocalSampler()).sample(
             models.policy,
             [row.ids for row in asked],
+            version=version,
             max_new_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
             seeds=[row.seed for row in asked],
@@ -144,6 +153,7 @@ def play(
                     values=values[row],
                     entropy=float(entropies[row].mean()),
                     told={str(name): float(value) for name, value in told[n].items() if not np.isnan(value)},
+                    sampler_log_probs=responses[n].log_probs,
                 )
     return [episodes[n] for n in range(len(asked))]
 
@@ -161,7 +171,9 @@ def learnable(episodes: Sequence[Episode], scores: Floats, kl_coefficient: float
     if params.whiten_rewards:
         rewards = whiten(rewards, mask, keep_mean=True)
     advantages, returns = generalised_advantages(rewards, values, mask, params.gamma, params.gae_lambda)
-    return Learnable(mask, log_probs, values, whiten(advantages, mask), returns)
+    importance = importance_weights(episodes, params)
+    weights = None if importance is None else padded(importance)[0]
+    return Learnable(mask, log_probs, values, whiten(advantages, mask), returns, weights)
 
 
 def padded(rows: Sequence[Floats]) -> tuple[Tensor, Tensor]:

@@ -13,13 +13,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from realm_lib.config.rlhf import RlhfParams
+from realm_lib.config.rollouts import NOT_OF_THE_RESULT
 from realm_lib.data.chats import Prompt
-from realm_lib.rlhf.errors import PPOError
 from realm_lib.rlhf.judges import Judges, named_judges
 from realm_lib.rlhf.policies import Policy, load_policy, save_policy
 from realm_lib.rlhf.ppo import checkpoint
 from realm_lib.rlhf.ppo.actor_critic import ActorCritic
 from realm_lib.rlhf.ppo.checkpoint import Progress
+from realm_lib.rlhf.ppo.checks import check_training
 from realm_lib.rlhf.ppo.estimators import RunningScale
 from realm_lib.rlhf.ppo.held_out import PromptSet, choose, sample_rows, summary, write_lines
 from realm_lib.rlhf.ppo.monitor import Clock, kind_of, warnings_of
@@ -28,6 +29,8 @@ from realm_lib.rlhf.ppo.result import PPOResult
 from realm_lib.rlhf.ppo.rollout import Asked, Episode, play
 from realm_lib.rlhf.ppo.update import Learner
 from realm_lib.rlhf.rewards import Reward
+from realm_lib.rlhf.samplers import sampler_of
+from realm_lib.rlhf.tracking import Tracking
 from realm_lib.runs.run import Run
 from realm_lib.runs.seeds import derive_seed
 
@@ -95,7 +98,7 @@ class PPOTrainer:
         self.reward, self.judges, self.run, self.name = reward, named_judges(judge), run, name
         self.floor = params.floor_reward
         self.processes = Processes()
-        self._check(policy)
+        check_training(policy, self.params, self.sampling, self.processes.count)
         self.prompts = list(prompts)
         self._encoded = PromptSet.of("training", self.prompts, policy.tokenizer, self.sampling).encoded
         self._held_out = PromptSet.of("held out", held_out, policy.tokenizer, self.sampling)
@@ -110,30 +113,14 @@ class PPOTrainer:
         self.learner = Learner(self.models, self.params, self.sampling, self.processes)
         self.state = Progress()
         self._best = self._policy_weights()
-        self._identity = checkpoint.fingerprint(
-            params.model_dump(mode="json"), [encoded.ids for encoded in sets.values()], self.learner.parameters
-        )
+        settings = params.model_dump(mode="json", exclude=NOT_OF_THE_RESULT)
+        rows = [encoded.ids for encoded in sets.values()]
+        self._identity = checkpoint.fingerprint(settings, rows, self.learner.parameters)
+        label = f"{name}-{self._identity[:8]}"
+        self._sampler = sampler_of(self.params, label, None if run is None else run.path("models"))
         self._clock = Clock()
-
-    def _check(self, policy: Policy) -> None:
-        share = self.processes.count * self.params.gradient_accumulation
-        if self.params.minibatch_size % share:
-            raise PPOError(
-                f"rlhf.ppo.minibatch_size {self.params.minibatch_size} is not a multiple of gradient_accumulation "
-                f"{self.params.gradient_accumulation} times {self.processes.count} processes"
-            )
-        if policy.tokenizer.eos_token_id is None:
-            raise PPOError("the tokenizer has no EOS token: responses would never end")
-        if self.sampling.temperature <= 0:
-            raise PPOError("rlhf.sampling.temperature must be above 0 to train: a greedy policy explores nothing")
-        longest = self.sampling.max_prompt_tokens + self.sampling.max_new_tokens
-        if policy.context is not None and longest > policy.context:
-            raise PPOError(
-                f"rlhf.sampling: max_prompt_tokens {self.sampling.max_prompt_tokens} and max_new_tokens "
-                f"{self.sampling.max_new_tokens} are more than the policy's context of {policy.context} tokens"
-            )
-        if not any(value.requires_grad for value in policy.model.parameters()):
-            raise PPOError("the policy has no trainable weights: load it with trainable=True")
+        is_main = self.processes.is_main
+        self._tracking = Tracking.start(self.params.report_to, name, self._identity, settings, run, is_main=is_main)
 
     def train(self, *, progress: bool = False) -> PPOResult:
         """Train to the end, from a checkpoint where there is one, and save the policy that is kept."""
@@ -181,9 +168,14 @@ class PPOTrainer:
         return Asked(index, self.prompts[index], self._encoded.ids[chosen], seed)
 
     def _play(self, asked: Sequence[Asked]) -> list[Episode]:
-        mine = self.processes.share(asked)
-        asking = (self.reward, self.judges, self.sampling, self.params, self.floor, self._clock)
-        return self.processes.together(lambda: play(self.models, mine, *asking))
+        models, step, processes = self.models, self.state.step, self.processes
+        with self._clock("sampling"):
+            (version,) = processes.together(
+                lambda: [self._sampler.synchronise(models.policy, step)] if processes.is_main else []
+            )
+        mine = processes.share(asked)
+        rest = (self.reward, self.judges, self.sampling, self.params, self.floor, self._clock, self._sampler, version)
+        return processes.together(lambda: play(models, mine, *rest))
 
     def update(self, episodes: Sequence[Episode]) -> dict[str, Any]:
         """One PPO update from a rollout; returns the step's numbers."""
@@ -209,6 +201,7 @@ class PPOTrainer:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._tracking.tell("training", row)
 
     def _evaluate(self) -> None:
         """Answer the prompts to choose on, from the same random numbers each time, and keep the best policy so far."""
@@ -219,6 +212,7 @@ class PPOTrainer:
             state.judged = self._answers(self._held_out)[1]
         episodes, rows = self._answers(self._choosing)
         state.evaluations.append(summary(state.step, episodes, self.params))
+        self._tracking.tell("evaluation", state.evaluations[-1])
         state.samples += rows
         state.best_step = choose(state.evaluations, self.params)
         if state.best_step == state.step:
@@ -246,6 +240,7 @@ class PPOTrainer:
             judged = [*state.judged, *({**row, "step": state.best_step} for row in after)]
         if self.run is not None and self.processes.is_main:
             save_policy(policy, self.run.path("models", f"policy_{self.name}"))
+        self._tracking.finish()
         self.processes.wait()
         if self._checkpoint_path is not None and self.processes.is_main:
             self._checkpoint_path.unlink(missing_ok=True)

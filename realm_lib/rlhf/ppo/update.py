@@ -21,6 +21,7 @@ from realm_lib.rlhf.ppo.estimators import (
     explained_variance,
     masked_mean,
 )
+from realm_lib.rlhf.ppo.importance import describe_sampler
 from realm_lib.rlhf.ppo.monitor import describe
 from realm_lib.rlhf.ppo.processes import Processes
 from realm_lib.rlhf.ppo.rollout import Episode, Learnable, learnable
@@ -73,6 +74,7 @@ class Learner:
         self.kl.update(seen["kl"], len(episodes))
         return {
             **seen,
+            **describe_sampler(episodes, params),
             "kl_coefficient": coefficient,
             **watched,
             "value_error": float(masked_mean((data.returns - data.old_values) ** 2, data.mask)),
@@ -170,7 +172,10 @@ class Learner:
             self.sampling.temperature,
             entropy=params.entropy_bonus > 0,
         )
-        policy_loss = clipped_policy_loss(tokens.log_probs, old, advantages, params.clip_range).sum()
+        policy_losses = clipped_policy_loss(tokens.log_probs, old, advantages, params.clip_range)
+        if data.importance is not None:
+            policy_losses = policy_losses * flat(data.importance)
+        policy_loss = policy_losses.sum()
         value_loss = clipped_value_loss(
             tokens.values, flat(data.old_values), flat(data.returns), params.value_clip_range
         ).sum()
