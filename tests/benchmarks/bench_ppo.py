@@ -179,6 +179,7 @@ def our_trainer(folder: Path, updates: int, value_model: str) -> Any:
                 "minibatch_size": BATCH,
                 "num_epochs": EPOCHS,
                 "learning_rate": RATE,
+                "gae_lambda": 0.95,  # TRL's default
                 "value_model": value_model,
                 "max_grad_norm": 1e9,
             }
