@@ -5,7 +5,7 @@ import operator
 from collections.abc import Mapping
 
 from realm_lib.config.base import ParamsError
-from realm_lib.config.rlhf import RESERVED_JUDGES
+from realm_lib.config.judges import RESERVED_JUDGES
 from realm_lib.rlhf.rewards import Judge, Reward
 
 Judges = Judge | Mapping[str, Judge] | None

@@ -17,7 +17,8 @@ from support.dpo_run import make_params
 from support.ppo_run import letters, make_policy, vowels
 
 from realm_lib.config.base import ParamsError
-from realm_lib.config.rlhf import RESERVED_JUDGES, ComparisonParams, RlhfParams
+from realm_lib.config.judges import RESERVED_JUDGES
+from realm_lib.config.rlhf import ComparisonParams, RlhfParams
 from realm_lib.rlhf.comparison.answers import compare_policies, starting_policy, trained_policy
 from realm_lib.rlhf.comparison.result import ComparisonError, PolicyComparison
 from realm_lib.rlhf.errors import RewardError

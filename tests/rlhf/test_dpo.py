@@ -17,7 +17,8 @@ from support.dpo_run import make_params, outcome
 from support.ppo_run import HELD_OUT, PROMPTS, letters, make_policy, vowels
 
 from realm_lib.config.base import ParamsError
-from realm_lib.config.rlhf import RESERVED_JUDGES, DPOParams, LoraParams
+from realm_lib.config.judges import RESERVED_JUDGES
+from realm_lib.config.rlhf import DPOParams, LoraParams
 from realm_lib.rlhf.dpo.fitting import fit
 from realm_lib.rlhf.dpo.held_out import HeldOutPairs
 from realm_lib.rlhf.dpo.loss import dpo_losses, implicit_rewards

@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 import torch
 from pydantic import ValidationError
-from support.ppo_run import HELD_OUT, PROMPTS, letters, make_params, make_policy, vowels
+from support.ppo_run import CHOOSE_ON, HELD_OUT, PROMPTS, letters, make_params, make_policy, vowels
 
 from realm_lib.config.base import ParamsError
-from realm_lib.config.rlhf import RESERVED_JUDGES, LoraParams, PPOParams
+from realm_lib.config.judges import RESERVED_JUDGES
+from realm_lib.config.rlhf import LoraParams, PPOParams
 from realm_lib.rlhf.errors import PPOError, RewardError
 from realm_lib.rlhf.policies import Policy, PolicyError, backbone_of, load_policy, response_log_probs
 from realm_lib.rlhf.ppo.held_out import choose
@@ -531,3 +532,41 @@ def test_an_episode_knows_its_kl() -> None:
     assert episode.kl == pytest.approx(-0.5)
     assert episode.kl_k3 == pytest.approx(np.exp(-0.5) - 1 + 0.5 + np.e - 1 - 1)
     assert episode.worth(2.0) == 1.0
+
+
+def test_held_out_prompts_are_not_learned_from_whatever_their_spaces_and_case(folder: Path) -> None:
+    params = make_params(folder)
+    prompts = [*PROMPTS[:3], f"  {HELD_OUT[0].upper()}\n", CHOOSE_ON[1].replace(" ", "  ")]
+    ppo = PPOTrainer(
+        params, load_policy(params.ppo, trainable=True), letters, prompts, held_out=HELD_OUT, choose_on=CHOOSE_ON
+    )
+    assert {ppo._asked(number).index for number in range(9)} == {0, 1, 2}
+    assert "2 of 5 prompts left out: they are held out" in ppo.dropped
+    with pytest.raises(PPOError, match="every prompt to learn from is held out"):
+        PPOTrainer(params, load_policy(params.ppo, trainable=True), letters, HELD_OUT, held_out=HELD_OUT)
+
+
+class Known:
+    """A reward that tells who it is."""
+
+    def __init__(self, weights: str) -> None:
+        self.models = {"reward_model": f"tiny@{weights}"}
+
+    def __call__(self, prompts: Sequence[Any], completions: Sequence[Any]) -> list[float]:
+        return letters(prompts, completions)
+
+
+def test_a_training_under_another_reward_does_not_go_on_from_this_one(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run(tmp_path)
+    first = trainer(folder, Known("a"), run=run)
+    first._record(first.update(first.collect()))
+    first._save_checkpoint()
+    same = trainer(folder, Known("a"), run=run)
+    same._resume()
+    assert same.state.step == 1
+    other = trainer(folder, Known("b"), run=run)
+    other._resume()
+    assert other.state.step == 0
+    assert "a checkpoint of other parameters, prompts, reward or weights" in caplog.text

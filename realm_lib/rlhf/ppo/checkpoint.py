@@ -40,9 +40,10 @@ class Progress:
 
 
 def fingerprint(settings: Mapping[str, Any], rows: Sequence[Any], parameters: Mapping[str, Tensor]) -> str:
-    """A hash of all that decides a training: settings, prompts, torch's version, and the weights it starts from.
+    """A hash of all that decides a training: settings, torch's version, and the weights it starts from.
 
-    Of each tensor about a thousand numbers are read.
+    ``rows`` is what else does: the prompts' tokens, and which reward it is. Of each tensor about a thousand numbers are
+    read.
     """
     digest = hashlib.sha256(json.dumps([settings, rows, torch.__version__], sort_keys=True).encode())
     for name, value in parameters.items():
@@ -92,7 +93,7 @@ def restore(
     except (OSError, SafetensorError) as error:
         raise PPOError(f"{path}: the checkpoint cannot be read: {error}. Delete it: training starts over") from error
     if metadata.get("identity") != identity:
-        _log.warning("%s: a checkpoint of other parameters, prompts or weights: training starts over", path)
+        _log.warning("%s: a checkpoint of other parameters, prompts, reward or weights: training starts over", path)
         return None
     best: dict[str, Tensor] = {}
     moments: dict[int, dict[str, Tensor]] = {}

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from realm_lib.config.rlhf import PPOParams, SamplingParams
-from realm_lib.data.chats import Prompt, as_text
+from realm_lib.data.chats import Prompt, as_text, prompt_key
 from realm_lib.evaluation.resampling import bootstrap_over_posts
+from realm_lib.rlhf.errors import PPOError
 from realm_lib.rlhf.policies import EncodedPrompts, PolicyError, encode_prompts
 from realm_lib.rlhf.ppo.monitor import describe
 from realm_lib.rlhf.ppo.rollout import Asked, Episode
@@ -46,6 +47,23 @@ class PromptSet:
     def with_prompts(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Rows of answers with the text of their prompts, for a file that is read by itself."""
         return [{**row, "post": as_text(self.prompts[row["prompt"]])} for row in rows]
+
+
+def without_held_out(encoded: EncodedPrompts, prompts: Sequence[Prompt], held: Iterable[Prompt]) -> EncodedPrompts:
+    """Training's ``prompts``, as tokens, without those that are held out too, by :func:`prompt_key`; they are counted.
+
+    Raises :class:`PPOError` when none is left.
+    """
+    keys = {prompt_key(prompt) for prompt in held}
+    rows = [row for row in zip(encoded.ids, encoded.kept, strict=True) if prompt_key(prompts[row[1]]) not in keys]
+    gone = len(encoded.kept) - len(rows)
+    if not gone:
+        return encoded
+    if not rows:
+        raise PPOError("every prompt to learn from is held out too: give others")
+    said = f"{gone} of {len(prompts)} prompts left out: they are held out (white space and case do not count)"
+    reason = "; ".join(filter(None, [encoded.reason, said]))
+    return EncodedPrompts([ids for ids, _ in rows], [index for _, index in rows], encoded.dropped + gone, reason)
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -22,13 +23,13 @@ from realm_lib.rlhf.ppo.actor_critic import ActorCritic
 from realm_lib.rlhf.ppo.checkpoint import Progress
 from realm_lib.rlhf.ppo.checks import check_training
 from realm_lib.rlhf.ppo.estimators import RunningScale
-from realm_lib.rlhf.ppo.held_out import PromptSet, choose, sample_rows, summary, write_lines
+from realm_lib.rlhf.ppo.held_out import PromptSet, choose, sample_rows, summary, without_held_out, write_lines
 from realm_lib.rlhf.ppo.monitor import Clock, kind_of, warnings_of
 from realm_lib.rlhf.ppo.processes import Processes
 from realm_lib.rlhf.ppo.result import PPOResult
 from realm_lib.rlhf.ppo.rollout import Asked, Episode, play
 from realm_lib.rlhf.ppo.update import Learner
-from realm_lib.rlhf.rewards import Reward
+from realm_lib.rlhf.rewards import Reward, reward_identity
 from realm_lib.rlhf.samplers import sampler_of
 from realm_lib.rlhf.tracking import Tracking
 from realm_lib.runs.run import Run
@@ -52,8 +53,8 @@ def train_ppo(
     """Fine-tune the policy of ``params.ppo`` on ``prompts`` for ``reward``, and judge it on ``held_out``.
 
     ``choose_on`` are prompts that are answered at several points of the training; the policy that is kept is the one
-    that does best on them. Without them ``held_out`` chooses too, and the gain that is reported there flatters: it is
-    the best of several looks.
+    that does best on them. None of either is learned from. Without them ``held_out`` chooses too, and the gain that is
+    reported there flatters: it is the best of several looks.
 
     ``judge`` is another reward (several by name) that is logged and never learned from, as the simulator's true
     utility; a single one is ``gold``. With ``run``, the policy is saved in models/policy_NAME, each update is a line of
@@ -100,7 +101,8 @@ class PPOTrainer:
         self.processes = Processes()
         check_training(policy, self.params, self.sampling, self.processes.count)
         self.prompts = list(prompts)
-        self._encoded = PromptSet.of("training", self.prompts, policy.tokenizer, self.sampling).encoded
+        encoded = PromptSet.of("training", self.prompts, policy.tokenizer, self.sampling).encoded
+        self._encoded = without_held_out(encoded, self.prompts, [*held_out, *(choose_on or ())])
         self._held_out = PromptSet.of("held out", held_out, policy.tokenizer, self.sampling)
         self._choosing = self._held_out
         if choose_on is not None:
@@ -114,11 +116,12 @@ class PPOTrainer:
         self.state = Progress()
         self._best = self._policy_weights()
         settings = params.model_dump(mode="json", exclude=NOT_OF_THE_RESULT)
-        rows = [encoded.ids for encoded in sets.values()]
+        rows = [[encoded.ids for encoded in sets.values()], reward_identity(reward)]
         self._identity = checkpoint.fingerprint(settings, rows, self.learner.parameters)
         label = f"{name}-{self._identity[:8]}"
         self._sampler = sampler_of(self.params, label, None if run is None else run.path("models"))
         self._clock = Clock()
+        self._order: tuple[int, NDArray[np.int64]] | None = None
         is_main = self.processes.is_main
         self._tracking = Tracking.start(self.params.report_to, name, self._identity, settings, run, is_main=is_main)
 
@@ -161,8 +164,10 @@ class PPOTrainer:
         """What episode ``number`` answers: as many in a row as ``samples_per_prompt`` says answer one prompt."""
         count = len(self._encoded.ids)
         turn, position = divmod(number // self.params.samples_per_prompt, count)
-        order = np.random.default_rng(derive_seed(self.params.seed, "ppo", "prompts", turn)).permutation(count)
-        chosen = int(order[position])
+        if self._order is None or self._order[0] != turn:
+            rng = np.random.default_rng(derive_seed(self.params.seed, "ppo", "prompts", turn))
+            self._order = (turn, rng.permutation(count))
+        chosen = int(self._order[1][position])
         index = self._encoded.kept[chosen]
         seed = derive_seed(self.params.seed, "ppo", "episode", number)
         return Asked(index, self.prompts[index], self._encoded.ids[chosen], seed)
