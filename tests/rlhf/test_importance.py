@@ -70,7 +70,9 @@ def test_tokens_that_the_sampler_overrated_teach_the_policy_less_and_the_value_h
         seen: dict[str, torch.Tensor] = {}
 
         def keep(*_: Any, ppo: PPOTrainer = ppo, seen: dict[str, torch.Tensor] = seen) -> None:
-            seen |= {name: value.grad.clone() for name, value in ppo.learner.parameters.items() if value.grad is not None}
+            seen |= {
+                name: value.grad.clone() for name, value in ppo.learner.parameters.items() if value.grad is not None
+            }
 
         ppo.learner.optimiser.register_step_pre_hook(keep)
         told.append(ppo.update(episodes))
