@@ -49,6 +49,7 @@ ELSEWHERE = {
     "realm evaluate": "needs a whole run; tests/report/test_benchmark.py runs it, its options are checked here",
     "realm serve": "does not end; the snippet of curl is run against it",
     "curl ": "runs with the server",
+    "VLLM_": "needs vLLM and a GPU; tests/rlhf/test_samplers.py asks a stand-in",
 }
 
 

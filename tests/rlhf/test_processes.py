@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.ppo_run import CHOOSE_ON, make_policy
+from support.vllm_server import running_vllm
 from torch import Tensor
 
 pytestmark = pytest.mark.slow
@@ -129,6 +130,20 @@ def test_two_processes_under_nccl(policy: Path, tmp_path: Path) -> None:
     first, second = (found["history"][0] for found in (one, two))
     for name in ("reward", "kl", "policy_loss", "value_loss", "grad_norm"):
         assert second[name] == pytest.approx(first[name], rel=1e-2, abs=1e-2), name
+
+
+def test_two_processes_are_served_by_one_server_of_vllms(
+    policy: Path, uninterrupted: dict[str, Any], tmp_path: Path
+) -> None:
+    """One of them hands the weights over, both sample."""
+    with running_vllm(policy) as server:
+        words = ["sampler=vllm", f"vllm={{urls: ['{server.url}'], folder: '{tmp_path}'}}"]
+        found = finish([*LAUNCH, *command(policy, tmp_path, *words)], tmp_path)
+        handed_over = [body["kwargs"]["weights_path"] for body in server.posted("/collective_rpc")]
+    assert found["processes"] == 2
+    assert len(handed_over) == len(set(handed_over)) == 7, "before each of six updates and after the last"
+    assert [row["response"] for row in found["samples"]] == [row["response"] for row in uninterrupted["samples"]]
+    assert max(row["sampler_kl"] for row in found["history"]) < 1e-8
 
 
 def test_an_error_in_one_process_ends_both(policy: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from support.ppo_run import CHOOSE_ON, HELD_OUT, PROMPTS, letters, make_params, 
 from support.vllm_server import BASE, Fault, VLLMStandIn, running_vllm
 
 from realm_lib.config.base import ParamsError
-from realm_lib.config.rlhf import LoraParams
+from realm_lib.config.rlhf import RESERVED_JUDGES, LoraParams
 from realm_lib.config.rollouts import VLLMParams
 from realm_lib.rlhf.errors import SamplerError
 from realm_lib.rlhf.policies import Policy, PolicyError, load_policy, response_log_probs, sample
@@ -88,6 +88,7 @@ def test_a_training_on_the_servers_rollouts_makes_the_updates_of_one_that_sample
     assert served.history["importance_mean"].tolist() == pytest.approx([1.0] * 3, abs=1e-4)
     assert served.history["importance_truncated"].max() == 0
     assert "sampler_kl" not in local.history
+    assert set(served.history) <= RESERVED_JUDGES | {"seconds"}
     versions = [body["model"] for body in server.posted("/v1/completions")]
     assert len(set(versions)) == (4 if lora else 1)
     (left,) = (tmp_path / "models").glob(".realm-*/*")
