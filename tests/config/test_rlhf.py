@@ -20,7 +20,7 @@ def test_on_policy_pairs_are_the_default(tmp_path: Path) -> None:
     rlhf = load_params(write(tmp_path, profile()), ["rlhf.dpo.model_name=a/policy"]).rlhf
     assert rlhf is not None
     assert rlhf.dpo is not None
-    assert (rlhf.dpo.pairs, rlhf.dpo.learning_rate, rlhf.dpo.beta) == ("on_policy", 5e-7, 0.1)
+    assert (rlhf.dpo.pairs, rlhf.dpo.learning_rate, rlhf.dpo.beta) == ("on_policy", 5e-6, 0.1)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,8 @@ def pairs(folder: Path) -> PreferencePairs:
     return make_pairs(make_params(folder), letters, PROMPTS)
 
 
-def dpo_of(params: RlhfParams) -> DPOParams:
+def dpo_of(params: RlhfParams | None) -> DPOParams:
+    assert params is not None
     assert params.dpo is not None
     return params.dpo
 
