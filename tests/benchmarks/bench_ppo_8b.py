@@ -83,6 +83,7 @@ def make_params(options: argparse.Namespace) -> Any:
         changes: dict[str, Any] = {"total_episodes": 2 * found.ppo.batch_size, "kl_budget": None}
         sampling = found.sampling
         if options.toy:
+            changes |= {"total_episodes": 32, "batch_size": 16, "num_epochs": 1}
             sampling = sampling.model_copy(update={"max_prompt_tokens": 32, "max_new_tokens": 8})
         return found.model_copy(update={"ppo": found.ppo.model_copy(update=changes), "sampling": sampling})
     return RlhfParams(
