@@ -1,5 +1,8 @@
 """One PPO update of an 8B-shaped policy under LoRA on a GPU: ``python tests/benchmarks/bench_ppo_8b.py``, by hand.
 
+``--small`` measures the profile small instead: the shape of Qwen2.5-0.5B and the settings of params/small.yaml, with
+prompts and responses as long as it lets in, and whether rollout and update fit 8 GiB beside the reward model.
+
 The policy has the shape of Llama-3.1-8B and random weights in bfloat16: nothing is downloaded, and nearly every
 response is as long as it may be (512 tokens). The reference is the policy with its adapter switched off: there is one
 copy of the weights. An update that is not counted warms the GPU up; of the next one are reported the responses' tokens
@@ -17,6 +20,9 @@ from typing import Any
 import torch
 
 PROMPT = 256
+CARD = 8.0
+"""GiB that the profile small promises to fit, and of them what its reward model and CUDA's context take."""
+BESIDE = 1.2 + 0.5
 
 
 def reward(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:  # noqa: ARG001
@@ -26,11 +32,11 @@ def reward(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:  
 
 def make_policy(options: argparse.Namespace, params: Any, device: str) -> Any:
     """The policy under a new adapter, and a tokenizer of a few hundred words of its vocabulary."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
     from realm_lib.models.offline import train_tokenizer
     from realm_lib.rlhf.policies import Policy
-    from realm_lib.rlhf.policies.loading import _with_new_adapter
+    from realm_lib.rlhf.policies.adapters import with_new_adapter
 
     tokenizer = train_tokenizer(["Why does bread rise? Yeast makes gas, and gluten holds it."] * 4, 300)
     shape: dict[str, Any] = {
@@ -41,10 +47,14 @@ def make_policy(options: argparse.Namespace, params: Any, device: str) -> Any:
         "num_attention_heads": 32,
         "num_key_value_heads": 8,
     }
+    if options.small:
+        shape = {"vocab_size": 151_936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24}
+        shape |= {"num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True}
     if options.toy:
         shape |= {"vocab_size": 4000, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
         shape |= {"num_attention_heads": 4, "num_key_value_heads": 2}
-    config = LlamaConfig(
+    config_class, model_class = (Qwen2Config, Qwen2ForCausalLM) if options.small else (LlamaConfig, LlamaForCausalLM)
+    config = config_class(
         **shape,
         max_position_embeddings=8192,
         rope_theta=500_000.0,
@@ -57,18 +67,26 @@ def make_policy(options: argparse.Namespace, params: Any, device: str) -> Any:
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device(device):
-            model = LlamaForCausalLM(config)
+            model = model_class(config)
     finally:
         torch.set_default_dtype(usual)
-    return Policy(_with_new_adapter(model, params, None).eval(), tokenizer)
+    return Policy(with_new_adapter(model, params, None).eval(), tokenizer)
 
 
-def make_trainer(options: argparse.Namespace, device: str) -> Any:
+def make_params(options: argparse.Namespace) -> Any:
+    from realm_lib.config.profile import load_params
     from realm_lib.config.rlhf import LoraParams, PPOParams, RlhfParams, SamplingParams
-    from realm_lib.rlhf.policies import EncodedPrompts
-    from realm_lib.rlhf.ppo.trainer import PPOTrainer
 
-    params = RlhfParams(
+    if options.small:
+        found = load_params("params/small.yaml").rlhf
+        assert found is not None
+        changes: dict[str, Any] = {"total_episodes": 2 * found.ppo.batch_size, "kl_budget": None}
+        sampling = found.sampling
+        if options.toy:
+            changes |= {"total_episodes": 32, "batch_size": 16, "num_epochs": 1}
+            sampling = sampling.model_copy(update={"max_prompt_tokens": 32, "max_new_tokens": 8})
+        return found.model_copy(update={"ppo": found.ppo.model_copy(update=changes), "sampling": sampling})
+    return RlhfParams(
         sampling=SamplingParams(max_prompt_tokens=PROMPT, max_new_tokens=options.tokens, batch_size=options.batch),
         ppo=PPOParams(
             model_name="random",
@@ -83,9 +101,16 @@ def make_trainer(options: argparse.Namespace, device: str) -> Any:
             learning_rate=1e-5,
         ),
     )
+
+
+def make_trainer(options: argparse.Namespace, params: Any, device: str) -> Any:
+    from realm_lib.rlhf.policies import EncodedPrompts
+    from realm_lib.rlhf.ppo.trainer import PPOTrainer
+
+    batch, length = params.ppo.batch_size, params.sampling.max_prompt_tokens
     policy = make_policy(options, params.ppo, device)
     trainer = PPOTrainer(params, policy, reward, ["Why?"], held_out=["Why?"])
-    words = torch.randint(6, 300, (options.batch, PROMPT - 1), generator=torch.Generator().manual_seed(0)).tolist()
+    words = torch.randint(6, 300, (batch, length - 1), generator=torch.Generator().manual_seed(0)).tolist()
     ids = [[policy.tokenizer.bos_token_id, *row] for row in words]
     trainer._encoded = EncodedPrompts(ids, [0] * len(ids), 0, "")
     return trainer
@@ -107,6 +132,7 @@ def measured(device: str, work: Callable[[], Any]) -> tuple[Any, float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--toy", action="store_true", help="a toy shape, on a CPU too")
+    parser.add_argument("--small", action="store_true", help="the profile small; other sizes are then its own")
     parser.add_argument("--batch", type=int, default=32, help="episodes of the update; two minibatches")
     parser.add_argument("--rows", type=int, default=4, help="rows of one backward pass")
     parser.add_argument("--tokens", type=int, default=512, help="tokens of a response")
@@ -117,9 +143,10 @@ def main() -> None:
         parser.error("--batch must be twice a multiple of --rows")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not options.toy:
-        print("skipped: no CUDA device here, and the weights alone are 15 GiB (--toy runs a toy shape on the CPU)")
+        print("skipped: no CUDA device here, to measure the memory of (--toy runs a toy shape on the CPU)")
         return
-    trainer = make_trainer(options, device)
+    params = make_params(options)
+    trainer = make_trainer(options, params, device)
     trainer._record(trainer.update(trainer.collect()))
     episodes, rollout_seconds, rollout_memory = measured(device, trainer.collect)
     row, update_seconds, update_memory = measured(device, lambda: trainer.update(episodes))
@@ -132,8 +159,8 @@ def main() -> None:
         "torch": torch.__version__,
         "weights": weights,
         "trained": sum(value.numel() for value in trainer.learner.parameters.values()),
-        "episodes": options.batch,
-        "epochs": options.epochs,
+        "episodes": params.ppo.batch_size,
+        "epochs": params.ppo.num_epochs,
         "tokens": row["tokens"],
         "seconds": round(seconds, 3),
         "tokens_per_second": round(row["tokens"] / seconds, 1),
@@ -142,9 +169,12 @@ def main() -> None:
         "tokens_per_second_of_part": {
             "sampling": round(row["tokens"] / parts["sampling"], 1),
             "forward (policy and reference)": round(row["tokens"] / parts["forward"], 1),
-            "update (all epochs)": round(options.epochs * row["tokens"] / parts["update"], 1),
+            "update (all epochs)": round(params.ppo.num_epochs * row["tokens"] / parts["update"], 1),
         },
     }
+    if options.small:
+        needed = max(rollout_memory, update_memory) + BESIDE
+        report["card_gib"] = {"needed": round(needed, 2), "of": CARD, "fits": needed < CARD}
     json.dump(report, sys.stdout, indent=2)
     print()
     if options.profile:

@@ -153,6 +153,7 @@ def test_a_rollout_is_the_same_in_the_batches_that_fit(folder: Path) -> None:
         np.testing.assert_allclose(own.reference_log_probs, other.reference_log_probs, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 @pytest.mark.parametrize("where", ["forward", "backward"])
 @pytest.mark.parametrize("lora", [None, LoraParams(r=4, alpha=8.0)])
 def test_an_update_is_the_same_in_the_parts_that_fit(folder: Path, lora: LoraParams | None, where: str) -> None:
