@@ -186,7 +186,7 @@ def our_trainer(folder: Path, updates: int, value_model: str) -> Any:
         ),
     )
     policy = load_policy(params.ppo, trainable=True)
-    trainer = PPOTrainer(params, policy, reward, ["Why?"], held_out=["Why?"])
+    trainer = PPOTrainer(params, policy, reward, ["Why?"], held_out=["What?"])
     ids = prompts_of(policy.tokenizer)
     trainer._encoded = EncodedPrompts(ids, [0] * len(ids), 0, "")  # the very tokens that TRL is given
     return trainer

@@ -109,7 +109,7 @@ def make_trainer(options: argparse.Namespace, params: Any, device: str) -> Any:
 
     batch, length = params.ppo.batch_size, params.sampling.max_prompt_tokens
     policy = make_policy(options, params.ppo, device)
-    trainer = PPOTrainer(params, policy, reward, ["Why?"], held_out=["Why?"])
+    trainer = PPOTrainer(params, policy, reward, ["Why?"], held_out=["What?"])
     words = torch.randint(6, 300, (batch, length - 1), generator=torch.Generator().manual_seed(0)).tolist()
     ids = [[policy.tokenizer.bos_token_id, *row] for row in words]
     trainer._encoded = EncodedPrompts(ids, [0] * len(ids), 0, "")

@@ -22,6 +22,7 @@ from realm_lib.rlhf.dpo.training import make_pairs, train_dpo
 from realm_lib.rlhf.errors import DPOError, RewardError
 from realm_lib.rlhf.policies import Policy, load_policy, response_log_probs
 from realm_lib.rlhf.rewards import reward_identity
+from realm_lib.rlhf.tracking import Tracking
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +76,7 @@ def test_the_reference_of_every_round_is_the_start(
         found = train_rounds(
             policy, first, followed, params,
             checkpoints=tmp_path / name, start="the start", reward=None, folder=None, make=make,
+            track=lambda identity: Tracking.start([], "dpo", identity, {}, None),
         )  # fmt: skip
         return policy, found
 

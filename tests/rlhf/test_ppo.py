@@ -78,7 +78,7 @@ def test_a_bandit_whose_optimum_is_known_is_solved(folder: Path) -> None:
     def reward(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
         return [float(text == wanted) * 2.0 for text in completions]
 
-    ppo = PPOTrainer(params, policy, reward, ["Why?"], held_out=["Why?"])
+    ppo = PPOTrainer(params, policy, reward, ["Why?"], held_out=["What?"])
     ids = torch.tensor([ppo._encoded.ids[0]])
     with torch.no_grad():
         reference = policy.model(ids).logits[0, -1].double().softmax(-1)
@@ -340,7 +340,7 @@ def test_a_checkpoint_is_of_one_training_only(folder: Path, tmp_path: Path, capl
     other = trainer(folder, run=Run(tmp_path), learning_rate=1e-3)
     other._resume()
     assert other.state.step == 0
-    assert "a checkpoint of other parameters, prompts or weights: training starts over" in caplog.text
+    assert "a checkpoint of other parameters, prompts, reward or weights: training starts over" in caplog.text
     (tmp_path / "models" / ".ppo_checkpoint").write_bytes(b"broken")
     with pytest.raises(PPOError, match=r"cannot be read: .* Delete it: training starts over"):
         trainer(folder, run=Run(tmp_path))._resume()

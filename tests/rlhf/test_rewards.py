@@ -130,7 +130,7 @@ def strict(text: str) -> list[dict[str, Any]]:
 
 
 def test_ppo_goes_on_and_counts_them(policy: Path, tmp_path: Path) -> None:
-    params, reward = with_floor(policy), Letters(most=25)
+    params, reward = with_floor(policy), Letters(most=12)
     result = train_ppo(
         params, reward, PROMPTS, held_out=HELD_OUT, choose_on=CHOOSE_ON, judge=len_judge, run=Run(tmp_path)
     )
@@ -140,13 +140,13 @@ def test_ppo_goes_on_and_counts_them(policy: Path, tmp_path: Path) -> None:
     assert found["floored"]["training"] == round(sum(line["floored"] * 8 for line in lines)) > 0
     answers = strict((tmp_path / "logs" / "ppo_samples.jsonl").read_text(encoding="utf-8"))
     for row in (*answers, *result.judged.to_dict("records")):
-        blank = not row["response"].strip() or len(row["response"]) > 25
+        blank = not row["response"].strip() or len(row["response"]) > 12
         assert (row["reward"] == FLOOR) == blank == bool(row["floored"])
         assert math.isnan(row.get("spread", math.nan)) == blank
     judged = result.judged
     assert found["floored"]["before"] == judged.loc[judged["step"] == 0, "floored"].sum()
     # The parts' means are over those that have them.
-    assert all(line["score"] <= 25 and line["score"] > line["reward"] for line in lines if 0 < line["floored"] < 1)
+    assert all(line["score"] <= 12 and line["score"] > line["reward"] for line in lines if 0 < line["floored"] < 1)
     assert "got the floor reward (`rlhf.floor_reward`)" in findings.ppo(found, simulated=False)
     with pytest.raises(RewardError, match=r"rlhf\.floor_reward"):
         train_ppo(params.model_copy(update={"floor_reward": None}), Letters(1), PROMPTS, held_out=HELD_OUT)

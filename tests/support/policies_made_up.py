@@ -24,6 +24,7 @@ def made_up_comparison(answer: str = "Yeast makes gas.", *, kl: float = 3.25, pr
                 rows.append(
                     {
                         "policy": policy, "row": row, "number": number + 2 * (policy == "best_of_4"), "answer": answer,
+                        "floored": False,
                         "length": 20 + (row + number) % 3, "characters": 90.0 + (row * 5 + number) % 13, "ended": True,
                         "weight": 1 / _ANSWERS[policy], "picked": number == 0, "prompt": f"Post {row}?",
                         "realm": gain + luck + own, "gold": gain / 2 + own / 2 - luck,
