@@ -129,6 +129,35 @@ def measured(device: str, work: Callable[[], Any]) -> tuple[Any, float, float]:
     return found, time.perf_counter() - start, torch.cuda.max_memory_allocated() / 2**30 if on_gpu else 0.0
 
 
+def compare_samplers(trainer: Any, device: str) -> dict[str, Any]:
+    """Tokens a second of both ways to sample, where one token in a hundred ends a response, one warm-up each."""
+    from realm_lib.rlhf.samplers import ContinuousSampler, LocalSampler
+
+    policy, rows = trainer.models.policy, 4 * trainer.params.batch_size
+    count = policy.model.config.vocab_size
+    policy.model.generation_config.eos_token_id = list(range(7, count, 100))
+    prompts = (trainer._encoded.ids * 4)[:rows]
+    found: dict[str, Any] = {}
+    for name, sampler in (("local", LocalSampler()), ("continuous", ContinuousSampler())):
+        for seeds in (range(rows), range(rows, 2 * rows)):
+
+            def draw(sampler: Any = sampler, seeds: range = seeds) -> Any:
+                return sampler.sample(
+                    policy,
+                    prompts,
+                    version="",
+                    max_new_tokens=trainer.sampling.max_new_tokens,
+                    temperature=1.0,
+                    seeds=list(seeds),
+                    batch_size=trainer.sampling.batch_size,
+                )
+
+            drawn, seconds, memory = measured(device, draw)
+        tokens = sum(len(response.ids) for response in drawn)
+        found[name] = {"tokens": tokens, "tokens_per_second": round(tokens / seconds), "peak_gib": round(memory, 2)}
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--toy", action="store_true", help="a toy shape, on a CPU too")
@@ -137,6 +166,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4, help="rows of one backward pass")
     parser.add_argument("--tokens", type=int, default=512, help="tokens of a response")
     parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--samplers", action="store_true", help="only local sampling beside continuous batching")
     parser.add_argument("--profile", action="store_true", help="the kernels that take most of the update")
     options = parser.parse_args()
     if options.batch % 2 or (options.batch // 2) % options.rows:
@@ -147,6 +177,9 @@ def main() -> None:
         return
     params = make_params(options)
     trainer = make_trainer(options, params, device)
+    if options.samplers:
+        json.dump(compare_samplers(trainer, device), sys.stdout, indent=2)
+        return
     trainer._record(trainer.update(trainer.collect()))
     episodes, rollout_seconds, rollout_memory = measured(device, trainer.collect)
     row, update_seconds, update_memory = measured(device, lambda: trainer.update(episodes))
