@@ -40,7 +40,7 @@ import numpy as np
 from rlhf_training import ANSWERS, ROOT, Cell, start_of
 
 SIDES = ("ours", "grpo", "rloo")
-RATES = (3e-4, 1e-3, 3e-3)
+RATES = (1e-4, 3e-4, 1e-3)
 SEARCH_SEED, RESAMPLES = 7, 10_000
 HEARD_BY_TRL = (
     "model_name",
