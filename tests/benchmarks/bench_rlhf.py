@@ -40,7 +40,7 @@ import numpy as np
 from rlhf_training import ANSWERS, ROOT, Cell, start_of
 
 SIDES = ("ours", "grpo", "rloo")
-RATES = (3e-4, 1e-3, 3e-3)
+RATES = (1e-4, 3e-4, 1e-3)
 SEARCH_SEED, RESAMPLES = 7, 10_000
 HEARD_BY_TRL = (
     "model_name",
@@ -63,8 +63,8 @@ ENVIRONMENT = {
 }
 
 
-def result_of(cell: Cell, out: Path) -> dict[str, Any]:
-    """A training's seconds and tokens, and its answers; it is made where it is not there yet.
+def place_of(cell: Cell, out: Path) -> Path:
+    """The folder of a training, named after all that decides what comes out.
 
     TRL's part of the search stays when only ours changes; a comparison is made anew on all sides, so that its seconds
     are those of one day.
@@ -79,7 +79,12 @@ def result_of(cell: Cell, out: Path) -> dict[str, Any]:
         parts += [path.read_text(encoding="utf-8") for path in sorted((ROOT / "realm_lib" / "rlhf").rglob("*.py"))]
     digest = hashlib.sha256("".join(parts).encode()).hexdigest()[:10]
     words = [cell["split"], cell["side"], f"{cell['rate']:g}", f"x{cell['iterations']}", f"seed{cell['seed']}", digest]
-    target = out / "-".join(words)
+    return out / "-".join(words)
+
+
+def result_of(cell: Cell, out: Path) -> dict[str, Any]:
+    """A training's seconds and tokens, and its answers; it is made where it is not there yet."""
+    target = place_of(cell, out)
     if not (target / "training.json").is_file():
         target.mkdir(parents=True, exist_ok=True)
         (target / "cell.json").write_text(json.dumps(cell), encoding="utf-8")
