@@ -71,3 +71,11 @@ def test_the_curve_has_its_intervals_and_a_ring_at_the_kept_policy(judged: bool)
         assert bars[1:] == [[[2.0, 0.1], [2.0, 0.5]], [[5.0, 0.2], [5.0, 0.9]]]
         assert {"0", "4", "8"} == {text.get_text() for text in ax.texts if text.get_text().isdigit()}
     assert any("40 prompts" in text.get_text() for text in left.texts)
+
+
+def test_the_credit_of_the_first_token_is_written_beside_its_line() -> None:
+    ax = figures.token_credit({0.5: [0.25, 0.5, 1.0], 1.0: [1.0, 1.0, 1.0]})
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[0.25, 0.5, 1.0], [1.0, 1.0, 1.0]]
+    said = [text.get_text() for text in ax.texts]
+    assert "λ = 0.5: 25 % for the first" in said
+    assert "λ = 1: 100 % for the first" in said

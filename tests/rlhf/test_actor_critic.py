@@ -147,7 +147,7 @@ def test_without_checkpointing_it_would_not_fit(rlhf: RlhfParams) -> None:
 def test_dpo_recomputes_activations_where_asked(tmp_path: Any) -> None:
     from support.dpo_run import make_params
 
-    from realm_lib.rlhf.dpo import training
+    from realm_lib.rlhf.dpo import rounds, training
 
     folder = make_tiny_policy(tmp_path / "policy")
     calls = {}
@@ -155,7 +155,7 @@ def test_dpo_recomputes_activations_where_asked(tmp_path: Any) -> None:
         params = make_params(folder, gradient_checkpointing=flag, num_epochs=1)
         pairs = training.make_pairs(params, letters, PROMPTS)
         seen: list[bool] = []
-        original = training.fit
+        original = rounds.fit
 
         def watched(policy: Any, *rest: Any, seen: list[bool] = seen, original: Any = original, **options: Any) -> Any:
             layer = backbone_of(policy.model).layers[0].self_attn
@@ -163,7 +163,7 @@ def test_dpo_recomputes_activations_where_asked(tmp_path: Any) -> None:
             return original(policy, *rest, **options)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(training, "fit", watched)
+            patch.setattr(rounds, "fit", watched)
             training.train_dpo(params, letters, pairs, held_out=HELD_OUT)
         calls[flag] = sum(seen)
     assert calls[True] == 2 * calls[False], json.dumps(calls)

@@ -192,7 +192,7 @@ def test_no_held_out_prompt_makes_a_pair(folder: Path) -> None:
 
 @pytest.mark.parametrize("pairs", ["on_policy", "human"])
 def test_the_material_of_a_profile_holds_its_prompts_out(pairs: str) -> None:
-    params = load_params("params/demo.yaml", [f"rlhf.dpo.pairs={pairs}"])
+    params = load_params("params/demo.yaml", [f"rlhf.dpo.pairs={pairs}", "rlhf.dpo.rounds=1"])
     data = params.data.model_copy(update={"splits": params.data.splits.model_copy(update={"train": 400, "test": 1600})})
     found = load_material(data, params.rlhf)
     held = {" ".join(prompt.split()) for prompt in found.held_out}

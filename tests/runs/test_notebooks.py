@@ -185,7 +185,8 @@ def test_the_real_notebooks_depend_on_the_real_library(dependencies: dict[str, s
         ("features", {"01_feature_extraction", "02_combiner_training", "03_evaluation"}),
         ("reward/combiner", {"02_combiner_training", "03_evaluation", "04_ppo", "05_dpo", "06_policy_comparison"}),
         ("report/pages", set()),
-        ("inference", set()),
+        ("inference", {"04_ppo", "05_dpo", "06_policy_comparison"}),  # a reward over HTTP
+        ("inference/server", set()),
         ("cli.py", set()),
     ],
 )

@@ -60,25 +60,19 @@ def policy_training(history: Sequence[Mapping[str, float]], ax: Axes | None = No
     return ax
 
 
-def token_credit(tokens: int, lambdas: Sequence[float] = (0.95, 1.0), ax: Axes | None = None) -> Axes:
-    """What each of a response's ``tokens`` gets of a reward of 1 at its end, while the value head knows nothing."""
-    import torch  # not for a report, which draws nothing
-
-    from realm_lib.rlhf.ppo.estimators import generalised_advantages
-
+def token_credit(credits: Mapping[float, Sequence[float]], ax: Axes | None = None) -> Axes:
+    """The share of a reward at a response's end that each of its tokens gets, for several values of lambda."""
     ax = ax or new_axes(7.4, 3.2)
-    mask = torch.ones(1, tokens, dtype=torch.bool)
-    rewards = torch.zeros(1, tokens, dtype=torch.float64)
-    rewards[0, -1] = 1.0
-    places = np.arange(1, tokens + 1)
     colours = (COLOURS["reward_model"], COLOURS["realm"], COLOURS["similarity"])
-    for index, gae_lambda in enumerate(lambdas):
-        credit = generalised_advantages(rewards, torch.zeros_like(rewards), mask, 1.0, gae_lambda)[0][0].numpy()
+    tokens = len(next(iter(credits.values())))
+    places = np.arange(1, tokens + 1)
+    for index, (gae_lambda, shares) in enumerate(credits.items()):
         colour = colours[index % len(colours)]
-        ax.plot(places, credit, color=colour, linewidth=2)
-        ax.fill_between(places, 0, credit, color=colour, alpha=0.12, linewidth=0)
-        ax.annotate(f"λ = {gae_lambda:g}: {100 * credit[0]:.3g} % for the first", (1, credit[0]), xytext=(6, 5 if
-                    credit[0] > 0.5 else 22), textcoords="offset points", fontsize=9.5, color=colour)  # fmt: skip
+        ax.plot(places, shares, color=colour, linewidth=2)
+        ax.fill_between(places, 0, shares, color=colour, alpha=0.12, linewidth=0)
+        above = 5 if shares[0] > 0.5 else 22  # a rising line would cross its label
+        ax.annotate(f"λ = {gae_lambda:g}: {100 * shares[0]:.3g} % for the first", (1, shares[0]), xytext=(6, above),
+                    textcoords="offset points", fontsize=9.5, color=colour)  # fmt: skip
     ax.set(xlabel="Token of the response", ylabel="Share of the reward", xlim=(1, tokens), ylim=(0, 1.15))
     ax.yaxis.set_major_formatter(PERCENT)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
