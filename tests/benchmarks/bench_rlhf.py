@@ -155,8 +155,11 @@ def report(start: dict[str, Any], found: dict[str, list[dict[str, Any]]]) -> Non
         seconds = {kind: np.array([one[kind] for one in trained]) for kind in ("total", "total_cpu")}
         speeds[side] = {kind: drawn / taken[runs].mean(axis=1) for kind, taken in seconds.items()}
         shares = np.mean([win_shares(one["answers"]["truth"], before["truth"]) for one in trained], axis=0)
-        lengths = np.mean([one["answers"]["characters"] for one in trained], axis=(0, 2))
-        wins, equal = win_rate(shares), length_controlled_win_rate(shares, lengths, before["characters"].mean(axis=1))
+        pairs = np.hstack([np.sign(one["answers"]["truth"][:, :, None] - before["truth"][:, None]) for one in trained])
+        longer = np.hstack([one["answers"]["characters"] for one in trained]).repeat(ANSWERS, axis=1)
+        other = np.tile(before["characters"], len(trained) * ANSWERS)
+        won = pairs.reshape(prompts, -1) / 2 + 0.5
+        wins, equal = win_rate(shares), length_controlled_win_rate(won, longer, other)
         means = {name: np.mean([one["answers"][name] for one in trained]) for name in ("kl", "tokens", "ended")}
         told = {name: np.mean([one.get(name, 0) for one in trained]) for name in ("sampling", "reward", "tokens")}
         print(f"{side}: rate {trained[0]['rate']:g}, passes {trained[0]['iterations']}")
