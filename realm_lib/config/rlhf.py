@@ -198,6 +198,8 @@ class DPOParams(PolicyParams, TrackedParams):
     """Steps between two checkpoints: what a kill can cost."""
     evaluate_every: Annotated[int, Field(ge=1)] = 10
     """Steps between two looks at the held-out pairs."""
+    followed_prompts: Annotated[int, Field(ge=1)] | None = None
+    """On-policy: held-out prompts, the first so many, whose pairs those looks are at; null takes all."""
 
     @model_validator(mode="after")
     def _can_be_trained(self) -> Self:

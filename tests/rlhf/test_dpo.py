@@ -455,3 +455,11 @@ def test_a_judge_that_cannot_be_used_is_named(folder: Path) -> None:
     says = "judge 'short' answered 1 numbers for the 18"
     refused(folder, RewardError, says, given={"judge": {"short": short}}, num_epochs=1)
     refused(folder, ParamsError, "'length' is taken", given={"judge": {"length": vowels}})
+
+
+def test_training_is_followed_on_as_many_held_out_prompts_as_asked(folder: Path) -> None:
+    params = make_params(folder, num_epochs=1, followed_prompts=4)
+    result = train_dpo(params, letters, PROMPTS, held_out=HELD_OUT)
+    assert 0 < len(result.held_out_pairs) <= 4
+    assert set(result.held_out_pairs.table["prompt"]) <= set(HELD_OUT[:4])
+    assert len(result.answers) == len(HELD_OUT), "all are answered"

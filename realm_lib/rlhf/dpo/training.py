@@ -77,10 +77,10 @@ def train_dpo(
     """Fine-tune the policy of ``params.dpo`` on preference pairs; judge it on the prompts ``held_out``.
 
     Pairs are made as :func:`make_pairs` does, or are its result. ``held_out_pairs``, whose margin and accuracy are
-    followed, are given in the same ways; without them they are made on-policy from ``held_out``. ``judge`` (one
-    callable, or several by name, see :func:`load_judges`) scores the answers to ``held_out`` before and after; the
-    reward always does, as ``realm``. The reference is the policy as it was loaded. With ``rounds`` above 1 the pairs of
-    later rounds are made on the way, see :mod:`realm_lib.rlhf.dpo.rounds`.
+    followed, are given in the same ways; without them they are made on-policy from ``held_out`` (the first
+    ``followed_prompts``). ``judge`` (one callable, or several by name, see :func:`load_judges`) scores the answers to
+    ``held_out`` before and after; the reward always does, as ``realm``. The reference is the policy as it was loaded.
+    With ``rounds`` above 1 the pairs of later rounds are made on the way, see :mod:`realm_lib.rlhf.dpo.rounds`.
 
     With ``run`` the policy is saved in models/policy_NAME, the history in logs/NAME.jsonl, responses drawn in
     samples, and a training that was killed goes on from its last checkpoint. No pair of a prompt of ``held_out`` or
@@ -99,7 +99,7 @@ def train_dpo(
     policy, dpo = start.policy, start.dpo
     pairs = start.training_pairs(prompts_or_pairs, held)
     check_enough(pairs, dpo)
-    watched = start.watched_pairs(held_out if held_out_pairs is None else held_out_pairs)
+    watched = start.watched_pairs(held_out[: dpo.followed_prompts] if held_out_pairs is None else held_out_pairs)
     encoded = encode_prompts(
         policy.tokenizer, held_out, params.sampling.max_prompt_tokens, params.sampling.enable_thinking
     )
