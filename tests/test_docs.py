@@ -201,7 +201,7 @@ def percent(value: float) -> str:
 
 def test_the_readmes_rows_are_the_references() -> None:
     evaluation = json.loads((REFERENCE / "evaluation.json").read_text(encoding="utf-8"))
-    order = ("ceiling", "linear", "realm", "similarity", "reward_model", "length")
+    order = ("ceiling", "realm", "linear", "similarity", "reward_model", "length")
     found = {**evaluation["rewards"], "ceiling": evaluation["ceiling"]}
     text = section(README, "What the demo shows")
     assert f"{evaluation['pairs']:,} **simulated** test pairs of {evaluation['posts']} posts" in text
