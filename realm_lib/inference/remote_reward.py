@@ -120,7 +120,7 @@ class RemoteReward:
     def _request(self, batch: Sequence[tuple[str, str]]) -> list[list[float]]:
         content = {"prompt": [prompt for prompt, _ in batch], "response": [response for _, response in batch]}
         try:
-            answer = self._service.post(self._session(), f"{self.params.url}/predict", content)
+            answer = self._service.request(self._session(), "POST", f"{self.params.url}/predict", content)
         except UnicodeEncodeError:
             raise RemoteRewardError("a prompt or response is not Unicode (a lone surrogate)") from None
         return self._read(answer.content, len(batch))

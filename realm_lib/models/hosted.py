@@ -75,7 +75,7 @@ class Service:
         """``text`` without the key."""
         return text if self.secret is None else self.secret.hide(text)
 
-    def post(self, client: "httpx.Client", url: str, content: Any) -> "httpx.Response":
+    def request(self, client: "httpx.Client", method: str, url: str, content: Any = None) -> "httpx.Response":
         """Ask once, with ``content`` as JSON and the key as a bearer token; the answer, if its status is 200.
 
         Raises :class:`RemoteError` for every other end, without httpx's error behind it: that one holds the request and
@@ -88,7 +88,7 @@ class Service:
             headers["Authorization"] = f"Bearer {self.secret.reveal()}"
         failure: RemoteError
         try:
-            answer = client.post(url, json=content, headers=headers)
+            answer = client.request(method, url, json=content, headers=headers)
             if answer.status_code == httpx.codes.OK:
                 return answer
             failure = self.refusal(answer.status_code, answer.text, answer.headers.get("Retry-After"))

@@ -122,7 +122,7 @@ class NIMScorer:
         url = f"{(self.params.api_endpoint or _ENDPOINT).rstrip('/')}/chat/completions"
         content = {"model": self.params.model_id, "messages": messages}
         try:
-            return _read_reward(self._service.post(self._session(), url, content).content)
+            return _read_reward(self._service.request(self._session(), "POST", url, content).content)
         except UnicodeEncodeError:
             raise ScorerError("the text is not Unicode (a lone surrogate)") from None
         except ScorerError as error:

@@ -35,7 +35,7 @@ def alike_within_memory(
     while start < len(order):
         most = min(batch_size, fits.get(what, batch_size), len(order) - start)
         try:
-            found, size = halving(most, partial(_of_first, work, order[start:]), what)
+            found, size = halving(most, partial(_of_first, work, order[start : start + most]), what)
         except MemoryShort as error:
             raise PolicyError(
                 f"{what}: row {order[start]} with {lengths[order[start]]} tokens alone takes more memory than there "

@@ -84,10 +84,10 @@ class ActorCritic:
 
         The entropies are another pass over all logits: they are left out where nobody reads them.
         """
-        ids = pad_right([[*p, *r] for p, r in zip(prompts, responses, strict=True)], self.device)
-        before = places_before_responses(prompts, responses, ids.shape[1], self.device)
-        states = self._states(backbone_of(self.model), ids, before)
-        value_states = states if self._value_backbone is None else self._states(self._value_backbone, ids, before)
+        states = self._states(backbone_of(self.model), prompts, responses)
+        value_states = states
+        if self._value_backbone is not None:
+            value_states = self._states(self._value_backbone, prompts, responses)
         values = self.value_head(value_states.float()).squeeze(1)
 
         def block(states: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
@@ -110,17 +110,13 @@ class ActorCritic:
     @torch.no_grad()
     def value_states(self, prompts: Ids, responses: Ids) -> Tensor:
         """What the value head reads before each token, float32 [n, hidden]."""
-        ids = pad_right([[*p, *r] for p, r in zip(prompts, responses, strict=True)], self.device)
-        before = places_before_responses(prompts, responses, ids.shape[1], self.device)
-        return self._states(self._value_backbone or backbone_of(self.model), ids, before).float()
+        return self._states(self._value_backbone or backbone_of(self.model), prompts, responses).float()
 
     @torch.no_grad()
     def reference_log_probs(self, prompts: Ids, responses: Ids, temperature: float) -> Tensor:
         """Log-probability of each token under the reference, [n]."""
-        ids = pad_right([[*p, *r] for p, r in zip(prompts, responses, strict=True)], self.device)
-        before = places_before_responses(prompts, responses, ids.shape[1], self.device)
         with self._reference() as model:
-            states = self._states(backbone_of(model), ids, before)
+            states = self._states(backbone_of(model), prompts, responses)
             blocks = in_blocks(model, states, self._targets(responses))
             return torch.cat([log_probs_of(model, *block, temperature) for block in blocks])
 
@@ -149,10 +145,11 @@ class ActorCritic:
             for layer in layers:
                 layer.training = False
 
-    @staticmethod
-    def _states(backbone: Any, ids: Tensor, indices: Tensor) -> Tensor:
+    def _states(self, backbone: Any, prompts: Ids, responses: Ids) -> Tensor:
+        """The last hidden states that predict the responses' tokens, [n, hidden]."""
+        ids = pad_right([[*p, *r] for p, r in zip(prompts, responses, strict=True)], self.device)
         hidden: Tensor = backbone(input_ids=ids, use_cache=False).last_hidden_state
-        return hidden.flatten(0, 1)[indices]
+        return hidden.flatten(0, 1)[places_before_responses(prompts, responses, ids.shape[1], self.device)]
 
     def _targets(self, responses: Ids) -> Tensor:
         return torch.tensor([token for response in responses for token in response], device=self.device)

@@ -29,32 +29,19 @@ _HINTS = {
 _NOT_FOUND = 404
 
 
-class _NoKey(Secret):
-    """In place of a key where the server wants none."""
-
-    def __init__(self) -> None:
-        super().__init__("")
-
-    def reveal(self) -> str:
-        return ""
-
-    def hide(self, text: str) -> str:
-        return text
-
-
 class VLLMServer:
     """One address of a server. Each method asks as often as the parameters allow and raises RemoteError."""
 
     def __init__(self, url: str, params: VLLMParams) -> None:
         self.url, self.params = url.rstrip("/"), params
-        secret = _NoKey() if params.api_key is None else Secret(params.api_key)
+        secret = None if params.api_key is None else Secret(params.api_key)
+        if secret is not None:
+            secret.reveal()  # a key that is not set is said now, not after the first rollout's prompts
         self._service = Service(f"vLLM at {self.url}", _HINTS, secret)
         self._limiter = RateLimiter()
-        key = secret.reveal()
         self._client = httpx.Client(
             timeout=params.timeout,
             follow_redirects=False,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
             limits=httpx.Limits(max_connections=params.max_in_flight),
         )
 
@@ -128,23 +115,9 @@ class VLLMServer:
         cancelled: threading.Event | None = None,
     ) -> httpx.Response:
         return with_retries(
-            lambda: self._request(method, path, body),
+            lambda: self._service.request(self._client, method, self.url + path, body),
             limiter=self._limiter,
             max_attempts=self.params.max_attempts,
             first_wait=self.params.retry_wait,
             cancelled=cancelled,
         )
-
-    def _request(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
-        """One request, once. No error from here has httpx's behind it, which holds the key."""
-        try:
-            answer = self._client.request(method, self.url + path, json=body)
-        except httpx.TimeoutException:
-            failure = self._service.timed_out(self.params.timeout)
-        except (httpx.TransportError, httpx.DecodingError) as error:
-            failure = self._service.not_connected(error)
-        else:
-            if answer.status_code == httpx.codes.OK:
-                return answer
-            failure = self._service.refusal(answer.status_code, answer.text, answer.headers.get("Retry-After"))
-        raise failure from None
