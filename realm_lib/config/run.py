@@ -16,6 +16,11 @@ class RunParams(Section):
     output_dir: str = "outputs"
     """Parent of the run's folder, relative to the project root."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """Threads of torch in each notebook; null is one for each core. Models of under a million weights take one: more
+    gain them nothing, and beside other work each step waits for the thread whose core is taken."""
+    jobs: Annotated[int, Field(ge=1)] = 1
+    """Notebooks that make runs at once, where they do not need each other; each loads its own models."""
 
     @property
     def folder(self) -> Path:

@@ -48,6 +48,9 @@ class OfflineModelParams(Section):
 class OfflineRewardModelParams(OfflineModelParams):
     """The small Llama with INF-ORM's head that stands in for a large reward model when there is no network."""
 
+    retrained: Annotated[int, Field(ge=0)] = 2
+    """Trainings from other seeds beside it, from which notebook 03 tells what of an accuracy is a training's luck."""
+
 
 class OfflinePolicyParams(OfflineModelParams):
     """The small Llama that answers posts, and stands in for an instruction-tuned model."""

@@ -29,9 +29,9 @@ class NotebookError(RuntimeError):
 def prepare(profile: str, overrides: list[str]) -> Run:
     """Resolve ``params/PROFILE.yaml`` with overrides into the run's folder, and return the run.
 
-    Writes params.yaml, .steps/NOTEBOOK.yaml (the sections that the notebook declares: what papermill injects) and
-    .steps/depends.mk (what each executed notebook depends on). A file whose content is unchanged keeps its time, so
-    that make reruns only what a changed parameter reaches.
+    Writes params.yaml, .steps/NOTEBOOK.yaml (the sections that the notebook declares: what papermill injects),
+    .steps/depends.mk (what each executed notebook depends on) and .steps/jobs (how many may run at once). A file whose
+    content is unchanged keeps its time, so that make reruns only what a changed parameter reaches.
     """
     path = Path(profile) if profile.endswith((".yaml", ".yml")) else project_root() / "params" / f"{profile}.yaml"
     params = load_params(path, overrides)
@@ -40,14 +40,16 @@ def prepare(profile: str, overrides: list[str]) -> Run:
     notebooks = sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     notebooks = [path for path in notebooks if params.offline_models or "offline" not in path.stem]
     rules = [f"STEPS := {' '.join(path.stem for path in notebooks)}"]
-    before = ""
+    before: list[str] = []
     for notebook in notebooks:
         sections = declared_sections(notebook)
         _write_if_changed(run.path(".steps", f"{notebook.stem}.yaml"), dump_yaml(params, sections))
-        files = " ".join(str(file) for file in imported_modules(notebook))
-        rules.append(f"$(RUN)/notebooks/{notebook.stem}.ipynb: {files}{before}")
-        before = f" $(RUN)/notebooks/{notebook.stem}.ipynb"
+        after = [f"$(RUN)/notebooks/{name}.ipynb" for name in _after(notebook, before)]
+        needs = [*map(str, imported_modules(notebook)), *after]
+        rules.append(f"$(RUN)/notebooks/{notebook.stem}.ipynb: {' '.join(needs)}")
+        before.append(notebook.stem)
     _write_if_changed(run.path(".steps", "depends.mk"), "\n".join(rules) + "\n")
+    _write_if_changed(run.path(".steps", "jobs"), f"{params.run.jobs}\n")
     return run
 
 
@@ -136,6 +138,18 @@ def declared_sections(notebook: Path) -> list[str]:
         wrong = unknown or "other code"
         raise NotebookError(f"{notebook}: the parameters cell may only assign sections, found {wrong}")
     return names
+
+
+def _after(notebook: Path, before: list[str]) -> list[str]:
+    """The notebooks whose results a notebook reads: those that its metadata name (realm: after), else the one before.
+
+    Raises :class:`NotebookError` for a name that does not stand ``before`` it.
+    """
+    metadata = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]
+    after: list[str] = metadata.get("realm", {}).get("after", before[-1:])
+    if unknown := [name for name in after if name not in before]:
+        raise NotebookError(f"{notebook}: comes after {unknown[0]}, which is not a notebook before it")
+    return after
 
 
 def imported_modules(notebook: Path, package: str = "realm_lib") -> list[Path]:

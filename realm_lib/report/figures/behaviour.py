@@ -78,18 +78,23 @@ def seed_points(
 ) -> Axes:
     """Accuracy by training seed beside the interval over posts: two kinds of doubt that are not one.
 
-    ``spread`` is what realm_lib.evaluation.seed_spread returns, ``ci`` the interval of the run's own reward.
+    ``spread`` is what realm_lib.evaluation.seed_spread returns, with what retrained_spread returns as ``retrained``
+    where the reward model was trained here; ``ci`` is the interval of the run's own reward.
     """
     ax = ax or theme.new_axes(6.4, 2.6)
     colour = theme.COLOURS["realm"]
-    ax.plot(ci, [2, 2], color=colour, linewidth=3, solid_capstyle="round")
     ensemble, members = spread["ensemble"], spread["members"]
-    ax.plot(ensemble[0], 2, "o", color=colour, markersize=8, markeredgecolor="white")
-    for row, values in ((1, ensemble), (0, members)):
+    rows = [(f"{len(members)} single networks", members), (f"{len(ensemble)} training seeds", ensemble)]
+    if "retrained" in spread:
+        realm = spread["retrained"]["realm"]
+        rows.append((f"{len(realm)} reward models trained here", realm))
+    for row, (_, values) in enumerate(rows):
         ax.plot(values, [row] * len(values), "o", color=colour, alpha=0.45, markersize=7, markeredgecolor="white")
-    single, seeds = f"{len(members)} single networks", f"{len(ensemble)} training seeds"
-    theme.label_rows(ax, [single, seeds, "Other test posts (95 %)"])
-    ax.set_ylim(-0.6, 2.6)
+    top = len(rows)
+    ax.plot(ci, [top, top], color=colour, linewidth=3, solid_capstyle="round")
+    ax.plot(ensemble[0], top, "o", color=colour, markersize=8, markeredgecolor="white")
+    theme.label_rows(ax, [*(name for name, _ in rows), "Other test posts (95 %)"])
+    ax.set_ylim(-0.6, top + 0.6)
     ax.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter(theme.PERCENT)
     ax.set_xlabel("Accuracy of REALM")
