@@ -19,13 +19,13 @@ def against_best_of_n(who: str, entry: Mapping[str, Any]) -> str:
     realm = found["by_judge"]["realm"]
     below, beyond = realm["ci"][1] < 0, entry["kl"] > found["end"]
     end = f"best of {found['n']} at {found['end']:.1f} nats"
-    where = f"even the end of best-of-n's curve ({end})" if beyond else "best-of-n's curve at its distance"
+    where = f"the end of best-of-n's curve ({end})" if beyond else "best-of-n's curve at its distance"
     text = f"{who}'s reward {_place(realm, where)}"
     if (gold := found["by_judge"].get("gold")) is not None:
         as_well = {0: " either", 1: " too", -1: " too"}[_side(gold)] if _side(gold) == _side(realm) else ""
         text += f"; its truth {_place(gold, f'it{as_well}')}"
     if beyond and below:
-        text += f". {who} went farther, to {entry['kl']:.1f} nats, where best-of-n's reward is higher still"
+        text += f". {who} went farther, to {entry['kl']:.1f} nats, where best-of-n's reward can only be higher"
     elif beyond:
         text += f". {who} went farther, to {entry['kl']:.1f} nats, where it would take more answers to tell"
     elif _side(realm) > 0:
@@ -66,10 +66,10 @@ def _why_below(who: str, found: Mapping[str, Any]) -> str:
     spent = []
     if _side(length):
         own = length["curve"] + length["difference"]
-        spent.append(f"its answers have {own:.0f} tokens, where best-of-n's have {length['curve']:.0f}")
-    if _side(ended) < 0:
+        spent.append(f"its answers have {own:.1f} tokens, where best-of-n's have {length['curve']:.1f}")
+    if _side(ended):
         own = ended["curve"] + ended["difference"]
-        spent.append(f"{percent(own)} of them end by themselves, where {percent(ended['curve'])} of best-of-n's do")
+        spent.append(f"{percent(own)} of its answers end by themselves, of best-of-n's {percent(ended['curve'])}")
     went = (
         f"part of {who}'s distance went elsewhere: {', and '.join(spent)}"
         if spent
