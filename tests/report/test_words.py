@@ -6,10 +6,11 @@ What is true is worked out a second time in support/plain_words.py, and here, fr
 import itertools
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import plain_words as plain
 from support import random_metrics as made
@@ -19,6 +20,11 @@ from realm_lib.report.words import findings, pairs
 from realm_lib.report.words import policies as of_policies
 
 
+def drawn(*strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """``given``, without a limit of time for one example: the machine may be busy."""
+    return lambda test: settings(deadline=None)(given(*strategies)(test))
+
+
 def differences(metrics: dict[str, Any]) -> dict[str, Any]:
     return {name.removeprefix("realm - "): entry for name, entry in metrics["differences"].items()}
 
@@ -26,7 +32,7 @@ def differences(metrics: dict[str, Any]) -> dict[str, Any]:
 # An evaluation
 
 
-@given(made.evaluations())
+@drawn(made.evaluations())
 def test_the_verdict_ranks_as_the_intervals_do(metrics: dict[str, Any]) -> None:
     text = words.verdict(made.as_evaluation(metrics))
     plain.check_language(text)
@@ -44,7 +50,7 @@ def test_the_verdict_ranks_as_the_intervals_do(metrics: dict[str, Any]) -> None:
     assert ("simulated" in text) == ("ceiling" in metrics)
 
 
-@given(made.evaluations())
+@drawn(made.evaluations())
 def test_the_verdict_places_the_reward_below_level_with_or_above_the_ceiling(metrics: dict[str, Any]) -> None:
     text = words.verdict(made.as_evaluation(metrics))
     if "ceiling" not in metrics:
@@ -58,7 +64,7 @@ def test_the_verdict_places_the_reward_below_level_with_or_above_the_ceiling(met
     assert float(place[1]) == pytest.approx(100 * metrics["ceiling"]["accuracy"], abs=0.0501)
     told = 0.0 if place[2] else float(place[3]) * {"below": -1, "above": 1}[place[4]]
     assert told == pytest.approx(above, abs=0.0501)
-    assert "0.0 points below" not in text
+    assert " 0.0 points" not in text.partition("the ceiling")[2].partition("best use")[0]
     assert ("best use of the two features" in text) == ("feature_ceiling" in metrics)
 
 
@@ -71,7 +77,7 @@ _LENGTH = {
 }
 
 
-@given(made.evaluations())
+@drawn(made.evaluations())
 def test_more_than_length_is_said_where_the_length_controlled_interval_says_so(metrics: dict[str, Any]) -> None:
     sentence, answer = words.two_sentences(metrics), dict(words.questions_answered(metrics))["Is it only length?"]
     controlled = metrics["rewards"]["realm"].get("length_controlled", "unmeasured")
@@ -90,7 +96,7 @@ def test_more_than_length_is_said_where_the_length_controlled_interval_says_so(m
     assert ("these pairs hold no texts" in sentence) == (kind == "unmeasured" and "length_split" not in metrics)
 
 
-@given(made.evaluations())
+@drawn(made.evaluations())
 def test_better_is_yes_only_where_every_part_is_beaten(metrics: dict[str, Any]) -> None:
     answers = dict(words.questions_answered(metrics))
     for answer in answers.values():
@@ -128,7 +134,7 @@ def test_better_is_yes_only_where_every_part_is_beaten(metrics: dict[str, Any]) 
     assert not known or f"difference of {100 * compared['reward_model']['detectable']:.1f} points" in sure
 
 
-@given(made.evaluations())
+@drawn(made.evaluations())
 def test_domains_are_counted_anew_and_only_large_ones_are_named(metrics: dict[str, Any]) -> None:
     answer = dict(words.questions_answered(metrics)).get("On which domains?")
     known = {name: entry for name, entry in metrics["by_domain"].items() if entry["pairs"]}
@@ -154,7 +160,7 @@ def test_domains_are_counted_anew_and_only_large_ones_are_named(metrics: dict[st
     assert answer.endswith(f" A domain has {some}{counts[-1]:,} pair{'s' if counts[-1] != 1 else ''}.")
 
 
-@given(made.evaluations())
+@drawn(made.evaluations())
 def test_captions_count_intervals_and_tell_the_calibration_that_was_found(metrics: dict[str, Any]) -> None:
     captions = words.captions(metrics)
     for title, caption in captions.values():
@@ -171,7 +177,7 @@ def test_captions_count_intervals_and_tell_the_calibration_that_was_found(metric
     assert realm["temperature"] is None or f"were divided by {realm['temperature']:.3g}," in caption
 
 
-@given(made.with_ends(made.SHARES, "accuracy"), made.with_ends(made.SHARES, "accuracy"))
+@drawn(made.with_ends(made.SHARES, "accuracy"), made.with_ends(made.SHARES, "accuracy"))
 def test_runs_overlap_or_lie_apart(first: dict[str, Any], second: dict[str, Any]) -> None:
     text = words.runs_compared(["a", "b"], [{"rewards": {"realm": run}} for run in (first, second)], ["x.y"])
     common = max(first["ci"][0], second["ci"][0]) <= min(first["ci"][1], second["ci"][1])
@@ -194,7 +200,7 @@ def directly(metrics: dict[str, Any], first: str, second: str) -> str:
 _VERBS = {"above": "beats", "holds": "cannot be told from", "below": "loses to"}
 
 
-@given(made.policies())
+@drawn(made.policies())
 def test_policies_stand_to_the_start_and_to_each_other_as_their_intervals_say(metrics: dict[str, Any]) -> None:
     text = of_policies.verdict(metrics)
     for line in text.splitlines():
@@ -233,7 +239,7 @@ def test_policies_stand_to_the_start_and_to_each_other_as_their_intervals_say(me
     assert ("got the floor reward" in text) == (metrics["floored"] > 0)
 
 
-@given(made.policies())
+@drawn(made.policies())
 def test_over_optimisation_and_unended_answers_are_told_where_they_are(metrics: dict[str, Any]) -> None:
     text, start = of_policies.verdict(metrics), metrics["policies"]["base"]
     for name, entry in metrics["policies"].items():
@@ -249,7 +255,7 @@ def test_over_optimisation_and_unended_answers_are_told_where_they_are(metrics: 
         assert (f"Warning: {who} ends {plain.share(entry['ended'])} of its answers" in text) == cut
 
 
-@given(made.policies())
+@drawn(made.policies())
 def test_a_place_against_best_of_n_is_told_where_it_was_measured(metrics: dict[str, Any]) -> None:
     lines = of_policies.verdict(metrics).splitlines()
     for name, entry in metrics["policies"].items():
@@ -273,15 +279,15 @@ def test_a_place_against_best_of_n_is_told_where_it_was_measured(metrics: dict[s
         assert ("can only be higher" in line) == (beyond and realm == "below")
         assert ("the true curve may lie higher" in line) == (not beyond and realm == "above")
         length, ended = (plain.side(found[key]["ci"]) != "holds" for key in ("length", "ended"))
-        assert ("its answers have" in line) == (realm == "below" and length)
-        assert ("of its answers end by themselves" in line) == (realm == "below" and ended)
-        assert ("do not show" in line) == (realm == "below" and not length and not ended)
+        assert ("in length (" in line) == (realm == "below" and length)
+        assert ("in how many end by themselves (" in line) == (realm == "below" and ended)
+        assert ("by length and endings" in line) == (realm == "below" and not length and not ended)
 
 
 # Trainings
 
 
-@given(made.ppo_metrics(), st.booleans())
+@drawn(made.ppo_metrics(), st.booleans())
 def test_ppo_says_better_only_where_the_truth_does(metrics: dict[str, Any], simulated: bool) -> None:
     text = findings.ppo(metrics, simulated=simulated)
     plain.check_language(text)
@@ -299,7 +305,7 @@ def test_ppo_says_better_only_where_the_truth_does(metrics: dict[str, Any], simu
     assert text.endswith("cannot be told from chance.") == (truth == "holds")
 
 
-@given(made.dpo_metrics(), st.booleans(), st.booleans())
+@drawn(made.dpo_metrics(), st.booleans(), st.booleans())
 def test_dpo_beats_or_loses_only_where_the_interval_does(metrics: dict[str, Any], simulated: bool, here: bool) -> None:
     text = findings.dpo(metrics, simulated=simulated, trained_here=here).split("\n")[0]
     plain.check_language(text)
@@ -320,7 +326,7 @@ def test_dpo_beats_or_loses_only_where_the_interval_does(metrics: dict[str, Any]
 # Features, pairs, numbers
 
 
-@given(made.COUNTS, made.COUNTS, made.COUNTS, made.COUNTS, st.sampled_from([-1.0, 0.0, 0.34, float("nan")]))
+@drawn(made.COUNTS, made.COUNTS, made.COUNTS, made.COUNTS, st.sampled_from([-1.0, 0.0, 0.34, float("nan")]))
 def test_features_are_counted(pairs_: int, unique: int, scored: int, hits: int, correlation: float) -> None:
     counts = {"pairs": pairs_, "unique_responses": unique, "scored": scored, "cache_hits": hits}
     text = findings.features(
@@ -331,7 +337,7 @@ def test_features_are_counted(pairs_: int, unique: int, scored: int, hits: int, 
     assert ("never varies" in text) == math.isnan(correlation)
 
 
-@given(made.SIGNED, made.SIGNED, made.SIGNED, made.SIGNED, made.SHARES)
+@drawn(made.SIGNED, made.SIGNED, made.SIGNED, made.SIGNED, made.SHARES)
 def test_lengths_of_pairs_have_each_its_own_sign(
     tokens: float, characters: float, share: float, of_characters: float, longer: float
 ) -> None:
@@ -348,7 +354,7 @@ def test_lengths_of_pairs_have_each_its_own_sign(
     assert ("answers that are shorter" in text) == (larger < -0.05)
 
 
-@given(st.floats(-5, 5), st.floats(-5, 5), st.floats(0, 3), st.sampled_from([None, 0, 1]))
+@drawn(st.floats(-5, 5), st.floats(-5, 5), st.floats(0, 3), st.sampled_from([None, 0, 1]))
 def test_the_preferred_response_is_the_one_of_the_higher_reward(
     first: float, second: float, scale: float, readers: int | None
 ) -> None:
@@ -366,7 +372,7 @@ def test_the_preferred_response_is_the_one_of_the_higher_reward(
         assert ("is wrong" in text) == (readers is not None and "is right" not in text)
 
 
-@given(made.COUNTS, made.COUNTS, made.COUNTS, made.COUNTS, made.COUNTS)
+@drawn(made.COUNTS, made.COUNTS, made.COUNTS, made.COUNTS, made.COUNTS)
 def test_pairs_of_a_file_agree_in_number(read: int, dropped: int, seen: int, judged: int, cut: int) -> None:
     source = {"read": read, "posts_cut": cut, "dropped": {"ties": {"pairs": dropped}}, "seen_in_training": seen}
     plain.check_language(pairs.pairs_judged("x", source, {"pairs": judged, "posts": judged}))

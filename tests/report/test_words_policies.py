@@ -111,12 +111,12 @@ def test_beyond_the_curve_s_end_only_below_can_be_told() -> None:
         )
 
 
-def test_why_a_policy_is_below_is_told_by_what_its_answers_show() -> None:
-    assert against(-0.3).endswith("what PPO's distance went into, length and endings do not show.")
+def test_in_what_else_a_policy_below_differs_is_told_by_what_its_answers_show() -> None:
+    assert against(-0.3).endswith("the policy's answers cannot be told by length and endings from best-of-n's.")
     text = against(-0.3, length=beside(12.0, 2.0, curve=50.0), ended=beside(-0.1, 0.01, curve=0.95))
     assert text.endswith(
-        "part of PPO's distance went elsewhere: its answers have 62.0 tokens, where best-of-n's have 50.0, and 85.0 % "
-        "of its answers end by themselves, of best-of-n's 95.0 %."
+        "the policy's answers differ in length (62.0 tokens against 50.0) and in how many end by themselves (85.0 % "
+        "against 95.0 %) from best-of-n's."
     )
     assert "Best-of-n comes near" not in against(0.3, length=beside(12.0, 2.0, curve=50.0))
 

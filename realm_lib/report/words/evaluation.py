@@ -232,14 +232,14 @@ def _length(metrics: Metrics) -> tuple[str, str]:
 def _reliability(realm: Metrics) -> str:
     """What the reliability diagram shows of the reward ``realm``, and by what its differences were divided."""
     if realm["temperature"] is None:
-        scaled = "On the validation pairs it was no better than chance: it says 50 % everywhere."
+        scaled = "On the validation pairs REALM was no better than chance: it says 50 % everywhere."
     else:
         scaled = (
-            f"Its differences were divided by {realm['temperature']:.3g}, the temperature that fits the validation "
+            f"REALM's differences were divided by {realm['temperature']:.3g}, the temperature that fits the validation "
             "pairs."
         )
     return (
-        f"On the dotted line a reward is as often right as it says. {scaled} Its distance from the line is "
+        f"On the dotted line a reward is as often right as it says. {scaled} REALM's distance from the line is "
         f"{100 * realm['ece']:.1f} points on average; that of a perfect one would be about "
         f"{100 * realm['ece_by_chance']:.1f} in a sample of this size."
     )
@@ -249,17 +249,12 @@ def _better(differences: Mapping[str, Metrics], parts: Mapping[str, Metrics]) ->
     words = {in_words(difference) for difference in parts.values()}
     if not words:
         text = "Not compared with its parts."
+    elif "worse" in words:
+        text = f"No: {_standing(parts)}."
+    elif words == {"better"}:
+        text = f"Yes: {_standing(parts)}."
     else:
-        start = (
-            "No"
-            if "worse" in words
-            else "Yes"
-            if words == {"better"}
-            else "In part"
-            if "better" in words
-            else "Not shown"
-        )
-        text = f"{start}: {_standing(parts)}."
+        text = f"{'In part' if 'better' in words else 'Not shown'}: {_standing(parts)}."
     return f"{text} {_AGAINST_LINEAR[in_words(differences['linear'])]}" if "linear" in differences else text
 
 
