@@ -32,9 +32,9 @@ def reward_func(
     """OpenRLHF's reward function (``--remote_rm_url reward_func.py``), for a batch of n.
 
     ``queries`` hold prompt and response, ``prompts`` the prompts, both rendered by the policy's chat template. Answers
-    ``rewards`` and ``scores`` (float tensors [n]; scores are the rewards' probabilities between 0 and 1, which dynamic
-    filtering wants) and ``extra_logs`` (name: tensor [n]). Raises :class:`FrameworkError` naming the first query that
-    does not begin with its prompt.
+    ``rewards`` and ``scores`` (float tensors [n]; scores are sigmoids of the rewards, between 0 and 1 as dynamic
+    filtering wants, and no calibrated probabilities) and ``extra_logs`` (name: tensor [n]). Raises
+    :class:`FrameworkError` naming the first query that does not begin with its prompt.
     """
     import torch
 

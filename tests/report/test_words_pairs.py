@@ -37,9 +37,21 @@ def test_pairs_made_are_counted_with_what_was_left_out() -> None:
 @pytest.mark.parametrize(
     ("tokens", "characters", "share", "said", "warned"),
     [
-        (15.24, 67.4, 0.402, "15.2 tokens (67 characters) longer than rejected ones, 40.2 %; the longer", "are longer"),
-        (-8.0, -30.0, -0.2, "8.0 tokens (30 characters) shorter than rejected ones, 20.0 %; the longer", "are shorter"),
-        (0.4, 1.0, 0.01, "0.4 tokens (1 characters) longer than rejected ones, 1.0 %; the longer", None),
+        (
+            15.24,
+            67.4,
+            0.402,
+            "15.2 more tokens (40.2 % of the mean) and 67 more characters than rejected ones; the one",
+            "are longer",
+        ),
+        (
+            -8.0,
+            -30.0,
+            -0.2,
+            "8.0 fewer tokens (20.0 % of the mean) and 30 fewer characters than rejected",
+            "are shorter",
+        ),
+        (0.4, 1.0, 0.01, "0.4 more tokens (1.0 % of the mean) and 1 more character than rejected ones", None),
     ],
 )
 def test_a_difference_of_lengths_is_told_and_a_large_one_warned_of(
@@ -48,7 +60,7 @@ def test_a_difference_of_lengths_is_told_and_a_large_one_warned_of(
     shares = {"tokens_share": share, "characters_share": share}
     text = pair_lengths({"tokens": tokens, "characters": characters, **shares, "longer": 0.77})
     assert said in text
-    assert "of the two is chosen in 77.0 % of the pairs." in text
+    assert "of more tokens is chosen in 77.0 % of the pairs, equal ones counting half." in text
     assert ("DPO can learn this difference" in text) == (warned is not None)
     assert warned is None or warned in text
 
@@ -65,8 +77,8 @@ def test_pairs_of_a_file_are_counted() -> None:
     source = {"read": 30, "posts_cut": 2, "dropped": {"ties": {"pairs": 4}}, "seen_in_training": 3}
     text = pairs_judged("mine.jsonl", source, {"pairs": 23, "posts": 11})
     assert text == (
-        "30 pairs were read from mine.jsonl, 23 of 11 prompts are judged. Left out: ties: 4; post seen in training: 3. "
-        "2 prompts were cut to the run's limit."
+        "Read from mine.jsonl: 30 pairs. Judged: 23 pairs of 11 prompts. Left out: ties: 4; post seen in training: 3. "
+        "Cut to the run's limit: 2 prompts."
     )
     assert "Left out" not in pairs_judged(
         "x", source | {"dropped": {}, "seen_in_training": 0}, {"pairs": 1, "posts": 1}

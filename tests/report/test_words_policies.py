@@ -43,19 +43,16 @@ def test_the_verdict_calls_better_only_what_is_shown_to_be() -> None:
     assert "- DPO cannot be told from the start: wins 55.0 %" in text
     assert "- Best-of-4 loses to the start" in text
     assert "at a KL of at most 0.6 nats" in text
-    assert (
-        "- PPO wins most often against the start; it cannot be told from DPO and best-of-4, or does not beat them."
-        in text
-    )
+    assert "- PPO alone beats the start; directly, it cannot be told from DPO and best-of-4." in text
 
 
 def test_the_verdict_says_who_beats_whom_directly() -> None:
     better = {"dpo over ppo": {"win_rate": 0.7, "ci": [0.6, 0.8]}}
     first = verdict(metrics(pairwise=better, ppo=entry(0.6, 0.55, 0.65), dpo=entry(0.7, 0.6, 0.8)))
-    assert "DPO wins most often against the start; directly, it beats PPO." in first
+    assert "DPO wins most often of those that beat the start; directly, it beats PPO." in first
     worse = {"dpo over ppo": {"win_rate": 0.3, "ci": [0.2, 0.4]}}
     turned = verdict(metrics(pairwise=worse, ppo=entry(0.7, 0.6, 0.8), dpo=entry(0.6, 0.55, 0.65)))
-    assert "PPO wins most often against the start; directly, it beats DPO." in turned
+    assert "PPO wins most often of those that beat the start; directly, it beats DPO." in turned
     none = verdict(metrics(ppo=entry(0.52, 0.45, 0.6), dpo=entry(0.5, 0.4, 0.6)))
     assert "No policy is shown to be better than the start." in none
     assert "wins most often" not in none
@@ -70,11 +67,11 @@ def test_the_verdict_says_when_length_may_explain_a_win() -> None:
 def test_the_verdict_names_over_optimisation_and_an_interested_judge() -> None:
     high = {"win_rate": 0.9, "ci": [0.8, 0.95]}
     text = verdict(metrics(ppo=entry(0.45, 0.35, 0.55, realm=high), dpo=entry(0.7, 0.6, 0.8, realm=high)))
-    assert "PPO wins 90.0 % under REALM's reward, which the truth does not confirm (45.0 %)" in text
+    assert "PPO wins 90.0 % under REALM's reward, which the truth does not confirm (45.0 % (35.0 to 55.0))." in text
     assert "DPO wins 90.0 %" not in text
     own = verdict(metrics(judge="realm", dpo=entry(0.9, 0.8, 0.95)))
     assert "Judged by REALM's own reward" in own
-    assert "The judge is the reward that the policies were made by." in own
+    assert "The judge is the reward itself." in own
 
 
 def beside(difference: float, spread: float = 0.1, curve: float = 1.0) -> dict[str, Any]:
@@ -106,20 +103,20 @@ def test_a_policy_s_place_against_best_of_n_is_said_where_it_can_be_told() -> No
 
 def test_beyond_the_curve_s_end_only_below_can_be_told() -> None:
     below = against(-0.3, kl=3.25)
-    assert "lies below even the end of best-of-n's curve (best of 20 at 2.0 nats)" in below
-    assert "PPO went farther, to 3.2 nats, where best-of-n's reward is higher still." in below
+    assert "lies below the end of best-of-n's curve (best of 20 at 2.0 nats)" in below
+    assert "PPO went farther, to 3.2 nats, where best-of-n's reward can only be higher." in below
     for realm in (0.0, 0.3):
         assert against(realm, kl=3.25).endswith(
             "PPO went farther, to 3.2 nats, where it would take more answers to tell."
         )
 
 
-def test_why_a_policy_is_below_is_told_by_what_its_answers_show() -> None:
-    assert against(-0.3).endswith("what PPO's distance went into, length and endings do not show.")
+def test_in_what_else_a_policy_below_differs_is_told_by_what_its_answers_show() -> None:
+    assert against(-0.3).endswith("the policy's answers cannot be told by length and endings from best-of-n's.")
     text = against(-0.3, length=beside(12.0, 2.0, curve=50.0), ended=beside(-0.1, 0.01, curve=0.95))
     assert text.endswith(
-        "part of PPO's distance went elsewhere: its answers have 62 tokens, where best-of-n's have 50, and 85.0 % of "
-        "them end by themselves, where 95.0 % of best-of-n's do."
+        "the policy's answers differ in length (62.0 tokens against 50.0) and in how many end by themselves (85.0 % "
+        "against 95.0 %) from best-of-n's."
     )
     assert "Best-of-n comes near" not in against(0.3, length=beside(12.0, 2.0, curve=50.0))
 

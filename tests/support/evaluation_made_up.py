@@ -5,7 +5,8 @@ from typing import Any
 
 def reward(accuracy: float, low: float, high: float) -> dict[str, Any]:
     shares = {"accuracy": accuracy, "ci": [low, high]}
-    return {**shares, "ties": 3, "log_loss": 0.61234, "ece": 0.02345, "ece_by_chance": 0.0182}
+    calibration = {"ece": 0.02345, "ece_by_chance": 0.0182, "temperature": 1.44}
+    return {**shares, "ties": 3, "log_loss": 0.61234, **calibration}
 
 
 def difference(value: float, low: float, high: float, p: float = 0.0123) -> dict[str, Any]:

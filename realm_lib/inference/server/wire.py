@@ -81,7 +81,7 @@ class GetRewardRequest(BaseModel):
 
 
 class GetRewardAnswer(BaseModel):
-    """OpenRLHF's: rewards, their probabilities as scores between 0 and 1 (dynamic filtering), and logs."""
+    """OpenRLHF's: rewards, their sigmoids as scores between 0 and 1 (dynamic filtering), and logs."""
 
     model_config = _example(
         rewards=[0.83], scores=[0.7], extra_logs={"score": [1.91], "similarity": [0.62], "spread": [0.04]}
@@ -190,5 +190,5 @@ def _check_number(number: int, name: str, limits: Limits) -> None:
 
 def probability(reward: float) -> float:
     """The Bradley-Terry probability, 0 to 1, of being preferred to a response whose reward is 0 (the mean training
-    response)."""
+    response), for pairs of the kind that the combiner was trained on; for others it is not calibrated."""
     return 1 / (1 + math.exp(-reward)) if reward >= 0 else math.exp(reward) / (1 + math.exp(reward))

@@ -69,7 +69,7 @@ def perturbation_points(metrics: Mapping[str, Any], ax: Axes | None = None) -> A
     ax.set_xlabel("Mean change of the reward (its own standard deviations)")
     theme.legend_below(ax, ax, columns=2)
     facts = [theme.counted(metrics["pairs"], "pair"), "95 % intervals over posts"]
-    theme.draw_title(ax, "A text that changed without getting better", facts, "gold" in names)
+    theme.draw_title(ax, "What a reward makes of a changed text", facts, "gold" in names)
     return ax
 
 

@@ -164,7 +164,7 @@ def reliability(evaluation: "Evaluation", names: Sequence[str] = ("realm",), ax:
     ax.set_ylabel("Share of pairs ranked rightly")
     counts.set_ylabel("Pairs")
     counts.yaxis.set_major_locator(MaxNLocator(2, integer=True))
-    counts.set_xlabel("Probability that the reward gives to the response it prefers")
+    counts.set_xlabel("Probability of its preferred response (scaled on validation)")
     theme.legend_below(ax, counts, columns=1)
     theme.draw_title(ax, "Is the reward as often right as it is sure?", theme.sizes(evaluation), evaluation.simulated)
     return ax

@@ -15,7 +15,7 @@ from realm_lib.report.pages.pages import notebook_label
 from realm_lib.report.pages.pictures import picture
 from realm_lib.report.pages.policies import policies_content, samples
 from realm_lib.report.words.evaluation import captions, questions_answered, two_sentences
-from realm_lib.report.words.numbers import in_words, interval, percent
+from realm_lib.report.words.numbers import counted, in_words, interval, percent
 from realm_lib.runs.run import MissingStepError, Run
 
 _SHOWN_ERRORS = 2
@@ -34,7 +34,7 @@ def index_content(run: Run, notebooks: Sequence[Path], files: Sequence[str]) -> 
         "verdict": two_sentences(evaluation),
         "verdict_in_full": evaluation["verdict"],
         "answers": questions_answered(evaluation),
-        "evaluation": evaluation,
+        "sizes": f"{counted(evaluation['pairs'], 'pairs')} of {counted(evaluation['posts'], 'posts')}",
         "rewards": rows,
         "axis": axis,
         "differences": [_difference_row(name, entry) for name, entry in evaluation["differences"].items()],

@@ -29,7 +29,7 @@ def policies_content(run: Run) -> dict[str, Any] | None:
     return {
         "trainings": trainings,
         "judge": judge,
-        "prompts": metrics["prompts"],
+        "prompts": counted(metrics["prompts"], "held-out prompts"),
         "answers": counted(metrics.get("answers", 1), "answers"),
         "lead": lead,
         "lines": [_with_code(line.removeprefix("- ")) for line in lines],

@@ -1,9 +1,9 @@
-"""Where a trained policy lies against best-of-n's curve, in words, and what its distance went into."""
+"""Where a trained policy lies against best-of-n's curve, in words, and in what else its answers differ."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from realm_lib.report.words.numbers import measured, percent
+from realm_lib.report.words.numbers import listed, measured, percent
 
 
 def against_best_of_n(who: str, entry: Mapping[str, Any]) -> str:
@@ -19,18 +19,18 @@ def against_best_of_n(who: str, entry: Mapping[str, Any]) -> str:
     realm = found["by_judge"]["realm"]
     below, beyond = realm["ci"][1] < 0, entry["kl"] > found["end"]
     end = f"best of {found['n']} at {found['end']:.1f} nats"
-    where = f"even the end of best-of-n's curve ({end})" if beyond else "best-of-n's curve at its distance"
+    where = f"the end of best-of-n's curve ({end})" if beyond else "best-of-n's curve at its distance"
     text = f"{who}'s reward {_place(realm, where)}"
     if (gold := found["by_judge"].get("gold")) is not None:
         as_well = {0: " either", 1: " too", -1: " too"}[_side(gold)] if _side(gold) == _side(realm) else ""
         text += f"; its truth {_place(gold, f'it{as_well}')}"
     if beyond and below:
-        text += f". {who} went farther, to {entry['kl']:.1f} nats, where best-of-n's reward is higher still"
+        text += f". {who} went farther, to {entry['kl']:.1f} nats, where best-of-n's reward can only be higher"
     elif beyond:
         text += f". {who} went farther, to {entry['kl']:.1f} nats, where it would take more answers to tell"
     elif _side(realm) > 0:
         text += ". The curve's distances are upper bounds: the true curve may lie higher"
-    return f"{text}.{_why_below(who, found) if below else ''}"
+    return f"{text}.{_beside(found) if below else ''}"
 
 
 def ends_less(who: str, entry: Mapping[str, Any], start: Mapping[str, Any]) -> str:
@@ -60,19 +60,16 @@ def _numbers(entry: Mapping[str, Any]) -> str:
     return f"{own:.2f} against {entry['curve']:.2f}, a difference of {measured(entry['difference'], entry['ci'])}"
 
 
-def _why_below(who: str, found: Mapping[str, Any]) -> str:
-    """What the distance bought that no judge pays for, as far as the answers show it."""
-    length, ended = found["length"], found["ended"]
-    spent = []
-    if _side(length):
-        own = length["curve"] + length["difference"]
-        spent.append(f"its answers have {own:.0f} tokens, where best-of-n's have {length['curve']:.0f}")
-    if _side(ended) < 0:
-        own = ended["curve"] + ended["difference"]
-        spent.append(f"{percent(own)} of them end by themselves, where {percent(ended['curve'])} of best-of-n's do")
-    went = (
-        f"part of {who}'s distance went elsewhere: {', and '.join(spent)}"
-        if spent
-        else f"what {who}'s distance went into, length and endings do not show"
+def _beside(found: Mapping[str, Any]) -> str:
+    """In what, of that which no judge pays for, the answers differ from best-of-n's at the same distance."""
+    own = {key: found[key]["curve"] + found[key]["difference"] for key in ("length", "ended")}
+    words = {
+        "length": f"in length ({own['length']:.1f} tokens against {found['length']['curve']:.1f})",
+        "ended": f"in how many end by themselves ({percent(own['ended'])} against {percent(found['ended']['curve'])})",
+    }
+    apart = [text for key, text in words.items() if _side(found[key])]
+    told = f"differ {listed(apart)} from" if apart else "cannot be told by length and endings from"
+    return (
+        " Best-of-n comes near the most that can be won at a distance (arXiv 2406.00832); the policy's answers "
+        f"{told} best-of-n's."
     )
-    return f" Best-of-n comes near the most that can be won at a distance (arXiv 2406.00832); {went}."

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from realm_lib.evaluation.result import Evaluation
 from realm_lib.report.words.numbers import (
     Metrics,
+    against_half,
     capital,
     counted,
     in_words,
@@ -24,15 +25,20 @@ _NAMES = {
     "trees": "boosted trees on both",
     "length": "taking the longer response",
 }
-_AGAINST_LENGTH = {
-    "better": ("It is not only length", "No."),
-    "better, not surely": ("It may be only length", "It may be."),
-    "worse": ("Simply taking the longer response is better", "It is worse than length."),
-    "worse, not surely": ("Simply taking the longer response seems better", "It seems worse than length."),
-    "the data cannot tell": ("It is not shown to be more than length", "More than length is not shown."),
+_BEYOND_LENGTH = {
+    "above": ("It is more than length", "No."),
+    "holds": ("It is not shown to be more than length", "More than length is not shown."),
+    "below": ("Apart from length it is wrong more often than right", "Apart from length it is wrong more often."),
+}
+_STANDING = {
+    "better": "better than",
+    "better, not surely": "perhaps better than",
+    "worse": "worse than",
+    "worse, not surely": "perhaps worse than",
+    "the data cannot tell": "not to be told from",
 }
 _AGAINST_LINEAR = {
-    "better": "It is better than a weighted sum of the two, so the network earns its place.",
+    "better": "It is better than a weighted sum of the two: the network earns its place.",
     "better, not surely": "It seems better than a weighted sum of the two, but not surely.",
     "worse": "A weighted sum of the two does better than the network.",
     "worse, not surely": "A weighted sum of the two seems to do better than the network.",
@@ -46,7 +52,8 @@ _NAMED_PAIRS = 30
 def verdict(evaluation: Evaluation) -> str:
     """What the numbers say: how good the reward is, against what, what these pairs could show, and what is possible.
 
-    "Better" and "worse" mean that the whole interval of a difference lies on that side of zero.
+    "Better" and "worse" mean that the whole interval of a difference lies on that side of zero, "perhaps" that it no
+    longer counts once all comparisons are corrected for.
     """
     metrics, subject = evaluation.metrics, evaluation.subject
     others = [*_PARTS, "linear", "trees"]
@@ -56,10 +63,10 @@ def verdict(evaluation: Evaluation) -> str:
     name, accuracy = _name(subject), metrics["rewards"][subject]["accuracy"]
     if "ceiling" in metrics:
         ceiling = metrics["ceiling"]["accuracy"]
-        side = "below" if ceiling >= accuracy else "above"
+        away = f"{100 * abs(ceiling - accuracy):.1f}"
+        place = "level with it" if away == "0.0" else f"{away} points {'below' if ceiling > accuracy else 'above'} it"
         sentences.append(
-            f"The true utility of these simulated pairs, the ceiling, reaches {percent(ceiling)}: {name} is "
-            f"{100 * abs(ceiling - accuracy):.1f} points {side} it."
+            f"The true utility of these simulated pairs, the ceiling, reaches {percent(ceiling)}: {name} is {place}."
         )
     if "feature_ceiling" in metrics:
         best = metrics["feature_ceiling"]
@@ -77,11 +84,15 @@ def two_sentences(metrics: Metrics) -> str:
 
 def power(metrics: Metrics) -> str:
     """What the pairs could have shown: the smallest difference from the reward model alone with 80 % power."""
-    detectable = 100 * _differences(metrics)["reward_model"]["detectable"]
+    detectable = _differences(metrics)["reward_model"]["detectable"]
+    both = f"{_name(_subject(metrics))} and {_NAMES['reward_model']}"
+    if detectable < 1e-9:
+        return (
+            f"How large a difference between {both} these pairs would show cannot be said: it is the same in each post."
+        )
     return (
-        f"With these {counted(metrics['posts'], 'posts')}, a true difference of {detectable:.1f} points between "
-        f"{_name(_subject(metrics))} and {_NAMES['reward_model']} would be found in four of five such test sets; "
-        "smaller ones would often be missed."
+        f"With {counted(metrics['posts'], 'posts')}, a true difference of {100 * detectable:.1f} points between {both} "
+        "would be told from zero in four of five such test sets, a smaller one in fewer."
     )
 
 
@@ -116,7 +127,7 @@ def questions_answered(metrics: Metrics) -> list[tuple[str, str]]:
     answers = [
         ("Is it better?", _better(differences, parts)),
         ("By how much?", f"{capital(much)} (95 % intervals over posts)." if much else "Not compared with its parts."),
-        ("How sure is that?", _how_sure(metrics, parts)),
+        ("How sure is that?", _how_sure(metrics, parts) or "That was not tested."),
     ]
     if (domains := _domains(metrics)) is not None:
         answers.append(("On which domains?", domains))
@@ -125,18 +136,18 @@ def questions_answered(metrics: Metrics) -> list[tuple[str, str]]:
 
 def captions(metrics: Metrics) -> dict[str, tuple[str, str]]:
     """Title and caption of the five figures that matter: what to see in each, with this run's own numbers."""
-    differences, realm = _differences(metrics), metrics["rewards"]["realm"]
-    better = sum(difference["ci"][0] > 0 for difference in differences.values())
-    chance = f"; a perfect one would show {100 * realm['ece_by_chance']:.1f} in a sample of this size"
+    intervals, realm = [entry["ci"] for entry in metrics["differences"].values()], metrics["rewards"]["realm"]
+    right, left = sum(low > 0 for low, _ in intervals), sum(high < 0 for _, high in intervals)
     return {
         "evaluation_differences": (
             "How much better, and how sure.",
-            f"An interval that lies wholly right of zero is a difference that other posts would show too: {better} of "
-            f"{len(differences)} do. One that crosses zero says that the data cannot tell.",
+            f"Intervals that lie wholly right of zero, where the combined reward is better: {right} of "
+            f"{len(intervals)}; wholly left, where it is worse: {left}. One that holds zero says that the data cannot "
+            "tell. The p-values are corrected for all that are compared.",
         ),
         "evaluation_domains": (
             "Where it is right.",
-            f"{_domains(metrics) or 'One domain only.'} Wide intervals are small domains: read no order into them.",
+            f"{_domains(metrics) or 'One domain only.'} Read no order into intervals that overlap.",
         ),
         "evaluation_length": (
             "Whether it is only length.",
@@ -145,15 +156,11 @@ def captions(metrics: Metrics) -> dict[str, tuple[str, str]]:
         ),
         "combiner_surface": (
             "What the combiner has learned.",
-            "Brighter is a higher reward. Straight parallel bands are a weighted sum; where they bend, one feature "
-            "decides how much the other counts. White lines hold the middle 50 % and 90 % of the responses: outside "
-            "them the network was shown little.",
+            "Brighter is a higher reward. Straight parallel bands order responses as a weighted sum does; where they "
+            "bend, how much each feature counts depends on the response. White lines hold the densest 50 % and 90 % of "
+            "the responses: far outside them the surface is a guess.",
         ),
-        "evaluation_reliability": (
-            "Whether its probabilities can be trusted.",
-            "On the dotted line a reward is as often right as it says. REALM's distance from it is "
-            f"{100 * realm['ece']:.1f} points on average{chance}.",
-        ),
+        "evaluation_reliability": ("Whether its probabilities can be trusted.", _reliability(realm)),
     }
 
 
@@ -190,52 +197,77 @@ def _ranking(metrics: Metrics, others: Sequence[str], confidence: float = 0.95) 
     """How many pairs the subject ranks rightly, and how it stands to those of ``others`` that it was compared with."""
     subject, differences = _subject(metrics), _differences(metrics)
     reward = metrics["rewards"][subject]
-    standing: dict[str, list[str]] = {"better than": [], "worse than": [], "not to be told from": []}
-    for other in (name for name in others if name in differences):
-        low, high = differences[other]["ci"]
-        outcome = "better than" if low > 0 else "worse than" if high < 0 else "not to be told from"
-        standing[outcome].append(f"{_name(other)} ({points(differences[other])})")
-    clauses = [f"it is {outcome} {listed(names)}" for outcome, names in standing.items() if names]
     pairs = "simulated pairs" if "ceiling" in metrics else "pairs"
+    ties = f"; ties, {reward['ties']:,} here, count half" if reward["ties"] else ""
     start = (
         f"On {counted(metrics['pairs'], pairs)} of {counted(metrics['posts'], 'posts')} {_name(subject)} ranks "
-        f"{percent(reward['accuracy'])} rightly ({100 * confidence:g} % interval {interval(reward['ci'])})"
+        f"{percent(reward['accuracy'])} rightly ({100 * confidence:g} % interval {interval(reward['ci'])}{ties})"
     )
-    return f"{start}: {'; '.join(clauses)}." if clauses else f"{start}."
+    standing = _standing({name: differences[name] for name in others if name in differences}, numbers=True)
+    return f"{start}: {standing}." if standing else f"{start}."
+
+
+def _standing(differences: Mapping[str, Metrics], *, numbers: bool = False) -> str:
+    """How the subject stands to other rewards, a clause an outcome, with the ``numbers`` if wanted."""
+    names: dict[str, list[str]] = {outcome: [] for outcome in _STANDING}
+    for name, difference in differences.items():
+        names[in_words(difference)].append(f"{_name(name)} ({points(difference)})" if numbers else _name(name))
+    return "; ".join(f"it is {_STANDING[outcome]} {listed(those)}" for outcome, those in names.items() if those)
 
 
 def _length(metrics: Metrics) -> tuple[str, str]:
-    """Is it more than length: as a sentence, and as an answer."""
-    if "length" not in (differences := _differences(metrics)):
-        texts = "" if "length_split" in metrics else ": these pairs hold no texts"
-        return (f"Whether it is only length was not measured{texts}.",) * 2
-    subject, outcome = _subject(metrics), in_words(differences["length"])
-    numbers = (
-        f"against taking the longer response, right in {percent(metrics['rewards']['length']['accuracy'])}, "
-        f"{_name(subject)} has {points(differences['length'])}"
-    )
-    if controlled := metrics["rewards"][subject].get("length_controlled"):
-        numbers += (
-            "; where the longer and the shorter response count alike, so that length alone gets 50 %, it is right in "
+    """Is it more than length: as a sentence, and as an answer.
+
+    Accuracy where both cases count alike says whether there is more than length; to beat the longer response is
+    another question, with a clause of its own.
+    """
+    subject, differences = _subject(metrics), _differences(metrics)
+    if "length_controlled" not in metrics["rewards"][subject]:
+        start = answer = "Whether it is only length was not measured"
+        clauses = [] if "length_split" in metrics else ["these pairs hold no texts"]
+    elif (controlled := metrics["rewards"][subject]["length_controlled"]) is None:
+        start = answer = "Whether it is only length cannot be said"
+        clauses = ["these pairs hold none whose preferred response is the longer one, or none where it is the shorter"]
+    else:
+        start, answer = _BEYOND_LENGTH[against_half(controlled["ci"], "above", "holds", "below")]
+        clauses = [
+            "where the longer and the shorter response count alike, so that length alone gets 50 %, it is right in "
             f"{with_interval(controlled['accuracy'], controlled['ci'])}"
+        ]
+    if "length" in differences:
+        against = _standing({"length": differences["length"]}, numbers=True)
+        clauses.append(f"{against}, which is right in {percent(metrics['rewards']['length']['accuracy'])}")
+    text = "; ".join(clauses)
+    answer = answer.removesuffix(".")
+    return f"{start}: {text}." if text else f"{start}.", f"{answer}. {capital(text)}." if text else f"{answer}."
+
+
+def _reliability(realm: Metrics) -> str:
+    """What the reliability diagram shows of the reward ``realm``, and by what its differences were divided."""
+    if realm["temperature"] is None:
+        scaled = "On the validation pairs REALM was no better than chance: it says 50 % everywhere."
+    else:
+        scaled = (
+            f"REALM's differences were divided by {realm['temperature']:.3g}, the temperature that fits the validation "
+            "pairs."
         )
-        if outcome == "better" and controlled["ci"][0] <= 0.5:
-            outcome = "better, not surely"
-    start, answer = _AGAINST_LENGTH[outcome]
-    return f"{start}: {numbers}.", f"{answer} {capital(numbers)}."
+    return (
+        f"On the dotted line a reward is as often right as it says. {scaled} REALM's distance from the line is "
+        f"{100 * realm['ece']:.1f} points on average; that of a perfect one would be about "
+        f"{100 * realm['ece_by_chance']:.1f} in a sample of this size."
+    )
 
 
 def _better(differences: Mapping[str, Metrics], parts: Mapping[str, Metrics]) -> str:
-    words = [in_words(difference) for difference in parts.values()]
-    ahead = [word.startswith("better") for word in words]
-    if any(word.startswith("worse") for word in words):
-        text = "No."
-    elif not any(ahead):
-        text = "These pairs do not show it."
-    elif not all(ahead):
-        text = "Than one of its parts, not surely than the other."
+    words = {in_words(difference) for difference in parts.values()}
+    if not words:
+        text = "Not compared with its parts."
+    elif "worse" in words:
+        text = f"No: {_standing(parts)}."
+    elif words == {"better"}:
+        text = f"Yes: {_standing(parts)}."
     else:
-        text = "Yes, than either of its parts." if set(words) == {"better"} else "Than either of its parts, not surely."
+        text = f"{'In part' if 'better' in words else 'Not shown'}: {_standing(parts)}."
     return f"{text} {_AGAINST_LINEAR[in_words(differences['linear'])]}" if "linear" in differences else text
 
 
@@ -257,10 +289,17 @@ def _domains(metrics: Metrics) -> str | None:
     gaps = {domain: entry["realm"]["accuracy"] - entry["reward_model"]["accuracy"] for domain, entry in domains.items()}
     ahead, behind = sum(gap > 0 for gap in gaps.values()), sum(gap < 0 for gap in gaps.values())
     named = sorted((gap, domain) for domain, gap in gaps.items() if domains[domain]["pairs"] >= _NAMED_PAIRS)
+    furthest = [
+        f"furthest {side} in {listed([f'{domain} ({100 * gap:+.1f} points)' for gap, domain in most])}"
+        for side, most in (
+            ("ahead", [entry for entry in named[::-1][:2] if entry[0] > 0]),
+            ("behind", [entry for entry in named[:2] if entry[0] < 0]),
+        )
+        if most
+    ]
     text = f"Ahead of the reward model in {ahead} of {len(gaps)}, behind in {behind}."
-    if best := [f"{domain} ({100 * gap:+.0f} points)" for gap, domain in named[::-1][:2] if gap > 0]:
-        text += f" Furthest ahead in {listed(best)}"
-        worst = [f"{domain} ({100 * gap:+.0f})" for gap, domain in named[:2] if gap < 0]
-        text += f", furthest behind in {listed(worst)}." if worst else "."
+    if furthest:
+        among = f"Of those with {_NAMED_PAIRS} pairs or more, " if len(named) < len(gaps) else ""
+        text += f" {capital(among + ', '.join(furthest))}."
     fewest, most = (pick(entry["pairs"] for entry in domains.values()) for pick in (min, max))
-    return f"{text} A domain has {fewest:,} to {most:,} pairs, too few to rank them."
+    return f"{text} A domain has {f'{fewest:,} to ' if fewest < most else ''}{counted(most, 'pairs')}."

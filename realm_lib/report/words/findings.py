@@ -35,12 +35,13 @@ def offline_models(metrics: Metrics, *, simulated: bool) -> str:
 def features(metrics: Metrics, *, simulated: bool, rank_correlation: float) -> str:
     """Notebook 01, from metrics/features.json: what was computed; ``rank_correlation`` is that of the two features."""
     saved = 1 - metrics["tokens_scored"] / metrics["tokens_naive"]
+    related = "unknown, since one of them never varies" if math.isnan(rank_correlation) else f"{rank_correlation:.2f}"
     return (
-        f"**{counted(metrics['pairs'], 'simulated pairs' if simulated else 'pairs')}** hold "
-        f"{metrics['unique_responses']:,} distinct responses. {metrics['scored']:,} were scored now, "
-        f"{metrics['cache_hits']:,} came from the store; {metrics['tokens_scored']:,} tokens were read where one pass "
+        f"**{counted(metrics['pairs'], 'simulated pairs' if simulated else 'pairs')}**, "
+        f"{counted(metrics['unique_responses'], 'distinct responses')}: {metrics['scored']:,} scored now, "
+        f"{metrics['cache_hits']:,} from the store. Tokens read: {metrics['tokens_scored']:,}, where one pass "
         f"over every pair would read {metrics['tokens_naive']:,} ({100 * saved:.0f} % fewer). "
-        f"Rank correlation between the two features: {rank_correlation:.2f}."
+        f"Rank correlation between the two features: {related}."
     )
 
 
@@ -61,12 +62,15 @@ def evaluation(metrics: Metrics) -> str:
 
 def ppo(metrics: Metrics, *, simulated: bool) -> str:
     """Notebook 04, from metrics/ppo.json: what training gained on held-out prompts, and whether the truth agrees."""
+    speed = metrics["episodes_per_second"]
     text = (
         f"On {_held_out(metrics, simulated)} the mean reward went {_change(metrics['reward'])} at "
-        f"{metrics['kl']:.1f} nats from the reference, after {metrics['best_step']} of "
+        f"{max(0.0, metrics['kl']):.1f} nats from the reference, after {metrics['best_step']} of "
         f"{counted(metrics['updates'], 'updates')} ({counted(metrics['episodes'], 'episodes')}, "
-        f"{metrics['episodes_per_second']:.0f} a second).{floored(metrics)}"
+        f"{speed:{'.0f' if speed >= 10 else '.2g'}} a second).{floored(metrics)}"
     )
+    if metrics["best_step"] == 0:
+        return f"{text} The policy that was kept is the one that training began with."
     if "gold" not in metrics:
         return text
     return f"{text} The simulated true utility went {_change(metrics['gold'])}: {_by_the_truth(metrics)}."
@@ -78,19 +82,17 @@ def dpo(metrics: Metrics, *, simulated: bool, trained_here: bool) -> str:
     "More" and "less" are said only where the whole interval says so.
     """
     margin, right, length, ended = (metrics[name] for name in ("reward_margin", "accuracy", "length", "ended"))
-    often = against_half(
-        metrics["win_rate_ci"], "more often than", "neither more nor less often than", "less often than"
-    )
+    often = against_half(metrics["win_rate_ci"], "beat", "cannot be told from", "lose to")
     sure = against_half(right["ci"], "more than chance", "which cannot be told from chance", "less than chance")
     ordered = "which ordered its pairs" if metrics["pairs_from"] == "on_policy" else "while its pairs came from people"
     judge = "the simulated truth" if metrics["judge"] == "gold" else f"REALM's reward, {ordered}"
     text = (
-        f"The trained policy's answer wins {often} the starting policy's: "
+        f"The trained policy's answers {often} the starting policy's: they win "
         f"**{percent(metrics['win_rate'])}** ({interval(metrics['win_rate_ci'])}), judged by {judge}, on "
-        f"{_held_out(metrics, simulated)}. The margin of {counted(metrics['held_out_pairs'], 'held-out pairs')} went "
-        f"from 0 to {measured(margin['after'], margin['ci'], '.3f')} nats; "
-        f"{with_interval(right['after'], right['ci'])} of them are in the right order, "
-        f"{sure}. Answers have {length['after']:.0f} tokens ({length['before']:.0f} "
+        f"{_held_out(metrics, simulated)}. The mean margin of {counted(metrics['held_out_pairs'], 'held-out pairs')} "
+        f"went from 0 to {measured(margin['after'], margin['ci'], '.3f')} nats; in the right order are "
+        f"{with_interval(right['after'], right['ci'])}, {sure}. "
+        f"Answers have {length['after']:.0f} tokens ({length['before']:.0f} "
         f"before); {100 * ended['after']:.0f} % end by themselves ({100 * ended['before']:.0f} % before)."
         f"{floored(metrics)}"
     )

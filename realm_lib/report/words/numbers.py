@@ -29,7 +29,7 @@ def points(difference: Metrics) -> str:
     low, high = difference["ci"]
     text = f"{100 * difference['value']:+.1f} points, {interval((low, high), '+.1f')}"
     taken_back = not (is_sure(difference) or low <= 0 <= high)
-    return f"{text}, but p = {difference['p_holm']:.2f} after correction" if taken_back else text
+    return f"{text}, but {p_value(difference['p_holm'])} after correction" if taken_back else text
 
 
 def in_words(difference: Metrics) -> str:

@@ -26,7 +26,7 @@ def preferred(rewards: tuple[float, float], probability: float, readers: int | N
         return "Which would be preferred cannot be said: on validation pairs the reward was no better than chance."
     winner = 0 if probability > 0.5 else 1
     sure = max(probability, 1 - probability)
-    text = f"Response {'AB'[winner]} would be preferred with {100 * sure:.0f} % probability."
+    text = f"Response {'AB'[winner]} would be preferred with {_sure(sure)} probability."
     if readers is None:
         return text
     return f"{text} Readers preferred {'AB'[readers]}: the reward is {'right' if winner == readers else 'wrong'}."
@@ -48,9 +48,9 @@ def pair_lengths(difference: Mapping[str, float]) -> str:
     tokens, characters = difference["tokens"], difference["characters"]
     share = max(difference["tokens_share"], difference["characters_share"], key=abs)
     text = (
-        f"Chosen answers are on average {abs(tokens):.1f} tokens ({abs(characters):.0f} characters) "
-        f"{'shorter' if tokens < 0 else 'longer'} than rejected ones, {percent(abs(difference['tokens_share']))}; the "
-        f"longer of the two is chosen in {percent(difference['longer'])} of the pairs."
+        f"Chosen answers have on average {_more(tokens, 'tokens', '.1f')} ({percent(abs(difference['tokens_share']))} "
+        f"of the mean) and {_more(characters, 'characters', '.0f')} than rejected ones; the one of more tokens is "
+        f"chosen in {percent(difference['longer'])} of the pairs, equal ones counting half."
     )
     if abs(share) <= _LIKE_LENGTH:
         return text
@@ -59,6 +59,19 @@ def pair_lengths(difference: Mapping[str, float]) -> str:
         f"{text} **DPO can learn this difference instead of the rest**: answers that are {kind} and no better. "
         "`rlhf.dpo.balance_length` chooses pairs without it; more `samples_per_prompt` give it more to choose from."
     )
+
+
+def _sure(probability: float) -> str:
+    """A probability in whole hundredths; never 100 %."""
+    return f"{100 * probability:.0f} %" if probability < 0.995 else "over 99 %"
+
+
+def _more(difference: float, things: str, form: str) -> str:
+    """``15.2 more tokens``, ``1 fewer character``; ``as many tokens`` where nothing is left after rounding."""
+    size = f"{abs(difference):{form}}"
+    if float(size) == 0:
+        return f"no more {things}"
+    return f"{size} {'more' if difference > 0 else 'fewer'} {things.removesuffix('s') if size == '1' else things}"
 
 
 def agreement(ranked: Mapping[str, Any] | None) -> str:
@@ -79,8 +92,9 @@ def pairs_judged(name: str, source: Mapping[str, Any], metrics: Mapping[str, Any
         reasons.append(f"post seen in training: {source['seen_in_training']:,}")
     left_out = f" Left out: {'; '.join(reasons)}." if reasons else ""
     return (
-        f"{source['read']:,} pairs were read from {name}, {metrics['pairs']:,} of {metrics['posts']:,} prompts are "
-        f"judged.{left_out} {source['posts_cut']:,} prompts were cut to the run's limit."
+        f"Read from {name}: {counted(source['read'], 'pairs')}. Judged: {counted(metrics['pairs'], 'pairs')} of "
+        f"{counted(metrics['posts'], 'prompts')}.{left_out} Cut to the run's limit: "
+        f"{counted(source['posts_cut'], 'prompts')}."
     )
 
 

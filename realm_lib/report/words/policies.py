@@ -29,11 +29,11 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     others = [name for name in policies if name != "base"]
     who = "the simulated truth" if judge == "gold" else "REALM's own reward"
     each = counted(metrics.get("answers", 1), "answers")
-    lines = [f"Judged by {who} on {metrics['prompts']} held-out prompts, {each} each:"]
+    lines = [f"Judged by {who} on {counted(metrics['prompts'], 'held-out prompts')}, {each} each:"]
     lines += [f"- {_against_start(name, policies[name])}" for name in others]
-    best = max(others, key=lambda name: float(policies[name]["win_rate"]))
-    if policies[best]["ci"][0] > 0.5:
-        lines.append(f"- {_best(best, others, metrics['pairwise'][judge])}")
+    beating = {name: float(policies[name]["win_rate"]) for name in others if policies[name]["ci"][0] > 0.5}
+    if beating:
+        lines.append(f"- {_best(beating, others, metrics['pairwise'][judge])}")
     else:
         lines.append("- No policy is shown to be better than the start.")
     told = [against_best_of_n(policy_name(name), policies[name]) for name in others]
@@ -43,9 +43,8 @@ def verdict(metrics: Mapping[str, Any]) -> str:
         lines += [f"- {text}" for name in others if (text := _overoptimised(name, policies[name]))]
     else:
         lines.append(
-            "- The judge is the reward that the policies were made by. A high win rate says that they learned what "
-            "it pays for, not that their answers are better; that takes people, or a judge of another kind "
-            "(`rlhf.judges`)."
+            "- The judge is the reward itself. A high win rate says that answers are what it pays for, not that they "
+            "are better; that takes people, or a judge of another kind (`rlhf.judges`)."
         )
     lines += [f"-{text}" for text in [floored(metrics)] if text]
     return "\n".join(lines)
@@ -102,53 +101,56 @@ def _against_start(name: str, entry: Mapping[str, Any]) -> str:
 
 def distance(entry: Mapping[str, Any]) -> str:
     """A policy's KL to the start, in nats: ``1.9``, or ``at most 1.9`` where a bound is all that is known."""
-    nats = f"{entry['kl']:.1f}"
+    nats = f"{max(0.0, entry['kl']):.1f}"  # an estimate can come out below 0, which no KL is
     return {"start": "0", "upper bound": f"at most {nats}", "estimate": nats}[entry["kl_kind"]]
 
 
 def captions(judge: str) -> dict[str, tuple[str, str]]:
     """Title and caption of the figures that compare policies, as :func:`realm_lib.report.words.evaluation.captions`."""
+    truth = " Where the reward rises and the truth does not, the policy has found what the reward pays for."
     return {
         f"policies_win_rates_{judge}": (
             "Which policy wins.",
-            "An interval right of the dotted line is a policy whose answers are better than the start's. Where the "
-            "hollow point falls back to the line, length may be what won.",
+            "An interval right of the dotted line is a policy whose answers win over the start's. Where the hollow "
+            "one reaches the line, length may be what won.",
         ),
         "policies_reward_kl": (
             "What the distance buys.",
             "Mean reward against the distance from the start, drawn by its square root. The curve is best-of-n for "
             "every n, from all answers of the start; its distances are upper bounds, so that the true curve lies there "
-            "or to the left. A policy below it pays more distance for as much. Where the reward rises and the truth "
-            "does not, the policy has found what the reward pays for.",
+            f"or to the left. A policy below it pays more distance for as much.{truth if judge == 'gold' else ''}",
         ),
     }
 
 
-def _best(best: str, others: list[str], pairwise: Mapping[str, Any]) -> str:
-    rivals = [name for name in others if name != best]
-    beaten = [label(name) for name in rivals if _lower_end(best, name, pairwise) > 0.5]
-    unbeaten = [label(name) for name in rivals if label(name) not in beaten]
-    text = f"{capital(label(best))} wins most often against the start"
-    if beaten:
-        text += f"; directly, it beats {listed(beaten)}"
-    if unbeaten:
-        them = "it" if len(unbeaten) == 1 else "them"
-        text += f"; it cannot be told from {listed(unbeaten)}, or does not beat {them}"
-    return text + "."
+def _best(beating: Mapping[str, float], others: list[str], pairwise: Mapping[str, Any]) -> str:
+    """Which of the policies that beat the start wins most often, and how it stands directly to all ``others``."""
+    best = max(beating, key=lambda name: beating[name])
+    rivals: dict[str, list[str]] = {"beats": [], "cannot be told from": [], "loses to": []}
+    for name in (name for name in others if name != best):
+        rivals[against_half(_directly(best, name, pairwise), *rivals)].append(label(name))
+    as_often = [label(name) for name, rate in beating.items() if rate == beating[best] and name != best]
+    text = "alone beats the start" if len(beating) == 1 else "wins most often of those that beat the start"
+    text += f", as often as {listed(as_often)}" if as_often else ""
+    clauses = [f"it {outcome} {listed(names)}" for outcome, names in rivals.items() if names]
+    directly = f"; directly, {'; '.join(clauses)}" if clauses else ""
+    return f"{capital(label(best))} {text}{directly}."
 
 
-def _lower_end(first: str, second: str, pairwise: Mapping[str, Any]) -> float:
-    """The lower end of the interval of ``first``'s win rate over ``second``, in whichever order it was kept."""
+def _directly(first: str, second: str, pairwise: Mapping[str, Any]) -> list[float]:
+    """The interval of ``first``'s win rate over ``second``, in whichever order it was kept."""
     if (key := f"{first} over {second}") in pairwise:
-        return float(pairwise[key]["ci"][0])
-    return 1 - float(pairwise[f"{second} over {first}"]["ci"][1])
+        return list(pairwise[key]["ci"])
+    low, high = pairwise[f"{second} over {first}"]["ci"]
+    return [1 - high, 1 - low]
 
 
 def _overoptimised(name: str, entry: Mapping[str, Any]) -> str:
     realm, gold = entry["by_judge"]["realm"], entry["by_judge"]["gold"]
-    if realm["ci"][0] > 0.5 and gold["ci"][0] <= 0.5:
-        return (
-            f"{capital(label(name))} wins {percent(realm['win_rate'])} under REALM's reward, which the truth does not "
-            f"confirm ({percent(gold['win_rate'])}): it found what the reward pays for, not what is good."
-        )
-    return ""
+    if realm["ci"][0] <= 0.5 or gold["ci"][0] > 0.5:
+        return ""
+    start = f"{capital(label(name))} wins {percent(realm['win_rate'])} under REALM's reward, which the truth"
+    found = with_interval(gold["win_rate"], gold["ci"])
+    if gold["ci"][1] < 0.5:
+        return f"{start} contradicts ({found}): it found what the reward pays for, not what is good."
+    return f"{start} does not confirm ({found})."

@@ -34,8 +34,10 @@ class Combiner(nn.Module):
     """A small network from (score, similarity) to one reward, learned from preferences.
 
     Standardise, then Linear and ReLU for each of ``hidden_dims``, then Linear to one number; ``ensemble`` such members,
-    whose mean is the reward. Differences of rewards are log-odds of being preferred; the zero is the mean training
-    response, for every member alike, so that members disagree about responses and not about an arbitrary constant.
+    whose mean is the reward. Differences of rewards are log-odds of being preferred on pairs of the kind that it was
+    trained on: where those were chosen for clear votes (``data.min_score_ratio``), they are too sure of other pairs,
+    by the factor that the evaluation finds (``temperature``). The zero is the mean training response, for every member
+    alike, so that members disagree about responses and not about an arbitrary constant.
 
     huggingface_hub's PyTorchModelHubMixin is not used, although the files are those that it would write: it loads
     weights that do not fit in silence, falls back to pickled ones, and overwrites a saved model in place.

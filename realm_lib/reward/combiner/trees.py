@@ -44,7 +44,7 @@ class TreePreference:
         return self
 
     def margin(self, features: pd.DataFrame) -> NDArray[np.float64]:
-        """Log-odds that A is preferred, float64 [pairs].
+        """Log-odds that A is preferred, for pairs like those of training, float64 [pairs].
 
         Raises :class:`CombinerError` before ``fit``, and as :func:`feature_matrix` does.
         """

@@ -58,8 +58,8 @@ def warnings_of(history: Sequence[Mapping[str, Any]], params: PPOParams) -> list
         )
     if last["entropy"] < _COLLAPSED * first["entropy"]:
         warnings.append(
-            f"entropy has collapsed: {last['entropy']:.2f} nats a token, {first['entropy']:.2f} at first: the policy "
-            "repeats itself; raise kl_coefficient or entropy_bonus"
+            f"entropy has collapsed: {last['entropy']:.2f} nats a token, {first['entropy']:.2f} at first: its "
+            "answers hardly vary; raise kl_coefficient or entropy_bonus"
         )
     if last["length"] > _EXPLODED * first["length"]:
         warnings.append(
@@ -75,7 +75,7 @@ def warnings_of(history: Sequence[Mapping[str, Any]], params: PPOParams) -> list
     if params.gae_lambda < 1 and explained is not None and explained < _UNEXPLAINED:
         credit = params.gae_lambda ** (last["length"] - 1)
         warnings.append(
-            f"the value head knows nothing yet: it explains {max(explained, 0.0):.0%} of the returns' variance, and "
+            f"the value head knows little yet: it explains {max(explained, 0.0):.0%} of the returns' variance, and "
             f"with gae_lambda {params.gae_lambda:g} the first of {last['length']:.0f} tokens gets {credit:.2g} of what "
             "a response earns: set gae_lambda to 1, or raise value_learning_rate or value_warmup"
         )

@@ -1,0 +1,144 @@
+"""Metrics drawn at random, well-formed and often extreme: intervals that touch 0 or 1/2, ties, one of everything."""
+
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+from hypothesis import strategies as st
+
+from realm_lib.evaluation.result import Evaluation
+
+Made = dict[str, Any]
+
+COUNTS = st.sampled_from([1, 2, 29, 30, 1234, 350_000])
+SHARES = st.sampled_from([0.0, 0.203, 0.4996, 0.5, 0.5004, 0.58, 0.691, 1.0]) | st.floats(0, 1)
+SIGNED = st.sampled_from([-1.0, -0.02, -0.0003, 0.0, 0.0003, 0.02, 0.077, 1.0]) | st.floats(-1, 1)
+P_VALUES = st.sampled_from([0.0, 0.0009, 0.049, 0.05, 0.0501, 0.3, 1.0])
+
+
+def with_ends(values: st.SearchStrategy[float], value: str, ci: str = "ci") -> st.SearchStrategy[Made]:
+    """A value and its interval, which holds it."""
+    three = st.lists(values, min_size=3, max_size=3).map(sorted)
+    return three.map(lambda ends: {value: ends[1], ci: [ends[0], ends[2]]})
+
+
+def differences() -> st.SearchStrategy[Made]:
+    """An entry of an evaluation's differences."""
+    more = st.fixed_dictionaries({"p_holm": P_VALUES, "detectable": st.sampled_from([0.0, 1e-17, 0.004, 0.0384, 0.9])})
+    return st.builds(lambda found, rest: {**found, **rest}, with_ends(SIGNED, "value"), more)
+
+
+@st.composite
+def evaluations(draw: st.DrawFn) -> Made:
+    """metrics/evaluation.json as far as words read it; realm is the subject."""
+    others = draw(st.sets(st.sampled_from(["reward_model", "similarity", "linear", "trees", "length"])))
+    texts = "length" in others or draw(st.booleans())
+    metrics: Made = {"pairs": draw(COUNTS), "posts": draw(COUNTS), "rewards": {}, "differences": {}}
+    for name in ["realm", *sorted(others)]:
+        entry = draw(with_ends(SHARES, "accuracy"))
+        entry |= {"ties": draw(st.sampled_from([0, 1, 45])), "ece": draw(SHARES), "ece_by_chance": draw(SHARES)}
+        entry["temperature"] = draw(st.sampled_from([None, 0.53, 1.44, 289.6]))
+        if texts:
+            entry["length_controlled"] = draw(st.none() | with_ends(SHARES, "accuracy"))
+        metrics["rewards"][name] = entry
+    metrics["differences"] = {f"realm - {name}": draw(differences()) for name in sorted(others)}
+    if texts:
+        metrics["length_split"] = {}
+    metrics["by_domain"] = draw(domains())
+    if draw(st.booleans()):
+        metrics["ceiling"] = draw(with_ends(SHARES, "accuracy"))
+        if draw(st.booleans()):
+            metrics["feature_ceiling"] = {**draw(with_ends(SHARES, "accuracy")), "difference": draw(differences())}
+            del metrics["feature_ceiling"]["difference"]["p_holm"]
+    return metrics
+
+
+@st.composite
+def domains(draw: st.DrawFn) -> dict[str, Made]:
+    """by_domain: none to five of them, some without pairs; accuracies that are often equal."""
+    found: dict[str, Made] = {}
+    for name in ["askbaking", "askvet", "changemyview", "explainlikeimfive", "legaladvice"][: draw(st.integers(0, 5))]:
+        pairs = draw(st.sampled_from([0, 1, 29, 30, 2000]))
+        shares = [draw(SHARES) if pairs else None for _ in range(2)]
+        parts = zip(("realm", "reward_model"), shares, strict=True)
+        found[name] = {"pairs": pairs, **{reward: {"accuracy": share} for reward, share in parts}}
+    return found
+
+
+def as_evaluation(metrics: Made) -> Evaluation:
+    """An evaluation that holds these metrics and no pairs."""
+    return Evaluation(metrics, pd.DataFrame(), dict.fromkeys(metrics["rewards"], 1.0), 0.95, "ceiling" in metrics)
+
+
+def beside_curve() -> st.SearchStrategy[Made]:
+    """A policy's number beside best-of-n's."""
+    curve = st.sampled_from([0.0, 1.0, 44.7])
+    return st.builds(
+        lambda found, at: {"curve": at, "difference": found["value"], "ci": found["ci"]},
+        with_ends(SIGNED, "value"), curve,
+    )  # fmt: skip
+
+
+@st.composite
+def policies(draw: st.DrawFn, equal: st.SearchStrategy[Made] | None = None) -> Made:
+    """metrics/policies.json as far as words read it; ``equal`` draws win rates at equal length."""
+    judges = draw(st.sampled_from([("realm",), ("realm", "gold")]))
+    judge = judges[-1]
+    names = sorted(draw(st.sets(st.sampled_from(["best_of_4", "best_of_16", "ppo", "dpo"]), min_size=1)))
+    equal = equal or with_ends(SHARES, "length_controlled", "length_controlled_ci")
+    start = {"win_rate": 0.5, "ci": [0.5, 0.5], "length_controlled": 0.5, "kl": 0.0, "kl_kind": "start"}
+    found: dict[str, Made] = {"base": {**start, "ended": draw(SHARES), "by_judge": {}}}
+    for name in names:
+        by_judge = {who: {**draw(with_ends(SHARES, "win_rate")), **draw(equal)} for who in judges}
+        trained = name in ("ppo", "dpo")
+        entry = {**by_judge[judge], "by_judge": by_judge, "ended": draw(SHARES)}
+        entry |= {"kl": draw(st.sampled_from([-0.04, 0.0, 0.6, 2.2, 12.5])) if trained else 0.6}
+        entry["kl_kind"] = "estimate" if trained else "upper bound"
+        if trained and draw(st.booleans()):
+            entry["against_best_of_n"] = {
+                "end": 2.2, "n": 24, "by_judge": {who: draw(beside_curve()) for who in judges},
+                "length": draw(beside_curve()), "ended": draw(beside_curve()),
+            }  # fmt: skip
+        found[name] = entry
+    rates = {f"{a} over {b}": draw(with_ends(SHARES, "win_rate")) for b, a in combinations(["base", *names], 2)}
+    counts = {"prompts": draw(COUNTS), "answers": draw(COUNTS), "floored": draw(st.sampled_from([0, 1, 1200]))}
+    return {**counts, "judge": judge, "policies": found, "pairwise": {judge: rates}}
+
+
+def changes() -> st.SearchStrategy[Made]:
+    """A mean before and after with its difference, as metrics/ppo.json has it."""
+    return st.builds(
+        lambda before, found: {"before": before, "after": before + found["difference"], **found},
+        SIGNED, with_ends(SIGNED, "difference", "ci_of_difference"),
+    )  # fmt: skip
+
+
+@st.composite
+def ppo_metrics(draw: st.DrawFn) -> Made:
+    """metrics/ppo.json; a training that kept its start has changed nothing."""
+    updates = draw(st.sampled_from([1, 48]))
+    best = draw(st.sampled_from([0, 1, updates]))
+    names = draw(st.sampled_from([["reward"], ["reward", "gold"]]))
+    same = {"before": 0.25, "after": 0.25, "difference": 0.0, "ci_of_difference": [0.0, 0.0]}
+    speed = draw(st.sampled_from([0.034, 9.96, 52.8, 1300.0]))
+    return {
+        **{name: draw(changes()) if best else same for name in names},
+        "kl": draw(st.sampled_from([-0.04, 0.0, 12.3])), "held_out_prompts": draw(COUNTS), "best_step": best,
+        "updates": updates, "episodes": draw(COUNTS), "episodes_per_second": speed,
+        "floored": draw(st.sampled_from([{}, {"training": 0, "after": 1}, {"before": 1200}])),
+    }  # fmt: skip
+
+
+@st.composite
+def dpo_metrics(draw: st.DrawFn) -> Made:
+    """metrics/dpo.json as far as words read it."""
+    rate = draw(with_ends(SHARES, "win_rate", "win_rate_ci"))
+    lengths = st.sampled_from([1.0, 44.2, 65.8])
+    return {
+        **rate, "judge": draw(st.sampled_from(["gold", "realm"])), "held_out_prompts": draw(COUNTS),
+        "pairs_from": draw(st.sampled_from(["human", "on_policy"])), "held_out_pairs": draw(COUNTS),
+        "reward_margin": {"before": 0.0, **draw(with_ends(SIGNED, "after"))},
+        "accuracy": {"before": 0.5, **draw(with_ends(SHARES, "after"))},
+        "length": {"before": draw(lengths), "after": draw(lengths)},
+        "ended": {"before": draw(SHARES), "after": draw(SHARES)},
+    }  # fmt: skip
