@@ -1,4 +1,4 @@
-"""The numbers of a run's metrics, a leaf each: of which kind it is, on which scale it moves, of how many pairs it is."""
+"""The numbers of a run's metrics, a leaf each: of which kind, on which scale and of how many pairs it is."""
 
 import json
 import math

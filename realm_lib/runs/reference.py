@@ -18,9 +18,9 @@ def keep_reference(run: Path, reference: Path) -> list[Path]:
     """
     files = [run / "params.yaml", run / "manifest.json", *(run / "figures" / name for name in _FIGURES)]
     metrics = sorted((run / "metrics").glob("*.json"))
-    for path in [*files, *(metrics or [run / "metrics"])]:
-        if not path.exists():
-            raise MissingStepError(f"{path} is missing: the run is not finished")
+    missing = [path for path in files if not path.exists()] or ([] if metrics else [run / "metrics" / "*.json"])
+    if missing:
+        raise MissingStepError(f"{missing[0]} is missing: the run is not finished")
     for old in [*(reference / "metrics").glob("*.json"), reference / "spread.json"]:
         old.unlink(missing_ok=True)
     copied = []

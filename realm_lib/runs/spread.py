@@ -37,7 +37,7 @@ class KindSpread:
     """What the runs' numbers of one kind differ by."""
 
     numbers: int  # how many of this kind differ between any two runs
-    largest: float  # the largest difference, on the kind's scale; for floats of n pairs, times the root of n
+    largest: float  # the largest difference, on the kind's scale; of shares of n pairs, times the root of n
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Spread:
         if isinstance(leaf.value, int):
             return math.floor(measured) + (FLIPPED if moved or (self.runs > 1 and leaf.is_measured_count) else 0)
         flipped = FLIPPED / leaf.pairs if leaf.is_share and leaf.pairs and self.runs > 1 else 0.0
-        return measured + flipped + _ROUNDING * max(1.0, abs(leaf.value))
+        return measured + flipped + _ROUNDING * max(1.0, abs(float(leaf.value)))
 
     def knows(self, name: str, text: str) -> bool:
         """Whether one of the measured runs says ``text``, numbers aside, at ``name`` (``FILE: dotted.path``)."""
@@ -94,7 +94,7 @@ def write_spread(path: Path, spread: Spread) -> None:
 
 
 def read_spread(path: Path) -> Spread:
-    """A spread as :func:`write_spread` wrote it; where there is no file, one of a single run, in which nothing moved."""
+    """A spread as :func:`write_spread` wrote it; without a file that of a single run, in which nothing moved."""
     if not path.exists():
         return Spread()
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -132,4 +132,4 @@ def _apart(one: Leaf, other: Leaf) -> float:
 
 def _unit(leaf: Leaf) -> float:
     """What differences of a kind are multiples of: a share of n pairs, of which few flip, moves with 1 / sqrt(n)."""
-    return leaf.pairs**-0.5 if isinstance(leaf.value, float) and leaf.pairs else 1.0
+    return 1 / math.sqrt(leaf.pairs) if leaf.is_share and leaf.pairs else 1.0

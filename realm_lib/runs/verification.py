@@ -1,4 +1,4 @@
-"""Comparing a run with a reference run, number by number: what differs by more than another machine's rounding moves."""
+"""Comparing a run with a reference, number by number: what differs by more than another machine's rounding moves."""
 
 import csv
 import math
