@@ -189,7 +189,9 @@ def spread(
 
     found = measure_spread([reference, *runs])
     write_spread(reference / SPREAD, found)
-    typer.echo(f"{_relative(reference / SPREAD)}: {len(found.kinds)} kinds of numbers move between {found.runs} runs")
+    count = len(found.kinds)
+    moves = "1 kind of number moves" if count == 1 else f"{count} kinds of numbers move"
+    typer.echo(f"{_relative(reference / SPREAD)}: {moves} between {found.runs} runs")
 
 
 @app.command(rich_help_panel=_REFERENCE)
