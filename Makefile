@@ -59,10 +59,10 @@ report: $(BIN)/.installed ## Render the report of a run again (RUN=outputs/demo)
 	$(BIN)/realm report $(or $(RUN),outputs/$(PROFILE))
 
 verify: $(BIN)/.installed ## Run the demo from nothing; compare it and the documents' numbers with outputs/reference/demo
+	$(BIN)/realm tables --check
 	rm -rf outputs/verify
 	@$(MAKE) --no-print-directory run PROFILE=demo \
 		SET="run.name=verify data.preprocessing.cache_dir=outputs/verify/.cache"
-	$(BIN)/realm tables --check
 	$(BIN)/realm verify outputs/verify outputs/reference/demo
 
 tables: $(BIN)/.installed ## Write the documents' numbers of the demo from outputs/reference/demo

@@ -183,15 +183,23 @@ def spread(
     reference: Annotated[Path, typer.Argument(help="The reference, as outputs/reference/demo; it is one of the runs.")],
     runs: Annotated[list[Path], typer.Argument(help="Runs of the same parameters under other processor settings.")],
 ) -> None:
-    """Measure how far runs on processors that round differently lie apart, and write REFERENCE/spread.json."""
+    """Measure how far runs on processors that round differently lie apart, and write REFERENCE/spread.json.
+
+    Prints how many values of each run are outside the tolerances that the others give; there should be none.
+    """
     from realm_lib.runs.spread import measure_spread, write_spread
-    from realm_lib.runs.verification import SPREAD
+    from realm_lib.runs.verification import SPREAD, leave_one_out
 
     found = measure_spread([reference, *runs])
     write_spread(reference / SPREAD, found)
     count = len(found.kinds)
     moves = "1 kind of number moves" if count == 1 else f"{count} kinds of numbers move"
     typer.echo(f"{_relative(reference / SPREAD)}: {moves} between {found.runs} runs")
+    if found.runs > 2:
+        for run, left_out in leave_one_out([reference, *runs]).items():
+            typer.echo(f"{_relative(run)} by the others: {len(left_out.outside)} of {len(left_out.rows):,} outside")
+            for row in left_out.outside:
+                typer.echo(f"  {row.file}: {row.key}: {row.reference} to {row.here}, {row.verdict}")
 
 
 @app.command(rich_help_panel=_REFERENCE)

@@ -227,6 +227,8 @@ def test_a_reference_is_kept_and_its_spread_allows_what_moved(
     assert realm(monkeypatch, "spread", reference, other) == 0
     assert "spread.json: 1 kind of number moves between 2 runs" in capsys.readouterr().out
     assert realm(monkeypatch, "verify", third, reference) == 0
+    assert realm(monkeypatch, "spread", reference, other, third) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{third} by the others: 0 of 4 outside"
 
 
 def test_tables_are_written_once_and_checked(

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import yaml
 from realm_lib.runs.files import atomic_path
 from realm_lib.runs.numbers import Leaf, from_scale, read_leaves, to_scale, why_not_compared
 from realm_lib.runs.run import MissingStepError
-from realm_lib.runs.spread import Spread, is_number, read_spread, words
+from realm_lib.runs.spread import Spread, is_number, measure_spread, read_spread, words
 
 SPREAD = "spread.json"
 """The file of a reference's folder that its tolerances are made from."""
@@ -63,10 +63,11 @@ class Verification:
         return [row for row in self.rows if row.outside]
 
 
-def verify(run: Path, reference: Path) -> Verification:
-    """Compare a run's parameters and metrics with a reference's; tolerances are from the reference's ``spread.json``.
+def verify(run: Path, reference: Path, spread: Spread | None = None) -> Verification:
+    """Compare a run's parameters and metrics with a reference's.
 
-    Parameters and texts must be equal, and counts that moved in none of the measured runs; other numbers may differ by
+    Tolerances are from ``spread``, by default the reference's ``spread.json``. Parameters and texts must be equal, and
+    counts that moved in none of the measured runs; other numbers may differ by
     :meth:`realm_lib.runs.spread.Spread.tolerance`. A text's numbers are left out, since they are compared themselves.
     Metrics that only the run has are no matter. Raises :class:`MissingStepError` when either folder has no parameters
     or no metrics.
@@ -77,7 +78,7 @@ def verify(run: Path, reference: Path) -> Verification:
     paths = sorted((reference / "metrics").glob("*.json"))
     if not paths:
         raise MissingStepError(f"{reference}: no metrics to compare with")
-    spread = read_spread(reference / SPREAD)
+    spread = read_spread(reference / SPREAD) if spread is None else spread
     rows = list(_parameters(run, reference))
     for path in paths:
         own = run / "metrics" / path.name
@@ -86,6 +87,15 @@ def verify(run: Path, reference: Path) -> Verification:
         here, there = read_leaves(own), read_leaves(path)
         rows += [_compared(name, here.get(name), there.get(name), spread) for name in {**there, **here}]
     return Verification(rows, spread.runs)
+
+
+def leave_one_out(runs: Sequence[Path]) -> dict[Path, Verification]:
+    """Each of three runs or more against the first of the others, with tolerances from the others' spread."""
+    found = {}
+    for run in runs:
+        others = [other for other in runs if other != run]
+        found[run] = verify(run, others[0], measure_spread(others))
+    return found
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:

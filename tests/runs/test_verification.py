@@ -13,7 +13,7 @@ import yaml
 
 from realm_lib.runs.run import MissingStepError
 from realm_lib.runs.spread import KindSpread, Spread, write_spread
-from realm_lib.runs.verification import SPREAD, Row, verify, write_rows
+from realm_lib.runs.verification import SPREAD, Row, leave_one_out, verify, write_rows
 
 PARAMS = {
     "run": {"name": "one", "output_dir": "outputs", "seed": 42},
@@ -218,6 +218,16 @@ def test_what_is_missing_is_an_error_that_names_it(
 def test_metrics_that_only_the_run_has_are_no_matter(tmp_path: Path, reference: Path) -> None:
     """A later version may measure more than the reference did."""
     assert outside(write_run(tmp_path / "run", ppo={"kl": 0.1}), reference) == []
+
+
+def test_a_run_that_the_others_do_not_explain_is_found_by_leaving_it_out(tmp_path: Path) -> None:
+    accuracies = (0.7, 0.702, 0.699, 0.701, 0.8)
+    runs = [
+        write_run(tmp_path / str(index), evaluation=changed(EVALUATION, "rewards/realm/accuracy", accuracy))
+        for index, accuracy in enumerate(accuracies)
+    ]
+    found = leave_one_out(runs)
+    assert [len(found[run].outside) for run in runs] == [0, 0, 0, 0, 1]
 
 
 def test_every_row_can_be_read_again(tmp_path: Path) -> None:
