@@ -79,7 +79,7 @@ def to_scale(kind: str, value: float) -> float:
     """
     if kind.endswith((".p_value", ".p_holm")):
         return NormalDist().inv_cdf(1 - min(max(value, 1e-12), 1.0) / 2)
-    return math.log(value) if kind.endswith(".temperature") else value
+    return math.log(max(value, 1e-12)) if kind.endswith(".temperature") else value
 
 
 def from_scale(kind: str, scaled: float) -> float:

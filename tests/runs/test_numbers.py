@@ -1,6 +1,7 @@
 """The numbers of a run: their kinds, of how many pairs they are, and the scales that they are compared on."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +94,4 @@ def test_p_values_are_standard_scores() -> None:
     assert to_scale("a.p_value", 0.05) == pytest.approx(1.959964, abs=1e-6)
     assert to_scale("a.p_value", 1.0) == 0.0
     assert from_scale("a.p_value", -0.5) == 1.0
+    assert math.isfinite(to_scale("a.temperature", 0.0))
