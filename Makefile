@@ -9,7 +9,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: run steps test check lint format lab report verify clean help
+.PHONY: run steps test check lint format lab report verify tables clean help
 
 run: $(BIN)/.installed ## Run a profile's notebooks and render its report (PROFILE=demo, SET="section.key=value ...")
 	@run=$$($(BIN)/realm prepare $(PROFILE) $(foreach change,$(SET),--set '$(change)')) \
@@ -58,11 +58,15 @@ lab: $(BIN)/.installed ## Open JupyterLab on the notebooks
 report: $(BIN)/.installed ## Render the report of a run again (RUN=outputs/demo)
 	$(BIN)/realm report $(or $(RUN),outputs/$(PROFILE))
 
-verify: $(BIN)/.installed ## Run the demo from nothing and compare it with outputs/reference/demo
+verify: $(BIN)/.installed ## Run the demo from nothing; compare it and the documents' numbers with outputs/reference/demo
+	$(BIN)/realm tables --check
 	rm -rf outputs/verify
 	@$(MAKE) --no-print-directory run PROFILE=demo \
 		SET="run.name=verify data.preprocessing.cache_dir=outputs/verify/.cache"
 	$(BIN)/realm verify outputs/verify outputs/reference/demo
+
+tables: $(BIN)/.installed ## Write the documents' numbers of the demo from outputs/reference/demo
+	$(BIN)/realm tables
 
 clean: ## Remove all runs and the feature cache; outputs/reference and .venv stay
 	find outputs -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} + 2>/dev/null || true

@@ -12,6 +12,7 @@ import typer
 
 _PEOPLE = "Use a run"
 _MAKE = "What make calls"
+_REFERENCE = "Keep the reference"
 
 app = typer.Typer(
     help="REALM: a reward for RLHF that combines a reward model with prompt-response similarity.",
@@ -147,16 +148,74 @@ def execute(
 def verify(
     run: Annotated[Path, typer.Argument(help="The run to check.")],
     reference: Annotated[Path, typer.Argument(help="The run that it should reproduce.")],
+    every: Annotated[bool, typer.Option("--all", help="Print every number, not only those that are outside.")] = False,
 ) -> None:
-    """Compare a run's parameters and metrics with a reference; exit code 1 when they differ."""
-    from realm_lib.runs.verification import compare_runs
+    """Compare a run's parameters and metrics with a reference's, number by number; exit code 1 when any is outside."""
+    from realm_lib.report.words import verification as words
+    from realm_lib.runs.verification import verify as compare
+    from realm_lib.runs.verification import write_rows
 
-    differences = compare_runs(run, reference)
-    for line in differences:
-        typer.echo(line)
-    if differences:
+    found = compare(run, reference)
+    kept = run / "verification.csv"
+    write_rows(kept, found.rows)
+    parts = [words.summary(found)]
+    parts += [words.table(rows) for rows in (found.rows if every else found.outside, words.headlines(found)) if rows]
+    typer.echo("\n\n".join(parts))
+    typer.echo(f"\nevery number: {_relative(kept)}\n{words.conclusion(found, run, reference)}")
+    if found.outside:
         raise typer.Exit(1)
-    typer.echo(f"{run} reproduces {reference}: parameters and counts equal, metrics within the tolerances")
+
+
+@app.command(rich_help_panel=_REFERENCE)
+def reference(
+    run: Annotated[Path, typer.Argument(help="A finished run, as outputs/demo.")],
+    target: Annotated[Path, typer.Argument(help="The folder that git keeps, as outputs/reference/demo.")],
+) -> None:
+    """Keep a finished run as the reference: its parameters, manifest, metrics and the README's figures."""
+    from realm_lib.runs.reference import keep_reference
+
+    for path in keep_reference(run, target):
+        typer.echo(_relative(path))
+
+
+@app.command(rich_help_panel=_REFERENCE)
+def spread(
+    reference: Annotated[Path, typer.Argument(help="The reference, as outputs/reference/demo; it is one of the runs.")],
+    runs: Annotated[list[Path], typer.Argument(help="Runs of the same parameters under other processor settings.")],
+) -> None:
+    """Measure how far runs on processors that round differently lie apart, and write REFERENCE/spread.json.
+
+    Prints how many values of each run are outside the tolerances that the others give; there should be none.
+    """
+    from realm_lib.runs.spread import measure_spread, write_spread
+    from realm_lib.runs.verification import SPREAD, leave_one_out
+
+    found = measure_spread([reference, *runs])
+    write_spread(reference / SPREAD, found)
+    count = len(found.kinds)
+    moves = "1 kind of number moves" if count == 1 else f"{count} kinds of numbers move"
+    typer.echo(f"{_relative(reference / SPREAD)}: {moves} between {found.runs} runs")
+    if found.runs > 2:
+        for run, left_out in leave_one_out([reference, *runs]).items():
+            typer.echo(f"{_relative(run)} by the others: {len(left_out.outside)} of {len(left_out.rows):,} outside")
+            for row in left_out.outside:
+                typer.echo(f"  {row.file}: {row.key}: {row.reference} to {row.here}, {row.verdict}")
+
+
+@app.command(rich_help_panel=_REFERENCE)
+def tables(
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit code 1 where a document differs.")
+    ] = False,
+) -> None:
+    """Write the documents' tables and sentences with numbers of the demo, from outputs/reference/demo."""
+    from realm_lib.report.documents import write_documents
+
+    changed = write_documents(check=check)
+    for path in changed:
+        typer.echo(f"{_relative(path)}: {'is not what the reference gives: run `make tables`' if check else 'written'}")
+    if check and changed:
+        raise typer.Exit(1)
 
 
 def _relative(path: Path) -> str:

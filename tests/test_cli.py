@@ -1,6 +1,8 @@
 """The shell's door: what each command prints, and that a user's error is one message and exit code 1."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,10 +60,15 @@ def in_a_shell(*arguments: str) -> "subprocess.CompletedProcess[str]":
 def test_help_lists_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert realm(monkeypatch, "--help") == 0
     shown = capsys.readouterr().out
-    assert all(name in shown for name in ("predict", "score", "prepare", "execute", "report", "verify"))
+    assert all(
+        name in shown
+        for name in ("predict", "score", "prepare", "execute", "report", "verify", "reference", "spread", "tables")
+    )
 
 
-@pytest.mark.parametrize("command", ["predict", "score", "prepare", "execute", "report", "verify"])
+@pytest.mark.parametrize(
+    "command", ["predict", "score", "prepare", "execute", "report", "verify", "reference", "spread", "tables"]
+)
 def test_each_command_says_what_it_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
@@ -173,14 +180,68 @@ def test_unusable_pairs_stop_the_notebook_with_their_place(
     assert (project / "outputs" / "test" / "notebooks" / "01_load.failed.ipynb").exists()
 
 
-def test_verify_lists_what_differs_and_exits_with_1(
+def write_run(folder: Path, **metrics: object) -> str:
+    (folder / "metrics").mkdir(parents=True)
+    (folder / "figures").mkdir()
+    (folder / "params.yaml").write_text("run: {seed: 42}\n")
+    (folder / "manifest.json").write_text("{}\n")
+    (folder / "figures" / "evaluation_accuracy.svg").write_text("<svg/>")
+    (folder / "metrics" / "features.json").write_text(json.dumps({"pairs": 10, "seconds": 1.0, **metrics}))
+    return str(folder)
+
+
+def test_verify_shows_what_is_outside_and_exits_with_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    for name, pairs in (("a", 10), ("b", 11)):
-        (tmp_path / name / "metrics").mkdir(parents=True)
-        (tmp_path / name / "params.yaml").write_text("run: {seed: 42}\n")
-        (tmp_path / name / "metrics" / "features.json").write_text(json.dumps({"pairs": pairs}))
-    assert realm(monkeypatch, "verify", str(tmp_path / "a"), str(tmp_path / "b")) == 1
-    assert capsys.readouterr().out == "metrics/features.json: pairs is 10, was 11 in the reference\n"
-    assert realm(monkeypatch, "verify", str(tmp_path / "a"), str(tmp_path / "a")) == 0
-    assert "reproduces" in capsys.readouterr().out
+    one, other = write_run(tmp_path / "one"), write_run(tmp_path / "other", pairs=11, tokens=5)
+    assert realm(monkeypatch, "verify", other, one) == 1
+    shown = capsys.readouterr().out
+    assert re.search(r"^features: pairs +10 +11 +\+1 +0 +OUTSIDE$", shown, flags=re.MULTILINE)
+    assert re.search(r"^features: tokens +5 +OUTSIDE: not in the reference$", shown, flags=re.MULTILINE)
+    assert shown.splitlines()[-1] == f"{other} does not reproduce {one}: 2 values outside the tolerances"
+    kept = (tmp_path / "other" / "verification.csv").read_text().splitlines()
+    assert "features.json,pairs,10,11,1,0,OUTSIDE" in kept
+
+
+def test_verify_ends_well_for_a_run_that_reproduces(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    one, other = write_run(tmp_path / "one"), write_run(tmp_path / "other", seconds=2.0)
+    assert realm(monkeypatch, "verify", other, one) == 0
+    shown = capsys.readouterr().out
+    assert "features: pairs" not in shown
+    assert "not compared, a timing: 1 number" in shown
+    assert shown.splitlines()[-1].startswith(f"{other} reproduces {one}")
+    assert realm(monkeypatch, "verify", other, one, "--all") == 0
+    assert re.search(r"^features: pairs +10 +10 +\+0 +0 +same$", capsys.readouterr().out, flags=re.MULTILINE)
+
+
+def test_a_reference_is_kept_and_its_spread_allows_what_moved(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    one, other, third = (write_run(tmp_path / str(index), loss=loss) for index, loss in enumerate((0.5, 0.6, 0.75)))
+    reference = str(tmp_path / "reference")
+    assert realm(monkeypatch, "reference", one, reference) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert realm(monkeypatch, "verify", third, reference) == 1
+    assert realm(monkeypatch, "spread", reference, other) == 0
+    assert "spread.json: 1 kind of number moves between 2 runs" in capsys.readouterr().out
+    assert realm(monkeypatch, "verify", third, reference) == 0
+    assert realm(monkeypatch, "spread", reference, other, third) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{third} by the others: 0 of 4 outside"
+
+
+def test_tables_are_written_once_and_checked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    reference = tmp_path / "outputs" / "reference" / "demo"
+    shutil.copytree(ROOT / "outputs" / "reference" / "demo" / "metrics", reference / "metrics")
+    (tmp_path / "docs").mkdir()
+    for name in ("README.md", "docs/measurements.md"):
+        (tmp_path / name).write_text("<!-- realm: demo_rewards -->\n<!-- end -->\n")
+    monkeypatch.chdir(tmp_path)
+    assert realm(monkeypatch, "tables", "--check") == 1
+    assert "README.md: is not what the reference gives: run `make tables`" in capsys.readouterr().out
+    assert realm(monkeypatch, "tables") == 0
+    assert "docs/measurements.md: written" in capsys.readouterr().out
+    assert realm(monkeypatch, "tables", "--check") == 0

@@ -1,6 +1,7 @@
 """A run against a reference: what counts as reproduced, and what does not."""
 
 import copy
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -11,7 +12,8 @@ import pytest
 import yaml
 
 from realm_lib.runs.run import MissingStepError
-from realm_lib.runs.verification import compare_runs
+from realm_lib.runs.spread import KindSpread, Spread, write_spread
+from realm_lib.runs.verification import SPREAD, Row, leave_one_out, verify, write_rows
 
 PARAMS = {
     "run": {"name": "one", "output_dir": "outputs", "seed": 42},
@@ -27,6 +29,12 @@ EVALUATION = {
     "ceiling": {"accuracy": 0.75},
     "verdict": "REALM ranks 70.0 % rightly.",
     "note": None,
+}
+SPREADS = {
+    "rewards.*.accuracy": KindSpread(8, 0.1),  # of 200 pairs: 2.5 * 0.1 / sqrt(200) + 2 / 200 = 0.0277
+    "differences.*.p_value": KindSpread(8, 0.2),  # 0.5 standard scores about 1.28: 0.074 to 0.435
+    "by_domain.*.*.accuracy": KindSpread(20, 0.4),  # of 50 pairs: 2.5 * 0.4 / sqrt(50) + 2 / 50 = 0.1814
+    "rewards.*.ties": KindSpread(1, 1),  # 4 * 1 + 2
 }
 COMBINER = {"best_epoch": 7, "validation_loss": 0.6, "seconds": 3.2}
 
@@ -52,68 +60,117 @@ def changed(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def reference(tmp_path: Path) -> Path:
-    return write_run(tmp_path / "reference")
+    folder = write_run(tmp_path / "reference")
+    kinds = {f"evaluation.json: {kind}": spread for kind, spread in SPREADS.items()}
+    said = ["REALM ranks # % rightly.", "REALM ranks # % wrongly."]
+    write_spread(folder / SPREAD, Spread(6, kinds, {"evaluation.json: verdict": said}))
+    return folder
 
 
-def test_equal_runs_differ_in_nothing(tmp_path: Path, reference: Path) -> None:
-    assert compare_runs(write_run(tmp_path / "run"), reference) == []
+def outside(run: Path, reference: Path) -> list[tuple[str, str]]:
+    return [(row.file, row.key) for row in verify(run, reference).outside]
+
+
+def test_an_equal_run_reproduces(tmp_path: Path, reference: Path) -> None:
+    found = verify(write_run(tmp_path / "run"), reference)
+    assert found.outside == []
+    assert found.runs == 6
+    assert {row.verdict for row in found.rows} == {
+        "same",
+        "not compared: a timing",
+        "not compared: where a flat curve happens to end",
+    }
 
 
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("rewards/realm/accuracy", 0.719),
-        ("rewards/realm/ci/1", 0.785),
-        ("differences/realm - length/p_value", 0.29),
-        ("by_domain/askvet/realm/accuracy", 0.61),
-        ("length_split/longer_chosen/realm/accuracy", 0.729),
+        ("rewards/realm/accuracy", 0.7276),
+        ("rewards/realm/accuracy", 0.6724),
+        ("rewards/realm/ci/1", 0.8099),  # two of 200 pairs, though its kind did not move
+        ("differences/realm - length/p_value", 0.43),
+        ("differences/realm - length/p_value", 0.08),
+        ("by_domain/askvet/realm/accuracy", 0.52),
+        ("rewards/realm/ties", 6),
         ("verdict", "REALM ranks 71.9 % rightly."),
+        ("verdict", "REALM ranks 48.9 % wrongly."),
     ],
 )
-def test_what_rounding_explains_is_no_difference(tmp_path: Path, reference: Path, path: str, value: Any) -> None:
-    assert compare_runs(write_run(tmp_path / "run", evaluation=changed(EVALUATION, path, value)), reference) == []
+def test_what_rounding_explains_is_within(tmp_path: Path, reference: Path, path: str, value: Any) -> None:
+    run = write_run(tmp_path / "run", evaluation=changed(EVALUATION, path, value))
+    assert outside(run, reference) == []
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "key"),
+    ("path", "value"),
     [
-        ("rewards/realm/accuracy", 0.721, "rewards.realm.accuracy"),
-        ("rewards/realm/accuracy", 0.679, "rewards.realm.accuracy"),
-        ("rewards/realm/ci/1", 0.83, "rewards.realm.ci.1"),
-        ("differences/realm - length/p_value", 0.31, "differences.realm - length.p_value"),
-        ("by_domain/askvet/realm/accuracy", 0.81, "by_domain.askvet.realm.accuracy"),
-        ("length_split/longer_chosen/realm/accuracy", 0.731, "length_split.longer_chosen.realm.accuracy"),
-        ("ceiling/accuracy", 0.77001, "ceiling.accuracy"),
-        ("ceiling/accuracy", None, "ceiling.accuracy"),
-        ("ceiling/accuracy", "0.75", "ceiling.accuracy"),
-        ("note", 0.0, "note"),
-        # Counts are exact, however small the difference, in the groups with a wide tolerance too.
-        ("pairs", 201, "pairs"),
-        ("rewards/realm/ties", 1, "rewards.realm.ties"),
-        ("by_domain/askvet/pairs", 51, "by_domain.askvet.pairs"),
+        ("rewards/realm/accuracy", 0.7278),
+        ("rewards/realm/accuracy", 0.6722),
+        ("rewards/realm/ci/1", 0.8101),
+        ("differences/realm - length/p_value", 0.44),
+        ("differences/realm - length/p_value", 0.07),
+        ("by_domain/askvet/realm/accuracy", 0.51),
+        ("rewards/realm/ties", 7),
+        ("ceiling/accuracy", 0.7601),
+        ("ceiling/accuracy", None),
+        ("ceiling/accuracy", "0.75"),
+        ("ceiling/accuracy", True),
+        ("ceiling/accuracy", 1),
+        ("ceiling/accuracy", float("nan")),
+        ("note", 0.0),
+        ("verdict", "REALM ranks 70.0 % at random."),
+        # Counts of what no model moves are exact.
+        ("pairs", 201),
+        ("by_domain/askvet/pairs", 51),
     ],
 )
-def test_what_is_beyond_is_named_with_both_values(
-    tmp_path: Path, reference: Path, path: str, value: Any, key: str
-) -> None:
-    (line,) = compare_runs(write_run(tmp_path / "run", evaluation=changed(EVALUATION, path, value)), reference)
-    assert line.startswith(f"metrics/evaluation.json: {key} is {value}, was ")
+def test_what_is_beyond_is_outside(tmp_path: Path, reference: Path, path: str, value: Any) -> None:
+    run = write_run(tmp_path / "run", evaluation=changed(EVALUATION, path, value))
+    assert outside(run, reference) == [("evaluation.json", path.replace("/", "."))]
 
 
-def test_a_nan_is_a_difference(tmp_path: Path, reference: Path) -> None:
-    run = write_run(tmp_path / "run", evaluation=changed(EVALUATION, "ceiling/accuracy", float("nan")))
-    assert len(compare_runs(run, reference)) == 1
+def test_a_row_holds_both_numbers_and_what_is_allowed(tmp_path: Path, reference: Path) -> None:
+    run = write_run(tmp_path / "run", evaluation=changed(EVALUATION, "rewards/realm/accuracy", 0.65))
+    (row,) = verify(run, reference).outside
+    assert (row.file, row.key, row.reference, row.here) == ("evaluation.json", "rewards.realm.accuracy", 0.7, 0.65)
+    assert row.difference == pytest.approx(-0.05)
+    assert row.tolerance == pytest.approx(0.02768, abs=2e-5)
+    assert row.used == pytest.approx(0.05 / 0.02768, rel=1e-3)
+    assert row.verdict == "OUTSIDE"
 
 
-def test_seconds_and_the_best_epoch_are_not_compared(tmp_path: Path, reference: Path) -> None:
+def test_the_tolerance_of_a_p_value_is_the_one_on_the_side_of_the_difference(tmp_path: Path, reference: Path) -> None:
+    for index, (value, tolerance) in enumerate(((0.3, 0.235), (0.15, 0.126))):
+        path = "differences/realm - length/p_value"
+        run = write_run(tmp_path / str(index), evaluation=changed(EVALUATION, path, value))
+        (row,) = [row for row in verify(run, reference).rows if row.key.endswith("p_value")]
+        assert row.tolerance == pytest.approx(tolerance, abs=0.002)
+        assert row.verdict == "within"
+
+
+def test_without_a_spread_every_number_is_held_to_rounding(tmp_path: Path, reference: Path) -> None:
+    (reference / SPREAD).unlink()
+    for index, (value, same) in enumerate(((0.7 + 5e-6, True), (0.7 + 2e-5, False))):
+        run = write_run(tmp_path / str(index), evaluation=changed(EVALUATION, "rewards/realm/accuracy", value))
+        assert (outside(run, reference) == []) is same
+
+
+def test_seconds_and_the_best_epoch_are_not_compared_and_said_so(tmp_path: Path, reference: Path) -> None:
     run = write_run(tmp_path / "run", combiner={**COMBINER, "best_epoch": 9, "seconds": 300.0})
-    assert compare_runs(run, reference) == []
+    found = verify(run, reference)
+    assert found.outside == []
+    assert {row.key: row.why for row in found.rows if not row.is_compared} == {
+        "seconds": "a timing",
+        "best_epoch": "where a flat curve happens to end",
+    }
 
 
-def test_a_field_too_many_or_too_few_is_a_difference(tmp_path: Path, reference: Path) -> None:
+def test_a_field_too_many_or_too_few_is_outside(tmp_path: Path, reference: Path) -> None:
     fewer = {key: value for key, value in COMBINER.items() if key != "validation_loss"}
-    assert len(compare_runs(write_run(tmp_path / "fewer", combiner=fewer), reference)) == 1
-    assert len(compare_runs(write_run(tmp_path / "more", combiner={**COMBINER, "new": 0.5}), reference)) == 1
+    (row,) = verify(write_run(tmp_path / "fewer", combiner=fewer), reference).outside
+    assert (row.key, row.verdict) == ("validation_loss", "OUTSIDE: missing here")
+    (row,) = verify(write_run(tmp_path / "more", combiner={**COMBINER, "new": 0.5}), reference).outside
+    assert (row.key, row.verdict) == ("new", "OUTSIDE: not in the reference")
 
 
 @pytest.mark.parametrize(
@@ -132,9 +189,9 @@ def test_a_field_too_many_or_too_few_is_a_difference(tmp_path: Path, reference: 
 def test_parameters_are_equal_but_for_where_a_run_lies(
     tmp_path: Path, reference: Path, path: str, value: Any, same: bool
 ) -> None:
-    lines = compare_runs(write_run(tmp_path / "run", params=changed(PARAMS, path, value)), reference)
-    assert (lines == []) is same
-    assert all(line.startswith(f"params.yaml: {path.replace('/', '.')}") for line in lines)
+    found = outside(write_run(tmp_path / "run", params=changed(PARAMS, path, value)), reference)
+    assert (found == []) is same
+    assert all(file == "params.yaml" and key.startswith(path.replace("/", ".")) for file, key in found)
 
 
 @pytest.mark.parametrize(
@@ -155,26 +212,34 @@ def test_what_is_missing_is_an_error_that_names_it(
     run = write_run(tmp_path / "run")
     damage(run, reference)
     with pytest.raises(MissingStepError, match=str(tmp_path)):
-        compare_runs(run, reference)
+        verify(run, reference)
 
 
 def test_metrics_that_only_the_run_has_are_no_matter(tmp_path: Path, reference: Path) -> None:
     """A later version may measure more than the reference did."""
-    assert compare_runs(write_run(tmp_path / "run", ppo={"kl": 0.1}), reference) == []
+    assert outside(write_run(tmp_path / "run", ppo={"kl": 0.1}), reference) == []
 
 
-def test_only_counts_that_rounding_moves_may_differ_a_little(tmp_path: Path) -> None:
-    measured = {
-        "rewards": {"realm": {"ties": 0}, "trees": {"ties": 24}},
-        "disagreements": {"realm - linear": {"pairs": 195}},
-    }
-    wanted = write_run(tmp_path / "wanted", measured=measured)
-    for path, value, reproduced in (
-        ("rewards/trees/ties", 34, True),
-        ("rewards/trees/ties", 35, False),
-        ("rewards/realm/ties", 1, False),
-        ("disagreements/realm - linear/pairs", 214, True),
-        ("disagreements/realm - linear/pairs", 215, False),
-    ):
-        run = write_run(tmp_path / "run", measured=changed(measured, path, value))
-        assert (compare_runs(run, wanted) == []) is reproduced, (path, value)
+def test_a_run_that_the_others_do_not_explain_is_found_by_leaving_it_out(tmp_path: Path) -> None:
+    accuracies = (0.7, 0.702, 0.699, 0.701, 0.8)
+    runs = [
+        write_run(tmp_path / str(index), evaluation=changed(EVALUATION, "rewards/realm/accuracy", accuracy))
+        for index, accuracy in enumerate(accuracies)
+    ]
+    found = leave_one_out(runs)
+    assert [len(found[run].outside) for run in runs] == [0, 0, 0, 0, 1]
+
+
+def test_every_row_can_be_read_again(tmp_path: Path) -> None:
+    rows = [
+        Row("a.json", "x, y", 0.5, 0.75, 0.25, 0.5, 0.5),
+        Row("a.json", "text", "a\nb", None, outside=True, why="gone"),
+    ]
+    write_rows(tmp_path / "verification.csv", rows)
+    with (tmp_path / "verification.csv").open(newline="") as file:
+        head, *cells = csv.reader(file)
+    assert head == ["file", "key", "reference", "here", "difference", "tolerance", "verdict"]
+    assert cells == [
+        ["a.json", "x, y", "0.5", "0.75", "0.25", "0.5", "within"],
+        ["a.json", "text", "a\nb", "", "", "", "OUTSIDE: gone"],
+    ]

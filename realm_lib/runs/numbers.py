@@ -1,0 +1,126 @@
+"""The numbers of a run's metrics, a leaf each: of which kind, on which scale and of how many pairs it is."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+Key = tuple[str | int, ...]
+
+_COLLECTIONS = {
+    *("rewards", "policies", "by_judge", "pairwise", "win_rates", "kinds", "splits"),
+    *("by_domain", "length_split", "by_length_difference", "by_post_size", "by_score_ratio"),
+}
+"""Keys whose children are names (of rewards, judges, groups), not measures; so is every key with a space in it."""
+
+_APART = {"similarity", "length", "characters", "gold", "trees"}
+"""Names that keep a kind to themselves: what needs no training here does not move, and boosted trees move most."""
+
+_COUNTS = ("held_out_prompts", "prompts", "responses", "validation_pairs", "pairs")
+"""What an entry counts its pairs by, the first that it has."""
+
+_SMOOTH = {
+    *("log_loss", "brier", "temperature", "p_value", "p_holm", "detectable", "sd", "members_sd"),
+    *("correlation", "given_quality", "given_quality_ci", "change", "train_loss", "validation_loss"),
+}
+"""Measures that one flipped pair hardly moves; the others are shares of pairs and their intervals."""
+
+_NOT_COMPARED = {
+    **dict.fromkeys(("seconds", "episodes_per_second"), "a timing"),
+    **dict.fromkeys(("best_epoch", "best_step"), "where a flat curve happens to end"),
+}
+"""The last key of what is not compared, and why. Where training ends shows in the losses."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One value of a run's metrics."""
+
+    file: str
+    key: str  # the dotted path within the file
+    kind: str  # "evaluation.json: by_domain.*.*.accuracy": the file, and the path with names and places left out
+    value: Any
+    pairs: int | None  # of how many pairs, prompts or responses it is, where its metrics say so
+
+    @property
+    def is_share(self) -> bool:
+        """Whether a flipped pair moves it by about one over :attr:`pairs`."""
+        return isinstance(self.value, float) and bool(self.pairs) and not _SMOOTH.intersection(self.key.split("."))
+
+    @property
+    def is_measured_count(self) -> bool:
+        """Whether it counts pairs by what rewards say of them: those on which two rewards disagree."""
+        return self.kind.startswith("evaluation.json: disagreements.")
+
+
+def read_leaves(path: Path) -> dict[str, Leaf]:
+    """The leaves of a metrics file by ``FILE: dotted.path``."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    names = _names(content) - _APART
+    leaves = {}
+    for key, value, pairs in _walk(content, (), _validation_pairs(path)):
+        dotted = ".".join(map(str, key))
+        leaves[f"{path.name}: {dotted}"] = Leaf(path.name, dotted, f"{path.name}: {_kind(key, names)}", value, pairs)
+    return leaves
+
+
+def why_not_compared(key: str) -> str:
+    """Why the value at a dotted path says nothing of whether a run reproduces; empty where it does."""
+    return _NOT_COMPARED.get(key.rsplit(".", 1)[-1], "")
+
+
+def to_scale(kind: str, value: float) -> float:
+    """``value`` on the scale on which equal steps are alike: p-values as standard scores, temperatures as logarithms.
+
+    A p-value of 0.0001 moves by less than one of 0.4 when a difference changes by as much of its standard error.
+    """
+    if kind.endswith((".p_value", ".p_holm")):
+        return NormalDist().inv_cdf(1 - min(max(value, 1e-12), 1.0) / 2)
+    return math.log(max(value, 1e-12)) if kind.endswith(".temperature") else value
+
+
+def from_scale(kind: str, scaled: float) -> float:
+    """The inverse of :func:`to_scale`; standard scores below 0 are a p-value of 1."""
+    if kind.endswith((".p_value", ".p_holm")):
+        return 2 * (1 - NormalDist().cdf(max(scaled, 0.0)))
+    return math.exp(scaled) if kind.endswith(".temperature") else scaled
+
+
+def _validation_pairs(path: Path) -> int | None:
+    """combiner.json does not say how many pairs its validation accuracy is of; notebook 01 counted them."""
+    features = path.with_name("features.json")
+    if path.name != "combiner.json" or not features.exists():
+        return None
+    splits = json.loads(features.read_text(encoding="utf-8")).get("splits", {})
+    pairs: int | None = splits.get("validation", {}).get("pairs")
+    return pairs
+
+
+def _walk(content: Any, key: Key, pairs: int | None) -> Iterator[tuple[Key, Any, int | None]]:
+    if not isinstance(content, Mapping | list) or not content:
+        yield key, content if not isinstance(content, Mapping | list) else None, pairs
+        return
+    if isinstance(content, Mapping):
+        counts = [content[name] for name in _COUNTS if isinstance(content.get(name), int)]
+        pairs = counts[0] if counts else pairs
+    for name, child in content.items() if isinstance(content, Mapping) else enumerate(content):
+        yield from _walk(child, (*key, name), pairs)
+
+
+def _names(content: Any) -> set[str]:
+    """Every key of ``content`` that names something that is measured, rather than a measure."""
+    if not isinstance(content, Mapping):
+        return set()
+    found = {str(name) for name in content if " " in str(name)}
+    for name, child in content.items():
+        found |= _names(child)
+        if name in _COLLECTIONS and isinstance(child, Mapping):
+            found |= set(child)
+    return found
+
+
+def _kind(key: Key, names: set[str]) -> str:
+    return ".".join("*" if part in names else str(part) for part in key if not isinstance(part, int))
