@@ -12,7 +12,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike
 
-from realm_lib.evaluation.resampling import Floats, bootstrap_over_posts, percentile_interval
+from realm_lib.evaluation.intervals import expanded_interval
+from realm_lib.evaluation.resampling import Floats, bootstrap_over_posts
 
 _RIDGE = 0.1
 _NEWTON_STEPS = 50
@@ -50,7 +51,7 @@ def win_shares(
 def win_rate(shares: ArrayLike, *, resamples: int = 2000, seed: int = 42) -> Rate:
     """The mean of the win shares [prompts] of prompts, with a bootstrap interval that resamples prompts."""
     values = np.asarray(shares, dtype=np.float64)
-    drawn = bootstrap_over_posts(values, np.arange(len(values)), resamples=resamples, seed=seed)
+    drawn = bootstrap_over_posts(values, np.arange(len(values)), shares=True, resamples=resamples, seed=seed)
     return Rate(float(drawn.means[0]), *drawn.interval())
 
 
@@ -103,7 +104,7 @@ def length_controlled_win_rate(
             for part in (counts[start : start + chunk] for start in range(0, len(counts), chunk))
         ]
     )
-    return Rate(float(rates[0]), *percentile_interval(rates[1:], 0.95))
+    return Rate(float(rates[0]), *expanded_interval(rates[1:], prompts, 0.95))
 
 
 def _as_rows(values: ArrayLike) -> Floats:
