@@ -62,10 +62,11 @@ def share_interval(share: float, variance: float, posts: float, confidence: floa
     Dean and Pagano 2015), with the quantile of Student's t. A percentile interval ends too soon near 0 and 1. Where
     no post differs from another the variance says nothing: then a post is one observation, with the normal quantile.
     """
-    if variance < _NONE:
+    share = min(max(share, 0.0), 1.0)
+    alone = share * (1 - share)
+    if min(alone, variance) < _NONE:
         return wilson(share, posts, confidence)
-    count = share * (1 - share) / variance
-    return _wilson(share, count, student_quantile(posts, confidence))
+    return _wilson(share, alone / variance, student_quantile(posts, confidence))
 
 
 def difference_interval(difference: float, variance: float, pairs: int, posts: float, confidence: float) -> list[float]:

@@ -20,6 +20,7 @@ from realm_lib.evaluation.intervals import (
 
 Floats = NDArray[np.float64]
 
+_ROUNDING = 1e-9  # a weighted mean of shares may be above 1 in its last bits
 _CELLS = 2_000_000  # resamples x posts held at once: 16 MB an array, whatever the number of resamples
 
 
@@ -83,7 +84,7 @@ def bootstrap_over_posts(
     """
     table, sums, sizes = _sums_by_post(values, post_ids)
     check_resampling(resamples, confidence)
-    if shares and not ((table >= 0) & (table <= 1)).all():
+    if shares and not ((table > -_ROUNDING) & (table < 1 + _ROUNDING)).all():
         raise EvaluationError(f"shares lie between 0 and 1, these go from {table.min():g} to {table.max():g}")
     posts = len(sizes)
     columns = np.column_stack([sums, sizes])
