@@ -6,6 +6,7 @@ _ANSWERS |= {"log_ratio"}
 _MEASURES = {"length", "characters", "ended", "entropy", "distinct_1", "distinct_2"}
 _KL = {"kl", "kl_error", "kl_k3", "kl_kind", "against_best_of_n"}
 _WINS = {"judge", "by_judge", "win_rate", "win_rates", "win_rate_ci", "ci", "length_controlled", "length_controlled_ci"}
+_WINS |= {"longer", "shorter"}
 _DPO = {"pairs", "pairs_from", "asked", "dropped", "held_out_pairs", "held_out_prompts", "agreement", "accuracy"}
 _DPO |= {"reward_margin", "length_difference", "seconds"}
 _PPO = {"step", "episodes", "updates", "best_step", "stopped", "prompts", "objective", "reward_low", "reward_high"}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from realm_lib.evaluation.resampling import Floats, bootstrap_over_posts, percentile_interval
+from realm_lib.evaluation.resampling import Floats, bootstrap_over_posts
 from realm_lib.evaluation.win_rates import best_of_n_kl, best_of_n_weights
 
 
@@ -63,5 +63,5 @@ def against_curve(curve: Floats, values: Floats, log_ratios: Floats, *, resample
     drawn = bootstrap_over_posts(columns, np.arange(len(columns)), resamples=resamples)
     (height,) = at_distance(drawn.means[None, :-2], drawn.means[-1:])
     differences = drawn.resampled[:, -2] - at_distance(drawn.resampled[:, :-2], drawn.resampled[:, -1])
-    low, high = percentile_interval(differences, 0.95)
+    low, high = drawn.interval_of(differences)
     return AgainstCurve(float(height), float(drawn.means[-2] - height), low, high)

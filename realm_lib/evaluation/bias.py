@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from realm_lib.evaluation.display import measured, percent, with_interval
-from realm_lib.evaluation.resampling import EvaluationError, Floats, bootstrap_over_posts, percentile_interval
+from realm_lib.evaluation.resampling import Bootstrap, EvaluationError, Floats, bootstrap_over_posts
 from realm_lib.evaluation.result import Evaluation
 from realm_lib.runs.seeds import derive_seed
 
@@ -42,8 +42,8 @@ def length_bias(evaluation: Evaluation, *, resamples: int = 10_000, seed: int = 
         plain, given_quality = _correlations(drawn.means[None, :])
         plain_drawn, given_quality_drawn = _correlations(drawn.resampled)
         rewards[name] = {
-            **_with_interval("correlation", "ci", plain, plain_drawn, level),
-            **_with_interval("given_quality", "given_quality_ci", given_quality, given_quality_drawn, level),
+            **_with_interval("correlation", "ci", plain, plain_drawn, drawn),
+            **_with_interval("given_quality", "given_quality_ci", given_quality, given_quality_drawn, drawn),
         }
     lq = float((length * quality).sum() / np.sqrt((length**2).sum() * (quality**2).sum())) if length.any() else None
     return {"quality": kind, "pairs": len(table), "quality_correlation": lq, "rewards": rewards}
@@ -97,8 +97,8 @@ def _correlations(moments: Floats) -> tuple[Floats, Floats]:
     return r_xl, partial
 
 
-def _with_interval(name: str, ci: str, value: Floats, drawn: Floats, level: float) -> dict[str, Any]:
-    """``value`` [1] and its interval over the resamples ``drawn`` [n] under these keys; null where there is none."""
+def _with_interval(name: str, ci: str, value: Floats, resampled: Floats, drawn: Bootstrap) -> dict[str, Any]:
+    """``value`` [1] and its interval, from what it is in each resample, under these keys; null where there is none."""
     if not np.isfinite(value[0]):
         return {name: None, ci: None}
-    return {name: float(value[0]), ci: percentile_interval(drawn, level)}
+    return {name: float(value[0]), ci: drawn.interval_of(resampled)}

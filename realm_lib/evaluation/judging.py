@@ -5,7 +5,6 @@ one post share its question and its comments, so they are not independent: inter
 posts, never pairs. All rewards meet the same resamples, which makes their differences paired.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
@@ -14,6 +13,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from realm_lib.evaluation.calibration import calibration_interval, confidences, expected_calibration_error
+from realm_lib.evaluation.domain_means import DomainAccuracy, domain_mean, pooled_domains
+from realm_lib.evaluation.intervals import resample_variance
 from realm_lib.evaluation.per_pair import check_features, check_reward, check_scale, make_per_pair
 from realm_lib.evaluation.resampling import (
     Bootstrap,
@@ -23,10 +24,7 @@ from realm_lib.evaluation.resampling import (
     check_resampling,
     detectable_difference,
     holm,
-    percentile_interval,
-    percentiles,
     permutation_p_value,
-    wilson,
 )
 from realm_lib.evaluation.result import Evaluation
 from realm_lib.evaluation.slices import longer_chosen, slices
@@ -63,8 +61,7 @@ def evaluate_rewards(
     are compared, the smallest true difference that these pairs would show with 80 % power, and the difference in
     log-loss.
 
-    Accuracies that are the same in every post leave the bootstrap no width; they get Wilson's interval (1927) with a
-    post as one observation instead. Below some twenty posts percentile intervals are too narrow: read them so.
+    Domains with few posts are pooled for the interval of the mean over domains: ``domain_mean`` names them.
 
     Raises :class:`EvaluationError` naming what is wrong with the features or the rewards.
     """
@@ -126,18 +123,16 @@ class _Judge:
         self.correct = per_pair[[f"{name}_correct" for name in columns]].to_numpy()
         self.posts = per_pair["post_id"].to_numpy()
         self.count = int(per_pair["post_id"].nunique())
-        self.whole = bootstrap_over_posts(self.correct, self.posts, seed=derive_seed(seed, "bootstrap"), **options)
+        drawn = derive_seed(seed, "bootstrap")
+        self.whole = bootstrap_over_posts(self.correct, self.posts, shares=True, seed=drawn, **options)
 
     def accuracy(self, name: str) -> dict[str, Any]:
-        return _accuracy(self.whole, self.columns.index(name), self.count, self.options["confidence"])
+        return _accuracy(self.whole, self.columns.index(name))
 
     def difference(self, left: str, right: str) -> dict[str, Any]:
-        value = float(self.whole.means[self.columns.index(left)] - self.whole.means[self.columns.index(right)])
-        low, high = percentile_interval(self._resampled(left, right), self.options["confidence"])
-        # Rewards that answer alike in several posts do differ by 0; one post, or one gain everywhere, proves less.
-        if math.isclose(low, high, abs_tol=1e-12) and (self.count == 1 or abs(value) > 1e-12):
-            low, high = (2 * share - 1 for share in wilson((1 + value) / 2, self.count, self.options["confidence"]))
-        return {"value": value, "ci": [low, high]}
+        first, second = self.columns.index(left), self.columns.index(right)
+        value = float(self.whole.means[first] - self.whole.means[second])
+        return {"value": value, "ci": self.whole.share_difference(first, second)}
 
     def differences(self, compare: Sequence[tuple[str, str]], scales: Mapping[str, float]) -> dict[str, Any]:
         """Every difference of ``compare`` with all that is asked of one."""
@@ -159,22 +154,26 @@ class _Judge:
     def groups(self) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         """Accuracies on every slice of the pairs, and each reward's mean over domains."""
         groups: dict[str, Any] = {}
-        by_domain: list[Floats] = []
+        by_domain: list[Bootstrap] = []
         for kind, parts in slices(self.per_pair).items():
             groups[kind] = {}
             for key, mask in parts.items():
                 # Keys are hashed as they were before there were other kinds: an interval keeps its draws.
                 groups[kind][key], part = self._group(key, mask)
                 if kind == "by_domain" and part is not None:
-                    by_domain.append(part.resampled)
-        # Domains are fixed, their posts are drawn: a bootstrap within each.
-        lows, highs = percentiles(np.mean(by_domain, axis=0), self.options["confidence"])
+                    by_domain.append(part)
+        posts = {name: part["posts"] for name, part in groups["by_domain"].items()}
+        pooled = [list(posts)[place] for place in pooled_domains(list(posts.values()))]
         means = {}
         for index, name in enumerate(self.rewards):
-            accuracies = [part[name]["accuracy"] for part in groups["by_domain"].values()]
-            ci = [float(lows[index]), float(highs[index])]
-            means[name] = {"domain_mean_accuracy": float(np.mean(accuracies)), "domain_mean_ci": ci}
-        return groups, means
+            domains = [
+                DomainAccuracy(drawn.means[index], resample_variance(drawn.resampled[:, index], drawn.posts), count,
+                               drawn.posts)
+                for drawn, count in zip(by_domain, posts.values(), strict=True)
+            ]  # fmt: skip
+            mean, ci = domain_mean(domains, self.options["confidence"])
+            means[name] = {"domain_mean_accuracy": mean, "domain_mean_ci": ci}
+        return {**groups, "domain_mean": {"domains": len(posts), "pooled": pooled}}, means
 
     def _group(self, key: str, mask: NDArray[np.bool_]) -> tuple[dict[str, Any], Bootstrap | None]:
         """Accuracies on some of the pairs; null where there are none."""
@@ -183,9 +182,10 @@ class _Judge:
         if not mask.any():
             return summary | {name: {"accuracy": None, "ci": None} for name in self.rewards}, None
         correct = self.correct[mask][:, : len(self.rewards)]
-        part = bootstrap_over_posts(correct, posts, seed=derive_seed(self.seed, "group", key), **self.options)
+        drawn = derive_seed(self.seed, "group", key)
+        part = bootstrap_over_posts(correct, posts, shares=True, seed=drawn, **self.options)
         for index, name in enumerate(self.rewards):
-            summary[name] = _accuracy(part, index, summary["posts"], self.options["confidence"])
+            summary[name] = _accuracy(part, index)
         return summary, part
 
     def expected(self, name: str) -> dict[str, Any]:
@@ -215,8 +215,10 @@ class _Judge:
             resampled = (longer_right / longer + shorter_right / shorter) / 2
         means = drawn.means
         value = float(means[1] / means[0] + means[3] / means[2]) / 2
-        ci = percentile_interval(resampled, self.options["confidence"])
-        return {"length_controlled": {"accuracy": value, "ci": ci}}
+        if 0 < value < 1 and np.nanvar(resampled) < 1e-24:
+            # Half whatever the posts are, as length itself gets; that all of them are right could be luck.
+            return {"length_controlled": {"accuracy": value, "ci": [value, value]}}
+        return {"length_controlled": {"accuracy": value, "ci": drawn.share_interval_of(value, resampled)}}
 
     def probability_scores(self, name: str, scale: float) -> dict[str, Any]:
         """Ties, log-loss (nats a pair), Brier score and calibration error of one reward."""
@@ -254,8 +256,5 @@ class _Judge:
         return losses
 
 
-def _accuracy(bootstrap: Bootstrap, column: int, posts: int, confidence: float) -> dict[str, Any]:
-    value, (low, high) = float(bootstrap.means[column]), bootstrap.interval(column)
-    if math.isclose(low, high, abs_tol=1e-12):
-        low, high = wilson(value, posts, confidence)
-    return {"accuracy": value, "ci": [low, high]}
+def _accuracy(bootstrap: Bootstrap, column: int) -> dict[str, Any]:
+    return {"accuracy": float(bootstrap.means[column]), "ci": bootstrap.interval(column)}

@@ -51,7 +51,8 @@ def disagreement(
     if apart.any():
         values, posts = table[f"{left}_correct"][apart], table["post_id"][apart]
         seed = derive_seed(seed, "disagreement", left, right)
-        drawn = bootstrap_over_posts(values, posts, resamples=resamples, seed=seed, confidence=evaluation.confidence)
+        level = evaluation.confidence
+        drawn = bootstrap_over_posts(values, posts, shares=True, resamples=resamples, seed=seed, confidence=level)
         left_right, ci = float(drawn.means[0]), drawn.interval()
     return {
         "pairs": int(apart.sum()),
@@ -96,7 +97,7 @@ def spread_against_error(
     table["post_id"] = features["post_id"].to_numpy()
     rows = []
     for _, part in table.groupby(pd.qcut(table["disagreement"], bins, duplicates="drop", labels=False)):
-        drawn = bootstrap_over_posts(part["right"], part["post_id"], resamples=resamples, seed=seed)
+        drawn = bootstrap_over_posts(part["right"], part["post_id"], shares=True, resamples=resamples, seed=seed)
         low, high = drawn.interval()
         means = {name: part[name].mean() for name in ("disagreement", "spread", "margin")}
         rows.append({**means, "accuracy": drawn.means[0], "low": low, "high": high, "pairs": len(part)})

@@ -1,6 +1,8 @@
-"""How sure a mean over pairs is, when the pairs of one post belong together: bootstrap, permutations, small samples."""
+"""How sure a mean over pairs is, when the pairs of one post belong together: bootstrap and permutations.
 
-import math
+How resamples become the ends of an interval is in :mod:`realm_lib.evaluation.intervals`.
+"""
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,8 +10,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from realm_lib.evaluation.intervals import (
+    difference_interval,
+    effective_posts,
+    expanded_interval,
+    resample_variance,
+    share_interval,
+)
+
 Floats = NDArray[np.float64]
 
+_ROUNDING = 1e-9  # a weighted mean of shares may be above 1 in its last bits
 _CELLS = 2_000_000  # resamples x posts held at once: 16 MB an array, whatever the number of resamples
 
 
@@ -19,31 +30,62 @@ class EvaluationError(ValueError):
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Means over pairs with their percentile intervals, each [k], and the resampled means [resamples, k]."""
+    """Means over pairs with their intervals, each [k], and the resampled means [resamples, k]."""
 
     means: Floats
     lows: Floats
     highs: Floats
     resampled: Floats
+    posts: float
+    """How many posts of one size would say as much: :func:`effective_posts`."""
+    pairs: int
+    confidence: float
 
     def interval(self, column: int = 0) -> list[float]:
         """The ends of one mean's interval, as metrics hold them."""
         return [float(self.lows[column]), float(self.highs[column])]
 
+    def interval_of(self, resampled: Floats) -> list[float]:
+        """The ends of the interval of a number that was computed from each row of ``resampled``: [resamples].
+
+        Resamples in which there is no such number (NaN) do not count.
+        """
+        return expanded_interval(resampled, self.posts, self.confidence)
+
+    def share_interval_of(self, share: float, resampled: Floats) -> list[float]:
+        """The same of a share between 0 and 1, which is ``share`` on the pairs themselves: :func:`share_interval`."""
+        return share_interval(share, resample_variance(resampled, self.posts), self.posts, self.confidence)
+
+    def share_difference(self, left: int, right: int) -> list[float]:
+        """The ends of the interval of mean ``left`` less mean ``right``, two shares: :func:`difference_interval`."""
+        variance = resample_variance(self.resampled[:, left] - self.resampled[:, right], self.posts)
+        difference = float(self.means[left] - self.means[right])
+        return difference_interval(difference, variance, self.pairs, self.posts, self.confidence)
+
 
 def bootstrap_over_posts(
-    values: ArrayLike, post_ids: ArrayLike, *, resamples: int = 10_000, seed: int = 42, confidence: float = 0.95
+    values: ArrayLike,
+    post_ids: ArrayLike,
+    *,
+    shares: bool = False,
+    resamples: int = 10_000,
+    seed: int = 42,
+    confidence: float = 0.95,
 ) -> Bootstrap:
     """Means of ``values`` [pairs, k] (or [pairs]) over pairs, with intervals from resampling whole posts.
 
     The cluster bootstrap (Davison and Hinkley 1997, section 3.8): posts are drawn with replacement, and the statistic
-    is the ratio of the drawn posts' sums to their numbers of pairs. Percentile intervals. All columns meet the same
-    draws, so ``resampled[:, i] - resampled[:, j]`` is a paired difference.
+    is the ratio of the drawn posts' sums to their numbers of pairs. All columns meet the same draws, so
+    ``resampled[:, i] - resampled[:, j]`` is a paired difference. Intervals are :func:`expanded_interval`'s; with
+    ``shares``, for values that all lie in [0, 1], :func:`share_interval`'s.
 
-    Raises :class:`EvaluationError` for no pairs, shapes that differ and values that are not finite.
+    Raises :class:`EvaluationError` for no pairs, shapes that differ, values that are not finite, and shares that are
+    none.
     """
     table, sums, sizes = _sums_by_post(values, post_ids)
     check_resampling(resamples, confidence)
+    if shares and not ((table > -_ROUNDING) & (table < 1 + _ROUNDING)).all():
+        raise EvaluationError(f"shares lie between 0 and 1, these go from {table.min():g} to {table.max():g}")
     posts = len(sizes)
     columns = np.column_stack([sums, sizes])
     totals = np.empty((resamples, columns.shape[1]))
@@ -55,9 +97,14 @@ def bootstrap_over_posts(
         drawn = rng.integers(0, posts, size=(count, posts)) + np.arange(count)[:, None] * posts
         counts = np.bincount(drawn.ravel(), minlength=count * posts).reshape(count, posts)
         totals[start : start + count] = counts.astype(np.float64) @ columns
-    resampled = totals[:, :-1] / totals[:, -1:]
-    lows, highs = percentiles(resampled, confidence)
-    return Bootstrap(table.mean(axis=0), lows, highs, resampled)
+    means, resampled, alike = table.mean(axis=0), totals[:, :-1] / totals[:, -1:], effective_posts(sizes)
+    if shares:
+        variances = [resample_variance(column, alike) for column in resampled.T]
+        ends = [share_interval(*mean, alike, confidence) for mean in zip(means.tolist(), variances, strict=True)]
+    else:
+        ends = [expanded_interval(column, alike, confidence) for column in resampled.T]
+    lows, highs = np.array(ends).T
+    return Bootstrap(means, lows, highs, resampled, alike, len(table), confidence)
 
 
 def permutation_p_value(
@@ -118,16 +165,6 @@ def check_resampling(resamples: int, confidence: float) -> None:
         raise EvaluationError(f"confidence must lie between 0 and 1, as 0.95, got {confidence}")
 
 
-def wilson(share: float, count: int, confidence: float) -> tuple[float, float]:
-    """Wilson's score interval of a share of ``count`` observations."""
-    from scipy.special import ndtri
-
-    z = float(ndtri((1 + confidence) / 2))
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def _sums_by_post(values: ArrayLike, post_ids: ArrayLike) -> tuple[Floats, Floats, Floats]:
     """``values`` as [pairs, k], their sums by post [posts, k] and the posts' numbers of pairs [posts]."""
     table = np.asarray(values, dtype=np.float64)
@@ -144,15 +181,3 @@ def _sums_by_post(values: ArrayLike, post_ids: ArrayLike) -> tuple[Floats, Float
     sums: Floats = np.column_stack([np.bincount(codes, weights=column, minlength=len(posts)) for column in table.T])
     sizes: Floats = np.bincount(codes, minlength=len(posts)).astype(np.float64)
     return table, sums, sizes
-
-
-def percentiles(resampled: Floats, confidence: float) -> tuple[Floats, Floats]:
-    """The ends, each [k], of the central intervals of ``resampled`` [resamples, k]."""
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
-    return low, high
-
-
-def percentile_interval(resampled: Floats, confidence: float) -> list[float]:
-    """The ends of the central interval of the finite ones of ``resampled`` [resamples], as metrics hold them."""
-    return [float(end[0]) for end in percentiles(resampled[np.isfinite(resampled)][:, None], confidence)]

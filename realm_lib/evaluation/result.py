@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from realm_lib.evaluation.calibration import calibration_bins, calibration_places, confidences
-from realm_lib.evaluation.display import interval, measured, with_interval
+from realm_lib.evaluation.display import counted, interval, measured, with_interval
 from realm_lib.evaluation.resampling import EvaluationError, bootstrap_over_posts
 
 
@@ -33,11 +33,15 @@ class Evaluation:
     def table(self) -> pd.DataFrame:
         """One row a reward, the most accurate first, with numbers as text for display."""
         level = f"{100 * self.confidence:g} % interval"
+        over = self.metrics["domain_mean"]
+        pooled = f", small ones pooled: {len(over['pooled'])}" if over["pooled"] else ""
         rows = [
             {
                 "reward": name,
                 f"accuracy ({level})": with_interval(entry["accuracy"], entry["ci"]),
-                "mean over domains": with_interval(entry["domain_mean_accuracy"], entry["domain_mean_ci"]),
+                f"mean over {counted(over['domains'], 'domains')}{pooled}": with_interval(
+                    entry["domain_mean_accuracy"], entry["domain_mean_ci"]
+                ),
                 "log-loss": f"{entry['log_loss']:.3f}",
                 "ties": entry["ties"],
                 "pairs": self.metrics["pairs"],
@@ -115,7 +119,9 @@ class Evaluation:
         ends = []
         for index in np.unique(bin_of):
             own = bin_of == index
-            drawn = bootstrap_over_posts(correct[own], posts[own], resamples=2000, confidence=self.confidence)
+            drawn = bootstrap_over_posts(
+                correct[own], posts[own], shares=True, resamples=2000, confidence=self.confidence
+            )
             ends.append(drawn.interval())
         table[["low", "high"]] = ends
         return table

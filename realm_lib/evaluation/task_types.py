@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from realm_lib.evaluation.display import measured, with_interval
-from realm_lib.evaluation.resampling import bootstrap_over_posts, percentiles
+from realm_lib.evaluation.resampling import bootstrap_over_posts
 from realm_lib.runs.seeds import derive_seed
 
 _COLUMN = "similarity_{} under "
@@ -28,13 +28,12 @@ def similarity_by_task_type(
     pairs += [(start + name, _COLUMN.format("B") + name) for name in names]
     sign = np.where(features["labels"] == 1, 1.0, -1.0)
     right = np.stack([(1 + np.sign(sign * (features[a] - features[b]))) / 2 for a, b in pairs], axis=1)
-    seed = derive_seed(seed, "task types")
-    drawn = bootstrap_over_posts(right, features["post_id"], resamples=resamples, seed=seed, confidence=confidence)
-    apart = 100 * (drawn.resampled - drawn.resampled[:, :1])
-    lows, highs = percentiles(apart, confidence)
+    options = {"seed": derive_seed(seed, "task types"), "resamples": resamples}
+    drawn = bootstrap_over_posts(right, features["post_id"], shares=True, confidence=confidence, **options)
     rows = []
     for column, name in enumerate(names, start=1):
         gained = 100 * (drawn.means[column] - drawn.means[0])
         accuracy = with_interval(drawn.means[column], drawn.interval(column))
-        rows.append((*name.split(", "), accuracy, measured(gained, (lows[column], highs[column]), "+.1f")))
+        ci = [100 * end for end in drawn.share_difference(column, 0)]
+        rows.append((*name.split(", "), accuracy, measured(gained, ci, "+.1f")))
     return pd.DataFrame(rows, columns=columns)

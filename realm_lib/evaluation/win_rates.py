@@ -12,10 +12,12 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike
 
-from realm_lib.evaluation.resampling import Floats, bootstrap_over_posts, percentile_interval
+from realm_lib.evaluation.intervals import resample_variance, share_interval
+from realm_lib.evaluation.resampling import Floats, bootstrap_over_posts
 
 _RIDGE = 0.1
 _NEWTON_STEPS = 50
+_FEW = 5  # prompts' worth of pairs below which a side says too little
 _CELLS = 1_000_000  # fits x differences held at once: 8 MB an array
 
 
@@ -30,6 +32,27 @@ class Rate:
     def to_dict(self) -> dict[str, float | list[float]]:
         """As metrics hold it."""
         return {"win_rate": self.value, "ci": [self.low, self.high]}
+
+
+@dataclass(frozen=True)
+class AtEqualLength:
+    """The win rate at equal length, and what is known of it."""
+
+    rate: Rate | None
+    """None where too few answers are shorter, or too few longer, than the other policy's to tell."""
+    longer: float
+    """The share of comparisons in which the first policy's answer is the longer one."""
+    shorter: float
+
+    def to_dict(self) -> dict[str, float | list[float] | None]:
+        """As metrics hold it."""
+        rate = self.rate
+        return {
+            "length_controlled": None if rate is None else rate.value,
+            "length_controlled_ci": None if rate is None else [rate.low, rate.high],
+            "longer": self.longer,
+            "shorter": self.shorter,
+        }
 
 
 def win_shares(
@@ -48,9 +71,12 @@ def win_shares(
 
 
 def win_rate(shares: ArrayLike, *, resamples: int = 2000, seed: int = 42) -> Rate:
-    """The mean of the win shares [prompts] of prompts, with a bootstrap interval that resamples prompts."""
+    """The mean of the win shares [prompts] of prompts, with an interval that resamples prompts.
+
+    Prompts that were all won, or all lost, are so many observations of one share: :func:`share_interval`.
+    """
     values = np.asarray(shares, dtype=np.float64)
-    drawn = bootstrap_over_posts(values, np.arange(len(values)), resamples=resamples, seed=seed)
+    drawn = bootstrap_over_posts(values, np.arange(len(values)), shares=True, resamples=resamples, seed=seed)
     return Rate(float(drawn.means[0]), *drawn.interval())
 
 
@@ -62,18 +88,24 @@ def length_controlled_win_rate(
     *,
     resamples: int = 2000,
     seed: int = 42,
-) -> Rate:
+) -> AtEqualLength:
     """The win rate that would be were both policies' answers equally long, after AlpacaEval 2 (arXiv 2404.04475).
 
     With s the share won (1, 0, or 1/2 for a tie) and d the difference of lengths of a pair of answers, the logistic
     regression
 
-        P(win) = sigmoid(theta + phi tanh(d / sd(d)))
+        P(win) = sigmoid(theta + phi tanh(d / sd(d)) + psi sign(d))
 
-    is fitted to s by maximum likelihood with a ridge penalty of 0.1 (theta^2 + phi^2) / 2, which keeps it finite when
-    one side always wins. The rate is sigmoid(theta): the prediction at d = 0. AlpacaEval's further term, a difficulty
-    of each instruction estimated over many models, needs many models and is left out. The interval resamples prompts
-    and fits again.
+    is fitted to s by maximum likelihood with a ridge penalty of 0.1 (theta^2 + phi^2 + psi^2) / 2, which keeps it
+    finite when one side always wins. AlpacaEval has no jump psi, and a further term, the difficulty of each
+    instruction estimated over many models, which needs many models. Without the jump a judge that prefers whatever is
+    longer, by however little, would seem to find the policy with the longer answers better. The rate is the mean of
+    what the fit gives just above and just below d = 0, sigmoid(theta + psi) and sigmoid(theta - psi).
+
+    The interval resamples prompts and fits again. Each of the two has :func:`share_interval`'s, with one further prompt
+    of its side in the variance, and the two are put together as Zou and Donner (2008) do, which lets a side of few
+    prompts be as uncertain as it is. A side of under five prompts (pairs of equal length count half on either) says too
+    little: then there is no rate.
 
     Arrays are [prompts], or [prompts, pairs] where policies answer several times: then each answer is paired with each
     of the other policy's to the same prompt, and ``weights`` [prompts, pairs], whose rows sum to 1, say how much a pair
@@ -84,26 +116,48 @@ def length_controlled_win_rate(
     weight = np.full(wins.shape, 1 / wins.shape[1]) if weights is None else _as_rows(weights)
     difference = longer - other
     spread = np.sqrt(np.average((difference - np.average(difference, weights=weight)) ** 2, weights=weight))
-    # Without spread the constant is the whole model: nothing can be told about length.
-    scaled = np.tanh(difference / spread) if spread > 0 else np.zeros_like(difference)
+    # Differences that are all the same say nothing of their slope.
+    scaled = np.tanh(difference / spread) if spread > 0 else np.sign(difference)
     # Pairs of one difference are one observation to the fit; there are far fewer differences than pairs.
     rows, columns = np.nonzero(weight)
     differences, which = np.unique(scaled[rows, columns], return_inverse=True)
     counted, won = np.zeros((2, len(wins), len(differences)))
     np.add.at(counted, (rows, which), weight[rows, columns])
     np.add.at(won, (rows, which), (weight * wins)[rows, columns])
-    rng = np.random.default_rng(seed)
     prompts = len(wins)
+    above, level, below = (
+        float(counted[:, side].sum()) for side in (differences > 0, differences == 0, differences < 0)
+    )
+    prompts_by_side = np.array([above + level / 2, below + level / 2])
+    if prompts_by_side.min() < _FEW:
+        return AtEqualLength(None, above / prompts, below / prompts)
+    rng = np.random.default_rng(seed)
     drawn = [np.bincount(row, minlength=prompts) for row in rng.integers(0, prompts, (resamples, prompts))]
     counts = np.vstack([np.ones(prompts), *drawn])
     chunk = max(1, _CELLS // len(differences))
-    rates = np.concatenate(
+    sides = np.concatenate(
         [
-            _rates_at_equal_length(part @ won, part @ counted, differences)
+            _rates_by_side(part @ won, part @ counted, differences)
             for part in (counts[start : start + chunk] for start in range(0, len(counts), chunk))
         ]
     )
-    return Rate(float(rates[0]), *percentile_interval(rates[1:], 0.95))
+    return AtEqualLength(_mean_of_sides(sides, prompts, prompts_by_side), above / prompts, below / prompts)
+
+
+def _mean_of_sides(sides: Floats, prompts: int, counts: Floats) -> Rate:
+    """The mean of both ``sides`` [1 + resamples, 2], found ones in the first row, of ``counts`` [2] prompts."""
+    found, resampled = sides[0], sides[1:]
+    further = 1 / counts**2
+    variances = [resample_variance(column, prompts) + more for column, more in zip(resampled.T, further, strict=True)]
+    ends = [share_interval(*side, 0.95) for side in zip(found.tolist(), variances, counts.tolist(), strict=True)]
+    lows, highs = np.array(ends).T
+    together = float(np.cov(resampled.T)[0, 1]) / math.sqrt(variances[0] * variances[1])
+
+    def half(errors: Floats) -> float:
+        return math.sqrt(max(0.0, float((errors**2).sum() + 2 * together * errors.prod()))) / 2
+
+    mean = float(found.mean())
+    return Rate(mean, max(0.0, mean - half(found - lows)), min(1.0, mean + half(highs - found)))
 
 
 def _as_rows(values: ArrayLike) -> Floats:
@@ -111,24 +165,25 @@ def _as_rows(values: ArrayLike) -> Floats:
     return table[:, None] if table.ndim == 1 else table
 
 
-def _rates_at_equal_length(won: Floats, counted: Floats, longer: Floats) -> Floats:
-    """sigmoid(theta) of a fit for each row of ``won`` and ``counted`` [fits, differences], by Newton's method.
+def _rates_by_side(won: Floats, counted: Floats, longer: Floats) -> Floats:
+    """sigmoid(theta + psi) and sigmoid(theta - psi) of a fit for each row of ``won`` and ``counted``: [fits, 2].
 
-    ``counted`` is how many pairs have the difference ``longer`` [differences], ``won`` how many of them were won.
+    ``counted`` [fits, differences] is how many pairs have the difference ``longer`` [differences], ``won`` how many of
+    them were won. By Newton's method.
     """
-    design = np.column_stack([np.ones_like(longer), longer])
-    squares = np.column_stack([np.ones_like(longer), longer, longer, longer**2])
-    fits = np.zeros((len(won), 2))
+    design = np.column_stack([np.ones_like(longer), longer, np.sign(longer)])
+    squares = (design[:, :, None] * design[:, None, :]).reshape(len(longer), 9)
+    fits = np.zeros((len(won), 3))
     for _ in range(_NEWTON_STEPS):
         p = 1 / (1 + np.exp(-(fits @ design.T)))
         gradient = (counted * p - won) @ design + _RIDGE * fits
-        curvature = ((counted * p * (1 - p)) @ squares).reshape(-1, 2, 2) + _RIDGE * np.eye(2)
+        curvature = ((counted * p * (1 - p)) @ squares).reshape(-1, 3, 3) + _RIDGE * np.eye(3)
         step = np.linalg.solve(curvature, gradient[:, :, None])[:, :, 0]
         # Newton may overshoot where the curve is flat; a step of 2 in log-odds is never too small to get there.
         fits -= np.clip(step, -2, 2)
         if np.abs(step).max() < 1e-10:
             break
-    rates: Floats = 1 / (1 + np.exp(-fits[:, 0]))
+    rates: Floats = 1 / (1 + np.exp(-(fits[:, :1] + fits[:, 2:] * [[1.0, -1.0]])))
     return rates
 
 

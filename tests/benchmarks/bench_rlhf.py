@@ -159,13 +159,14 @@ def report(start: dict[str, Any], found: dict[str, list[dict[str, Any]]]) -> Non
         longer = np.hstack([one["answers"]["characters"] for one in trained]).repeat(ANSWERS, axis=1)
         other = np.tile(before["characters"], len(trained) * ANSWERS)
         won = pairs.reshape(prompts, -1) / 2 + 0.5
-        wins, equal = win_rate(shares), length_controlled_win_rate(won, longer, other)
+        wins, equal = win_rate(shares), length_controlled_win_rate(won, longer, other).rate
         means = {name: np.mean([one["answers"][name] for one in trained]) for name in ("kl", "tokens", "ended")}
         told = {name: np.mean([one.get(name, 0) for one in trained]) for name in ("sampling", "reward", "tokens")}
         print(f"{side}: rate {trained[0]['rate']:g}, passes {trained[0]['iterations']}")
         print(f"  truth gained {shown(drawn)}; by seed {', '.join(f'{row.mean():.3f}' for row in gains)}")
         print(f"  wins over the start {wins.value:.1%} ({wins.low:.1%} to {wins.high:.1%}), ", end="")
-        print(f"at equal length {equal.value:.1%} ({equal.low:.1%} to {equal.high:.1%})")
+        known = f"{equal.value:.1%} ({equal.low:.1%} to {equal.high:.1%})" if equal else "not known"
+        print(f"at equal length {known}")
         print(f"  KL {means['kl']:.2f}, {means['tokens']:.0f} tokens an answer, {means['ended']:.1%} ended")
         wall, processor = seconds["total"], seconds["total_cpu"]
         print(f"  seconds {', '.join(f'{value:.0f}' for value in wall)} (processor {processor.mean():.0f}): ", end="")

@@ -117,7 +117,7 @@ def test_fields_are_those_of_the_design_and_are_json(tmp_path):
     metrics = evaluation.to_dict()
     assert set(metrics) == {
         "pairs", "posts", "rewards", "differences", "by_domain", "length_split", "by_length_difference", "by_post_size",
-        "ceiling",
+        "ceiling", "domain_mean",
     }  # fmt: skip
     assert set(metrics["rewards"]["realm"]) == {
         "accuracy", "ci", "ties", "log_loss", "brier", "ece", "ece_ci", "ece_by_chance", "temperature",
@@ -163,8 +163,11 @@ def test_bootstrap_equals_a_plain_loop():
     for row, resampled in zip(drawn, found.resampled, strict=True):
         rows = np.concatenate([np.flatnonzero(features["post_id"] == names[post]) for post in row])
         assert resampled == pytest.approx(values[rows].mean(axis=0))
-    assert found.lows == pytest.approx(np.quantile(found.resampled, 0.025, axis=0))
-    assert found.highs == pytest.approx(np.quantile(found.resampled, 0.975, axis=0))
+    sizes = features.groupby("post_id").size()
+    alike = sizes.sum() ** 2 / (sizes**2).sum()
+    tail = stats.norm.cdf(stats.t.ppf(0.025, alike - 1) * math.sqrt(alike / (alike - 1)))
+    assert found.lows == pytest.approx(np.quantile(found.resampled, tail, axis=0))
+    assert found.highs == pytest.approx(np.quantile(found.resampled, 1 - tail, axis=0))
     assert found.means == pytest.approx(values.mean(axis=0))
 
 
@@ -199,12 +202,12 @@ def test_interval_over_posts_covers_and_over_pairs_does_not():
     by_post = by_pair = 0
     for trial in range(1000):
         values, posts = _clustered(rng)
-        found = bootstrap_over_posts(values, posts, resamples=400, seed=trial)
+        found = bootstrap_over_posts(values, posts, shares=True, resamples=400, seed=trial)
         by_post += found.lows[0] <= 0.5 <= found.highs[0]
         if trial < 200:
-            found = bootstrap_over_posts(values, np.arange(len(values)), resamples=200, seed=trial)
+            found = bootstrap_over_posts(values, np.arange(len(values)), shares=True, resamples=200, seed=trial)
             by_pair += found.lows[0] <= 0.5 <= found.highs[0]
-    assert by_post >= 930, "a 95 % interval must cover in at least 93 % of the trials"
+    assert 935 <= by_post <= 970, "a 95 % interval must cover in about 95 % of the trials"
     assert by_pair <= 160, "pairs of one post are not independent, and an interval that says so is too narrow"
 
 
@@ -257,7 +260,7 @@ def test_accuracies_without_spread_get_an_honest_interval():
     assert high == pytest.approx(1)
     same = judge(features, {"realm": right, "reward_model": right}).to_dict()["differences"]["realm - reward_model"]
     assert {key: same[key] for key in ("value", "ci", "p_value", "p_holm")} == {
-        "value": 0, "ci": [0, 0], "p_value": 1, "p_holm": 1,
+        "value": 0, "ci": [-1, 1], "p_value": 1, "p_holm": 1,
     }  # fmt: skip
 
 

@@ -11,7 +11,9 @@ from hypothesis.extra import numpy as hnp
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
+from realm_lib.evaluation.intervals import wilson
 from realm_lib.evaluation.win_rates import (
+    AtEqualLength,
     best_of_n_kl,
     best_of_n_weights,
     distinct_n,
@@ -61,9 +63,13 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     assert 0.90 <= np.mean(held) <= 0.985
 
 
-def test_a_policy_that_always_wins_has_no_width() -> None:
-    assert win_rate([1.0] * 5) == win_rate([1.0] * 50)
-    assert win_rate([1.0] * 5).low == 1.0
+@pytest.mark.parametrize(
+    ("wins", "prompts", "low", "high"),
+    [(128, 128, 0.971, 1.0), (1, 1, 0.207, 1.0), (0, 128, 0.0, 0.029), (127, 128, 0.957, 0.9986)],
+)
+def test_luck_can_win_every_prompt(wins: int, prompts: int, low: float, high: float) -> None:
+    rate = win_rate(np.arange(prompts) < wins)
+    assert (rate.value, rate.low, rate.high) == pytest.approx((wins / prompts, low, high), abs=1e-3)
 
 
 # At equal length
@@ -76,36 +82,47 @@ def two_policies(prompts: int = 300, *, by_length: float, better: float) -> tupl
     return rng.random(prompts) < 1 / (1 + np.exp(-odds)), lengths, other
 
 
+def above_and_below(model: LogisticRegression) -> tuple[float, float]:
+    """What the other library's fit gives just above and just below a difference of zero."""
+    theta, _, psi = model.coef_[0]
+    return 1 / (1 + math.exp(-theta - psi)), 1 / (1 + math.exp(-theta + psi))
+
+
 def test_the_rate_at_equal_length_is_that_of_other_logistic_regressions() -> None:
     wins, lengths, other = two_policies(by_length=1.5, better=0.4)
     shares = wins * 0.8 + 0.1  # shares between 0 and 1, as weighted answers give
     found = length_controlled_win_rate(shares, lengths, other, resamples=200)
+    assert found.rate is not None
 
     difference = (lengths - other).astype(float)
     x = np.tanh(difference / difference.std())
     # scikit-learn takes no soft labels: each prompt twice, won and lost, with its share as the weight. The penalty is
     # on all its coefficients but not on its intercept, so the constant is a column.
-    design = np.column_stack([np.ones_like(x), x])
+    design = np.column_stack([np.ones_like(x), x, np.sign(x)])
     model = LogisticRegression(C=1 / 0.1, fit_intercept=False, tol=1e-10, max_iter=1000)
     labels = np.repeat([1, 0], len(x))
     model.fit(np.vstack([design, design]), labels, sample_weight=np.concatenate([shares, 1 - shares]))
-    assert found.value == pytest.approx(1 / (1 + math.exp(-model.coef_[0, 0])), abs=1e-5)
+    assert found.rate.value == pytest.approx(np.mean(above_and_below(model)), abs=1e-5)
+    assert (found.longer, found.shorter) == pytest.approx((np.mean(difference > 0), np.mean(difference < 0)))
 
     def loss(at: np.ndarray) -> float:
         odds = design @ at
         return float((np.logaddexp(0, odds) - shares * odds).sum() + 0.05 * (at @ at))
 
-    best = minimize(loss, np.zeros(2), tol=1e-12).x
-    assert found.value == pytest.approx(1 / (1 + math.exp(-best[0])), abs=1e-5)
+    best = minimize(loss, np.zeros(3), tol=1e-12).x
+    both = [1 / (1 + math.exp(-best[0] - side * best[2])) for side in (1, -1)]
+    assert found.rate.value == pytest.approx(np.mean(both), abs=1e-5)
 
-    # The interval: prompts drawn again, x as it is, fitted by the other library.
+    # The interval: prompts drawn again, x as it is, fitted by the other library; far from 0 and 1, so nearly Student's.
     rng, rates = np.random.default_rng(1), []
     for _ in range(200):
         drawn = rng.integers(0, len(x), len(x))
         weights = np.concatenate([shares[drawn], 1 - shares[drawn]])
         model.fit(np.vstack([design[drawn], design[drawn]]), labels, sample_weight=weights)
-        rates.append(1 / (1 + math.exp(-model.coef_[0, 0])))
-    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(rates, [2.5, 97.5])), abs=0.02)
+        rates.append(np.mean(above_and_below(model)))
+    half = 1.97 * float(np.std(rates))
+    expected = (found.rate.value - half, found.rate.value + half)
+    assert (found.rate.low, found.rate.high) == pytest.approx(expected, abs=0.015)
 
 
 def test_every_pair_of_answers_counts_by_its_weight_at_equal_length() -> None:
@@ -114,22 +131,21 @@ def test_every_pair_of_answers_counts_by_its_weight_at_equal_length() -> None:
     weights = rng.dirichlet(np.ones(6), 40) * (np.arange(6) != 2)
     weights /= weights.sum(axis=1, keepdims=True)
     found = length_controlled_win_rate(shares, lengths, other, weights, resamples=150)
+    assert found.rate is not None
 
     difference = lengths - other
     mean = (weights * difference).sum() / 40
-    x = np.tanh(difference / math.sqrt((weights * (difference - mean) ** 2).sum() / 40))
+    x = np.tanh(difference / math.sqrt((weights * (difference - mean) ** 2).sum() / 40)).ravel()
     model = LogisticRegression(C=1 / 0.1, fit_intercept=False, tol=1e-8, max_iter=1000, solver="newton-cholesky")
-
-    def fitted(rows: np.ndarray) -> float:
-        design = np.column_stack([np.ones(x[rows].size), x[rows].ravel()])
-        won, counted = (weights * shares)[rows].ravel(), weights[rows].ravel()
-        labels = np.repeat([1, 0], len(design))
-        model.fit(np.vstack([design, design]), labels, sample_weight=np.concatenate([won, counted - won]))
-        return float(1 / (1 + math.exp(-model.coef_[0, 0])))
-
-    assert found.value == pytest.approx(fitted(np.arange(40)), abs=1e-5)
-    rates = [fitted(rng.integers(0, 40, 40)) for _ in range(150)]
-    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(rates, [2.5, 97.5])), abs=0.04)
+    design, won, counted = (
+        np.column_stack([np.ones(x.size), x, np.sign(x)]),
+        (weights * shares).ravel(),
+        weights.ravel(),
+    )
+    labels = np.repeat([1, 0], len(design))
+    model.fit(np.vstack([design, design]), labels, sample_weight=np.concatenate([won, counted - won]))
+    assert found.rate.value == pytest.approx(np.mean(above_and_below(model)), abs=1e-5)
+    assert found.shorter == pytest.approx((weights * (difference < 0)).sum() / 40)
 
 
 def test_more_answers_to_a_prompt_ask_the_same_question_at_equal_length() -> None:
@@ -142,35 +158,70 @@ def test_more_answers_to_a_prompt_ask_the_same_question_at_equal_length() -> Non
     lengths = np.round(lengths)
     won = (scores[0][:, :, None] > scores[1][:, None, :]).reshape(1500, 16)
     first, second = np.repeat(lengths[0], 4, axis=1), np.tile(lengths[1], 4)
-    one = length_controlled_win_rate(won[:, 0], first[:, 0], second[:, 0], resamples=100)
-    every = length_controlled_win_rate(won, first, second, resamples=100)
-    means = length_controlled_win_rate(won.mean(axis=1), first.mean(axis=1), second.mean(axis=1), resamples=100)
+    one = length_controlled_win_rate(won[:, 0], first[:, 0], second[:, 0], resamples=100).rate
+    every = length_controlled_win_rate(won, first, second, resamples=100).rate
+    assert one is not None
+    assert every is not None
     assert one.low < every.value < one.high
-    assert means.value < one.low
-    assert every.high - every.low < min(one.high - one.low, means.high - means.low)
+    assert every.high - every.low < one.high - one.low
 
 
-def test_a_win_that_is_only_length_is_none_at_equal_length() -> None:
-    wins, lengths, other = two_policies(3000, by_length=2.0, better=0.0)
-    plain = win_rate(wins)
-    equal = length_controlled_win_rate(wins, lengths, other, resamples=300)
-    assert plain.low > 0.55
-    assert equal.low < 0.5 < equal.high
-    truly, lengths, other = two_policies(3000, by_length=2.0, better=0.8)
-    found = length_controlled_win_rate(truly, lengths, other, resamples=300)
-    assert found.low < 1 / (1 + math.exp(-0.8)) < found.high
+def at_equal_length(kind: str, shift: float, better: float, rng: np.random.Generator) -> tuple[AtEqualLength, float]:
+    """A policy ``shift`` characters longer under a judge of length alone, of the truth alone or of both; its true rate.
+
+    The first policy's answers are ``better`` in truth, and lengths have a standard deviation of some 18.
+    """
+    lengths = np.round(40 + rng.normal(0, 10, (2, 150)) + rng.normal(0, 8, 150) + [[shift], [0]])
+    quality = rng.logistic(size=150) + better  # of the first less the second
+    margin = {"length": lengths[0] - lengths[1], "truth": quality, "both": quality + 0.06 * (lengths[0] - lengths[1])}
+    won = np.sign(margin[kind]) / 2 + 0.5
+    truth = 0.5 if kind == "length" else 1 / (1 + math.exp(-better))
+    return length_controlled_win_rate(won, *lengths, resamples=150, seed=int(rng.integers(1 << 30))), truth
+
+
+@pytest.mark.parametrize("kind", ["length", "truth", "both"])
+@pytest.mark.parametrize("shift", [0, 10, 20])
+def test_the_interval_at_equal_length_holds_the_truth_or_there_is_none(kind: str, shift: float) -> None:
+    rng = np.random.default_rng(3)
+    found = [at_equal_length(kind, shift, 0.0 if kind == "length" else 1.0, rng) for _ in range(40)]
+    known = [(entry.rate.low <= truth <= entry.rate.high) for entry, truth in found if entry.rate is not None]
+    assert len(known) >= 36, "with this many shorter answers something can be told"
+    assert np.mean(known) >= 0.9, f"{np.sum(known)} of {len(known)}"
+
+
+@pytest.mark.parametrize("kind", ["length", "truth"])
+def test_a_policy_that_is_always_longer_is_not_known_at_equal_length(kind: str) -> None:
+    found, _ = at_equal_length(kind, 80, 0.0, np.random.default_rng(4))
+    assert found.to_dict() == {"length_controlled": None, "length_controlled_ci": None, "longer": 1.0, "shorter": 0.0}
+    constant = length_controlled_win_rate(np.ones(400), np.full(400, 9), np.full(400, 7))
+    assert constant.rate is None, "always two longer is always longer"
+
+
+def test_the_better_policy_at_equal_length_is_the_other_ones_worse() -> None:
+    wins, lengths, other = two_policies(by_length=1.0, better=0.3)
+    one, swapped = (length_controlled_win_rate(*each) for each in ((wins, lengths, other), (1 - wins, other, lengths)))
+    assert one.rate is not None
+    assert swapped.rate is not None
+    assert swapped.rate.value == pytest.approx(1 - one.rate.value)
+    assert (swapped.rate.low, swapped.rate.high) == pytest.approx((1 - one.rate.high, 1 - one.rate.low))
+    assert (swapped.longer, swapped.shorter) == (one.shorter, one.longer)
 
 
 def test_without_any_difference_in_length_it_is_the_win_rate() -> None:
     wins = np.arange(400) % 4 > 0
-    found = length_controlled_win_rate(wins, np.full(400, 9), np.full(400, 7), resamples=200)
-    assert found.value == pytest.approx(0.75, abs=2e-3)  # the penalty draws it a little to one half
-    assert found.low < 0.75 < found.high
+    found = length_controlled_win_rate(wins, np.full(400, 9), np.full(400, 9), resamples=400).rate
+    plain = win_rate(wins)
+    assert found is not None
+    # The penalty draws it a little to one half.
+    assert (found.value, found.low, found.high) == pytest.approx((0.75, plain.low, plain.high), abs=4e-3)
 
 
-def test_a_policy_that_always_wins_is_finite_at_equal_length() -> None:
-    found = length_controlled_win_rate(np.ones(60), np.arange(60), np.zeros(60), resamples=200)
-    assert 0.95 < found.low <= found.value <= found.high < 1
+def test_a_policy_that_always_wins_is_not_sure_to_at_equal_length() -> None:
+    found = length_controlled_win_rate(np.ones(60), np.arange(60), np.full(60, 30), resamples=200).rate
+    assert found is not None
+    assert found.value > 0.95
+    assert found.low < wilson(1.0, 60, 0.95)[0]
+    assert 0.996 < found.high <= 1
 
 
 # Best of n

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from support.dpo_run import make_params
 from support.ppo_run import letters, make_policy, vowels
 
@@ -190,15 +191,17 @@ def test_win_rates_are_those_of_every_pair_of_answers(comparison: PolicyComparis
                 shares.append(share)
             entry = found["pairwise"][judge][f"{first} over {second}"]
             assert entry["win_rate"] == pytest.approx(np.mean(shares))
-            rng = np.random.default_rng(0)
-            means = [rng.choice(shares, len(shares)).mean() for _ in range(4000)]
-            assert entry["ci"] == pytest.approx(np.percentile(means, [2.5, 97.5]).tolist(), abs=0.05)
+            # Wilson's ends: as many standard errors, with the end's own variance, away from the share.
+            mean, error = float(np.mean(shares)), stats.sem(shares)
+            for end in entry["ci"]:
+                away = stats.t.ppf(0.975, len(shares) - 1) * error * math.sqrt(end * (1 - end) / (mean * (1 - mean)))
+                assert abs(end - mean) == pytest.approx(away, rel=0.12)
             assert comparison.win_rate(second, first, judge).value == pytest.approx(1 - np.mean(shares))
     dpo = found["policies"]["dpo"]
     assert dpo["win_rate"] == found["pairwise"]["gold"]["dpo over base"]["win_rate"]
     assert dpo["by_judge"]["realm"]["win_rate"] == found["pairwise"]["realm"]["dpo over base"]["win_rate"]
-    equal = comparison.length_controlled("dpo", "base")
-    assert (dpo["length_controlled"], dpo["length_controlled_ci"]) == (equal.value, [equal.low, equal.high])
+    equal = comparison.length_controlled("dpo", "base").to_dict()
+    assert {key: dpo[key] for key in equal} == equal
     with pytest.raises(ComparisonError, match="no policy 'grpo' was compared; there are base, best_of_2"):
         comparison.win_rate("grpo", "base")
 

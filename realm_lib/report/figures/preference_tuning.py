@@ -90,7 +90,7 @@ def dpo_training(
 
 
 def win_rate_bars(metrics: Mapping[str, Any], *, judge: str | None = None, ax: Axes | None = None) -> Axes:
-    """Win rates over the start with intervals: filled as they are, hollow at equal length.
+    """Win rates over the start with intervals: filled as they are, hollow at equal length where that is known.
 
     ``metrics`` is metrics/policies.json; ``judge`` one of its judges (None: that of the verdict).
     """
@@ -102,6 +102,8 @@ def win_rate_bars(metrics: Mapping[str, Any], *, judge: str | None = None, ax: A
         plain = (entry["win_rate"], entry["ci"], colour, row + 0.12)
         equal = (entry["length_controlled"], entry["length_controlled_ci"], "white", row - 0.12)
         for value, ends, fill, y in (plain, equal):
+            if value is None:
+                continue
             ax.plot(ends, [y, y], color=colour, linewidth=2.2, solid_capstyle="round")
             ax.plot(value, y, "o", color=colour, markerfacecolor=fill, markersize=8)
     ax.axvline(0.5, **theme.DOTTED)

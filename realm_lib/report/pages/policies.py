@@ -90,12 +90,18 @@ def _row(name: str, entry: Mapping[str, Any]) -> dict[str, str]:
     return {
         "name": policy_name(name),
         "win_rate": "" if start else with_interval(entry["win_rate"], entry["ci"]),
-        "equal": "" if start else with_interval(entry["length_controlled"], entry["length_controlled_ci"]),
+        "equal": "" if start else _at_equal_length(entry),
         "realm": measured(entry["realm"]["mean"], entry["realm"]["ci"], ".2f"),
         "gold": measured(entry["gold"]["mean"], entry["gold"]["ci"], ".2f") if "gold" in entry else "",
         "kl": distance(entry),
         "length": f"{entry['length']:.0f}",
     }
+
+
+def _at_equal_length(entry: Mapping[str, Any]) -> str:
+    if entry["length_controlled"] is None:
+        return "not known"
+    return with_interval(entry["length_controlled"], entry["length_controlled_ci"])
 
 
 def _with_code(markdown: str) -> "Markup":

@@ -89,14 +89,21 @@ def limits(*, simulated: bool, trained_here: bool, pairs: Literal["human", "on_p
 
 def _against_start(name: str, entry: Mapping[str, Any]) -> str:
     word = against_half(entry["ci"], "beats", "cannot be told from", "loses to")
-    equal, equal_ci = entry["length_controlled"], entry["length_controlled_ci"]
     text = (
         f"{capital(label(name))} {word} the start: wins {with_interval(entry['win_rate'], entry['ci'])}, "
-        f"at equal length {with_interval(equal, equal_ci)}"
+        f"at equal length {_at_equal_length(entry)}"
     )
-    if entry["ci"][0] > 0.5 and equal_ci[0] <= 0.5:
+    equal = entry["length_controlled_ci"]
+    if entry["ci"][0] > 0.5 and (equal is None or equal[0] <= 0.5):
         text += ", so that length may explain it"
     return f"{text}, at a KL of {distance(entry)} nats."
+
+
+def _at_equal_length(entry: Mapping[str, Any]) -> str:
+    if entry["length_controlled"] is not None:
+        return with_interval(entry["length_controlled"], entry["length_controlled_ci"])
+    side = min(("shorter", "longer"), key=lambda name: float(entry[name]))
+    return f"not known (its answer is the {side} one in {percent(entry[side])} of comparisons)"
 
 
 def distance(entry: Mapping[str, Any]) -> str:
@@ -112,7 +119,7 @@ def captions(judge: str) -> dict[str, tuple[str, str]]:
         f"policies_win_rates_{judge}": (
             "Which policy wins.",
             "An interval right of the dotted line is a policy whose answers win over the start's. Where the hollow "
-            "one reaches the line, length may be what won.",
+            "one reaches the line, length may be what won; where there is none, nobody can tell.",
         ),
         "policies_reward_kl": (
             "What the distance buys.",

@@ -12,6 +12,7 @@ import pandas as pd
 from realm_lib.evaluation.best_of_n import against_curve, curve_distances, curve_weights
 from realm_lib.evaluation.resampling import Floats, bootstrap_over_posts
 from realm_lib.evaluation.win_rates import (
+    AtEqualLength,
     Rate,
     best_of_n_kl,
     distinct_n,
@@ -62,7 +63,7 @@ class PolicyComparison:
         """How often ``policy``'s answer beats ``over``'s, ties half, over all pairs; a 95 % interval over prompts."""
         return win_rate(self._shares(policy, over, judge or self.judge), resamples=self.resamples)
 
-    def length_controlled(self, policy: str, over: str, judge: str | None = None) -> Rate:
+    def length_controlled(self, policy: str, over: str, judge: str | None = None) -> AtEqualLength:
         """The win rate were answers equally long in characters, over all pairs: :func:`length_controlled_win_rate`."""
         judge = judge or self.judge
         first, second = self._pairs(policy, over, judge)
@@ -99,10 +100,11 @@ class PolicyComparison:
         For each policy: mean and 95 % interval by judge (the reward as ``realm``), score, similarity, kl (nats a
         response to the start; ``kl_kind`` says whether it is estimated or a bound), length (tokens), characters,
         distinct_1 and distinct_2 (of the shown answers), ended (share ending in EOS), and its win rate over ``base``
-        with ci, plain and length_controlled, by ``judge`` and, in by_judge, by each. ``against_best_of_n`` sets a
-        trained policy beside best-of-n's curve ``at`` the policy's distance, or at the curve's ``end`` where that is
-        farther: curve, difference and ci by judge, and in length and ended. pairwise has all pairs of policies,
-        best_of_n the curve itself: distances, and means with intervals by judge, for n from 1.
+        with ci, plain and length_controlled, by ``judge`` and, in by_judge, by each. length_controlled is null where
+        too few answers are ``shorter`` or ``longer`` than the start's (shares of comparisons) to tell.
+        ``against_best_of_n`` sets a trained policy beside best-of-n's curve ``at`` the policy's distance, or at the
+        curve's ``end`` where that is farther: curve, difference and ci by judge, and in length and ended. pairwise has
+        all pairs of policies, best_of_n the curve itself: distances, and means with intervals by judge, for n from 1.
         """
         return {
             "prompts": int(self.answers["row"].nunique()),
@@ -135,12 +137,8 @@ class PolicyComparison:
             entry["against_best_of_n"] = self._against_best_of_n(name)
         by_judge: dict[str, Any] = {}
         for judge in self.judges:
-            equal = self.length_controlled(name, "base", judge)
-            by_judge[judge] = {
-                **self.win_rate(name, "base", judge).to_dict(),
-                "length_controlled": equal.value,
-                "length_controlled_ci": [equal.low, equal.high],
-            }
+            plain, equal = self.win_rate(name, "base", judge), self.length_controlled(name, "base", judge)
+            by_judge[judge] = {**plain.to_dict(), **equal.to_dict()}
         return {**entry, **by_judge[self.judge], "by_judge": by_judge}
 
     def _part(self, name: str, part: str) -> float:

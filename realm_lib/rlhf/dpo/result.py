@@ -70,7 +70,11 @@ class DPOResult:
                 "after": float(margins.mean()),
                 "ci": _interval(margins, self.implicit["prompt"]),
             },
-            "accuracy": {"before": 0.5, "after": float(right.mean()), "ci": _interval(right, self.implicit["prompt"])},
+            "accuracy": {
+                "before": 0.5,
+                "after": float(right.mean()),
+                "ci": _interval(right, self.implicit["prompt"], shares=True),
+            },
             **means,
             "floored": {
                 "training": self.pairs.floored,
@@ -116,7 +120,7 @@ def ranking_agreement(pairs: PreferencePairs, gold: Judge | None = None) -> dict
         "with": "human label" if pairs.kind == "human" else "gold",
         "pairs": len(right),
         "share": float(right.mean()),
-        "ci": _interval(right, pairs.table["prompt"]),
+        "ci": _interval(right, pairs.table["prompt"], shares=True),
     }
 
 
@@ -124,5 +128,5 @@ def _scores(name: str, judge: Judge | Reward, table: pd.DataFrame, side: str) ->
     return ask_judge(name, judge, table["prompt"].tolist(), table[side].tolist(), list(range(len(table))))
 
 
-def _interval(values: NDArray[np.float64], prompts: "pd.Series[str]") -> list[float]:
-    return bootstrap_over_posts(values, prompts.to_numpy(), resamples=2000).interval()
+def _interval(values: NDArray[np.float64], prompts: "pd.Series[str]", *, shares: bool = False) -> list[float]:
+    return bootstrap_over_posts(values, prompts.to_numpy(), shares=shares, resamples=2000).interval()
