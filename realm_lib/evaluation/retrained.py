@@ -64,5 +64,5 @@ def retrained_spread(
             "realm": combiner.reward(chosen) - combiner.reward(rejected),
         }
         for name, values in margins.items():
-            found[name].append(float((1 + np.sign(values)).mean() / 2))
+            found[name].append(float((1 + np.sign(values)).mean(dtype=np.float64) / 2))
     return {**found, "sd": {name: float(np.std(values, ddof=1)) for name, values in found.items()}}

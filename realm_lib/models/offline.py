@@ -140,9 +140,10 @@ def in_batches(lengths: Sequence[int], batch_size: int, seed: int) -> list[int]:
     """
     generator = random.Random(seed)
     places = sorted(range(len(lengths)), key=lambda place: (lengths[place], generator.random()))
-    batches = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
+    whole = len(places) // batch_size * batch_size
+    batches = [places[start : start + batch_size] for start in range(0, whole, batch_size)]
     generator.shuffle(batches)
-    return [place for batch in batches for place in batch]
+    return [place for batch in [*batches, places[whole:]] for place in batch]
 
 
 def _tokenizer_of(pairs: pd.DataFrame, vocab_size: int) -> Any:

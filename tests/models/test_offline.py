@@ -17,7 +17,7 @@ from realm_lib.config.rlhf import PolicyParams
 from realm_lib.config.training import OfflinePolicyParams, OfflineRewardModelParams
 from realm_lib.data.simulator import simulate_posts
 from realm_lib.data.simulator.knowledge import load_grammar
-from realm_lib.models.offline import train_policy, train_reward_model, train_tokenizer
+from realm_lib.models.offline import in_batches, train_policy, train_reward_model, train_tokenizer
 from realm_lib.models.reward_models import build_scorer
 from realm_lib.rlhf.policies import encode_prompts, load_policy, response_log_probs, sample
 from realm_lib.runs.weights import folder_digest
@@ -98,6 +98,16 @@ def test_the_tokenizer_is_the_same_for_the_same_texts_and_of_the_size_asked(tmp_
 # The reward model
 
 
+@given(st.lists(st.integers(1, 300), max_size=200), st.integers(1, 9), st.integers(0, 9))
+def test_batches_hold_every_text_once_and_near_lengths(lengths: list[int], size: int, seed: int) -> None:
+    order = in_batches(lengths, size, seed)
+    assert sorted(order) == list(range(len(lengths)))
+    assert order == in_batches(lengths, size, seed)
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    padded = sum(max(lengths[place] for place in batch) for batch in batches)
+    assert padded == sum(max(sorted(lengths)[start : start + size]) for start in range(0, len(lengths), size))
+
+
 def test_it_learns_and_is_scored_by_the_scorer(trained: tuple[Path, list[dict[str, float]]]) -> None:
     folder, log = trained
     scorer = build_scorer(RewardModelParams(backend="inform", model_id=str(folder), max_length=128))
@@ -171,7 +181,7 @@ def test_a_response_longer_than_the_model_reads_is_an_error(pairs: pd.DataFrame,
 # The policy
 
 POLICY = OfflinePolicyParams(
-    **PARAMS.model_dump() | {"learning_rate": 1e-2, "batch_size": 8, "num_epochs": 12},
+    **PARAMS.model_dump(exclude={"retrained"}) | {"learning_rate": 1e-2, "batch_size": 8, "num_epochs": 12},
     domains=None,
     max_comments=1000,
 )

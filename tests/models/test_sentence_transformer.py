@@ -1,5 +1,6 @@
 """Embedding models: unit vectors, one text one vector, in the order given; and cosines that are cosines."""
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,18 @@ def test_batches_and_order_change_nothing(batch_size: int, minilm: Any) -> None:
     np.testing.assert_allclose(other.embed(TEXTS), whole, atol=1e-6)
     np.testing.assert_allclose(other.embed(TEXTS[::-1])[::-1], whole, atol=1e-6)
     assert dict(other.identity) == dict(minilm.identity)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_models_side_by_side_give_each_text_its_own_vector(
+    workers: int, minilm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"{'word ' * (number * 7 % 23)}number {number}" for number in range(21)]
+    monkeypatch.setattr(minilm, "_workers", [minilm.model])
+    wanted = minilm.embed(texts)
+    monkeypatch.setattr(minilm, "_workers", [copy.deepcopy(minilm.model) for _ in range(workers)])
+    np.testing.assert_allclose(minilm.embed(texts), wanted, atol=1e-6)
+    np.testing.assert_allclose(minilm.embed(texts[:2]), wanted[:2], atol=1e-6)
 
 
 def test_near_texts_are_near(minilm: Any) -> None:

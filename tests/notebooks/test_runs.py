@@ -83,7 +83,11 @@ def test_the_manifest_says_what_ran(whole: Path) -> None:
     assert {"commit", "params_sha256", "hardware", "python", "packages"} <= manifest.keys()
     assert {"torch", "numpy", "realm-lib"} <= manifest["packages"].keys()
     log = [json.loads(line) for line in (whole / "logs" / "run.jsonl").read_text().splitlines()]
-    assert [line["name"] for line in log if line["event"] == "step"] == STEPS
+    ended = [line["name"] for line in log if line["event"] == "step"]
+    assert sorted(ended) == STEPS
+    # Notebooks that do not need each other may end in any order.
+    assert ended[:3] == STEPS[:3]
+    assert ended.index("06_policy_comparison") > max(ended.index("04_ppo"), ended.index("05_dpo"))
 
 
 def test_no_post_of_a_split_is_in_another(whole: Path) -> None:

@@ -233,6 +233,7 @@ def make_perturbations(gold):
 
 
 SEEDS = {"ensemble": [0.7, 0.71], "members": [0.69, 0.7, 0.71, 0.72], "sd": 0.007, "members_sd": 0.01}
+RETRAINED = SEEDS | {"retrained": {"realm": [0.7, 0.69, 0.72]}}
 SPREAD = pd.DataFrame(
     {"disagreement": [0.1, 0.4], "accuracy": [0.8, 0.6], "low": [0.7, 0.5], "high": [0.9, 0.7], "pairs": [90, 90]}
 )
@@ -251,6 +252,7 @@ def test_the_other_figures_have_n_and_say_simulated_where_it_is(simulated):
         "differences": figures.difference_bars(evaluation),
         "perturbations": figures.perturbation_points(make_perturbations(simulated)),
         "seeds": figures.seed_points(SEEDS, [0.65, 0.75], pairs=180, simulated=simulated),
+        "seeds and stand-ins": figures.seed_points(RETRAINED, [0.65, 0.75], pairs=180, simulated=simulated),
         "spread": figures.spread_points(SPREAD, simulated=simulated),
         "left": left,
         "right": right,

@@ -231,7 +231,34 @@ def test_a_run_gets_its_parameters_and_its_rules(three: Path) -> None:
     }
     rules = run.path(".steps", "depends.mk").read_text().splitlines()
     assert rules[0] == "STEPS := 00_offline_models 01_first 02_second"
-    assert rules[-1] == "$(RUN)/notebooks/02_second.ipynb:  $(RUN)/notebooks/01_first.ipynb"
+    assert rules[-1] == "$(RUN)/notebooks/02_second.ipynb: $(RUN)/notebooks/01_first.ipynb"
+    assert run.path(".steps", "jobs").read_text() == f"{resolved['run']['jobs']}\n"
+
+
+def comes_after(notebook: Path, *names: str) -> None:
+    content = json.loads(notebook.read_text())
+    content["metadata"]["realm"] = {"after": names}
+    notebook.write_text(json.dumps(content))
+
+
+def test_a_notebook_waits_for_those_that_it_names_and_else_for_the_one_before(three: Path) -> None:
+    comes_after(three / "notebooks" / "02_second.ipynb", "00_offline_models")
+    write_notebook(three / "notebooks" / "03_third.ipynb", parameters=["run = {}"])
+    comes_after(three / "notebooks" / "03_third.ipynb", "01_first", "02_second")
+    rules = prepare("test", []).path(".steps", "depends.mk").read_text().splitlines()[1:]
+    assert [rule.replace("$(RUN)/notebooks/", "").replace(".ipynb", "") for rule in rules] == [
+        "00_offline_models: ",
+        "01_first: 00_offline_models",
+        "02_second: 00_offline_models",
+        "03_third: 01_first 02_second",
+    ]
+
+
+@pytest.mark.parametrize("name", ["02_second", "03_third", "nope"])
+def test_a_notebook_cannot_wait_for_what_does_not_come_before_it(three: Path, name: str) -> None:
+    comes_after(three / "notebooks" / "02_second.ipynb", name)
+    with pytest.raises(NotebookError, match=rf"02_second\.ipynb: comes after {name}"):
+        prepare("test", [])
 
 
 @pytest.mark.usefixtures("three")
