@@ -78,6 +78,7 @@ def calibration_interval(
     of 0. The found error differs from the true one by the error of the bins' noise alone at most (triangle
     inequality): the lower end is the found error less that noise's own upper quantile, cut at 0. The upper end is the
     percentile, which the bias makes a safe one. The third number is the noise's mean: what chance alone would give.
+    One post, whose noise nobody can see, gives 0 to 1, and all of the error may be chance.
     """
     sure, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
     bin_of = calibration_places(sure, bins)
@@ -85,6 +86,8 @@ def calibration_interval(
     gaps[np.arange(len(sure)), bin_of] = sure - right
     drawn = bootstrap_over_posts(gaps, post_ids, resamples=resamples, seed=seed)
     error = float(np.abs(drawn.means).sum())
+    if len(np.unique(np.asarray(post_ids))) == 1:
+        return 0.0, 1.0, error
     noise = np.abs(drawn.resampled - drawn.means).sum(axis=1)
     largest_noise = float(np.quantile(noise, (1 + level) / 2))
     high = float(np.quantile(np.abs(drawn.resampled).sum(axis=1), (1 + level) / 2))

@@ -108,6 +108,10 @@ def test_calibration_interval_holds_the_error_and_knows_what_chance_gives():
     assert np.mean(chances) == pytest.approx(np.mean(errors), rel=0.15)
 
 
+def test_one_post_says_nothing_of_a_calibration_error():
+    assert calibration_interval(np.linspace(0.5, 1, 8), np.ones(8), ["one"] * 8, resamples=9)[:2] == (0.0, 1.0)
+
+
 # Groups of pairs
 
 
@@ -196,3 +200,16 @@ def test_tables_for_readers_hold_every_reward_and_group():
     table = evaluation.slice_table("by_domain", ["realm"])
     assert list(table.columns) == ["domain", "pairs", "realm"]
     assert table["pairs"].sum() == 300
+    assert "mean over 2 domains" in evaluation.table()
+
+
+def test_domains_that_are_pooled_are_named():
+    features = make_features()
+    small = features["post_id"].isin([1, 2])
+    features["domain"] = np.where(small, "askscience_test", features["domain"])
+    evaluation = judge(features, {"realm": make_reward(features)})
+    assert evaluation.metrics["domain_mean"] == {"domains": 3, "pooled": ["askhr", "askscience"]}
+    assert "mean over 3 domains, small ones pooled: 2" in evaluation.table()
+    alone = judge(features[small].iloc[:1], {"realm": make_reward(features[small].iloc[:1])}).metrics
+    low, high = alone["rewards"]["realm"]["domain_mean_ci"]
+    assert high - low > 0.7, "one domain of one post"

@@ -126,6 +126,13 @@ def test_bars_show_both_rates_with_their_intervals_for_the_judge_that_is_asked()
         assert any(f"judge: {'REALM' if judge == 'realm' else 'the simulated truth'}" in text for text in texts(ax))
 
 
+def test_a_rate_at_equal_length_that_is_not_known_is_not_drawn() -> None:
+    found = metrics(True)
+    found["policies"]["dpo"]["by_judge"]["gold"] |= {"length_controlled": None, "length_controlled_ci": None}
+    own = [line for line in win_rate_bars(found).lines if line.get_color() == policy_colour("dpo")]
+    assert [line.get_markerfacecolor() for line in own][1::2] == [policy_colour("dpo")]
+
+
 def test_every_policy_stands_at_its_reward_and_distance() -> None:
     found = metrics(True)
     for ax, judge in zip(reward_against_kl(found), ("realm", "gold"), strict=True):

@@ -285,6 +285,15 @@ def test_a_run_without_policies_has_no_section_on_them(run: Run) -> None:
     assert read(run).find("table", class_="policies") is None
 
 
+def test_a_win_rate_at_equal_length_that_is_not_known_is_called_so(run: Run) -> None:
+    found = write_policies(run)
+    found["policies"]["ppo"] |= {"length_controlled": None, "length_controlled_ci": None, "longer": 1.0, "shorter": 0.0}
+    run.write_metrics("policies", found)
+    write_report(run)
+    rows = read(run).select("table.policies tbody tr")
+    assert [cell.get_text() for cell in rows[2].find_all("td")][1] == "not known"
+
+
 def test_policies_are_compared_with_their_intervals(run: Run) -> None:
     found = write_policies(run)
     for name in ("policies_win_rates_gold", "policies_reward_kl"):

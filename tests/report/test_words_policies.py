@@ -64,6 +64,23 @@ def test_the_verdict_says_when_length_may_explain_a_win() -> None:
     assert "length may explain" not in verdict(metrics(dpo=entry(0.7, 0.6, 0.8)))
 
 
+def test_the_verdict_says_when_nobody_can_tell_what_length_explains() -> None:
+    unknown: dict[str, Any] = {
+        "length_controlled": None,
+        "length_controlled_ci": None,
+        "longer": 0.99,
+        "shorter": 0.004,
+    }
+    text = verdict(metrics(dpo=entry(0.7, 0.6, 0.8, equal=unknown)))
+    assert (
+        "at equal length not known (its answer is the shorter one in 0.4 % of comparisons), "
+        "so that length may explain it"
+    ) in text
+    short = unknown | {"longer": 0.0, "shorter": 1.0}
+    text = verdict(metrics(dpo=entry(0.5, 0.4, 0.6, equal=short)))
+    assert "(its answer is the longer one in 0.0 % of comparisons), at a KL" in text
+
+
 def test_the_verdict_names_over_optimisation_and_an_interested_judge() -> None:
     high = {"win_rate": 0.9, "ci": [0.8, 0.95]}
     text = verdict(metrics(ppo=entry(0.45, 0.35, 0.55, realm=high), dpo=entry(0.7, 0.6, 0.8, realm=high)))
