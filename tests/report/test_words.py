@@ -18,11 +18,14 @@ from support import random_metrics as made
 from realm_lib.report.words import evaluation as words
 from realm_lib.report.words import findings, pairs
 from realm_lib.report.words import policies as of_policies
+from realm_lib.report.words.distances import against_best_of_n
 
 
-def drawn(*strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def drawn(
+    *strategies: st.SearchStrategy[Any], examples: int = 100
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """``given``, without a limit of time for one example: the machine may be busy."""
-    return lambda test: settings(deadline=None)(given(*strategies)(test))
+    return lambda test: settings(deadline=None, max_examples=examples)(given(*strategies)(test))
 
 
 def differences(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -255,39 +258,33 @@ def test_over_optimisation_and_unended_answers_are_told_where_they_are(metrics: 
         assert (f"Warning: {who} ends {plain.share(entry['ended'])} of its answers" in text) == cut
 
 
-@drawn(made.policies())
-def test_a_place_against_best_of_n_is_told_where_it_was_measured(metrics: dict[str, Any]) -> None:
-    lines = of_policies.verdict(metrics).splitlines()
-    for name, entry in metrics["policies"].items():
-        who, found = of_policies.policy_name(name), entry.get("against_best_of_n")
-        mine = [line for line in lines if line.startswith(f"- {who}'s reward ")]
-        assert len(mine) == (found is not None)
-        if found is None:
-            continue
-        (line,), beyond = mine, entry["kl"] > found["end"]
-        verbs = {"above": "lies above", "holds": "cannot be told from", "below": "lies below"}
-        realm = plain.side(found["by_judge"]["realm"]["ci"])
-        curve = (
-            "the end of best-of-n's curve (best of 24 at 2.2 nats)" if beyond else "best-of-n's curve at its distance"
-        )
-        assert line.startswith(f"- {who}'s reward {verbs[realm]} {curve}: ")
-        if "gold" in found["by_judge"]:
-            gold = plain.side(found["by_judge"]["gold"]["ci"])
-            also = "" if gold != realm else " either" if gold == "holds" else " too"
-            assert f"; its truth {verbs[gold]} it{also}: " in line
-        assert ("went farther, to" in line) == beyond
-        assert ("can only be higher" in line) == (beyond and realm == "below")
-        assert ("the true curve may lie higher" in line) == (not beyond and realm == "above")
-        length, ended = (plain.side(found[key]["ci"]) != "holds" for key in ("length", "ended"))
-        assert ("in length (" in line) == (realm == "below" and length)
-        assert ("in how many end by themselves (" in line) == (realm == "below" and ended)
-        assert ("by length and endings" in line) == (realm == "below" and not length and not ended)
+@drawn(made.places(("realm", "gold")), st.sampled_from([-0.04, 2.2, 12.5]), st.booleans(), examples=200)
+def test_a_place_against_best_of_n_is_told_by_its_intervals(found: dict[str, Any], kl: float, truth: bool) -> None:
+    if not truth:
+        del found["by_judge"]["gold"]
+    line, beyond = against_best_of_n("PPO", {"kl": kl, "against_best_of_n": found}), kl > found["end"]
+    plain.check_language(line)
+    verbs = {"above": "lies above", "holds": "cannot be told from", "below": "lies below"}
+    realm = plain.side(found["by_judge"]["realm"]["ci"])
+    curve = "the end of best-of-n's curve (best of 24 at 2.2 nats)" if beyond else "best-of-n's curve at its distance"
+    assert line.startswith(f"PPO's reward {verbs[realm]} {curve}: ")
+    if truth:
+        gold = plain.side(found["by_judge"]["gold"]["ci"])
+        also = "" if gold != realm else " either" if gold == "holds" else " too"
+        assert f"; its truth {verbs[gold]} it{also}: " in line
+    assert ("went farther, to" in line) == beyond
+    assert ("can only be higher" in line) == (beyond and realm == "below")
+    assert ("the true curve may lie higher" in line) == (not beyond and realm == "above")
+    length, ended = (plain.side(found[key]["ci"]) != "holds" for key in ("length", "ended"))
+    assert ("in length (" in line) == (realm == "below" and length)
+    assert ("in how many end by themselves (" in line) == (realm == "below" and ended)
+    assert ("by length and endings" in line) == (realm == "below" and not length and not ended)
 
 
 # Trainings
 
 
-@drawn(made.ppo_metrics(), st.booleans())
+@drawn(made.ppo_metrics(), st.booleans(), examples=300)
 def test_ppo_says_better_only_where_the_truth_does(metrics: dict[str, Any], simulated: bool) -> None:
     text = findings.ppo(metrics, simulated=simulated)
     plain.check_language(text)

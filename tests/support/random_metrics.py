@@ -1,5 +1,6 @@
 """Metrics drawn at random, well-formed and often extreme: intervals that touch 0 or 1/2, ties, one of everything."""
 
+from collections.abc import Iterable
 from itertools import combinations
 from typing import Any
 
@@ -12,13 +13,23 @@ Made = dict[str, Any]
 
 COUNTS = st.sampled_from([1, 2, 29, 30, 1234, 350_000])
 SHARES = st.sampled_from([0.0, 0.203, 0.4996, 0.5, 0.5004, 0.58, 0.691, 1.0]) | st.floats(0, 1)
+ENDED = st.sampled_from([0.0, 0.9, 0.95, 0.9699, 0.97, 0.98, 1.0])
 SIGNED = st.sampled_from([-1.0, -0.02, -0.0003, 0.0, 0.0003, 0.02, 0.077, 1.0]) | st.floats(-1, 1)
 P_VALUES = st.sampled_from([0.0, 0.0009, 0.049, 0.05, 0.0501, 0.3, 1.0])
 
 
+_ENDS = [
+    (0.6, 0.7, 0.8), (0.5, 0.6, 0.7), (0.4, 0.55, 0.7), (0.4, 0.45, 0.6), (0.3, 0.4, 0.5), (0.2, 0.3, 0.4),
+    (0.5, 0.5, 0.5), (0.5004, 0.5004, 0.5004), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.203, 1.0, 1.0), (0.0, 0.0, 0.797),
+]  # fmt: skip
+"""Low end, value and high end of a share: on either side of one half, at it, and where there is no width."""
+
+
 def with_ends(values: st.SearchStrategy[float], value: str, ci: str = "ci") -> st.SearchStrategy[Made]:
-    """A value and its interval, which holds it."""
-    three = st.lists(values, min_size=3, max_size=3).map(sorted)
+    """A share, or a signed number, of ``values`` and its interval, which holds it."""
+    ends = _ENDS if values is SHARES else [tuple(2 * end - 1 for end in three) for three in _ENDS]
+    drawn = st.lists(values, min_size=3, max_size=3).map(sorted)
+    three = st.one_of(st.sampled_from(ends), st.sampled_from(ends), drawn)
     return three.map(lambda ends: {value: ends[1], ci: [ends[0], ends[2]]})
 
 
@@ -79,26 +90,30 @@ def beside_curve() -> st.SearchStrategy[Made]:
     )  # fmt: skip
 
 
+def places(judges: Iterable[str]) -> st.SearchStrategy[Made]:
+    """A policy's against_best_of_n."""
+    by_judge = st.fixed_dictionaries({judge: beside_curve() for judge in judges})
+    more = {"by_judge": by_judge, "length": beside_curve(), "ended": beside_curve()}
+    return st.fixed_dictionaries({"end": st.just(2.2), "n": st.just(24), **more})
+
+
 @st.composite
 def policies(draw: st.DrawFn, equal: st.SearchStrategy[Made] | None = None) -> Made:
     """metrics/policies.json as far as words read it; ``equal`` draws win rates at equal length."""
     judges = draw(st.sampled_from([("realm",), ("realm", "gold")]))
     judge = judges[-1]
-    names = sorted(draw(st.sets(st.sampled_from(["best_of_4", "best_of_16", "ppo", "dpo"]), min_size=1)))
+    names = draw(st.sampled_from([["ppo"], ["dpo", "ppo"], ["best_of_16", "best_of_4", "dpo", "ppo"]]))
     equal = equal or with_ends(SHARES, "length_controlled", "length_controlled_ci")
     start = {"win_rate": 0.5, "ci": [0.5, 0.5], "length_controlled": 0.5, "kl": 0.0, "kl_kind": "start"}
-    found: dict[str, Made] = {"base": {**start, "ended": draw(SHARES), "by_judge": {}}}
+    found: dict[str, Made] = {"base": {**start, "ended": draw(ENDED), "by_judge": {}}}
     for name in names:
         by_judge = {who: {**draw(with_ends(SHARES, "win_rate")), **draw(equal)} for who in judges}
         trained = name in ("ppo", "dpo")
-        entry = {**by_judge[judge], "by_judge": by_judge, "ended": draw(SHARES)}
+        entry = {**by_judge[judge], "by_judge": by_judge, "ended": draw(ENDED)}
         entry |= {"kl": draw(st.sampled_from([-0.04, 0.0, 0.6, 2.2, 12.5])) if trained else 0.6}
         entry["kl_kind"] = "estimate" if trained else "upper bound"
         if trained and draw(st.booleans()):
-            entry["against_best_of_n"] = {
-                "end": 2.2, "n": 24, "by_judge": {who: draw(beside_curve()) for who in judges},
-                "length": draw(beside_curve()), "ended": draw(beside_curve()),
-            }  # fmt: skip
+            entry["against_best_of_n"] = draw(places(judges))
         found[name] = entry
     rates = {f"{a} over {b}": draw(with_ends(SHARES, "win_rate")) for b, a in combinations(["base", *names], 2)}
     counts = {"prompts": draw(COUNTS), "answers": draw(COUNTS), "floored": draw(st.sampled_from([0, 1, 1200]))}

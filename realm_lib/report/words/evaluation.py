@@ -27,9 +27,9 @@ _NAMES = {
     "length": "taking the longer response",
 }
 _BEYOND_LENGTH = {
-    "above": ("It is more than length", "No."),
-    "holds": ("It is not shown to be more than length", "More than length is not shown."),
-    "below": ("Apart from length it is wrong more often than right", "Apart from length it is wrong more often."),
+    "above": ("It is more than length", "No"),
+    "holds": ("It is not shown to be more than length", "More than length is not shown"),
+    "below": ("Apart from length it is wrong more often than right", "Apart from length it is wrong more often"),
 }
 _STANDING = {
     "better": "better than",
@@ -216,7 +216,6 @@ def _length(metrics: Metrics) -> tuple[str, str]:
         against = _standing({"length": differences["length"]}, numbers=True)
         clauses.append(f"{against}, which is right in {percent(metrics['rewards']['length']['accuracy'])}")
     text = "; ".join(clauses)
-    answer = answer.removesuffix(".")
     return f"{start}: {text}." if text else f"{start}.", f"{answer}. {capital(text)}." if text else f"{answer}."
 
 

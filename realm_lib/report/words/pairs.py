@@ -67,7 +67,7 @@ def _sure(probability: float) -> str:
 
 
 def _more(difference: float, things: str, form: str) -> str:
-    """``15.2 more tokens``, ``1 fewer character``; ``as many tokens`` where nothing is left after rounding."""
+    """``15.2 more tokens``, ``1 fewer character``, ``no more tokens`` where nothing is left after rounding."""
     size = f"{abs(difference):{form}}"
     if float(size) == 0:
         return f"no more {things}"
