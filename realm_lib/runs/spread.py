@@ -24,9 +24,9 @@ FLIPPED = 2
 """Pairs that may rank the other way in every group, whether the measured runs happened to flip one or not."""
 
 ALLOWED = 4.0
-"""How many times the largest difference is allowed. Simulated: of Gaussian numbers in six runs, a seventh is outside once
-in 4,000 for a kind whose numbers move as one, so that all of the some 130 kinds are inside in 97 of 100 runs or more.
-Where a kind's numbers move apart, its largest difference is known better, and the seventh is outside less often."""
+"""How many times the largest difference is allowed. Simulated: of Gaussian numbers in six runs, a seventh is outside
+once in 4,000 for a kind whose numbers move as one, so that all of the some 130 kinds are inside in 97 of 100 runs or
+more. Where a kind's numbers move apart, its largest difference is known better, and the seventh is outside less often."""
 
 _ROUNDING = 1e-5
 """Share of a number, or of one, that single precision moves where nothing is trained on it."""
