@@ -26,7 +26,7 @@ FLIPPED = 2
 ALLOWED = 4.0
 """How many times the largest difference is allowed. Simulated: of Gaussian numbers in six runs, a seventh is outside
 once in 4,000 for a kind whose numbers move as one, so that all of the some 130 kinds are inside in 97 of 100 runs or
-more. Where a kind's numbers move apart, its largest difference is known better, and the seventh is outside less often."""
+more. Where a kind's numbers move apart, its largest difference is known better, and a seventh is outside less often."""
 
 _ROUNDING = 1e-5
 """Share of a number, or of one, that single precision moves where nothing is trained on it."""
