@@ -16,7 +16,7 @@ from realm_lib.runs.spread import KindSpread, Spread, write_spread
 from realm_lib.runs.verification import SPREAD, Row, leave_one_out, verify, write_rows
 
 PARAMS = {
-    "run": {"name": "one", "output_dir": "outputs", "seed": 42},
+    "run": {"name": "one", "output_dir": "outputs", "seed": 42, "threads": 1, "jobs": 1},
     "data": {"domains": ["askvet"], "preprocessing": {"cache_dir": "outputs/.cache", "batch_size": 256}},
     "model": {"hidden_dims": [64, 32]},
 }
@@ -177,6 +177,8 @@ def test_a_field_too_many_or_too_few_is_outside(tmp_path: Path, reference: Path)
     [
         ("run/name", "two", True),
         ("run/output_dir", "elsewhere", True),
+        ("run/threads", 2, True),
+        ("run/jobs", 2, True),
         ("data/preprocessing/cache_dir", "elsewhere", True),
         ("run/seed", 43, False),
         ("data/domains", ["askvet", "askbaking"], False),
