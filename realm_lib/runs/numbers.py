@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -16,11 +16,24 @@ _COLLECTIONS = {
 }
 """Keys whose children are names (of rewards, judges, groups), not measures; so is every key with a space in it."""
 
-_APART = {"similarity", "length", "characters", "gold", "trees"}
-"""Names that keep a kind to themselves: what needs no training here does not move, and boosted trees move most."""
+_JUMPY = ("trees", "realm_with_length")
+_APART = {"similarity", "length", "characters", "gold", *_JUMPY}
+"""Names that keep a kind to themselves: what is not trained here does not move, and what is jumpy moves most."""
 
 _COUNTS = ("held_out_prompts", "prompts", "responses", "validation_pairs", "pairs")
 """What an entry counts its pairs by, the first that it has."""
+
+_OF_PAIRS = {
+    *("rewards", "differences", "disagreements", "feature_ceiling"),
+    *("by_domain", "length_split", "by_length_difference", "by_post_size", "by_score_ratio"),
+}
+"""What notebook 03 counts pairs in: shares of n pairs and their intervals move alike, by about the root of n pairs."""
+
+_ALIKE = {
+    **{"train_loss": "loss", "validation_loss": "loss", "members_sd": "sd", "ece_ci": "ece", "ece_by_chance": "ece"},
+    **dict.fromkeys(("given_quality", "given_quality_ci"), "correlation"),
+}
+"""Measures that move together, by the name of their kind: the more numbers a kind has, the less is left to luck."""
 
 _SMOOTH = {
     *("log_loss", "brier", "temperature", "p_value", "p_holm", "detectable", "sd", "members_sd"),
@@ -41,19 +54,19 @@ class Leaf:
 
     file: str
     key: str  # the dotted path within the file
-    kind: str  # "evaluation.json: by_domain.*.*.accuracy": the file, and the path with names and places left out
+    kind: str  # "policies.json: pairwise.*.*.win_rate": the file, and the path with names and places left out
     value: Any
     pairs: int | None  # of how many pairs, prompts or responses it is, where its metrics say so
 
     @property
     def is_share(self) -> bool:
         """Whether a flipped pair moves it by about one over :attr:`pairs`."""
-        return isinstance(self.value, float) and bool(self.pairs) and not _SMOOTH.intersection(self.key.split("."))
+        return _is_share(self.key.split("."), self.value, self.pairs)
 
     @property
     def is_measured_count(self) -> bool:
         """Whether it counts pairs by what rewards say of them: those on which two rewards disagree."""
-        return self.kind.startswith("evaluation.json: disagreements.")
+        return self.file == "evaluation.json" and self.key.startswith("disagreements.")
 
 
 def read_leaves(path: Path) -> dict[str, Leaf]:
@@ -63,7 +76,9 @@ def read_leaves(path: Path) -> dict[str, Leaf]:
     leaves = {}
     for key, value, pairs in _walk(content, (), _validation_pairs(path)):
         dotted = ".".join(map(str, key))
-        leaves[f"{path.name}: {dotted}"] = Leaf(path.name, dotted, f"{path.name}: {_kind(key, names)}", value, pairs)
+        parts = [part for part in key if isinstance(part, str)]
+        kind = _kind(parts, names, pooled=path.stem == "evaluation" and _is_share(parts, value, pairs))
+        leaves[f"{path.name}: {dotted}"] = Leaf(path.name, dotted, f"{path.name}: {kind}", value, pairs)
     return leaves
 
 
@@ -122,5 +137,13 @@ def _names(content: Any) -> set[str]:
     return found
 
 
-def _kind(key: Key, names: set[str]) -> str:
-    return ".".join("*" if part in names else str(part) for part in key if not isinstance(part, int))
+def _kind(parts: Sequence[str], names: set[str], *, pooled: bool) -> str:
+    """``parts`` without the names; for shares of pairs no more than whose they are, where they are apart."""
+    if pooled and parts[0] in _OF_PAIRS and _ALIKE.get(parts[-1], parts[-1]) != "ece":
+        apart = [name for part in parts for name in part.split(" - ") if name in _JUMPY or part in _APART]
+        return ".".join(["shares of pairs", *apart])
+    return ".".join("*" if part in names else _ALIKE.get(part, part) for part in parts)
+
+
+def _is_share(parts: Sequence[str], value: Any, pairs: int | None) -> bool:
+    return isinstance(value, float) and bool(pairs) and not _SMOOTH.intersection(parts)

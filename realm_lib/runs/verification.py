@@ -17,8 +17,8 @@ from realm_lib.runs.spread import Spread, is_number, measure_spread, read_spread
 SPREAD = "spread.json"
 """The file of a reference's folder that its tolerances are made from."""
 
-_OWN = ("run.name", "run.output_dir", "data.preprocessing.cache_dir")
-"""Parameters that say where a run lies, not what it is."""
+_OWN = ("run.name", "run.output_dir", "run.threads", "run.jobs", "data.preprocessing.cache_dir")
+"""Parameters that say where a run lies and on how many cores it ran, not what it is."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,11 @@ EVALUATION = {
     "pairs": 2000,
     "rewards": {name: {"accuracy": 0.7, "ci": [0.6, 0.8], "log_loss": 0.6} for name in ("realm", "linear", "length")},
     "by_domain": {"askhr": {"pairs": 140, "realm": {"accuracy": 0.6}, "length": {"accuracy": 0.5}}},
-    "differences": {"realm - linear": {"p_value": 0.2}},
+    "differences": {
+        "realm - linear": {"p_value": 0.2},
+        "realm - trees": {"value": 0.1},
+        "realm - length": {"value": 0.2},
+    },
     "disagreements": {"realm - linear": {"pairs": 195, "share": 0.1}},
     "dropped": {},
 }
@@ -27,18 +31,34 @@ def leaves(folder: Path, name: str = "evaluation", content: Any = EVALUATION, **
     return {leaf.key: leaf for leaf in read_leaves(folder / f"{name}.json").values()}
 
 
+def kinds(folder: Path) -> dict[str, str]:
+    return {key: leaf.kind.removeprefix("evaluation.json: ") for key, leaf in leaves(folder).items()}
+
+
 def test_numbers_of_one_kind_stand_together_whatever_they_are_of(tmp_path: Path) -> None:
-    kinds = {key: leaf.kind.removeprefix("evaluation.json: ") for key, leaf in leaves(tmp_path).items()}
-    assert kinds["rewards.realm.accuracy"] == kinds["rewards.linear.accuracy"] == "rewards.*.accuracy"
-    assert kinds["rewards.realm.ci.0"] == kinds["rewards.linear.ci.1"] == "rewards.*.ci"
-    assert kinds["by_domain.askhr.realm.accuracy"] == "by_domain.*.*.accuracy"
-    assert kinds["differences.realm - linear.p_value"] == "differences.*.p_value"
+    found = kinds(tmp_path)
+    assert found["rewards.realm.log_loss"] == found["rewards.linear.log_loss"] == "rewards.*.log_loss"
+    assert found["differences.realm - linear.p_value"] == "differences.*.p_value"
 
 
-def test_what_needs_no_training_is_a_kind_of_its_own(tmp_path: Path) -> None:
-    kinds = {key: leaf.kind.removeprefix("evaluation.json: ") for key, leaf in leaves(tmp_path).items()}
-    assert kinds["rewards.length.accuracy"] == "rewards.length.accuracy"
-    assert kinds["by_domain.askhr.length.accuracy"] == "by_domain.*.length.accuracy"
+def test_shares_of_pairs_are_one_kind_in_every_group(tmp_path: Path) -> None:
+    found = kinds(tmp_path)
+    shares = ("rewards.realm.accuracy", "rewards.linear.ci.1", "by_domain.askhr.realm.accuracy")
+    assert {found[key] for key in (*shares, "disagreements.realm - linear.share")} == {"shares of pairs"}
+
+
+def test_what_does_not_move_and_what_moves_most_is_a_kind_of_its_own(tmp_path: Path) -> None:
+    found = kinds(tmp_path)
+    assert found["rewards.length.log_loss"] == "rewards.length.log_loss"
+    assert found["rewards.length.accuracy"] == found["by_domain.askhr.length.accuracy"] == "shares of pairs.length"
+    assert found["differences.realm - trees.value"] == "shares of pairs.trees"
+    # REALM moves in it.
+    assert found["differences.realm - length.value"] == "shares of pairs"
+
+
+def test_measures_that_move_together_share_a_kind(tmp_path: Path) -> None:
+    found = leaves(tmp_path, "combiner", {"train_loss": 0.5, "validation_loss": 0.6})
+    assert {leaf.kind for leaf in found.values()} == {"combiner.json: loss"}
 
 
 def test_a_number_is_of_the_pairs_of_the_nearest_entry_that_counts_them(tmp_path: Path) -> None:

@@ -31,9 +31,9 @@ def rewards(metrics: Mapping[str, Metrics]) -> str:
         f"over posts:"
     )
     if retrained is not None:
-        count = len(retrained["realm"])
-        start = start.removesuffix(":") + (
-            f"; beside them, what training everything from {counted(count, 'seeds')} changes on the same pairs:"
+        trainings = counted(len(retrained["realm"]), "trainings")
+        start = (
+            start.removesuffix(":") + f"; the last column is over {trainings} of the reward model and of what uses it:"
         )
     head = ["reward", "accuracy", "95 % interval", "log-loss", *(["another training (SD)"] if retrained else [])]
     ceiling = found["ceiling"]
