@@ -34,6 +34,9 @@ def similarity_by_task_type(
     for column, name in enumerate(names, start=1):
         gained = 100 * (drawn.means[column] - drawn.means[0])
         accuracy = with_interval(drawn.means[column], drawn.interval(column))
-        ci = [100 * end for end in drawn.share_difference(column, 0)]
+        is_own = all(
+            np.array_equal(features[own], features[other]) for own, other in zip(pairs[0], pairs[column], strict=True)
+        )
+        ci = [0.0, 0.0] if is_own else [100 * end for end in drawn.share_difference(column, 0)]
         rows.append((*name.split(", "), accuracy, measured(gained, ci, "+.1f")))
     return pd.DataFrame(rows, columns=columns)
