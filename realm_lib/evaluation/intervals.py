@@ -63,10 +63,9 @@ def share_interval(share: float, variance: float, posts: float, confidence: floa
     no post differs from another the variance says nothing: then a post is one observation, with the normal quantile.
     """
     share = min(max(share, 0.0), 1.0)
-    alone = share * (1 - share)
-    if min(alone, variance) < _NONE:
+    if variance < _NONE:
         return wilson(share, posts, confidence)
-    return _wilson(share, alone / variance, student_quantile(posts, confidence))
+    return _wilson(share, max(share * (1 - share), _NONE) / variance, student_quantile(posts, confidence))
 
 
 def difference_interval(difference: float, variance: float, pairs: int, posts: float, confidence: float) -> list[float]:
