@@ -218,6 +218,11 @@ def test_policies_stand_to_the_start_and_to_each_other_as_their_intervals_say(me
         if entry["length_controlled"] is not None:
             assert f"at equal length {plain.rate(entry['length_controlled'], equal)}" in line
             assert ("length may explain" in line) == (where == "above" and equal[0] <= 0.5)
+        else:
+            side = "longer" if entry["longer"] < entry["shorter"] else "shorter"
+            share = f"{100 * entry[side]:.1f} %"
+            assert f"at equal length not known (its answer is the {side} one in {share} of comparisons)" in line
+            assert ("length may explain" in line) == (where == "above")
         assert "KL of -" not in line
     winners = [name for name in entries if plain.side(entries[name]["ci"], 0.5) == "above"]
     assert ("No policy is shown to be better than the start." in text) == (not winners)

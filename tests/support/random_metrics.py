@@ -98,12 +98,21 @@ def places(judges: Iterable[str]) -> st.SearchStrategy[Made]:
 
 
 @st.composite
+def known_or_not(draw: st.DrawFn) -> Made:
+    """A win rate at equal length, or that too few answers are the longer, or the shorter ones to know it."""
+    known = draw(with_ends(SHARES, "length_controlled", "length_controlled_ci"))
+    longer = draw(st.sampled_from([0.0, 0.02, 0.5, 0.97, 1.0]))
+    sides = {"longer": longer, "shorter": draw(st.sampled_from([0.0, 1 - longer]))}
+    return {**(known if draw(st.booleans()) else dict.fromkeys(known)), **sides}
+
+
+@st.composite
 def policies(draw: st.DrawFn, equal: st.SearchStrategy[Made] | None = None) -> Made:
     """metrics/policies.json as far as words read it; ``equal`` draws win rates at equal length."""
     judges = draw(st.sampled_from([("realm",), ("realm", "gold")]))
     judge = judges[-1]
     names = draw(st.sampled_from([["ppo"], ["dpo", "ppo"], ["best_of_16", "best_of_4", "dpo", "ppo"]]))
-    equal = equal or with_ends(SHARES, "length_controlled", "length_controlled_ci")
+    equal = equal or known_or_not()
     start = {"win_rate": 0.5, "ci": [0.5, 0.5], "length_controlled": 0.5, "kl": 0.0, "kl_kind": "start"}
     found: dict[str, Made] = {"base": {**start, "ended": draw(ENDED), "by_judge": {}}}
     for name in names:
