@@ -59,6 +59,8 @@ def train_reward_model(
 ) -> list[dict[str, float]]:
     """Train a small Llama with INF-ORM's head on ``pairs`` with TRL's RewardTrainer and save it at ``folder``.
 
+    Training is in float64 (:mod:`realm_lib.models.double_precision`), what is saved in float32.
+
     ``pairs`` must not be among those that the combiner is trained on: on its own training pairs a reward model's score
     is better than it will ever be again, and the combiner would trust it too much.
     Returns the training log: step, loss (Bradley-Terry, in nats) and accuracy on the batches since the last entry.
@@ -69,7 +71,7 @@ def train_reward_model(
     import transformers
     from trl import RewardConfig, RewardTrainer
 
-    from realm_lib.models.double_precision import double_llama
+    from realm_lib.models.double_precision import double_llama, rounded
     from realm_lib.models.reward_models.chat import ChatEncoder
     from realm_lib.models.reward_models.inform import INFORMForSequenceClassification
 
@@ -90,7 +92,10 @@ def train_reward_model(
             train_dataset=datasets.Dataset.from_dict(encoded).select(in_batches(lengths, params.batch_size, order)),
             processing_class=tokenizer,
         )
-        return _train(trainer, INFORMForSequenceClassification(config), temporary, ("loss", "accuracy"), progress)
+        history = _train(trainer, temporary, ("loss", "accuracy"), progress)
+        # In float32, as every checkpoint here, over the float64 weights.
+        rounded(trainer.model, INFORMForSequenceClassification(config)).save_pretrained(temporary)
+        return history
 
 
 def train_policy(
@@ -109,18 +114,16 @@ def train_policy(
     from transformers import LlamaForCausalLM
     from trl import SFTConfig, SFTTrainer
 
-    from realm_lib.models.double_precision import double_llama
-
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     tokenizer = _tokenizer_of(pairs, params.vocab_size)
     examples = _encoded_comments(pairs, tokenizer, params)
-    config = _llama_config(tokenizer, params, tie_word_embeddings=True)
     torch.manual_seed(derive_seed(seed, "offline policy"))
+    model = LlamaForCausalLM(_llama_config(tokenizer, params, tie_word_embeddings=True))
     with atomic_path(folder) as temporary:
         order = derive_seed(seed, "offline policy", "order")
         trainer = SFTTrainer(
-            model=double_llama(lambda: LlamaForCausalLM(config)),
+            model=model,
             args=SFTConfig(
                 **_arguments(temporary, params, len(examples["input_ids"]), order, progress),
                 train_sampling_strategy="group_by_length",
@@ -129,7 +132,7 @@ def train_policy(
             train_dataset=datasets.Dataset.from_dict(examples),
             processing_class=tokenizer,
         )
-        return _train(trainer, LlamaForCausalLM(config), temporary, ("loss",), progress)
+        return _train(trainer, temporary, ("loss",), progress)
 
 
 def in_batches(lengths: Sequence[int], batch_size: int, seed: int) -> list[int]:
@@ -194,16 +197,14 @@ def _arguments(folder: Path, params: OfflineModelParams, examples: int, seed: in
     }
 
 
-def _train(trainer: Any, stored: Any, folder: Path, logged: tuple[str, ...], progress: bool) -> list[dict[str, float]]:
-    """Train, save model (as ``stored``, in float32) and tokenizer in ``folder``, and return what was logged."""
+def _train(trainer: Any, folder: Path, logged: tuple[str, ...], progress: bool) -> list[dict[str, float]]:
+    """Train, save model and tokenizer in ``folder``, and return what was logged."""
     import transformers
-
-    from realm_lib.models.double_precision import rounded
 
     if not progress:
         trainer.remove_callback(transformers.PrinterCallback)
     trainer.train()
-    rounded(trainer.model, stored).save_pretrained(folder)
+    trainer.model.save_pretrained(folder)
     trainer.processing_class.save_pretrained(folder)
     return [
         {"step": entry["step"], **{name: entry[name] for name in logged}}
