@@ -102,7 +102,7 @@ def test_the_table_holds_every_reward_the_best_first(run: Run) -> None:
     assert cells[1][1:3] == ["70.1 %", "68.0 % to 72.0 %"]
     assert cells[1][4:] == ["0.612", "0.023", "3"]
     assert cells[0][4:] == ["", "", ""], "the ceiling is an accuracy only"
-    assert "1,234 test pairs (321 posts)" in shown(run)
+    assert "1,234 pairs of 321 posts" in shown(run)
 
 
 def test_points_and_intervals_are_drawn_where_they_belong(run: Run) -> None:
@@ -152,8 +152,8 @@ def test_a_reward_that_loses_is_reported_as_losing(tmp_path: Path) -> None:
     write_report(run)
     verdict = read(run).select_one(".verdict").get_text()  # type: ignore[union-attr]
     assert "it is worse than the reward model alone (-24.0 points, -30.0 to -18.0)" in verdict
-    assert "Simply taking the longer response" in verdict
-    assert "Is it better? No." in shown(run)
+    assert "it is worse than taking the longer response (-6.0 points, -10.0 to -2.0)" in verdict
+    assert "Is it better? No: it is worse than the reward model alone" in shown(run)
     rows = read(run).select("table.rewards tbody tr")
     assert "subject" in rows[-1]["class"], "the last of the table"
     assert float(read(run).select_one("th.plot span").get_text().split()[0]) <= 35  # type: ignore[union-attr]
@@ -166,8 +166,8 @@ def test_a_difference_that_correction_takes_back_is_not_called_sure(tmp_path: Pa
     write_report(run)
     text = shown(run)
     assert "worse, not surely" in text
-    assert "(-2.4 points, -4.2 to -0.6, but p = 0.12 after correction)" in text
-    assert "A weighted sum of the two seems to do better" in text
+    assert "-2.4 points, -4.2 to -0.6, but p = 0.116 after correction" in text
+    assert "perhaps worse than a plain weighted sum of the two" in text
 
 
 def test_domains_of_few_pairs_are_counted_and_not_named(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_domains_of_few_pairs_are_counted_and_not_named(tmp_path: Path) -> None:
     run = make_run(tmp_path / "trial", evaluation)
     write_report(run)
     assert "Ahead of the reward model in 2 of 2" in shown(run)
-    assert "large (+10 points)" in shown(run)
+    assert "large (+10.0 points" in shown(run)
     assert "tiny (" not in shown(run)
 
 
@@ -199,16 +199,18 @@ def test_the_index_alone_answers_the_questions_of_a_reader(tmp_path: Path) -> No
         for entry in read(run).select(".answers div")
     }
     better, much, sure, domains, length = answers.values()
-    assert better.startswith("Yes, than either of its parts. The network is not shown to be better than a plain")
+    assert better.startswith(
+        "Yes: it is better than the reward model alone and similarity alone. The network is not shown"
+    )
     assert "+5.1 points, +2.0 to +8.0" in much
     assert "+10.0 points, +5.0 to +15.0" in much
     assert "p < 0.001 against the reward model alone and p = 0.002 against similarity alone" in sure
     assert "a true difference of 4.0 points between the combined reward and the reward model alone" in sure
     assert "0.12 points" in sure
     assert domains.startswith(
-        "Ahead of the reward model in 2 of 3, behind in 1. Furthest ahead in askbaking (+10 points)"
+        "Ahead of the reward model in 2 of 3, behind in 1. Furthest ahead in askbaking (+10.0 points)"
     )
-    assert "furthest behind in askhr (-3)" in domains
+    assert "furthest behind in askhr (-3.0 points)" in domains
     assert "-6.0 points" in length
     assert list(answers) == [
         *("Is it better?", "By how much?", "How sure is that?", "On which domains?", "Is it only length?")

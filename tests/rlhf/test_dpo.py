@@ -399,12 +399,12 @@ def test_agreement_is_with_the_label_or_with_gold(pairs: PreferencePairs) -> Non
     people = PreferencePairs(pairs.table[["prompt", "chosen", "rejected"]], "human", len(pairs))
     with_reward = with_margins(people, lambda prompts, completions: [-value for value in letters([], completions)])
     assert with_reward.table["margin"].tolist() == pytest.approx((-pairs.table["margin"]).tolist())
-    assert ranking_agreement(with_reward) == {
-        "with": "human label",
-        "pairs": len(pairs),
-        "share": 0.0,
-        "ci": [0.0, 0.0],
-    }
+    found = ranking_agreement(with_reward)
+    assert found is not None
+    low, high = found.pop("ci")
+    assert found == {"with": "human label", "pairs": len(pairs), "share": 0.0}
+    assert low == 0
+    assert 0 < high < 0.3  # none of so many is no proof of never
     assert with_margins(pairs, letters) is pairs
 
 

@@ -102,6 +102,8 @@ def fit(
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
+    # Checkpoints of a small policy come within a second; that they are ordered by their numbers then needs no warning.
+    logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     home = checkpoints / identity[:16]
     for other in checkpoints.glob("*") if checkpoints.is_dir() else ():
