@@ -92,9 +92,8 @@ def train_reward_model(
             train_dataset=datasets.Dataset.from_dict(encoded).select(in_batches(lengths, params.batch_size, order)),
             processing_class=tokenizer,
         )
-        history = _train(trainer, temporary, ("loss", "accuracy"), progress)
-        # In float32, as every checkpoint here, over the float64 weights.
-        rounded(trainer.model, INFORMForSequenceClassification(config)).save_pretrained(temporary)
+        history = _train(trainer, ("loss", "accuracy"), progress)
+        _save(rounded(trainer.model, INFORMForSequenceClassification(config)), tokenizer, temporary)
         return history
 
 
@@ -132,7 +131,9 @@ def train_policy(
             train_dataset=datasets.Dataset.from_dict(examples),
             processing_class=tokenizer,
         )
-        return _train(trainer, temporary, ("loss",), progress)
+        history = _train(trainer, ("loss",), progress)
+        _save(trainer.model, tokenizer, temporary)
+        return history
 
 
 def in_batches(lengths: Sequence[int], batch_size: int, seed: int) -> list[int]:
@@ -197,20 +198,23 @@ def _arguments(folder: Path, params: OfflineModelParams, examples: int, seed: in
     }
 
 
-def _train(trainer: Any, folder: Path, logged: tuple[str, ...], progress: bool) -> list[dict[str, float]]:
-    """Train, save model and tokenizer in ``folder``, and return what was logged."""
+def _train(trainer: Any, logged: tuple[str, ...], progress: bool) -> list[dict[str, float]]:
+    """Train, and return what was logged."""
     import transformers
 
     if not progress:
         trainer.remove_callback(transformers.PrinterCallback)
     trainer.train()
-    trainer.model.save_pretrained(folder)
-    trainer.processing_class.save_pretrained(folder)
     return [
         {"step": entry["step"], **{name: entry[name] for name in logged}}
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
+
+
+def _save(model: Any, tokenizer: Any, folder: Path) -> None:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _encoded_comments(pairs: pd.DataFrame, tokenizer: Any, params: OfflinePolicyParams) -> dict[str, list[list[int]]]:

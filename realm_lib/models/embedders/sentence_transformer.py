@@ -6,6 +6,7 @@ import importlib.metadata
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ PACKAGED_WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128
 
 _ENOUGH_TO_MEASURE = 64
 _LARGEST_COPIED = 50_000_000  # weights: 200 MB a copy
-_MOST_COPIES = 8
+_MOST_WORKERS = 8
 _UNMEASURED_BATCH_SIZE = 8
 
 
@@ -59,7 +60,6 @@ class SentenceTransformerEmbedder:
         self.dimensions = int(dimensions)
         """Length of a vector."""
         self._batch_size = params.batch_size
-        self._workers = _workers_of(self.model)
         if packaged:
             weights: str | None = PACKAGED_WEIGHTS
         elif Path(source).is_dir():
@@ -96,9 +96,9 @@ class SentenceTransformerEmbedder:
             )
             return vectors
 
-        workers = len(self._workers)
-        if workers < 2 or len(texts) < 2 * workers:
+        if len(texts) < 2 * _most_workers() or len(self._workers) < 2:
             return encode(self.model, texts)
+        workers = len(self._workers)
         # Each takes every k-th text by length, so that all have as much to do.
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         parts = [order[start::workers] for start in range(workers)]
@@ -108,6 +108,11 @@ class SentenceTransformerEmbedder:
             for part, values in zip(parts, found, strict=True):
                 vectors[part] = values
         return vectors
+
+    @cached_property
+    def _workers(self) -> list[Any]:
+        """Made when there are texts to divide: who scores a few of them pays for no copies."""
+        return _workers_of(self.model)
 
     def _measured_batch_size(self, texts: Sequence[str]) -> int:
         """The fastest size for texts like these; kept from the first call that has enough of them to tell."""
@@ -126,7 +131,11 @@ def _workers_of(model: Any) -> list[Any]:
     weights = sum(weight.numel() for weight in model.parameters())
     if model.device.type != "cpu" or weights > _LARGEST_COPIED:
         return [model]
-    return [model, *(copy.deepcopy(model) for _ in range(min(cores(), _MOST_COPIES) - 1))]
+    return [model, *(copy.deepcopy(model) for _ in range(_most_workers() - 1))]
+
+
+def _most_workers() -> int:
+    return min(cores(), _MOST_WORKERS)
 
 
 def measured_batch_size(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from realm_lib.report.words.numbers import between, counted, measured, with_interval
-from realm_lib.report.words.policies import captions, distance, policy_name, verdict
+from realm_lib.report.words.policies import at_equal_length, captions, distance, policy_name, verdict
 from realm_lib.runs.run import Run
 
 if TYPE_CHECKING:
@@ -90,18 +90,12 @@ def _row(name: str, entry: Mapping[str, Any]) -> dict[str, str]:
     return {
         "name": policy_name(name),
         "win_rate": "" if start else with_interval(entry["win_rate"], entry["ci"]),
-        "equal": "" if start else _at_equal_length(entry),
+        "equal": "" if start else at_equal_length(entry),
         "realm": measured(entry["realm"]["mean"], entry["realm"]["ci"], ".2f"),
         "gold": measured(entry["gold"]["mean"], entry["gold"]["ci"], ".2f") if "gold" in entry else "",
         "kl": distance(entry),
         "length": f"{entry['length']:.0f}",
     }
-
-
-def _at_equal_length(entry: Mapping[str, Any]) -> str:
-    if entry["length_controlled"] is None:
-        return "not known"
-    return with_interval(entry["length_controlled"], entry["length_controlled_ci"])
 
 
 def _with_code(markdown: str) -> "Markup":

@@ -7,7 +7,7 @@ from realm_lib.evaluation.display import counted, interval, percent, with_interv
 from realm_lib.report.words.distances import against_best_of_n, ends_less
 from realm_lib.report.words.evaluation import questions_answered, two_sentences
 from realm_lib.report.words.numbers import Metrics
-from realm_lib.report.words.policies import distance, policy_name
+from realm_lib.report.words.policies import at_equal_length, distance, policy_name
 
 _REWARDS = {
     "realm": "**REALM (combined)**",
@@ -64,13 +64,12 @@ def policies(metrics: Mapping[str, Metrics]) -> str:
     rows = [["the start", "", "", "0", percent(start["ended"]), percent(start["distinct_2"])]]
     for name in _POLICIES:
         entry = entries[name]
-        equal, nats = entry["length_controlled"], distance(entry)
         rows.append(
             [
                 f"{policy_name(name)}{' under REALM' if name.startswith('best') else ''}",
                 with_interval(entry["win_rate"], entry["ci"]),
-                "not known" if equal is None else with_interval(equal, entry["length_controlled_ci"]),
-                nats,
+                at_equal_length(entry),
+                distance(entry),
                 percent(entry["ended"]),
                 percent(entry["distinct_2"]),
             ]

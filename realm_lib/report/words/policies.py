@@ -91,7 +91,7 @@ def _against_start(name: str, entry: Mapping[str, Any]) -> str:
     word = against_half(entry["ci"], "beats", "cannot be told from", "loses to")
     text = (
         f"{capital(label(name))} {word} the start: wins {with_interval(entry['win_rate'], entry['ci'])}, "
-        f"at equal length {_at_equal_length(entry)}"
+        f"at equal length {at_equal_length(entry)}{_why_not_known(entry)}"
     )
     equal = entry["length_controlled_ci"]
     if entry["ci"][0] > 0.5 and (equal is None or equal[0] <= 0.5):
@@ -99,11 +99,18 @@ def _against_start(name: str, entry: Mapping[str, Any]) -> str:
     return f"{text}, at a KL of {distance(entry)} nats."
 
 
-def _at_equal_length(entry: Mapping[str, Any]) -> str:
+def at_equal_length(entry: Mapping[str, Any]) -> str:
+    """A policy's win rate at equal length, as a table's cell: with its interval, or ``not known``."""
+    if entry["length_controlled"] is None:
+        return "not known"
+    return with_interval(entry["length_controlled"], entry["length_controlled_ci"])
+
+
+def _why_not_known(entry: Mapping[str, Any]) -> str:
     if entry["length_controlled"] is not None:
-        return with_interval(entry["length_controlled"], entry["length_controlled_ci"])
+        return ""
     side = min(("shorter", "longer"), key=lambda name: float(entry[name]))
-    return f"not known (its answer is the {side} one in {percent(entry[side])} of comparisons)"
+    return f" (its answer is the {side} one in {percent(entry[side])} of comparisons)"
 
 
 def distance(entry: Mapping[str, Any]) -> str:
