@@ -221,6 +221,8 @@ def ask_all(
 ) -> Generator[tuple[int, Answer | Exception]]:
     """The index of each question and its answer, in the order in which answers come, several asked at once.
 
+    Those that came together are given in the questions' order.
+
     ``ask`` is given a question and an event that is set when the asking is over. The first of the ``expected`` errors
     ends it: it is given in place of the answer, so are those of questions in flight, and no new one is asked.
     """
@@ -236,7 +238,7 @@ def ask_all(
                 in_flight[pool.submit(ask, questions[index], stopped)] = index
             if not in_flight:
                 return
-            for future in wait(in_flight, return_when=FIRST_COMPLETED).done:
+            for future in sorted(wait(in_flight, return_when=FIRST_COMPLETED).done, key=in_flight.__getitem__):
                 index = in_flight.pop(future)
                 answer: Answer | Exception
                 try:

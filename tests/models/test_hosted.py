@@ -12,7 +12,7 @@ from itertools import pairwise
 import pytest
 
 from realm_lib.config.base import ParamsError, Secret
-from realm_lib.models.hosted import Cancelled, RateLimiter, RemoteError, parse_retry_after, with_retries
+from realm_lib.models.hosted import Cancelled, RateLimiter, RemoteError, ask_all, parse_retry_after, with_retries
 
 KEY = "AIzaSyTheSecretKey0123456789"
 
@@ -155,3 +155,24 @@ def test_retry_after_in_every_form() -> None:
     date = (datetime.now(UTC) + timedelta(seconds=30)).strftime("%a, %d %b %Y %H:%M:%S GMT")
     assert 25 < (parse_retry_after(date) or 0) <= 30
     assert [parse_retry_after(text) for text in (None, "", "soon", "nan", "inf")] == [None] * 5
+
+
+def test_answers_that_come_together_keep_the_questions_order() -> None:
+    first_is_given, last_is_asked, over = (threading.Event() for _ in range(3))
+
+    def ask(question: int, _: threading.Event) -> int:
+        if question == 15:  # the one thread that is not held took it, so that it is done with those before
+            last_is_asked.set()
+        if question != 0:
+            held = question < 8 or question == 15
+            assert (over if held else first_is_given).wait(60)
+        return question
+
+    answers = ask_all(range(16), ask, max_in_flight=8, expected=(RemoteError,))
+    assert next(answers) == (0, 0)
+    first_is_given.set()
+    assert last_is_asked.wait(60)
+    together = [next(answers) for _ in range(7)]
+    over.set()
+    assert together == [(question, question) for question in range(8, 15)]
+    assert {index for index, _ in answers} == {*range(1, 8), 15}
