@@ -1,8 +1,11 @@
-"""Dialogues as text and as chat messages.
+"""Dialogues as chat messages, and as the one text under which a table, a key or a request holds them.
 
-A single user message is its text; several turns are one text in the form that HH-RLHF made common.
+A single user message is its text. Several turns are one text in the form that HH-RLHF made common, if it reads back as
+the same turns; else, where somebody quotes such headings, a JSON text sequence (RFC 7464). So a turn's content is never
+searched for turns, and :func:`as_messages` of :func:`as_text` is what it was.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,26 +22,77 @@ class PairsError(ValueError):
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant|System): ?")
 _HEADING = {"user": "Human", "assistant": "Assistant", "system": "System"}
 _ROLE = {heading: role for role, heading in _HEADING.items()}
+_RECORD = "\x1e"  # RFC 7464 puts this separator before each JSON text
 
 
-def as_text(prompt: Prompt) -> str:
-    """One text for a prompt or completion: a string as it is, one message as its content, several as a transcript.
+def as_turns(dialogue: Prompt) -> list[dict[str, str]]:
+    """The turns of a dialogue: its messages, or those of a text in one of the forms that the module names.
 
-    Raises :class:`PairsError` for messages without role and text content.
+    Any other text is one user message. Raises :class:`PairsError` for messages without role and text content.
     """
-    if isinstance(prompt, str):
-        return prompt
+    if isinstance(dialogue, str):
+        return _turns_of_text(dialogue)
     turns = []
-    for message in prompt:
+    for message in dialogue:
         if not isinstance(message, Mapping):
             raise PairsError(f"a message is an object with role and content, got {message!r:.60}")
         role, content = message.get("role"), message.get("content")
-        if role not in _HEADING or not isinstance(content, str):
-            raise PairsError(f"a message needs a role ({', '.join(_HEADING)}) and text content, got {dict(message)!r}")
-        turns.append((role, content))
-    if len(turns) == 1:
-        return turns[0][1]
-    return "".join(f"\n\n{_HEADING[role]}: {content}" for role, content in turns)
+        if not isinstance(role, str) or role not in _HEADING or not isinstance(content, str):
+            raise PairsError(
+                f"a message needs a role ({', '.join(_HEADING)}) and text content, got {dict(message)!r:.200}"
+            )
+        turns.append({"role": role, "content": content})
+    return turns
+
+
+def as_messages(prompt: Prompt) -> list[dict[str, str]]:
+    """The turns of a prompt. An empty assistant turn at its end only opens the answer, and is left out.
+
+    Raises :class:`PairsError` as :func:`as_turns` does, for a prompt without turns, and for one that ends in what the
+    assistant has said: what answers it would be a second turn of the assistant's.
+    """
+    turns = as_turns(prompt)
+    if turns and turns[-1]["role"] == "assistant" and not turns[-1]["content"].strip():
+        turns.pop()
+    if not turns:
+        raise PairsError("the prompt has no turn that a response could answer")
+    if turns[-1]["role"] == "assistant":
+        raise PairsError("the prompt ends in an assistant turn that is not empty: a response answers a user's turn")
+    return turns
+
+
+def as_text(prompt: Prompt) -> str:
+    """The one text of a prompt: equal turns have equal texts, and the text reads back as the same turns.
+
+    Raises :class:`PairsError` as :func:`as_messages` does.
+    """
+    if isinstance(prompt, str) and not prompt.startswith(("\n\n", _RECORD)):
+        return prompt
+    turns = as_messages(prompt)
+    for text in ([turns[0]["content"]] if _one_of_user(turns) else []) + [_transcript(turns)]:
+        if _turns_of_text(text) == turns:
+            return text
+    return _RECORD + json.dumps([[turn["role"], turn["content"]] for turn in turns], ensure_ascii=False)
+
+
+def readable(prompt: Prompt) -> str:
+    """A prompt as people and embedding models read it: a single user message's content, or turns under headings."""
+    turns = as_messages(prompt)
+    return turns[0]["content"] if _one_of_user(turns) else _transcript(turns)
+
+
+def as_response(completion: Prompt) -> str:
+    """The text of a response: a string as it is, or what one assistant message says.
+
+    Raises :class:`PairsError` for anything else: what somebody else says in it would be taken for the assistant's.
+    """
+    if isinstance(completion, str):
+        return completion
+    turns = as_turns(completion)
+    if [turn["role"] for turn in turns] != ["assistant"]:
+        roles = ", ".join(turn["role"] for turn in turns) or "none"
+        raise PairsError(f"a response is text or one assistant message, got messages of: {roles}")
+    return turns[0]["content"]
 
 
 def prompt_key(prompt: Prompt) -> str:
@@ -49,13 +103,11 @@ def prompt_key(prompt: Prompt) -> str:
     return " ".join(as_text(prompt).casefold().split())
 
 
-def as_messages(prompt: Prompt) -> list[dict[str, str]]:
-    """Chat messages of a prompt: the turns of a transcript (see :func:`as_text`), otherwise one user message."""
-    text = as_text(prompt)
-    if not isinstance(prompt, str):
-        return [{"role": message["role"], "content": message["content"]} for message in prompt]
-    starts = list(_TURN.finditer(text))
-    if not starts or starts[0].start() != 0 or not text.startswith("\n\n"):
+def _turns_of_text(text: str) -> list[dict[str, str]]:
+    if text.startswith(_RECORD) and (recorded := _recorded(text)):
+        return recorded
+    starts = list(_TURN.finditer(text)) if text.startswith("\n\n") else []
+    if not starts or starts[0].start() != 0:
         return [{"role": "user", "content": text}]
     ends = [match.start() for match in starts[1:]] + [len(text)]
     return [
@@ -64,126 +116,23 @@ def as_messages(prompt: Prompt) -> list[dict[str, str]]:
     ]
 
 
-class RenderedChatError(ValueError):
-    """A text in which prompt and response cannot be told apart; the message holds nothing of the text."""
-
-
-_RENDERED_HEADING = re.compile(
-    r"<\|im_start\|>(?P<chatml>system|user|assistant)\n"
-    r"|<\|start_header_id\|>(?P<llama3>system|user|assistant)<\|end_header_id\|>\n\n"
-    r"|<start_of_turn>(?P<gemma>user|model)\n"
-    r"|<\|(?P<plain>system|user|assistant)\|>\n?"
-    r"|(?P<inst>\[/?INST\]) ?"
-    r"|<｜(?P<deepseek>User|Assistant)｜>"
-)
-_ROLES = {"model": "assistant", "[INST]": "user", "[/INST]": "assistant", "User": "user", "Assistant": "assistant"}
-
-_SPECIAL = (
-    r"(?:<\|(?:im_end|eot_id|eom_id|end|eos|bos|pad|endoftext|end_of_text|begin_of_text|finetune_right_pad_id)\|>"
-    r"|</?s>|<(?:eos|bos|pad|end_of_turn)>|<｜(?:begin|end)▁of▁sentence｜>)"
-)
-_AT_START = re.compile(rf"(?:\s*{_SPECIAL})+")
-_AT_END = re.compile(rf"(?:{_SPECIAL}\s*)+\Z")
-
-
-def read_prompt(rendered: str) -> Prompt:
-    """The turns of a rendered prompt without the heading of the answer to come; a text without headings as it is."""
-    headings = list(_RENDERED_HEADING.finditer(rendered))
-    if not headings:
-        return _AT_END.sub("", _without_start(rendered))
-    ends = [heading.start() for heading in headings[1:]] + [len(rendered)]
-    turns = [
-        {"role": _role(heading), "content": _AT_END.sub("", rendered[heading.end() : end]).strip()}
-        for heading, end in zip(headings, ends, strict=True)
-    ]
-    if turns[-1]["role"] == "assistant" and not turns[-1]["content"]:
-        turns.pop()
-    return turns or ""
-
-
-def split_query(query: str, prompt: str) -> tuple[Prompt, str]:
-    """Prompt and response of a ``query`` that begins with its ``prompt``, both as a template rendered them.
-
-    White space may differ, and special tokens at the start may be missing on either side: decoding tokens does not
-    give back every text. Where a trainer cut the start of a long prompt (OpenRLHF does, and sends the whole one beside
-    it), the query may begin with the prompt's end, down to the heading of the answer. The response loses the special
-    tokens at its end, nothing else. Raises :class:`RenderedChatError` when ``query`` begins otherwise.
-    """
-    whole, start = _without_start(query), _without_start(prompt)
-    end = len(start) if whole.startswith(start) else _end_of_prefix(whole, start)
-    if end is None:
-        whole = query.lstrip("\ufffd")  # the cut may go through a character
-        end = _end_of_cut_prefix(whole, prompt)
-    if end is None:
-        raise RenderedChatError("does not begin with its prompt")
-    return read_prompt(prompt), _AT_END.sub("", whole[end:])
-
-
-def split_rendered(text: str) -> tuple[Prompt, str]:
-    """Prompt and response of a rendered chat: the last assistant turn is the response.
-
-    A transcript of "\\n\\nHuman:" and "\\n\\nAssistant:" turns is read too. Raises :class:`RenderedChatError` for a
-    text that does not end in an assistant turn after another turn.
-    """
-    headings = list(_RENDERED_HEADING.finditer(text))
-    if headings and _role(headings[-1]) == "assistant":
-        prompt = read_prompt(text[: headings[-1].start()])
-        if prompt:
-            return prompt, _AT_END.sub("", text[headings[-1].end() :])
-    if not headings:
-        *turns, last = as_messages(_AT_END.sub("", _without_start(text)))
-        if turns and last["role"] == "assistant":
-            return turns, last["content"]
-    raise RenderedChatError(
-        "holds no prompt and response that can be told apart: it must end in an assistant turn of ChatML, Llama-3, "
-        "Gemma, Zephyr, Mistral or DeepSeek headings, or of a Human/Assistant transcript"
-    )
-
-
-def _role(heading: re.Match[str]) -> str:
-    word = str(heading[heading.lastgroup or 0])
-    return _ROLES.get(word, word)
-
-
-def _without_start(text: str) -> str:
-    start = _AT_START.match(text)
-    return text[start.end() :] if start else text
-
-
-def _end_of_cut_prefix(text: str, prefix: str) -> int | None:
-    """The length of the longest end of ``prefix`` with which ``text`` begins, if a heading is in it, else None.
-
-    Knuth, Morris and Pratt's prefix function of ``text``, run over ``prefix``.
-    """
-    headings = list(_RENDERED_HEADING.finditer(prefix))
-    if not headings:
+def _recorded(text: str) -> list[dict[str, str]] | None:
+    """The turns that :func:`as_text` wrote as JSON; None for a text that only begins like it."""
+    try:
+        found = json.loads(text.removeprefix(_RECORD))
+    except (ValueError, RecursionError):
         return None
-    text = text[: len(prefix)]
-    borders = [0] * len(text)
-    length = 0
-    for index in range(1, len(text)):
-        while length and text[index] != text[length]:
-            length = borders[length - 1]
-        length += text[index] == text[length]
-        borders[index] = length
-    length = 0
-    for letter in prefix:
-        while length and (length == len(text) or letter != text[length]):
-            length = borders[length - 1]
-        length += bool(text) and letter == text[length]
-    return length if length >= len(prefix) - headings[-1].start() else None
+    pairs = found if isinstance(found, list) else []
+    if not pairs or any(not isinstance(turn, list) or len(turn) != 2 for turn in pairs):
+        return None
+    if any(role not in _ROLE.values() or not isinstance(content, str) for role, content in pairs):
+        return None
+    return [{"role": role, "content": content} for role, content in pairs]
 
 
-def _end_of_prefix(text: str, prefix: str) -> int | None:
-    """Where ``prefix`` ends in ``text`` when white space may differ; None when ``text`` begins otherwise."""
-    end = matched = 0
-    while matched < len(prefix):
-        if end < len(text) and text[end] == prefix[matched]:
-            end, matched = end + 1, matched + 1
-        elif prefix[matched].isspace():
-            matched += 1
-        elif end < len(text) and text[end].isspace():
-            end += 1
-        else:
-            return None
-    return end
+def _transcript(turns: Sequence[Message]) -> str:
+    return "".join(f"\n\n{_HEADING[turn['role']]}: {turn['content']}" for turn in turns)
+
+
+def _one_of_user(turns: Sequence[Message]) -> bool:
+    return len(turns) == 1 and turns[0]["role"] == "user"

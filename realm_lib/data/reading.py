@@ -3,7 +3,7 @@
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from realm_lib.config.base import resolve_path
-from realm_lib.data.chats import PairsError, Prompt, as_messages, as_text
+from realm_lib.data.chats import Message, PairsError, Prompt, as_messages, as_response, as_text, as_turns
 
 REQUIRED = ("post_id", "history", "human_ref_A", "human_ref_B", "labels")
 TEXTS = ("history", "human_ref_A", "human_ref_B")
@@ -140,18 +140,64 @@ def _from_chosen_rejected(row: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def split_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[str, str, str]:
-    """Prompt, chosen and rejected as texts; without a prompt it is what both dialogues share before their last turn.
+    """Prompt, chosen and rejected as texts, from texts and dialogues in any mixture.
 
-    Raises :class:`PairsError` when they are neither text nor messages, or share no prompt.
+    A side that is a dialogue (messages, or a text in HH-RLHF's form) repeats the prompt before its last turn: what two
+    dialogues share is the prompt, by roles and by contents without the white space around them. A ``prompt`` that is
+    given must be their beginning or their end, a system turn aside; None: there is none.
+
+    Raises :class:`PairsError` where prompt and responses cannot be told apart so.
     """
-    sides = [_turns(side) for side in (chosen, rejected)]
-    if prompt is not None:
-        context = _turns(prompt)
-        return as_text(context), _response(sides[0], context), _response(sides[1], context)
-    dialogues = [as_messages(side) for side in sides]
-    if min(map(len, dialogues)) < 2 or dialogues[0][:-1] != dialogues[1][:-1]:
-        raise PairsError("no prompt, and chosen and rejected are not two dialogues that differ in the last turn only")
-    return as_text(dialogues[0][:-1]), dialogues[0][-1]["content"], dialogues[1][-1]["content"]
+    sides = [_side(side) for side in (chosen, rejected)]
+    context = None if prompt is None else as_messages(_side(prompt))
+    dialogues = [turns for turns in map(_dialogue, sides) if turns is not None]
+    if not dialogues and context is not None:
+        return as_text(context), _response(sides[0]), _response(sides[1])
+    if context is None and len(dialogues) < 2:
+        raise PairsError("no prompt, and chosen and rejected are not two dialogues that share one")
+    shared = _shared(*dialogues) if len(dialogues) == 2 else dialogues[0][:-1]
+    if context is not None and not _agree(context, shared):
+        raise PairsError("chosen or rejected repeats another prompt than the one that is given")
+    texts = [_response(side) if _dialogue(side) is None else _answer(as_turns(side), len(shared)) for side in sides]
+    told = [] if any(turn["role"] == "system" for turn in shared) else context or []
+    return as_text([*(turn for turn in told if turn["role"] == "system"), *shared]), texts[0], texts[1]
+
+
+def _dialogue(side: Prompt) -> list[dict[str, str]] | None:
+    """The turns of a side that is a dialogue; None for one that is a response alone."""
+    turns = as_turns(side)
+    alone = len(turns) == 1 and (isinstance(side, str) or turns[0]["role"] == "assistant")
+    return None if alone else turns
+
+
+def _response(side: Prompt) -> str:
+    turns = as_turns(side)
+    return as_response(turns if turns[0]["role"] == "assistant" else side)
+
+
+def _shared(left: Sequence[Message], right: Sequence[Message]) -> list[Message]:
+    """The turns with which both dialogues begin; the last turn of neither is among them."""
+    turns = list(zip(left[:-1], right[:-1], strict=False))
+    differ = (number for number, pair in enumerate(turns) if _bare(pair[0]) != _bare(pair[1]))
+    return [turn for turn, _ in turns[: next(differ, len(turns))]]
+
+
+def _agree(context: Sequence[Message], shared: Sequence[Message]) -> bool:
+    """Whether a prompt that is given is the beginning or the end of the one that was found, a system turn aside."""
+    given, found = ([_bare(turn) for turn in turns if turn["role"] != "system"] for turns in (context, shared))
+    return given in (found[: len(given)], found[len(found) - len(given) :])
+
+
+def _answer(turns: Sequence[Message], start: int) -> str:
+    """What the assistant says after the prompt, in one turn."""
+    if len(turns) != start + 1 or turns[-1]["role"] != "assistant":
+        roles = ", ".join(turn["role"] for turn in turns[start:])
+        raise PairsError(f"after what chosen and rejected share, a response is one assistant turn, got: {roles}")
+    return str(turns[-1]["content"])
+
+
+def _bare(turn: Message) -> tuple[str, str]:
+    return turn["role"], turn["content"].strip()
 
 
 def given(row: Mapping[Any, Any], column: str) -> Any:
@@ -160,17 +206,12 @@ def given(row: Mapping[Any, Any], column: str) -> Any:
     return None if isinstance(value, float) and np.isnan(value) else value
 
 
-def _response(side: Prompt, prompt: Prompt) -> str:
-    """A response as text; in some sets (UltraFeedback) chosen and rejected are dialogues that repeat the prompt."""
-    text, before = as_text(side), as_messages(prompt)
-    repeated = not isinstance(side, str) and [dict(turn) for turn in side[: len(before)]] == before
-    return as_text(side[len(before) :]) if repeated else text
-
-
-def _turns(value: Any) -> Prompt:
-    """Text or messages; parquet hands message lists over as arrays."""
+def _side(value: Any) -> Prompt:
+    """Text or messages; parquet hands lists of messages over as arrays."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
+    if isinstance(value, Mapping):
+        value = [value]
     if value is None or isinstance(value, (str, list)):
         return value or ""
     raise PairsError(f"expected text or a list of messages, found {type(value).__name__}")

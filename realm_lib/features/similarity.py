@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from realm_lib.data.chats import readable
 from realm_lib.data.pairs import distinct_texts
 from realm_lib.features.filling import fill, fill_from_stream
 from realm_lib.features.store import FeatureStore, FeatureTable, text_key
@@ -25,6 +26,7 @@ def similarities(
     progress: bool,
 ) -> NDArray[np.float64]:
     """The cosine of each prompt and its response, float64 [n], from ``store`` or computed and committed to it."""
+    prompts = list(map(readable, prompts))
     prompt_side, response_side = _sides(prompts, responses, embedder, store)
     for side in dict.fromkeys((prompt_side, response_side)):
         order = sorted(range(len(side.texts)), key=lambda index: -len(side.texts[index]))
@@ -56,7 +58,8 @@ def quote_embeddings(frames: Iterable[pd.DataFrame], embedder: Embedder, store: 
         return None
     texts = pd.concat([distinct_texts(pairs) for pairs in frames])
     total = Quote(texts=0, tokens=0, cost=0.0, cut=0)
-    for side in dict.fromkeys(_sides(texts["prompt"].tolist(), texts["response"].tolist(), embedder, store)):
+    prompts = texts["prompt"].map(readable).tolist()
+    for side in dict.fromkeys(_sides(prompts, texts["response"].tolist(), embedder, store)):
         if isinstance(side.embedder, HostedEmbedder):
             total += side.embedder.quote([text for text in side.texts if text_key(text) not in side.table])
         side.table.close()
@@ -79,7 +82,8 @@ def stored_similarities(
         for name, typed in embedder.by_task_type().items()
         if store.has_table("embedding", typed.identity)
     }
-    prompts, *responses = ([text_key(text) for text in pairs[name]] for name in ("history", *_RESPONSES))
+    prompts = [text_key(readable(prompt)) for prompt in pairs["history"]]
+    responses = [[text_key(text) for text in pairs[name]] for name in _RESPONSES]
     of_prompts = [name for name, table in tables.items() if all(key in table for key in prompts)]
     of_responses = [name for name, table in tables.items() if all(key in table for side in responses for key in side)]
     if len(of_prompts) * len(of_responses) < 2:

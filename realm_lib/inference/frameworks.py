@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from realm_lib.config.base import ParamsError
-from realm_lib.data.chats import Prompt, RenderedChatError, as_text, split_query
+from realm_lib.data.chats import Prompt
+from realm_lib.data.rendered_chats import RenderedChatError, split_query
 from realm_lib.reward.realm_reward import RealmReward
 
 _turn = threading.Lock()
@@ -72,7 +73,7 @@ def compute_score(
     if not isinstance(prompt, (str, list)):
         raise FrameworkError('verl: extra_info must hold "prompt", as text or chat messages: add it to the data set')
     with _turn:
-        explained = _reward(run).explain([as_text(prompt)], [solution_str])
+        explained = _reward(run).explain([prompt], [solution_str])
     numbers = {name: float(explained[name].iloc[0]) for name in explained}
     return {"score": numbers.pop("reward"), **{f"realm_{name}": value for name, value in numbers.items()}}
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from realm_lib.config.base import Secret
 from realm_lib.config.rlhf import RewardServerParams
-from realm_lib.data.chats import Prompt, as_text
+from realm_lib.data.chats import Prompt, as_response, as_text
 from realm_lib.models.hosted import RateLimiter, RemoteError, Service, with_retries
 from realm_lib.models.reward_models import UnscorableError
 
@@ -74,7 +74,7 @@ class RemoteReward:
         """
         if len(prompts) != len(completions):
             raise ValueError(f"{len(prompts)} prompts but {len(completions)} completions")
-        asked = list(zip(map(as_text, prompts), map(as_text, completions), strict=True))
+        asked = list(zip(map(as_text, prompts), map(as_response, completions), strict=True))
         distinct = list(dict.fromkeys(asked))
         told: dict[tuple[str, str], list[float]] = {}
         refused: dict[tuple[str, str], str] = {}

@@ -12,7 +12,9 @@ from typing import Any
 import pandas as pd
 
 from realm_lib.config.training import OfflineModelParams, OfflinePolicyParams, OfflineRewardModelParams
+from realm_lib.data.chats import as_messages
 from realm_lib.data.pairs import all_texts, chosen_and_rejected
+from realm_lib.models.chat_tokens import letter_ids, tokenize_chats
 from realm_lib.runs.files import atomic_path
 from realm_lib.runs.seeds import derive_seed
 
@@ -220,10 +222,9 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
 def _encoded_comments(pairs: pd.DataFrame, tokenizer: Any, params: OfflinePolicyParams) -> dict[str, list[list[int]]]:
     """Posts, each with its distinct comments, as SFTTrainer takes them; labels mask the post's tokens."""
     texts = all_texts(pairs).sort_index(kind="stable").drop_duplicates().head(params.max_comments)
-    chats = [[{"role": "user", "content": post}] for post in texts["prompt"]]
-    prompts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
-    prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    comment_ids = tokenizer(texts["response"].tolist(), add_special_tokens=False)["input_ids"]
+    chats = [as_messages(post) for post in texts["prompt"]]
+    prompt_ids = [row.ids for row in tokenize_chats(tokenizer, chats, add_generation_prompt=True)]
+    comment_ids = letter_ids(tokenizer, texts["response"].tolist())
     examples: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
     for before, after in zip(prompt_ids, comment_ids, strict=True):
         answer = [*after, tokenizer.eos_token_id]

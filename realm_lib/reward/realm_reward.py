@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from realm_lib.config.base import ParamsError
 from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.profile import Params
-from realm_lib.data.chats import Prompt, as_text
+from realm_lib.data.chats import Prompt, as_response, as_text, readable
 from realm_lib.models.embedders import Embedder, build_embedder, by_role, cosine
 from realm_lib.models.reward_models import LongResponseError, Scorer, build_scorer
 from realm_lib.runs.files import write_json
@@ -76,12 +76,12 @@ class RealmReward:
         """
         if len(prompts) != len(completions):
             raise ValueError(f"{len(prompts)} prompts but {len(completions)} completions")
-        asked = pd.DataFrame({"prompt": map(as_text, prompts), "response": map(as_text, completions)}, dtype=object)
+        asked = pd.DataFrame({"prompt": map(as_text, prompts), "response": map(as_response, completions)}, dtype=object)
         columns = ["reward", "spread", "score", "similarity"]
         if asked.empty:
             return pd.DataFrame(columns=columns, dtype=float)
         distinct = asked.drop_duplicates(ignore_index=True)
-        sides = self._embed_sides(distinct["prompt"].tolist(), distinct["response"].tolist())
+        sides = self._embed_sides(distinct["prompt"].map(readable).tolist(), distinct["response"].tolist())
         distinct["score"] = self._score(distinct, asked)
         distinct["similarity"] = cosine(*sides)
         features = distinct[["score", "similarity"]].to_numpy(dtype=np.float32)

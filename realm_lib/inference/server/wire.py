@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from realm_lib.data.chats import RenderedChatError, as_text, split_query, split_rendered
+from realm_lib.data.chats import PairsError, Prompt, as_text
+from realm_lib.data.rendered_chats import RenderedChatError, split_query, split_rendered
 from realm_lib.inference.server.batching import Pair
 from realm_lib.inference.server.limits import Limits
 
@@ -142,7 +143,7 @@ def pairs_of(request: PredictRequest | GetRewardRequest | ScoresRequest, limits:
             asked, response = split_query(text, prompt) if prompt else split_rendered(text)
         except RenderedChatError as error:
             raise BadRequestError(f"{name}[{index}] {error}") from None
-        pairs.append((as_text(asked), response))
+        pairs.append((_prompt_text(asked, index), response))
     return _check(pairs, limits)
 
 
@@ -156,8 +157,16 @@ def _predict_pairs(request: PredictRequest, limits: Limits) -> list[Pair]:
     prompts = prompt if several else [prompt] * len(responses)
     if len(prompts) != len(responses):
         raise BadRequestError(f"{len(prompts)} prompts but {len(responses)} responses")
-    texts = [chat if isinstance(chat, str) else as_text([turn.model_dump() for turn in chat]) for chat in prompts]
+    chats = [chat if isinstance(chat, str) else [turn.model_dump() for turn in chat] for chat in prompts]
+    texts = [_prompt_text(chat, index) for index, chat in enumerate(chats)]
     return list(zip(texts, responses, strict=True))
+
+
+def _prompt_text(prompt: Prompt, index: int) -> str:
+    try:
+        return as_text(prompt)
+    except PairsError as error:
+        raise BadRequestError(f"the prompt of response {index}: {error}") from None
 
 
 def _listed(value: list[str] | str) -> list[str]:

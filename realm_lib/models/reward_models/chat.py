@@ -6,13 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jinja2 import TemplateError
-
 from realm_lib.data.chats import Prompt, as_messages, as_text
+from realm_lib.models.chat_tokens import DATE, ChatTokensError, tokenize_chats
 from realm_lib.models.reward_models import LongResponseError, ScorerError
-
-DATE = "26 Jul 2024"
-"""Llama-3.1's template writes today's date into the chat unless told another; nothing must change overnight."""
 
 LongResponses = Literal["refuse", "cut"]
 
@@ -51,36 +47,24 @@ class ChatEncoder:
 
         Raises :class:`LongResponseError` naming the texts whose response and template alone do not fit, unless
         ``long_responses`` is "cut": then they lose the prompt and the end of the response. Raises
-        :class:`ScorerError` naming a text on which the template fails.
+        :class:`ScorerError` naming a text that :func:`tokenize_chats` refuses.
         """
         chats = [
             [*as_messages(prompt), {"role": "assistant", "content": response}]
             for prompt, response in zip(prompts, responses, strict=True)
         ]
-        texts = [self._render(number, turns) for number, turns in enumerate(chats)]
-        if not texts:
-            return []
-        encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-        rows, bos = encoded["input_ids"], self.tokenizer.bos_token_id
-        if bos is not None and rows[0][:2] == [bos, bos]:
-            raise ScorerError(f"{self.tokenizer.name_or_path}: the chat template writes the BOS token twice")
-        parts = {
-            number: self._contents(number, chats[number], texts[number], encoded["offset_mapping"][number])
-            for number, ids in enumerate(rows)
-            if len(ids) > self.max_length
-        }
-        return cut_to_fit(rows, parts, prompts, responses, max_length=self.max_length, mode=self.long_responses)
-
-    def _render(self, number: int, turns: list[dict[str, str]]) -> str:
         try:
-            text: str = self.tokenizer.apply_chat_template(turns, tokenize=False, date_string=DATE)
-        except (TemplateError, TypeError, ValueError) as error:
-            roles = ", ".join(turn["role"] for turn in turns)
-            raise ScorerError(
-                f"{name_text(number, turns[:-1], turns[-1]['content'])}: the chat template of "
-                f"{self.tokenizer.name_or_path} fails: {type(error).__name__}: {error} (roles of the turns: {roles})"
-            ) from error
-        return text
+            told = tokenize_chats(self.tokenizer, chats)
+        except ChatTokensError as error:
+            named = name_text(error.number, prompts[error.number], responses[error.number])
+            raise ScorerError(f"{named}: {error}") from error
+        parts = {
+            number: self._contents(number, chats[number], row.text, row.offsets)
+            for number, row in enumerate(told)
+            if len(row.ids) > self.max_length
+        }
+        rows = [row.ids for row in told]
+        return cut_to_fit(rows, parts, prompts, responses, max_length=self.max_length, mode=self.long_responses)
 
     def _contents(
         self, number: int, turns: list[dict[str, str]], text: str, offsets: list[tuple[int, int]]

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from realm_lib.data.chats import Prompt, as_text
+from realm_lib.data.chats import Prompt, readable
 from realm_lib.models.reward_models.chat import EncodedChat, LongResponses, cut_to_fit
 
 
@@ -23,10 +23,11 @@ class TextPairEncoder:
 
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[EncodedChat]:
         """Token ids and types of each pair; cut and refused as :meth:`ChatEncoder.encode` does."""
-        texts = [(as_text(prompt), response) for prompt, response in zip(prompts, responses, strict=True)]
+        texts = [(readable(prompt), response) for prompt, response in zip(prompts, responses, strict=True)]
         if not texts:
             return []
-        encoded = self.tokenizer([prompt for prompt, _ in texts], [response for _, response in texts])
+        sides = [prompt for prompt, _ in texts], [response for _, response in texts]
+        encoded = self.tokenizer(*sides, split_special_tokens=True)  # a "[SEP]" in a text is letters
         rows = encoded["input_ids"]
         parts = {
             number: (_positions(encoded.sequence_ids(number), 0), _positions(encoded.sequence_ids(number), 1))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from realm_lib.config.rlhf import DPOParams, SamplingParams
 from realm_lib.data.chats import Prompt, as_text, prompt_key
 from realm_lib.data.pairs import chosen_and_rejected
+from realm_lib.models.chat_tokens import letter_ids
 from realm_lib.rlhf.dpo.balance import balance_length
 from realm_lib.rlhf.errors import DPOError
 from realm_lib.rlhf.policies import EncodedPrompts, Policy, encode_prompts
@@ -269,8 +270,7 @@ def human_pairs(policy: Policy, pairs: pd.DataFrame, params: DPOParams, sampling
 
 
 def _response_ids(policy: Policy, text: str) -> list[int]:
-    ids: list[int] = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return [*ids, int(policy.tokenizer.eos_token_id)]
+    return [*letter_ids(policy.tokenizer, [text])[0], int(policy.tokenizer.eos_token_id)]
 
 
 def prompt_column(pairs: pd.DataFrame) -> str:

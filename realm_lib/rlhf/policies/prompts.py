@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from realm_lib.data.chats import Prompt, as_messages, as_text
-from realm_lib.models.reward_models.chat import DATE
+from realm_lib.models.chat_tokens import ChatTokensError, tokenize_chats
 from realm_lib.rlhf.errors import PolicyError
 
 
@@ -27,26 +27,18 @@ def encode_prompts(
 
     ``enable_thinking`` is given to the chat template; None leaves it to the template's own default.
     Prompts over ``max_prompt_tokens`` tokens, template included, are left out and counted. Raises :class:`PolicyError`
-    naming an empty prompt, when no prompt fits, and for a template that writes BOS twice.
+    naming an empty prompt, or one that :func:`tokenize_chats` refuses, and when no prompt fits.
     """
     for index, prompt in enumerate(prompts):
         if not as_text(prompt).strip():
             raise PolicyError(f"prompt {index} is empty: remove it")
     switches = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
-    rows = [
-        tokenizer.apply_chat_template(
-            as_messages(prompt),
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            date_string=DATE,
-            **switches,
-        )["input_ids"]
-        for prompt in prompts
-    ]
-    bos = tokenizer.bos_token_id
-    if bos is not None and any(row[:2] == [bos, bos] for row in rows[:1]):
-        raise PolicyError(f"{tokenizer.name_or_path}: the chat template writes the BOS token twice")
+    chats = [as_messages(prompt) for prompt in prompts]
+    try:
+        told = tokenize_chats(tokenizer, chats, add_generation_prompt=True, **switches)
+    except ChatTokensError as error:
+        raise PolicyError(f"prompt {error.number}: {error}") from error
+    rows = [row.ids for row in told]
     kept = [index for index, row in enumerate(rows) if len(row) <= max_prompt_tokens]
     dropped = len(rows) - len(kept)
     reason = ""

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from realm_lib.data.chats import RenderedChatError, read_prompt, split_query, split_rendered
+from realm_lib.data.rendered_chats import RenderedChatError, read_prompt, split_query, split_rendered
 
 TURNS = [("user", "Why?"), ("assistant", "Because."), ("user", "Is that so?")]
 RESPONSE = "Yes.\nIt is."

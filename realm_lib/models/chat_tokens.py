@@ -1,0 +1,161 @@
+"""Chats to tokens: the model's own template, one BOS, and contents that cannot write the template's special tokens.
+
+A template marks turns by special tokens, and a tokenizer finds those wherever they stand in a text: a response that
+quotes ``<|eot_id|>`` would end its own turn and could go on as the user, who is well pleased. Here only the template
+writes special tokens; within what somebody said the same letters are letters.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from jinja2 import TemplateError
+
+from realm_lib.data.chats import Message
+
+DATE = "26 Jul 2024"
+"""Llama-3.1's template writes today's date into the chat unless told another; nothing must change overnight."""
+_PRIVATE_USE = range(0xF0000, 0xFFFFE)
+
+
+class ChatTokensError(ValueError):
+    """A chat that has no tokens: ``number`` is its place among those given."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class ChatTokens(NamedTuple):
+    """A chat's text as its template renders it, its token ids, and where each token lies in the text."""
+
+    text: str
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+def tokenize_chats(tokenizer: Any, chats: Sequence[Sequence[Message]], **switches: Any) -> list[ChatTokens]:
+    """Each chat rendered by the tokenizer's template, to which ``switches`` are given, and tokenized.
+
+    Raises :class:`ChatTokensError` when the template fails or writes BOS twice, and for a content with a special token
+    that this tokenizer cannot read as letters.
+    """
+    forged = _Forged(tokenizer)
+    hidden = [forged.hidden(number, chat) for number, chat in enumerate(chats)]
+    texts = [_rendered(tokenizer, number, chat, switches) for number, (chat, _) in enumerate(hidden)]
+    if not texts:
+        return []
+    rows = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    told = [ChatTokens(*row) for row in zip(texts, rows["input_ids"], rows["offset_mapping"], strict=True)]
+    bos = tokenizer.bos_token_id
+    for number, (row, (_, letters)) in enumerate(zip(told, hidden, strict=True)):
+        if bos is not None and row.ids[:2] == [bos, bos]:
+            raise ChatTokensError(number, f"the chat template of {tokenizer.name_or_path} writes the BOS token twice")
+        if letters:
+            told[number] = forged.shown(number, row, letters)
+    return told
+
+
+def letter_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts that somebody wrote, special tokens within them as letters; none is added."""
+    if not texts:
+        return []
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return ids
+
+
+def _rendered(tokenizer: Any, number: int, chat: Sequence[Message], switches: dict[str, Any]) -> str:
+    try:
+        text: str = tokenizer.apply_chat_template(list(chat), tokenize=False, date_string=DATE, **switches)
+    except (TemplateError, TypeError, ValueError) as error:
+        roles = ", ".join(turn["role"] for turn in chat)
+        raise ChatTokensError(
+            number,
+            f"the chat template of {tokenizer.name_or_path} fails: {type(error).__name__}: {error} "
+            f"(roles of the turns: {roles})",
+        ) from error
+    return text
+
+
+class _Forged:
+    """Special tokens in contents: hidden from the template and the tokenizer's search, then shown as letters."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        special = {index: token for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._ids = set(special) - {tokenizer.unk_token_id}  # an unknown letter is that of the text
+        # A longer token may hold a shorter one.
+        names = sorted((token.content for token in special.values() if token.content), key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, names)) or r"(?!)")
+        normalizer = tokenizer.backend_tokenizer.normalizer
+        searched = normalizer is not None and any(token.normalized for token in special.values())
+        self._normalize = normalizer.normalize_str if searched else None
+
+    def hidden(self, number: int, chat: Sequence[Message]) -> tuple[Sequence[Message], dict[str, str]]:
+        """``chat`` with a letter of its own in place of each special token, and what each letter stands for."""
+        found = {token for turn in chat for token in self._pattern.findall(turn["content"])}
+        if found:
+            taken = {letter for turn in chat for letter in turn["content"]}
+            free = (chr(code) for code in _PRIVATE_USE if chr(code) not in taken)
+            letters = dict(zip(sorted(found), free, strict=False))
+            chat = [
+                {**turn, "content": self._pattern.sub(lambda match: letters[match[0]], turn["content"])}
+                for turn in chat
+            ]
+        if self._normalize is not None:
+            for turn in chat:
+                if token := self._pattern.search(self._normalize(turn["content"])):
+                    raise self._refusal(number, token[0])
+        return chat, {letter: token for token, letter in letters.items()} if found else {}
+
+    def shown(self, number: int, row: ChatTokens, letters: dict[str, str]) -> ChatTokens:
+        """``row`` with the tokens for which its ``letters`` stand, letter by letter.
+
+        Only stretches that hold one, between two special tokens, are tokenized again. That a stretch alone gives what
+        the whole text gave is checked on its hidden form.
+        """
+        text, done = "", 0
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        standing = str.maketrans(letters)
+
+        def add(part: str, part_ids: Sequence[int], part_offsets: Sequence[tuple[int, int]]) -> None:
+            nonlocal text
+            ids.extend(part_ids)
+            offsets.extend((len(text) + start, len(text) + end) for start, end in part_offsets)
+            text += part
+
+        def add_stretch(start: int, end: int, until: int) -> None:
+            nonlocal done
+            part = row.text[done:until]
+            part_ids, part_offsets = row.ids[start:end], [(a - done, b - done) for a, b in row.offsets[start:end]]
+            done = until
+            if not letters.keys().isdisjoint(part):
+                if self._letters(part)[0] != part_ids:
+                    raise self._refusal(number, letters[next(letter for letter in part if letter in letters)])
+                part = part.translate(standing)
+                part_ids, part_offsets = self._letters(part)
+                if not self._ids.isdisjoint(part_ids):
+                    raise self._refusal(number, part)
+            add(part, part_ids, part_offsets)
+
+        last = 0
+        for place, index in enumerate(row.ids):
+            if index in self._ids:
+                start, end = row.offsets[place]
+                add_stretch(last, place, start)
+                add(row.text[start:end], [index], [(0, end - start)])
+                last, done = place + 1, end
+        add_stretch(last, len(row.ids), len(row.text))
+        return ChatTokens(text, ids, offsets)
+
+    def _letters(self, part: str) -> tuple[list[int], list[tuple[int, int]]]:
+        told = self._tokenizer(part, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+        return told["input_ids"], told["offset_mapping"]
+
+    def _refusal(self, number: int, token: str) -> ChatTokensError:
+        return ChatTokensError(
+            number,
+            f"a turn says {token!r:.40}, which {self._tokenizer.name_or_path} can only read as its special token: "
+            "leave the text out",
+        )
