@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from realm_lib.data.chats import PairsError, as_text
+from realm_lib.data.chats import PairsError, as_response, as_text
 from realm_lib.reward.explanations import Explanation, explain_each
 from realm_lib.reward.realm_reward import RealmReward
 
@@ -72,12 +72,12 @@ def _question(line: bytes, source: str, number: int) -> Question:
     if not isinstance(row, dict):
         raise PredictionError(f"{where}: expected an object with prompt and response, found {type(row).__name__}")
     texts = []
-    for key in ("prompt", "response"):
+    for key, read in (("prompt", as_text), ("response", as_response)):
         value = row.get(key)
         if not isinstance(value, (str, list)) or value == []:
             raise PredictionError(f"{where}: {key} must be text or a list of chat messages")
         try:
-            texts.append(as_text(value))
+            texts.append(read(value))
         except PairsError as error:
             raise PredictionError(f"{where}: {key}: {error}") from None
     return _checked(texts[0], texts[1], source, number)

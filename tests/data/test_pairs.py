@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from realm_lib.config.data import DataParams, Split
-from realm_lib.data.chats import PairsError, as_messages, as_text
+from realm_lib.data.chats import PairsError
 from realm_lib.data.pairs import PairSplit, PairsReport, bare_domain, distinct_texts, load_pairs, load_splits
 from realm_lib.data.simulator import simulate_pairs
 
@@ -267,7 +267,7 @@ def test_a_post_id_and_a_domain_may_be_given_for_some_rows_only(tmp_path: Path) 
     ("row", "message"),
     [
         ({"chosen": "Yes.", "rejected": "No."}, "no prompt, and chosen and rejected are not two dialogues"),
-        ({"chosen": [USER, answer("Yes.")], "rejected": [MORE[2], answer("No.")]}, "differ in the last turn only"),
+        ({"chosen": [USER, answer("Yes.")], "rejected": [MORE[2], answer("No.")]}, "one assistant turn"),
         ({"prompt": 3, "chosen": "Yes.", "rejected": "No."}, "expected text or a list of messages, found int"),
         ({"prompt": "Why?", "chosen": [{"role": "tool", "content": "x"}], "rejected": "No."}, "a message needs a role"),
         ({"prompt": "Why?", "chosen": [{"role": "user"}], "rejected": "No."}, "a message needs a role"),
@@ -607,43 +607,6 @@ def test_a_cut_post_is_a_beginning_of_it(tmp_path: Path, words: list[str], limit
     assert post.startswith(pairs["history"][0])
     assert pairs["history"][0].split() == words[:limit]
     assert split.report.posts_cut == int(len(words) > limit)
-
-
-# Dialogues as text
-
-contents = st.text(max_size=30).filter(lambda text: not any(word in text for word in ("Human", "Assistant", "System")))
-messages = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system"]), "content": contents})
-
-
-@given(st.lists(messages, min_size=1, max_size=6))
-def test_messages_survive_being_a_text(dialogue: list[dict[str, str]]) -> None:
-    assert as_messages(dialogue) == dialogue
-    if len(dialogue) > 1:
-        assert as_messages(as_text(dialogue)) == dialogue
-    else:
-        assert as_text(dialogue) == dialogue[0]["content"]
-
-
-@given(st.text())
-def test_a_text_is_one_message_of_the_user(text: str) -> None:
-    assert as_text(text) == text
-    assert as_messages(text) == [{"role": "user", "content": text}]
-    assert as_text(as_messages(text)) == text
-
-
-@pytest.mark.parametrize(
-    ("text", "roles"),
-    [
-        ("\n\nHuman: a\n\nAssistant: b", ["user", "assistant"]),
-        ("\n\nHuman: a\n\nAssistant:", ["user", "assistant"]),
-        ("\n\nSystem: s\n\nHuman: a", ["system", "user"]),
-        ("He said:\n\nHuman: a", ["user"]),  # a quotation within a post is no dialogue
-        ("Human: a\n\nAssistant: b", ["user"]),
-        ("\n\nHumans: a", ["user"]),
-    ],
-)
-def test_only_a_text_that_opens_as_a_transcript_is_one(text: str, roles: list[str]) -> None:
-    assert [message["role"] for message in as_messages(text)] == roles
 
 
 # Small public pieces

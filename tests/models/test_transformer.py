@@ -39,8 +39,14 @@ class Oracle:
         self.weights = {name: value.double() for name, value in load_file(folder / "model.safetensors").items()}
 
     def ids(self, prompt: str, response: str) -> list[int]:
-        chat = f"<|bos|><|user|>{prompt}<|assistant|>{response}<|eos|>"
-        return list(self.tokenizer(chat, add_special_tokens=False)["input_ids"])
+        bos, user, assistant, eos = self.tokenizer.convert_tokens_to_ids(
+            ["<|bos|>", "<|user|>", "<|assistant|>", "<|eos|>"]
+        )
+        return [bos, user, *self.letters(prompt), assistant, *self.letters(response), eos]
+
+    def letters(self, text: str) -> list[int]:
+        """What somebody wrote: a special token within it is letters."""
+        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
     @torch.inference_mode()
     def of_ids(self, ids: Sequence[int]) -> float:
@@ -294,7 +300,7 @@ def test_a_tokenizer_without_a_template_is_refused(inform_folder: Path, tmp_path
 
 def test_a_template_that_writes_bos_twice_is_refused(inform_folder: Path, tmp_path: Path) -> None:
     folder = retemplate(copied(inform_folder, tmp_path / "twice"), lambda template: "{{ bos_token }}" + template)
-    with pytest.raises(ScorerError, match="the chat template writes the BOS token twice"):
+    with pytest.raises(ScorerError, match=r"text 0 .*the chat template of .* writes the BOS token twice"):
         scorer_of(folder).score(["a"], ["b"])
 
 
@@ -319,7 +325,7 @@ def test_a_long_prompt_loses_its_oldest_tokens_and_the_response_none(inform_fold
         full = oracle.ids(prompts[place], responses[place])
         assert chat.cut == max(0, len(full) - 40)
         assert chat.ids == head + full[2 + chat.cut :]
-        answer = oracle.tokenizer(responses[place], add_special_tokens=False)["input_ids"]
+        answer = oracle.letters(responses[place])
         assert chat.ids[-len(answer) - 2 :] == [tail[0], *answer, tail[1]]
         assert oracle.tokenizer.decode(chat.ids).endswith(f"<|assistant|>{responses[place]}<|eos|>")
         assert scores[place] == pytest.approx(oracle.of_ids(chat.ids), abs=1e-4)
@@ -339,7 +345,7 @@ def test_only_contents_of_the_prompt_are_ever_cut(
     tiny_tokenizer: Any, turns: list[str], response: str, max_length: int
 ) -> None:
     """Also when a turn says what the template says, as "user" in <|user|>."""
-    roles = ["user", "assistant"] * 3
+    roles = (["user", "assistant"] * 3)[1 - len(turns) % 2 :]  # the last one is the user's
     prompt = [{"role": role, "content": content} for role, content in zip(roles, turns, strict=False)]
     [whole] = ChatEncoder(tiny_tokenizer, 10**6).encode([prompt], [response])
     try:
