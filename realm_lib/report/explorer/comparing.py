@@ -6,6 +6,7 @@ from html import escape
 
 import pandas as pd
 
+from realm_lib.data.chats import readable
 from realm_lib.evaluation.calibration import confidences
 from realm_lib.evaluation.per_pair import wrong_pairs
 from realm_lib.evaluation.result import Evaluation
@@ -60,7 +61,7 @@ class Comparison:
 
     def texts_to_html(self) -> str:
         """The prompt and both responses, for where nobody can type."""
-        parts = zip(("Prompt", "A", "B"), (self.prompt, *self.responses), strict=True)
+        parts = zip(("Prompt", "A", "B"), (readable(self.prompt), *self.responses), strict=True)
         return "".join(f"<p><b>{name}.</b> {escape(text)}</p>" for name, text in parts)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from realm_lib.data.chats import readable
 from realm_lib.evaluation.result import Evaluation
 from realm_lib.report.explorer.comparing import LENGTHS, Comparison, ExplorerError, WrongPairs, compare
 from realm_lib.report.figures import responses_on_surface, set_theme
@@ -88,7 +89,7 @@ class Explorer:
 
         new = ~self.features["history"].duplicated().to_numpy()
         rows = [int(row) for row in new.nonzero()[0][:_OFFERED]]
-        offered = [(_OWN, -1), *((_short(self.features["history"].iloc[row], 90), row) for row in rows)]
+        offered = [(_OWN, -1), *((_short(readable(self.features["history"].iloc[row]), 90), row) for row in rows)]
         self.pick = widgets.Dropdown(options=offered, value=0, layout=_WIDE)
         self.prompt, self.first, self.second = (
             widgets.Textarea(layout={"width": "99%", "height": height}) for height in ("70px", "110px", "110px")
@@ -171,7 +172,7 @@ class Explorer:
         listed = f", the {_LISTED} surest are listed" if len(wrong) > _LISTED else ""
         self.count.value = f"{len(wrong):,} of {len(self.wrong.table):,} wrong pairs{listed}"
         self.pairs.options = [
-            (f"{sure:.0%} sure · {domain} · {_short(prompt, 80)}", row)
+            (f"{sure:.0%} sure · {domain} · {_short(readable(prompt), 80)}", row)
             for row, sure, domain, prompt in wrong[["sure", "domain", "prompt"]].head(_LISTED).itertuples()
         ]
         self.pairs.value = None

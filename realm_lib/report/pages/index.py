@@ -9,6 +9,7 @@ from typing import Any
 import nbformat
 
 from realm_lib.config.profile import load_params
+from realm_lib.data.chats import readable
 from realm_lib.evaluation.per_pair import wrong_pairs
 from realm_lib.evaluation.resampling import EvaluationError
 from realm_lib.report.pages.pages import notebook_label
@@ -158,7 +159,7 @@ def _surest_errors(run: Run) -> list[dict[str, Any]]:
         raise MissingStepError(f"{judged}: {error}; run 03_evaluation again") from error
     return [
         {
-            "post": pair["prompt"],
+            "post": readable(pair["prompt"]),
             "chosen": pair["chosen"],
             "chosen_reward": f"{pair['reward_chosen']:+.2f}",
             "rejected": pair["rejected"],

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from realm_lib.data.chats import readable
 from realm_lib.report.words.numbers import between, counted, measured, with_interval
 from realm_lib.report.words.policies import at_equal_length, captions, distance, policy_name, verdict
 from realm_lib.runs.run import Run
@@ -70,7 +71,7 @@ def samples(run: Run) -> list[dict[str, Any]]:
     shown = answers[answers["picked"]].sort_values("row", kind="stable")
     return [
         {
-            "prompt": rows["prompt"].iloc[0],
+            "prompt": readable(rows["prompt"].iloc[0]),
             "answers": [
                 {
                     "policy": policy_name(str(row.policy)),
