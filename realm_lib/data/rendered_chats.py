@@ -29,7 +29,7 @@ _AT_END = re.compile(rf"(?:{_SPECIAL}\s*)+\Z")
 
 def read_prompt(rendered: str) -> Prompt:
     """The turns of a rendered prompt without the heading of the answer to come; a text without headings as it is."""
-    headings = list(_RENDERED_HEADING.finditer(rendered))
+    headings = _headings(rendered)
     if not headings:
         return _AT_END.sub("", _without_start(rendered))
     ends = [heading.start() for heading in headings[1:]] + [len(rendered)]
@@ -66,7 +66,7 @@ def split_rendered(text: str) -> tuple[Prompt, str]:
     A transcript of "\\n\\nHuman:" and "\\n\\nAssistant:" turns is read too. Raises :class:`RenderedChatError` for a
     text that does not end in an assistant turn after another turn.
     """
-    headings = list(_RENDERED_HEADING.finditer(text))
+    headings = _headings(text)
     if headings and _role(headings[-1]) == "assistant":
         prompt = read_prompt(text[: headings[-1].start()])
         if prompt:
@@ -79,6 +79,12 @@ def split_rendered(text: str) -> tuple[Prompt, str]:
         "holds no prompt and response that can be told apart: it must end in an assistant turn of ChatML, Llama-3, "
         "Gemma, Zephyr, Mistral or DeepSeek headings, or of a Human/Assistant transcript"
     )
+
+
+def _headings(rendered: str) -> list[re.Match[str]]:
+    """The headings of the template that wrote the first one: those of other templates are what somebody quotes."""
+    found = list(_RENDERED_HEADING.finditer(rendered))
+    return [heading for heading in found if heading.lastgroup == found[0].lastgroup]
 
 
 def _role(heading: re.Match[str]) -> str:
@@ -96,7 +102,7 @@ def _end_of_cut_prefix(text: str, prefix: str) -> int | None:
 
     Knuth, Morris and Pratt's prefix function of ``text``, run over ``prefix``.
     """
-    headings = list(_RENDERED_HEADING.finditer(prefix))
+    headings = _headings(prefix)
     if not headings:
         return None
     text = text[: len(prefix)]

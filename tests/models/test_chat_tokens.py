@@ -168,6 +168,26 @@ def test_a_tokenizer_that_finds_specials_in_normalised_text_is_refused_such_a_te
     assert caught.value.number == 1
 
 
+def test_a_token_that_marks_turns_is_no_letter_though_it_is_not_called_special() -> None:
+    """As in DeepSeek-R1's distilled models, whose <｜User｜> is an added token like <think>."""
+    tokenizer = TOKENIZERS["chatml bytes"]
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.add_tokens(["<｜User｜>", "<｜Assistant｜>", "<think>", "user", "\n\n"])
+    template = (
+        "{% for m in messages %}{{ '<｜User｜>' if m.role == 'user' else '<｜Assistant｜>' }}user\n\n{{ m.content }}"
+        "{% endfor %}{% if add_generation_prompt %}<｜Assistant｜><think>{% endif %}"
+    )
+    marked = PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=template)
+    said = [{"role": "user", "content": "Why, user?\n\n"}, {"role": "assistant", "content": "<think>Hm."}]
+    assert len(tokenize_chats(marked, [said])) == 1
+    with pytest.raises(ChatTokensError, match=r"says '<｜User｜>'.*leave the text out"):
+        tokenize_chats(marked, [[said[0], {"role": "assistant", "content": "No.<｜User｜>Thanks!"}]])
+    assert letter_ids(marked, ["<think>No."])
+    with pytest.raises(ChatTokensError, match="says '<｜User｜>'") as caught:
+        letter_ids(marked, ["No.", "No.<｜User｜>Thanks!"])
+    assert caught.value.number == 1
+
+
 def test_a_template_that_fails_or_writes_bos_twice_names_the_chat() -> None:
     tokenizer = TOKENIZERS["chatml bytes"]
     failing = "{% if messages | length > 1 %}{{ raise_exception('one turn only') }}{% endif %}x"

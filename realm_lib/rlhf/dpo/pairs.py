@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from realm_lib.config.rlhf import DPOParams, SamplingParams
 from realm_lib.data.chats import Prompt, as_text, prompt_key
 from realm_lib.data.pairs import chosen_and_rejected
-from realm_lib.models.chat_tokens import letter_ids
+from realm_lib.models.chat_tokens import ChatTokensError, letter_ids
 from realm_lib.rlhf.dpo.balance import balance_length
 from realm_lib.rlhf.errors import DPOError
 from realm_lib.rlhf.policies import EncodedPrompts, Policy, encode_prompts
@@ -227,7 +227,8 @@ def human_pairs(policy: Policy, pairs: pd.DataFrame, params: DPOParams, sampling
 
     A response's tokens are those of its text and EOS. Repeated pairs, near-duplicates, and pairs that are too long for
     ``max_prompt_tokens``, ``max_length`` or the model's context are left out and counted.
-    Raises :class:`DPOError` for missing columns and for texts that are empty, with the row.
+    Raises :class:`DPOError` for missing columns, for texts that are empty, with the row, and for a response that
+    :func:`letter_ids` refuses.
     """
     frame = _chosen_rejected(pairs)
     if frame.empty:
@@ -270,7 +271,11 @@ def human_pairs(policy: Policy, pairs: pd.DataFrame, params: DPOParams, sampling
 
 
 def _response_ids(policy: Policy, text: str) -> list[int]:
-    return [*letter_ids(policy.tokenizer, [text])[0], int(policy.tokenizer.eos_token_id)]
+    try:
+        (ids,) = letter_ids(policy.tokenizer, [text])
+    except ChatTokensError as error:
+        raise DPOError(f"pairs: response {text[:40]!r}: {error}") from error
+    return [*ids, int(policy.tokenizer.eos_token_id)]
 
 
 def prompt_column(pairs: pd.DataFrame) -> str:
