@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from realm_lib.data.chats import PairsError
 from realm_lib.models.embedders import EmbedderError, HostedEmbedder
 from realm_lib.models.reward_models import ScorerError
 from realm_lib.reward.combiner import CombinerError
@@ -39,7 +40,9 @@ class Explanation:
         return asdict(self)
 
 
-Outcome = Explanation | ScorerError | EmbedderError | CombinerError | RewardNotFiniteError | HostedModelError
+Outcome = (
+    Explanation | PairsError | ScorerError | EmbedderError | CombinerError | RewardNotFiniteError | HostedModelError
+)
 
 
 def explain_each(reward: RealmReward, prompts: Sequence[str], responses: Sequence[str]) -> list[Outcome]:
@@ -74,7 +77,7 @@ def _computed(reward: RealmReward, prompts: Sequence[str], responses: Sequence[s
     """As :func:`explain_each`, for texts that can be sent: together, or else by halves."""
     try:
         table = reward.explain(prompts, responses)
-    except (ScorerError, EmbedderError, CombinerError) as error:
+    except (PairsError, ScorerError, EmbedderError, CombinerError) as error:
         if isinstance(error, EmbedderError) and isinstance(reward.embedder, HostedEmbedder):
             return [HostedModelError(str(error)) for _ in prompts]
         if len(prompts) == 1:

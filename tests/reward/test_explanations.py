@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from realm_lib.data.chats import PairsError
 from realm_lib.models.embedders import EmbedderError, HostedEmbedder, Quote
 from realm_lib.models.reward_models import LongResponseError, ScorerError
 from realm_lib.reward.explanations import Explanation, HostedModelError, RewardNotFiniteError, explain_each
@@ -79,6 +80,13 @@ def test_a_fault_stays_with_its_text(run_reward: RealmReward, bad: set[int]) -> 
         else:
             assert isinstance(outcome, Explanation)
             assert outcome.reward == pytest.approx(run_reward(["Why?"], [responses[place]])[0], abs=1e-4)
+
+
+def test_a_prompt_that_is_answered_already_is_its_own_error(run_reward: RealmReward) -> None:
+    answered = "\n\nHuman: Why?\n\nAssistant: Because."
+    bad, good = explain_each(run_reward, [answered, "Why?"], ["So.", "Because."])
+    assert isinstance(bad, PairsError)
+    assert isinstance(good, Explanation)
 
 
 def test_a_number_that_is_not_finite_is_an_error(run_reward: RealmReward) -> None:
