@@ -130,7 +130,7 @@ def test_a_broken_line_a_long_response_and_wrong_names(tmp_path: Path, run: Path
         score_file(run, source, tmp_path / "out.parquet")
     for given, target, message in (
         ("nothing.jsonl", "out.parquet", "no such file"),
-        ("in.csv", "out.parquet", "not a .jsonl"),
+        ("in.txt", "out.parquet", "not a .jsonl"),
         ("in.jsonl", "out.csv", "the output is a .parquet file"),
     ):
         with pytest.raises(PairsError, match=message):
