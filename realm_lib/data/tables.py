@@ -92,8 +92,8 @@ def read_rows(file: Path) -> Iterator[Row]:
     """
     if _is_arrow(file):
         records = _arrow_frame(file).to_dict("records")
-        for number, values in enumerate(records, start=1):
-            yield Row(number, {str(name): value for name, value in values.items()})
+        for place, values in enumerate(records, start=1):
+            yield Row(place, {str(name): value for name, value in values.items()})
         return
     name = file.name.lower()
     opened: Any = gzip.open if name.endswith(".gz") else open
