@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
+from realm_lib.data.chats import is_unicode
+
 _MARKS = {  # UTF-16's mark begins UTF-32's
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -22,6 +24,7 @@ _DIGITS = 300
 """Of a whole number: fewer than floats hold, and than Python reads."""
 _DEEPEST = 100
 """Levels of lists and objects: trees of answers have some ten; Python and Arrow fail at some hundreds."""
+_TOO_DEEP = ("nested too deep", f"not JSON that can be read: nested more than {_DEEPEST} levels deep")
 
 
 class Row(NamedTuple):
@@ -33,12 +36,8 @@ class Row(NamedTuple):
     """By column, as plain Python values, None where there is none; {} for a row that cannot be read."""
     reason: str | None = None
     """One of few, to be counted by: as ``not JSON``."""
-    detail: str = ""
-
-    @property
-    def fault(self) -> str:
-        """The reason and what is to be said of this row alone."""
-        return f"{self.reason}: {self.detail}" if self.detail else str(self.reason)
+    fault: str = ""
+    """The reason with what is to be said of this row alone."""
 
 
 def json_lines(file: BinaryIO) -> Iterator[Row]:
@@ -54,21 +53,20 @@ def _json_row(number: int, line: bytes) -> Row:
     try:
         return _checked(number, _DECODER.decode(line.decode("utf-8-sig")))
     except UnicodeDecodeError as error:
-        return Row(number, {}, "not UTF-8", f"at byte {error.start}")
+        return Row(number, {}, "not UTF-8", f"not UTF-8 at byte {error.start}")
     except json.JSONDecodeError as error:
-        return Row(number, {}, "not JSON", f"{error.msg} at character {error.pos}")
+        return Row(number, {}, "not JSON", f"not JSON: {error.msg} at character {error.pos}")
     except RecursionError:
-        return Row(number, {}, "nested too deep")
+        return Row(number, {}, *_TOO_DEEP)
 
 
 def json_file(file: BinaryIO) -> Iterator[Row]:
     """An array of objects, or an object a line."""
-    lines = list(_lines(file))
-    if not b"".join(lines).lstrip().startswith(b"["):
-        yield from _json_lines(lines)
-        return
-    for number, value in enumerate(_DECODER.decode(b"".join(lines).decode()), start=1):
-        yield _checked(number, value)
+    content = b"".join(_lines(file))
+    if content.lstrip().startswith(b"["):
+        values = enumerate(_DECODER.decode(content.decode()), start=1)
+        return (_checked(number, value) for number, value in values)
+    return _json_lines(io.BytesIO(content))
 
 
 def csv_rows(file: BinaryIO) -> Iterator[Row]:
@@ -83,12 +81,17 @@ def csv_rows(file: BinaryIO) -> Iterator[Row]:
             continue
         if not header:
             header = fields
+            if not all(map(is_unicode, header)):
+                raise csv.Error("the header is not UTF-8")
             if twice := [name for name in header if header.count(name) > 1]:
                 raise csv.Error(f"two columns have the name {twice[0]!r}")
         elif len(fields) != len(header):
-            yield Row(number, {}, "not as many fields as the header", f"{len(fields)} where it has {len(header)}")
+            fault = f"{len(fields)} fields, where the header has {len(header)}"
+            yield Row(number, {}, "not as many fields as the header", fault)
+        elif broken := [name for name, field in zip(header, fields, strict=True) if not is_unicode(field)]:
+            yield Row(number, {}, "not UTF-8", f"{broken[0]} is not UTF-8")
         else:
-            yield _checked(number, {name: field or None for name, field in zip(header, fields, strict=True)})
+            yield Row(number, {name: field or None for name, field in zip(header, fields, strict=True)})
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
@@ -130,7 +133,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse
 def _checked(number: int, value: Any) -> Row:
     """The row, or what is wrong with it, in columns too that its reader does not ask for: another's may."""
     if not isinstance(value, dict):
-        return Row(number, {}, "not an object", f"found {type(value).__name__}")
+        return Row(number, {}, "not an object", f"expected an object, found {type(value).__name__}")
     if fault := _fault("the names of its columns", value):
         return Row(number, {}, *fault)
     level = list(value.items())
@@ -141,7 +144,7 @@ def _checked(number: int, value: Any) -> Row:
         level = [(column, inner) for column, part in level for inner in _inner(part)]
         if not level:
             return Row(number, value)
-    return Row(number, {}, "nested too deep")
+    return Row(number, {}, *_TOO_DEEP)
 
 
 def _inner(part: Any) -> Iterable[Any]:
@@ -149,21 +152,12 @@ def _inner(part: Any) -> Iterable[Any]:
 
 
 def _fault(column: str, part: Any) -> tuple[str, str] | None:
-    """The reason and the detail of what is wrong with this part of a column, what it holds aside."""
+    """A row's reason and fault, for this part of a column, what is within it aside."""
     if isinstance(part, _Repeated):
-        return "duplicate keys", f"in {column}"
+        return "duplicate keys", f"duplicate keys in {column}: none of their values is taken"
     if part is _LONG:
-        return "a number with too many digits", f"in {column}"
+        return "a number with too many digits", f"a number with too many digits in {column}"
     texts = part if isinstance(part, Mapping) else [part]
     if any(isinstance(text, str) and not is_unicode(text) for text in texts):
-        return f"not Unicode text in {column:.40}", "it holds a lone surrogate"
+        return f"not Unicode text in {column:.40}", f"holds a lone surrogate in {column}, which is not Unicode text"
     return None
-
-
-def is_unicode(text: str) -> bool:
-    """Whether ``text`` is text: no half of a surrogate pair, which JSON's escapes can write, stands alone in it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -121,7 +121,7 @@ def test_a_mistyped_command_is_exit_code_2(
     ("line", "message"),
     [
         (b"{", "asked.jsonl line 2: not JSON"),
-        (b"[]", "line 2: expected an object with prompt and response, found list"),
+        (b"[]", "line 2: expected an object, found list"),
         (b'{"prompt": "a"}', "line 2: response must be text"),
         (b'{"prompt": 3, "response": "b"}', "line 2: prompt must be text"),
         (b'{"prompt": [], "response": "b"}', "line 2: prompt must be text"),
