@@ -156,7 +156,7 @@ class _StrictRequest(Request):
     async def json(self) -> Any:
         """The parsed body. Raises HTTPException 400 for anything else, naming the place and nothing of the text."""
         try:
-            text = (await self.body()).decode("utf-8")
+            text = (await self.body()).decode("utf-8-sig")
             return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_repetition)
         except UnicodeDecodeError as error:
             raise HTTPException(400, f"the body is not UTF-8 at byte {error.start}") from None
