@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import json
 import re
 import zlib
@@ -108,6 +109,24 @@ def read_rows(file: Path) -> Iterator[Row]:
     except (OSError, EOFError, zlib.error, UnicodeError, csv.Error, json.JSONDecodeError, RecursionError) as error:
         where = str(file) if number is None else f"{file} after row {number}"
         raise PairsError(f"{where}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def storable(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame as Parquet can hold it, a type a column: where there are several, what is no text becomes its JSON."""
+    columns = [str(name) for name in frame if pd.api.types.is_object_dtype(frame[name])]
+    return frame.assign(**{name: _storable(frame[name]) for name in columns})
+
+
+def _storable(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        pq.ParquetWriter(io.BytesIO(), pa.schema([("", pa.array(column, from_pandas=True).type)])).close()
+    except (pa.ArrowException, OverflowError):
+        texts = [part if part is None or isinstance(part, str) else json.dumps(part, default=str) for part in column]
+        return pd.Series(texts, column.index, dtype=object)
+    return column
 
 
 def _is_arrow(file: Path) -> bool:

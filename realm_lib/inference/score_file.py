@@ -4,8 +4,6 @@ A score is looked for in the run's feature store and put there when it is new, s
 where it was, and what a notebook has scored is not scored again.
 """
 
-import io
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +17,7 @@ from realm_lib.config.profile import load_params
 from realm_lib.data.chats import PairsError, Prompt, as_response, as_text
 from realm_lib.data.lengths import cut_prompt
 from realm_lib.data.reading import given, split_prompt
-from realm_lib.data.tables import PLACE, SUFFIXES, is_table, read_table, told
+from realm_lib.data.tables import PLACE, SUFFIXES, is_table, read_table, storable, told
 from realm_lib.features.extraction import score_texts, votes_renamed
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.reward_models import LongResponseError, build_scorer
@@ -69,7 +67,7 @@ def score_file(run: str | Path, source: str | Path, target: str | Path) -> Score
     if "human_ref_A" in table:
         table = votes_renamed(table)
     columns = _form(table, source)
-    rows = table.drop(columns=list(PLACE)).apply(_storable)
+    rows = storable(table.drop(columns=list(PLACE)))
     texts = _texts(table, columns, source)
     texts["prompt"] = texts["prompt"].map(lambda prompt: cut_prompt(prompt, preprocessing.max_length))
     distinct = texts.drop_duplicates(["prompt", "response"], ignore_index=True)
@@ -147,17 +145,3 @@ def _present(record: Mapping[Any, Any], column: str) -> Any:
     if value is None:
         raise PairsError(f"{column} is missing")
     return value
-
-
-def _storable(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    """The column as Parquet can hold it, which wants one type: where there are several, JSON of all that is no text."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        pq.ParquetWriter(io.BytesIO(), pa.schema([("", pa.array(column, from_pandas=True).type)])).close()
-    except (pa.ArrowException, OverflowError):
-        return column.map(
-            lambda value: value if isinstance(value, str) or value is None else json.dumps(value, ensure_ascii=False)
-        )
-    return column

@@ -64,6 +64,13 @@ def test_text_in_csv_that_looks_like_something_else_is_text(text: str) -> None:
     assert values(csv_rows(lines("prompt,response", f'Why?,"{text}"'))) == [{"prompt": "Why?", "response": text}]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("text", ["a\r\nb", "a\rb", "a\x85b\u2028c", "\ufeffa", "a\0"])
+def test_line_ends_within_a_text_of_csv_stay(text: str, encoding: str) -> None:
+    table = io.BytesIO(f'prompt,response\r\n"{text}",b\r\n'.encode(encoding))
+    assert values(csv_rows(table)) == [{"prompt": text, "response": "b"}]
+
+
 def test_rows_keep_the_numbers_of_their_lines() -> None:
     good = json.dumps(GOOD)
     assert [row.number for row in json_lines(lines("", good, " \t\r", good, ""))] == [2, 4]
