@@ -8,7 +8,6 @@ import codecs
 import csv
 import io
 import json
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
@@ -71,7 +70,7 @@ def json_file(file: BinaryIO) -> Iterator[Row]:
 
 def csv_rows(file: BinaryIO) -> Iterator[Row]:
     """Rows of text under a header; an empty field is missing, since CSV has no other way to say it."""
-    csv.field_size_limit(sys.maxsize)  # the whole process's; 128 KiB else, which a dialogue can have
+    csv.field_size_limit(2**31 - 1)  # of the whole process; 128 KiB else, and a dialogue can be longer
     reader = csv.reader((line.decode("utf-8", "surrogateescape") for line in _lines(file)), strict=True)
     header: list[str] = []
     end = 0

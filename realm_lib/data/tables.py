@@ -70,7 +70,7 @@ def read_table(file: Path) -> pd.DataFrame:
         frame = frame.reindex(range(len(rows)))  # where no row has a column
         frame = frame.assign(_file=file.name, _row=[row.number for row in rows], _reason=reasons)
     if frame.empty:
-        raise PairsError(f"{file}: holds no rows")
+        raise PairsError(f"{file}: holds no rows: fill it, or take it away")
     if frame["_reason"].notna().all():
         raise PairsError(f"{file}: none of its rows can be read: {told(frame)}")
     return frame
