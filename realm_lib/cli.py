@@ -29,7 +29,7 @@ def predict(
     response: Annotated[list[str] | None, typer.Option(help="A response; repeat the option to score several.")] = None,
     source: Annotated[
         str | None,
-        typer.Option("--input", metavar="FILE.jsonl", help='Lines of {"prompt", "response"}; - is standard input.'),
+        typer.Option("--input", metavar="FILE.jsonl", help='Rows of {"prompt", "response"}; - is standard input.'),
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Rank the responses to each prompt, best first.")] = False,
 ) -> None:
@@ -51,7 +51,7 @@ def predict(
 @app.command(rich_help_panel=_PEOPLE)
 def score(
     run: Annotated[Path, typer.Option(help="A run's folder, as outputs/demo: its params.yaml names the reward model.")],
-    source: Annotated[Path, typer.Option("--input", help="A .jsonl, .jsonl.gz or .parquet file of texts or pairs.")],
+    source: Annotated[Path, typer.Option("--input", help="A .jsonl, .json, .csv or .parquet file of texts or pairs.")],
     target: Annotated[Path, typer.Option("--output", help="The .parquet file to write: the input and its scores.")],
 ) -> None:
     """Score a file with a run's reward model: {prompt, response}, {prompt, chosen, rejected} or SHP's columns."""

@@ -38,7 +38,10 @@ class DataParams(Section):
     dataset_name: str | None = None
     """Hub data set in SHP's columns, as ``stanfordnlp/SHP``; for source hub."""
     path: str | None = None
-    """A file or folder of pairs (.jsonl, .jsonl.gz, .parquet), relative to the project root; for source local."""
+    """A file (.jsonl, .json, .csv, also with .gz, or .parquet), a folder of such, or one that ``datasets`` saved.
+
+    Relative to the project root; for source local.
+    """
     domains: list[str] | None = None
     """Only these domains, as ``askbaking``; null takes all."""
     splits: SplitSizes = SplitSizes()

@@ -28,10 +28,11 @@ _RECORD = "\x1e"  # RFC 7464 puts this separator before each JSON text
 def as_turns(dialogue: Prompt) -> list[dict[str, str]]:
     """The turns of a dialogue: its messages, or those of a text in one of the forms that the module names.
 
-    Any other text is one user message. Raises :class:`PairsError` for messages without role and text content.
+    Any other text is one user message. Raises :class:`PairsError` for messages without role and text content, and for
+    text that is not Unicode's.
     """
     if isinstance(dialogue, str):
-        return _turns_of_text(dialogue)
+        return _turns_of_text(_unicode(dialogue))
     turns = []
     for message in dialogue:
         if not isinstance(message, Mapping):
@@ -41,7 +42,7 @@ def as_turns(dialogue: Prompt) -> list[dict[str, str]]:
             raise PairsError(
                 f"a message needs a role ({', '.join(_HEADING)}) and text content, got {dict(message)!r:.200}"
             )
-        turns.append({"role": role, "content": content})
+        turns.append({"role": role, "content": _unicode(content)})
     return turns
 
 
@@ -67,7 +68,7 @@ def as_text(prompt: Prompt) -> str:
     Raises :class:`PairsError` as :func:`as_messages` does.
     """
     if isinstance(prompt, str) and not prompt.startswith(("\n\n", _RECORD)):
-        return prompt
+        return _unicode(prompt)
     turns = as_messages(prompt)
     for text in ([turns[0]["content"]] if _one_of_user(turns) else []) + [_transcript(turns)]:
         if _turns_of_text(text) == turns:
@@ -87,7 +88,7 @@ def as_response(completion: Prompt) -> str:
     Raises :class:`PairsError` for anything else: what somebody else says in it would be taken for the assistant's.
     """
     if isinstance(completion, str):
-        return completion
+        return _unicode(completion)
     turns = as_turns(completion)
     if [turn["role"] for turn in turns] != ["assistant"]:
         roles = ", ".join(turn["role"] for turn in turns) or "none"
@@ -101,6 +102,21 @@ def prompt_key(prompt: Prompt) -> str:
     The one rule by which a held-out prompt is kept out of training.
     """
     return " ".join(as_text(prompt).casefold().split())
+
+
+def is_unicode(text: str) -> bool:
+    """Whether ``text`` is text: no half of a surrogate pair, which JSON's escapes can write, stands alone in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _unicode(text: str) -> str:
+    if not is_unicode(text):
+        raise PairsError("holds a lone surrogate, which is not Unicode text")
+    return text
 
 
 def _turns_of_text(text: str) -> list[dict[str, str]]:

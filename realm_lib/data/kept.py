@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from realm_lib.config.base import resolve_path
 from realm_lib.config.data import DataParams, Split
 from realm_lib.data.pairs import PairSplit, PairsReport, load_splits
+from realm_lib.data.tables import local_files, storable
 from realm_lib.runs.files import read_note
 from realm_lib.runs.run import Run
 
@@ -38,7 +38,7 @@ def keep_pairs(run: Run, data: DataParams, splits: Sequence[Split] | None = None
     missing = [split for split, path in paths.items() if not _is_kept(path, origin)]
     for split, pairs in load_splits(data, missing).items():
         note = {"origin": origin, "report": pairs.report.to_dict()}
-        run.write_table(pairs.table, *folder, f"{split}.parquet", note=note)
+        run.write_table(storable(pairs.table), *folder, f"{split}.parquet", note=note)
     # Read back even what was written just now, so that a notebook sees the same whether or not it was the first.
     return {split: _read(path) for split, path in paths.items()}
 
@@ -60,9 +60,9 @@ def _origin(data: DataParams) -> str:
         if file.suffix in {".py", ".yaml"}:
             digest.update(file.read_bytes())
     if data.path is not None:
-        path = resolve_path(data.path)
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+        places = local_files(data.path)
+        files = [file for place in places for file in ([place] if place.is_file() else sorted(place.iterdir()))]
+        stats = [(file.parent.name, file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         digest.update(json.dumps(stats).encode())
     return digest.hexdigest()
 

@@ -1,33 +1,19 @@
 """Files of preference pairs in any form, read into the columns of SHP; a broken row is named."""
 
-import gzip
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from realm_lib.config.base import resolve_path
 from realm_lib.data.chats import Message, PairsError, Prompt, as_messages, as_response, as_text, as_turns
+from realm_lib.data.tables import local_files, read_table, told
 
 REQUIRED = ("post_id", "history", "human_ref_A", "human_ref_B", "labels")
 TEXTS = ("history", "human_ref_A", "human_ref_B")
-SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-
-
-def local_files(where: str) -> list[Path]:
-    """The files of pairs at ``where``, a file or a folder; raises :class:`PairsError` where there are none."""
-    path = resolve_path(where)
-    if not path.exists():
-        raise PairsError(f"data.path: {path} does not exist (relative paths start at the project's root)")
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    files = [file for file in files if file.name.endswith(SUFFIXES)]
-    if not files:
-        raise PairsError(f"data.path: {path} holds no {', '.join(SUFFIXES)} file")
-    return files
 
 
 def read_files(path: str | Path, subset_column: str | None = None) -> pd.DataFrame:
@@ -40,7 +26,7 @@ def read_files(path: str | Path, subset_column: str | None = None) -> pd.DataFra
     for file in local_files(str(path)):
         frame = read_table(file)
         if subset_column is not None and subset_column not in frame:
-            raise PairsError(f"{file}: no column {subset_column!r}; it has: {', '.join(map(str, frame.columns[:-2]))}")
+            raise PairsError(f"{file}: no column {subset_column!r}; it has: {', '.join(frame.columns[:-3])}")
         column = subset_column or ("subset" if "domain" not in frame and "subset" in frame else None)
         if column is not None:
             frame = frame.assign(domain=frame[column].astype(str))
@@ -48,42 +34,14 @@ def read_files(path: str | Path, subset_column: str | None = None) -> pd.DataFra
     return pd.concat(frames, ignore_index=True)
 
 
-def read_table(file: Path) -> pd.DataFrame:
-    """The rows of a .jsonl, .jsonl.gz or .parquet file as they are, with the file's name and row in _file and _row.
-
-    Raises :class:`PairsError` naming the file and the row that cannot be read.
-    """
-    if file.suffix == ".parquet":
-        try:
-            frame = pd.read_parquet(file)
-        except (OSError, ValueError) as error:
-            raise PairsError(f"{file}: cannot be read as parquet: {error}") from error
-    else:
-        frame = pd.DataFrame(list(_json_rows(file)))
-    return frame.assign(_file=file.name, _row=np.arange(1, len(frame) + 1))
-
-
-def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
-    opener = gzip.open if file.suffix == ".gz" else open
-    number = 0
-    try:
-        with opener(file, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise PairsError(f"{file} row {number}: expected an object, found {type(row).__name__}")
-                yield row
-    except json.JSONDecodeError as error:
-        raise PairsError(f"{file} row {number}: not JSON: {error.msg} at character {error.pos}") from error
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise PairsError(f"{file} after row {number}: cannot be read: {error}") from error
-
-
 def normalised(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     """``frame`` in SHP's columns with checked types.
 
     Raises :class:`PairsError` naming ``source`` and the column, or the row.
     """
+    if "_reason" in frame and frame["_reason"].notna().any():
+        raise PairsError(f"{source} {told(frame)}")
+    frame = frame.drop(columns="_reason", errors="ignore")
     if {"chosen", "rejected"} <= set(frame.columns):
         frame = pd.DataFrame([_from_chosen_rejected(row) for row in frame.to_dict("records")])
     missing = [column for column in REQUIRED if column not in frame]

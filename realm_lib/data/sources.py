@@ -9,7 +9,8 @@ import pandas as pd
 
 from realm_lib.config.data import DataParams
 from realm_lib.data.chats import PairsError
-from realm_lib.data.reading import local_files, normalised, read_table, unit_hash
+from realm_lib.data.reading import normalised, unit_hash
+from realm_lib.data.tables import local_files, read_table
 
 _SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 _SHARES = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}

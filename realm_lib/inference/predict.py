@@ -1,19 +1,20 @@
 """``realm predict``: responses from options or from lines of JSON, their rewards as JSON objects."""
 
-import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from realm_lib.data.chats import PairsError, as_response, as_text
+from realm_lib.data.chats import PairsError, Prompt, as_response, as_text
+from realm_lib.data.rows import Row, json_lines
+from realm_lib.data.tables import read_rows
 from realm_lib.reward.explanations import Explanation, explain_each
 from realm_lib.reward.realm_reward import RealmReward
 
 _LINES_AT_ONCE = 64
+_NOT_OF_LINES = (".json", ".json.gz", ".parquet")
 
 
 class PredictionError(ValueError):
@@ -38,57 +39,48 @@ class Question:
 
 
 def from_options(prompt: str, responses: Sequence[str]) -> list[Question]:
-    """The questions of ``--prompt`` and each ``--response``."""
-    return [_checked(prompt, response, "--response", number) for number, response in enumerate(responses, start=1)]
+    """The questions of ``--prompt`` and each ``--response``. Raises :class:`PredictionError` naming the option."""
+    told = _read(as_text, prompt, "--prompt")
+    numbered = enumerate(responses, start=1)
+    return [Question(told, _read(as_response, text, f"--response {n}"), "--response", n) for n, text in numbered]
 
 
 def read_questions(source: str) -> Iterator[Question]:
-    """The questions of a file, ``-`` for standard input: {"prompt", "response"} a line, as text or chat messages.
+    """The questions of a file that :func:`read_rows` reads, ``-`` for lines of standard input.
 
-    Lines are read as they are needed; blank ones are skipped. Raises :class:`PredictionError` naming file and line.
+    A row holds {"prompt", "response"}, as text or chat messages; lines are read as they are needed.
+    Raises :class:`PredictionError` naming file and line, and for a file without a row.
     """
     name = "standard input" if source == "-" else source
-    number = 0
+    unit = "row" if source.lower().endswith(_NOT_OF_LINES) or Path(source).is_dir() else "line"
+    row = None
     try:
-        with nullcontext(sys.stdin.buffer) if source == "-" else Path(source).open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield _question(line, f"{name} line", number)
-    except OSError as error:
-        where = f"{name} line {number + 1}" if number else name
-        raise PredictionError(f"{where}: cannot be read: {error.strerror}") from error
+        for row in json_lines(sys.stdin.buffer) if source == "-" else read_rows(Path(source)):
+            yield _question(row, f"{name} {unit}")
+    except PairsError as error:
+        raise PredictionError(str(error)) from error
+    if row is None:
+        raise PredictionError(f"{name}: holds no rows")
 
 
-def _question(line: bytes, source: str, number: int) -> Question:
-    where = f"{source} {number}"
-    try:
-        row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-    except UnicodeDecodeError as error:
-        raise PredictionError(f"{where}: not UTF-8 at byte {error.start}") from None
-    except json.JSONDecodeError as error:
-        raise PredictionError(f"{where}: not JSON: {error.msg} at character {error.pos}") from None
-    except (RecursionError, ValueError) as error:
-        raise PredictionError(f"{where}: not JSON that can be read: {error}") from None
-    if not isinstance(row, dict):
-        raise PredictionError(f"{where}: expected an object with prompt and response, found {type(row).__name__}")
+def _question(row: Row, source: str) -> Question:
+    where = f"{source} {row.number}"
+    if row.reason is not None:
+        raise PredictionError(f"{where}: {row.fault}")
     texts = []
     for key, read in (("prompt", as_text), ("response", as_response)):
-        value = row.get(key)
+        value = row.values.get(key)
         if not isinstance(value, (str, list)) or value == []:
             raise PredictionError(f"{where}: {key} must be text or a list of chat messages")
-        try:
-            texts.append(read(value))
-        except PairsError as error:
-            raise PredictionError(f"{where}: {key}: {error}") from None
-    return _checked(texts[0], texts[1], source, number)
+        texts.append(_read(read, value, f"{where}: {key}"))
+    return Question(texts[0], texts[1], source, row.number)
 
 
-def _checked(prompt: str, response: str, source: str, number: int) -> Question:
+def _read(read: Callable[[Prompt], str], value: Prompt, place: str) -> str:
     try:
-        (prompt + response).encode()
-    except UnicodeEncodeError:
-        raise PredictionError(f"{source} {number}: holds a lone surrogate, which is not Unicode text") from None
-    return Question(prompt, response, source, number)
+        return read(value)
+    except PairsError as error:
+        raise PredictionError(f"{place}: {error}") from None
 
 
 def predict(reward: RealmReward, questions: Iterable[Question]) -> Iterator[tuple[Question, dict[str, Any]]]:

@@ -14,8 +14,10 @@ import pandas as pd
 
 from realm_lib.config.base import resolve_path
 from realm_lib.config.profile import load_params
-from realm_lib.data.chats import PairsError, as_text
-from realm_lib.data.reading import SUFFIXES, given, read_table, split_prompt
+from realm_lib.data.chats import PairsError, Prompt, as_response, as_text
+from realm_lib.data.lengths import cut_prompt
+from realm_lib.data.reading import given, split_prompt
+from realm_lib.data.tables import PLACE, SUFFIXES, is_table, read_table, storable, told
 from realm_lib.features.extraction import score_texts, votes_renamed
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.reward_models import LongResponseError, build_scorer
@@ -42,33 +44,34 @@ class ScoredFile(NamedTuple):
 def score_file(run: str | Path, source: str | Path, target: str | Path) -> ScoredFile:
     """Score the texts of ``source`` with a run's reward model; ``target`` (.parquet) gets its rows and their scores.
 
-    ``source`` is a .jsonl, .jsonl.gz or .parquet file of {prompt, response}, {prompt, chosen, rejected} (strings or
+    ``source``, a file that :func:`read_table` reads, has {prompt, response}, {prompt, chosen, rejected} (strings or
     chat messages; without prompt the dialogues must share it) or SHP's columns, whose votes (score_A and score_B there)
-    become votes_A and votes_B; other columns are carried over.
+    become votes_A and votes_B; other columns are carried over. Prompts are cut as the run's own are.
     Each distinct text is scored once. ``target`` appears when everything is in it.
 
-    Raises :class:`PairsError` naming the row that cannot be used, MissingStepError or ParamsError for the run, and what
-    the scorer raises; a response that is too long is named by its row.
+    Raises :class:`PairsError` naming every kind of row that cannot be used, MissingStepError or ParamsError for the
+    run, and what the scorer raises; a response that is too long is named by its row.
     """
     start = time.monotonic()
     source, target = Path(source), Path(target)
     if target.suffix != ".parquet":
         raise PairsError(f"{target}: the output is a .parquet file")
-    if not source.name.endswith(SUFFIXES):
-        raise PairsError(f"{source}: not a {', '.join(SUFFIXES)} file")
+    if not is_table(source):
+        raise PairsError(f"{source}: not a {', '.join(SUFFIXES)} file, nor a folder that a `datasets.Dataset` is in")
     outputs = Run(run)
     params = load_params(outputs.path("params.yaml"))
-    if not source.is_file():
+    preprocessing = params.data.preprocessing
+    if not source.exists():
         raise PairsError(f"{source}: no such file")
     table = read_table(source)
     if "human_ref_A" in table:
         table = votes_renamed(table)
     columns = _form(table, source)
-    rows = table.drop(columns=["_file", "_row"])
-    texts = _texts(table, columns)
+    rows = storable(table.drop(columns=list(PLACE)))
+    texts = _texts(table, columns, source)
+    texts["prompt"] = texts["prompt"].map(lambda prompt: cut_prompt(prompt, preprocessing.max_length))
     distinct = texts.drop_duplicates(["prompt", "response"], ignore_index=True)
     scorer = build_scorer(params.reward_model, outputs.folder)
-    preprocessing = params.data.preprocessing
     try:
         scores = score_texts(
             scorer,
@@ -91,49 +94,54 @@ def score_file(run: str | Path, source: str | Path, target: str | Path) -> Score
 
 
 def _form(table: pd.DataFrame, source: Path) -> Mapping[str, str]:
-    if table.empty:
-        raise PairsError(f"{source}: holds no rows")
     for needed, columns in FORMS.items():
         if set(needed) <= set(table.columns):
             if taken := sorted(set(columns.values()) & set(table.columns)):
                 raise PairsError(f"{source}: has a column {taken[0]} already, where the scores would go: rename it")
             return columns
     forms = "; or ".join(", ".join(needed) for needed in FORMS)
-    raise PairsError(f"{source}: has the columns {', '.join(map(str, table.columns[:-2]))}; needed are {forms}")
+    raise PairsError(f"{source}: has the columns {', '.join(table.columns.drop(list(PLACE)))}; needed are {forms}")
 
 
-def _texts(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+def _texts(table: pd.DataFrame, columns: Mapping[str, str], source: Path) -> pd.DataFrame:
     """One row a response: row, column, prompt, response."""
     texts = []
+    reasons: list[str | None] = []
     for record in table.to_dict("records"):
-        try:
-            prompt, responses = _row_texts(record, list(columns))
-            for column, response in zip(columns, responses, strict=True):
-                if not response.strip():
-                    raise PairsError(f"{column} is empty")
-                texts.append((record["_row"], column, prompt, response))
-        except PairsError as error:
-            raise PairsError(f"{record['_file']} row {record['_row']}: {error}") from None
-    return pd.DataFrame(texts, columns=["row", "column", "prompt", "response"])
+        reason = record["_reason"]
+        if reason is None:
+            try:
+                prompt, responses = _row_texts(record, list(columns))
+                texts += [(record["_row"], name, prompt, text) for name, text in zip(columns, responses, strict=True)]
+            except PairsError as error:
+                reason = str(error).partition(", got ")[0]  # what this row holds is no part of the reason
+        reasons.append(reason)
+    if any(reasons):
+        raise PairsError(f"{source} {told(table.assign(_reason=pd.Series(reasons, dtype=object)))}")
+    return pd.DataFrame(texts, columns=["row", "column", "prompt", "response"], dtype=object)
 
 
 def _row_texts(record: Mapping[Any, Any], columns: list[str]) -> tuple[str, list[str]]:
     if columns == ["chosen", "rejected"]:
-        text, chosen, rejected = split_prompt(given(record, "prompt"), *(_present(record, name) for name in columns))
-        return text, [chosen, rejected]
-    prompt = "history" if "human_ref_A" in columns else "prompt"
-    return _as_text(record, prompt), [_as_text(record, column) for column in columns]
+        prompt, *responses = split_prompt(given(record, "prompt"), *(_present(record, name) for name in columns))
+    else:
+        prompt = as_text(_dialogue(record, "history" if "human_ref_A" in columns else "prompt"))
+        responses = [as_response(_dialogue(record, column)) for column in columns]
+    for column, response in zip(columns, responses, strict=True):
+        if not response.strip():
+            raise PairsError(f"{column} is empty")
+    return prompt, responses
 
 
-def _as_text(record: Mapping[Any, Any], column: str) -> str:
+def _dialogue(record: Mapping[Any, Any], column: str) -> Prompt:
     value = _present(record, column)
     if not isinstance(value, (str, list)):
         raise PairsError(f"{column} is neither text nor a list of messages, but {type(value).__name__}")
-    return as_text(value)
+    return value
 
 
 def _present(record: Mapping[Any, Any], column: str) -> Any:
     value = given(record, column)
     if value is None:
         raise PairsError(f"{column} is missing")
-    return value.tolist() if isinstance(value, np.ndarray) else value  # parquet hands message lists over as arrays
+    return value

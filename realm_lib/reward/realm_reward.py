@@ -3,7 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from realm_lib.config.base import ParamsError
 from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.profile import Params
-from realm_lib.data.chats import Prompt, as_response, as_text, readable
+from realm_lib.data.chats import PairsError, Prompt, as_response, as_text, readable
 from realm_lib.models.embedders import Embedder, build_embedder, by_role, cosine
 from realm_lib.models.reward_models import LongResponseError, Scorer, build_scorer
 from realm_lib.runs.files import write_json
@@ -72,11 +72,15 @@ class RealmReward:
         """One row a completion: reward, spread (standard deviation over the ensemble), score, similarity.
 
         Equal texts are computed once. Raises :class:`LongResponseError` with the places, among ``completions``, of
-        those that are too long for the reward model.
+        those that are too long for the reward model, and PairsError with the place of what is no dialogue or no text.
         """
         if len(prompts) != len(completions):
             raise ValueError(f"{len(prompts)} prompts but {len(completions)} completions")
-        asked = pd.DataFrame({"prompt": map(as_text, prompts), "response": map(as_response, completions)}, dtype=object)
+        texts = {
+            "prompt": _each(as_text, prompts, "the prompt of completion"),
+            "response": _each(as_response, completions, "completion"),
+        }
+        asked = pd.DataFrame(texts, dtype=object)
         columns = ["reward", "spread", "score", "similarity"]
         if asked.empty:
             return pd.DataFrame(columns=columns, dtype=float)
@@ -140,6 +144,16 @@ class RealmReward:
             raise ParamsError(f"{file}: {error}") from error
         scorer, embedder = build_scorer(params.reward_model, run), build_embedder(params.embedding, run)
         return cls(scorer, embedder, Combiner.from_pretrained(file.parent))
+
+
+def _each(read: Callable[[Prompt], str], dialogues: Sequence[Prompt], name: str) -> list[str]:
+    texts = []
+    for place, dialogue in enumerate(dialogues):
+        try:
+            texts.append(read(dialogue))
+        except PairsError as error:
+            raise PairsError(f"{name} {place}: {error}") from None
+    return texts
 
 
 def _name_and_weights(identity: Mapping[str, Any]) -> str:

@@ -104,3 +104,16 @@ def test_a_response_is_text_or_one_assistant_message() -> None:
 def test_equal_prompts_differ_in_case_and_white_space_only() -> None:
     assert prompt_key(" WHY \n\n me?") == prompt_key("why me?") == prompt_key([user("Why me?")])
     assert prompt_key("why me?") != prompt_key("why, me?")
+
+
+@pytest.mark.parametrize("text", ["\ud83d", "cake \udc80", "\n\nHuman: \ud83d", "\x1e\ud83d"])
+def test_a_lone_surrogate_is_no_text(text: str) -> None:
+    for read, dialogue in (
+        (as_text, text),
+        (as_response, text),
+        (as_turns, text),
+        (as_turns, [{"role": "user", "content": text}]),
+        (as_response, [{"role": "assistant", "content": text}]),
+    ):
+        with pytest.raises(PairsError, match="holds a lone surrogate, which is not Unicode text"):
+            read(dialogue)  # type: ignore[operator]

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pandas as pd
 import pytest
 
@@ -96,6 +97,29 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path, readings: list[str]) 
     assert sorted(readings) == ["test", "train", "validation"]
     write_rows(source, 50)
     assert sum(len(pairs.table) for pairs in keep_pairs(run, data).values()) == before + 10 == 50
+
+
+def test_a_folder_of_datasets_that_changed_is_read_again(tmp_path: Path, readings: list[str]) -> None:
+    rows = [{"prompt": f"Ask {n}", "chosen": "good", "rejected": "bad"} for n in range(4)]
+    parts = {"train": rows[:2], "validation": rows[2:3], "test": rows[3:]}
+    data, run = DataParams(source="local", path=str(tmp_path / "saved")), Run(tmp_path / "run")
+    for size in (1, 2):
+        saved = {name: datasets.Dataset.from_list(part[:size]) for name, part in parts.items()}
+        datasets.DatasetDict(saved).save_to_disk(tmp_path / "saved")
+        assert len(keep_pairs(run, data)["train"].table) == size
+        keep_pairs(run, data)
+        assert len(readings) == 3 * size
+
+
+def test_columns_of_several_types_are_kept_as_text(tmp_path: Path) -> None:
+    texts = {"human_ref_A": "good", "human_ref_B": "bad", "labels": 1}
+    for name, mine in (("train", [1, "x", None, {}]), ("validation", [{}]), ("test", [10**30])):
+        rows = [{"post_id": f"{name}{n}", "history": f"{name} {n}?", "mine": value} for n, value in enumerate(mine)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row | texts) + "\n" for row in rows))
+    kept_splits = keep_pairs(Run(tmp_path / "run"), DataParams(source="local", path=str(tmp_path)))
+    mine = {name: pairs.table["mine"].astype(object) for name, pairs in kept_splits.items()}
+    assert mine["train"].where(mine["train"].notna(), None).tolist() == ["1", "x", None, "{}"]
+    assert [mine["validation"][0], mine["test"][0]] == ["{}", str(10**30)]
 
 
 def test_a_change_of_the_code_makes_them_again(

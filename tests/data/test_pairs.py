@@ -286,10 +286,8 @@ def test_a_dialogue_that_cannot_be_read_is_named(tmp_path: Path, row: Row, messa
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{broken", r"train\.jsonl row 2: not JSON: .* at character 1"),
-        ("", r"train\.jsonl row 2: not JSON"),
-        ("[1, 2]", r"train\.jsonl row 2: expected an object, found list"),
-        ("null", r"train\.jsonl row 2: expected an object, found NoneType"),
+        ("{broken", r"train\.jsonl row 2: not JSON"),
+        ("[1, 2]", r"train\.jsonl row 2: not an object"),
         (json.dumps(shp(1, labels=2)), r"train\.jsonl row 2: labels is neither 0 nor 1 \(1 such rows\)"),
         (json.dumps(shp(1, labels=0.5)), r"train\.jsonl row 2: labels is neither 0 nor 1"),
         (json.dumps(shp(1, labels="A")), r"train\.jsonl row 2: labels is neither 0 nor 1"),
@@ -331,7 +329,7 @@ def test_a_truncated_archive_is_an_error(tmp_path: Path, kept_bytes: int) -> Non
         ("pairs.jsonl.gz", b"not an archive", r"pairs\.jsonl\.gz after row 0: cannot be read"),
         ("pairs.jsonl", b"\xff\xfe\x00", r"pairs\.jsonl after row 0: cannot be read"),
         ("pairs.parquet", b"PAR1 not really", r"pairs\.parquet: cannot be read as parquet"),
-        ("pairs.jsonl", b"", r"pairs\.jsonl: missing column"),
+        ("pairs.jsonl", b"", r"pairs\.jsonl: holds no rows"),
     ],
 )
 def test_a_file_that_is_not_what_its_name_says(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -344,7 +342,7 @@ def test_a_place_without_pairs(tmp_path: Path) -> None:
     with pytest.raises(PairsError, match=r"data\.path: .*nowhere does not exist"):
         load_pairs(local(tmp_path / "nowhere"), "train")
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(PairsError, match=r"holds no \.jsonl, \.jsonl\.gz, \.parquet file"):
+    with pytest.raises(PairsError, match=r"holds no \.jsonl, \.jsonl\.gz, .*, \.parquet file"):
         load_pairs(local(tmp_path), "train")
     with pytest.raises(PairsError, match="unknown split 'dev'; splits: reward_model, train, validation, test"):
         load_pairs(local(tmp_path), "dev")  # type: ignore[arg-type]

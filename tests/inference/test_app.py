@@ -86,6 +86,12 @@ def test_a_list_of_responses(client: TestClient, wanted: Any, prompt: Any) -> No
     assert [one["reward"] for one in answer["results"]] == answer["rewards"]
 
 
+def test_a_byte_order_mark_and_what_is_not_asked_for_are_passed_over(client: TestClient, wanted: Any) -> None:
+    asked = json.dumps({"prompt": PROMPT, "response": RESPONSE, "mine": {"\ud83d": ["\ud83d"]}})
+    answer = client.post("/predict", content=asked.encode("utf-8-sig"), headers=JSON)
+    assert answer.json()["reward"] == wanted(RESPONSE)
+
+
 def test_openrlhf(client: TestClient, wanted: Any) -> None:
     prompt = f"<|im_start|>user\n{PROMPT}<|im_end|>\n<|im_start|>assistant\n"
     query = [prompt + RESPONSE + "<|im_end|>", PROMPT + "No."]
@@ -124,6 +130,14 @@ def test_llama_factory(client: TestClient, wanted: Any) -> None:
         (b'{"query": [], "labels": [Infinity]}', 400, "Infinity is not a number of JSON"),
         (b'{"prompt": ' + b"1" * 5000 + b"}", 400, "too many digits"),
         (b"[]", 422, "body"),
+        (b'{"prompt": "a", "response": "b", "prompt": "secret"}', 400, "a key that stands twice"),
+        (b'{"prompt": [{"role": "user", "role": "user", "content": "secret"}], "response": "b"}', 400, "stands twice"),
+        (b'{"query": [], "labels": [{"secret": 1, "secret": 2}]}', 400, "a key that stands twice"),
+        (b'{"prompt": [{"role": "user", "content": "secret \\ud83d"}], "response": "b"}', 422, "lone surrogate"),
+        (b'{"prompt": [{"role": "secret \\ud83d", "content": "a"}], "response": "b"}', 422, "role"),
+        (b'{"prompt": "a", "response": ["b", "secret \\ud83d"]}', 422, "response 1 holds a lone surrogate"),
+        (b'{"query": ["secret \\ud83d"], "prompts": ["secret"]}', 422, "query[0] holds a lone surrogate"),
+        (b'{"messages": ["\\n\\nHuman: a\\n\\nAssistant: secret \\ud83d"]}', 422, "messages[0] holds a lone surrogate"),
         (b'{"prompt": "secret"}', 422, "response"),
         (b'{"prompt": "secret", "response": {"secret": 1}}', 422, "response"),
         (b'{"prompt": ["a", "b"], "response": ["secret"]}', 422, "2 prompts but 1 responses"),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from realm_lib.config.base import ParamsError
+from realm_lib.data.chats import PairsError
 from realm_lib.inference import frameworks
 from realm_lib.reward.realm_reward import RealmReward
 
@@ -154,3 +155,10 @@ def test_trls_trainers_take_the_reward_as_it_is(run_folder: Path, run_reward: Re
     for (prompts, completions, rewards), mean in zip(last["calls"], trainers[1]["rewards"], strict=True):
         assert rewards == pytest.approx(run_reward(prompts, completions), abs=1e-4)
         assert np.mean(rewards) == pytest.approx(mean, abs=1e-4)
+
+
+def test_a_lone_surrogate_is_named(run_folder: Path) -> None:
+    with pytest.raises(PairsError, match="completion 1: holds a lone surrogate"):
+        frameworks.reward_func(["a b", "a \ud83d"], ["a", "a"], run=str(run_folder))
+    with pytest.raises(PairsError, match="the prompt of completion 0: holds a lone surrogate"):
+        frameworks.compute_score("x", "b", None, {"prompt": "\ud83d"}, run=str(run_folder))

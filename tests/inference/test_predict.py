@@ -1,11 +1,13 @@
 """``realm predict``: lines in, a JSON object a response out, and every error with its file and line."""
 
+import gzip
 import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from realm_lib import cli
@@ -121,13 +123,17 @@ def test_a_mistyped_command_is_exit_code_2(
     ("line", "message"),
     [
         (b"{", "asked.jsonl line 2: not JSON"),
-        (b"[]", "line 2: expected an object with prompt and response, found list"),
+        (b"[]", "line 2: expected an object, found list"),
         (b'{"prompt": "a"}', "line 2: response must be text"),
         (b'{"prompt": 3, "response": "b"}', "line 2: prompt must be text"),
         (b'{"prompt": [], "response": "b"}', "line 2: prompt must be text"),
         (b'{"prompt": [{"role": "robot", "content": "a"}], "response": "b"}', "line 2: prompt: a message needs a role"),
         (b'{"prompt": "a", "response": "\\ud800"}', "line 2: holds a lone surrogate"),
         (b'{"prompt": "a", "response": "\xff"}', "line 2: not UTF-8 at byte"),
+        (b'{"prompt": "a", "response": "b", "prompt": "c"}', "line 2: duplicate keys"),
+        (b'{"prompt": "a", "response": NaN}', "line 2: response must be text"),
+        (b'{"prompt": "a", "response": [{"role": "user", "content": "b"}]}', "line 2: response: a response is text or"),
+        (b'{"prompt": "\\n\\nHuman: a\\n\\nAssistant: b", "response": "c"}', "line 2: prompt: the prompt ends in an"),
         (b"[" * 100_000, "line 2: not JSON that can be read"),
         (b'{"prompt": "a", "response": "' + b"word " * 600 + b'"}', "'): its response and the chat template take "),
     ],
@@ -160,6 +166,72 @@ def test_blank_lines_and_a_byte_order_mark_are_no_errors(tmp_path: Path) -> None
     path = tmp_path / "asked.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(ROWS[0]).encode() + b"\n\n" + json.dumps(ROWS[1]).encode())
     assert [question.place for question in read_questions(str(path))] == [f"{path} line 1", f"{path} line 3"]
+
+
+@pytest.mark.usefixtures("loaded")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--prompt", "a", "--response", "b", "--response", "cake \ud83d"], "--response 2: holds a lone surrogate"),
+        (["--prompt", "a \ud83d", "--response", "b"], "--prompt: holds a lone surrogate"),
+        (["--prompt", "\n\nHuman: a\n\nAssistant: b", "--response", "b"], "--prompt: the prompt ends in an assistant"),
+    ],
+)
+def test_a_text_of_the_command_line_that_is_none_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    said, shown = realm(monkeypatch, capsys, "predict", "--run", "r", *options)
+    assert str(said).startswith(f"realm: {message}")
+    assert shown == ""
+
+
+@pytest.mark.usefixtures("loaded")
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf"])
+def test_an_input_without_a_row_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes
+) -> None:
+    said = realm(monkeypatch, capsys, "predict", "--run", "r", "--input", "-", stdin=content)
+    assert said == ("realm: standard input: holds no rows", "")
+    (tmp_path / "asked.jsonl").write_bytes(content)
+    with pytest.raises(PredictionError, match=r"asked\.jsonl: holds no rows"):
+        list(read_questions(str(tmp_path / "asked.jsonl")))
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("a.json", "row 2"), ("a.csv", "line 3"), ("a.parquet", "row 2"), ("a.jsonl.gz", "line 2"), ("a.txt", "line 2")],
+)
+def test_every_kind_of_file_is_asked(tmp_path: Path, name: str, place: str) -> None:
+    path = tmp_path / name
+    frame = pd.DataFrame(ROWS)
+    if name == "a.csv":
+        frame.to_csv(path, index=False)
+    elif name == "a.parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_json(path, orient="records", lines=name != "a.json")
+    questions = list(read_questions(str(path)))
+    assert [(question.prompt, question.response) for question in questions] == [tuple(row.values()) for row in ROWS]
+    assert questions[1].place == f"{path} {place}"
+
+
+def test_an_archive_that_is_cut_short_is_answered_up_to_there(run_reward: RealmReward, tmp_path: Path) -> None:
+    path = tmp_path / "asked.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps(ROWS[0]).encode() + b"\n" + bytes(range(256)) * 100)[:-200])
+    answered: list[object] = []
+    with pytest.raises(PredictionError, match=r"asked\.jsonl\.gz (after|line)"):
+        answered.extend(predict(run_reward, read_questions(str(path))))
+    assert len(answered) == 1
+
+
+def test_a_prompt_is_the_same_however_it_is_written(run_reward: RealmReward, tmp_path: Path) -> None:
+    asked = "How do I boil an egg?"
+    prompts = [asked, f"\n\nHuman: {asked}", f"\n\nHuman: {asked}\n\nAssistant:"]
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": ""}]
+    path = tmp_path / "asked.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": prompt, "response": "Eat it."}) for prompt in [*prompts, messages]))
+    answers = [answer for _, answer in predict(run_reward, read_questions(str(path)))]
+    assert answers[1:] == answers[:1] * 3
 
 
 def test_messages_are_read_as_the_reward_reads_them(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -92,6 +93,50 @@ def test_pairs_as_messages_and_as_shp(tmp_path: Path, run: Path, direct: Any, su
     assert (out["votes_A"][0], out["votes_B"][0]) == (9, 4)  # what SHP calls a score
 
 
+@pytest.mark.parametrize("name", ["in.json", "in.csv", "in.jsonl", "in"])
+def test_every_kind_of_file_is_scored(tmp_path: Path, run: Path, direct: Any, name: str) -> None:
+    rows = pd.DataFrame([{"prompt": "Why?", "response": "NA"}, {"prompt": "Why?", "response": "007"}])
+    if name == "in":
+        datasets.Dataset.from_pandas(rows).save_to_disk(tmp_path / name)
+    elif name == "in.csv":
+        rows.to_csv(tmp_path / name, index=False)
+    else:
+        lines = "\n\n".join(json.dumps(row) for row in rows.to_dict("records"))
+        text = json.dumps(rows.to_dict("records")) if name == "in.json" else f"\n{lines}\n\n"
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    score_file(run, tmp_path / name, tmp_path / "out.parquet")
+    out = pd.read_parquet(tmp_path / "out.parquet")
+    assert out["response"].tolist() == ["NA", "007"]
+    np.testing.assert_allclose(out["score"], [direct("Why?", "NA"), direct("Why?", "007")], atol=1e-4)
+
+
+def test_texts_and_messages_in_one_column_and_columns_of_several_types(tmp_path: Path, run: Path, direct: Any) -> None:
+    messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": ""}]
+    said = [{"role": "assistant", "content": "Yeast."}]
+    mine = [1, "x", None, {}]
+    rows = [
+        {"prompt": prompt, "response": response, "mine": value, "empty": {}, "large": 10**25}
+        for prompt, response, value in zip(["Why?", messages] * 2, ["Yeast.", "Yeast.", said, said], mine, strict=True)
+    ]
+    score_file(run, write(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet")
+    out = pd.read_parquet(tmp_path / "out.parquet").astype(object).replace({np.nan: None})
+    assert out["score"].tolist() == pytest.approx([direct("Why?", "Yeast.")] * 4, abs=1e-4)
+    assert out["prompt"].tolist() == ["Why?", json.dumps(messages)] * 2
+    assert out["mine"].tolist() == ["1", "x", None, "{}"]
+    assert out["large"].tolist() == [str(10**25)] * 4
+
+
+def test_prompts_are_cut_as_the_runs_own(tmp_path: Path, run: Path, direct: Any) -> None:
+    profile = yaml.safe_load((run / "params.yaml").read_text())
+    profile["data"]["preprocessing"]["max_length"] = 3
+    (run / "params.yaml").write_text(yaml.safe_dump(profile))
+    rows = [{"prompt": "Why does it rise in the oven?", "response": "Yeast makes gas of sugar."}]
+    score_file(run, write(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet")
+    out = pd.read_parquet(tmp_path / "out.parquet")
+    assert out["score"].tolist() == pytest.approx([direct("Why does it", rows[0]["response"])], abs=1e-4)
+    assert out["prompt"].tolist() == [rows[0]["prompt"]]
+
+
 GOOD = {"prompt": "Why?", "response": "Yeast."}
 
 
@@ -110,6 +155,25 @@ GOOD = {"prompt": "Why?", "response": "Yeast."}
         ([{"question": "a"}], r"in\.jsonl: has the columns question; needed are prompt, response; or chosen"),
         ([GOOD | {"score": 1.0}], r"in\.jsonl: has a column score already"),
         ([], r"in\.jsonl: holds no rows"),
+        ([GOOD, GOOD | {"response": "cake \ud83d"}], r"in\.jsonl row 2: not Unicode text in response"),
+        ([GOOD, GOOD | {"mine": "\ud83d"}], r"in\.jsonl row 2: not Unicode text in mine"),
+        (
+            [GOOD | {"response": [{"role": "user", "content": "a"}]}],
+            r"row 1: a response is text or one assistant message",
+        ),
+        (
+            [
+                GOOD,
+                GOOD | {"response": ""},
+                {"prompt": None, "response": "a"},
+                GOOD | {"response": "\ud83d"},
+                *([GOOD | {"response": "\n"}] * 5),
+                GOOD | {"response": [{"role": "robot", "content": "a"}]},
+                GOOD | {"response": [{"role": "robot", "content": "b"}]},
+            ],
+            r"in\.jsonl row 2, 5, 6, 7, 8 and 1 more: response is empty; row 3: prompt is missing; "
+            r"row 4: not Unicode text in response; row 10, 11: a message needs a role .* and text content$",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(
@@ -130,7 +194,7 @@ def test_a_broken_line_a_long_response_and_wrong_names(tmp_path: Path, run: Path
         score_file(run, source, tmp_path / "out.parquet")
     for given, target, message in (
         ("nothing.jsonl", "out.parquet", "no such file"),
-        ("in.csv", "out.parquet", "not a .jsonl"),
+        ("in.txt", "out.parquet", "not a .jsonl"),
         ("in.jsonl", "out.csv", "the output is a .parquet file"),
     ):
         with pytest.raises(PairsError, match=message):

@@ -17,6 +17,7 @@ from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.training import ModelParams, TrainingParams
+from realm_lib.data.chats import PairsError
 from realm_lib.models.embedders import cosine
 from realm_lib.models.reward_models import Scorer, ScorerError, build_scorer
 from realm_lib.reward.combiner import Combiner, CombinerError
@@ -219,3 +220,24 @@ def test_no_secret_is_saved(tmp_path: Path, combiner: Combiner, monkeypatch: pyt
     text = (tmp_path / "realm_reward.json").read_text(encoding="utf-8")
     assert "very-secret" not in text
     assert json.loads(text)["embedding"]["api_key"] == "${SOME_KEY}"
+
+
+@pytest.mark.parametrize(
+    ("prompts", "completions", "message"),
+    [
+        (["Why?"] * 2, ["So.", "So \ud83d"], "completion 1: holds a lone surrogate"),
+        (["Why?", "Why \ud83d?"], ["So."] * 2, "the prompt of completion 1: holds a lone surrogate"),
+        (
+            [[{"role": "user", "content": "\ud83d"}]],
+            [[{"role": "assistant", "content": "a"}]],
+            "the prompt of completion 0: holds",
+        ),
+        ([[{"role": "user", "content": "a"}]], [[{"role": "assistant", "content": "\ud83d"}]], "completion 0: holds"),
+        (["Why?"], [[{"role": "user", "content": "a"}]], "completion 0: a response is text or one assistant message"),
+    ],
+)
+def test_what_is_no_text_or_no_answer_is_named_by_its_place(
+    run_reward: RealmReward, prompts: Any, completions: Any, message: str
+) -> None:
+    with pytest.raises(PairsError, match=message):
+        run_reward(prompts, completions)

@@ -151,12 +151,13 @@ class RewardService:
 
 
 class _StrictRequest(Request):
-    """JSON as RFC 8259 has it: UTF-8, no NaN, not nested without end."""
+    """JSON as RFC 8259 has it: UTF-8, no NaN, no key twice, not nested without end."""
 
     async def json(self) -> Any:
         """The parsed body. Raises HTTPException 400 for anything else, naming the place and nothing of the text."""
         try:
-            return json.loads((await self.body()).decode("utf-8"), parse_constant=_refuse_constant)
+            text = (await self.body()).decode("utf-8-sig")
+            return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_repetition)
         except UnicodeDecodeError as error:
             raise HTTPException(400, f"the body is not UTF-8 at byte {error.start}") from None
         except json.JSONDecodeError as error:
@@ -170,6 +171,14 @@ class _StrictRequest(Request):
 def _refuse_constant(name: str) -> NoReturn:
     """NaN or an infinity, which Python's parser takes and JSON does not have."""
     raise HTTPException(400, f"the body is not JSON: {name} is not a number of JSON")
+
+
+def _refuse_repetition(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Two equal keys, of which Python's parser takes the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise HTTPException(400, "the body's JSON has an object with a key that stands twice")
+    return found
 
 
 class _StrictRoute(APIRoute):

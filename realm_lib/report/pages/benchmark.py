@@ -10,6 +10,7 @@ from realm_lib.config.base import resolve_path
 from realm_lib.config.profile import load_params
 from realm_lib.data.chats import PairsError
 from realm_lib.data.pairs import read_pairs
+from realm_lib.data.tables import without_suffix
 from realm_lib.evaluation.bias import length_bias, length_bias_table
 from realm_lib.evaluation.judging import evaluate_rewards
 from realm_lib.evaluation.result import Evaluation
@@ -99,8 +100,7 @@ def evaluate_file(
 
 def _safe_name(name: str) -> str:
     """A file's name without its ending, as part of another file's name."""
-    bare = re.sub(r"\.(jsonl|jsonl\.gz|parquet)$", "", name)
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", bare).strip("._") or "pairs"
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", without_suffix(name)).strip("._") or "pairs"
 
 
 def _tables(evaluation: Evaluation, lengths: dict[str, Any]) -> list[tuple[str, "Markup"]]:
