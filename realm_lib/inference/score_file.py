@@ -14,8 +14,10 @@ import pandas as pd
 
 from realm_lib.config.base import resolve_path
 from realm_lib.config.profile import load_params
+from realm_lib.data.cells import given
 from realm_lib.data.chats import PairsError, as_text
-from realm_lib.data.reading import SUFFIXES, given, read_table, split_prompt
+from realm_lib.data.reading import SUFFIXES, read_table
+from realm_lib.data.responses import split_prompt
 from realm_lib.features.extraction import score_texts, votes_renamed
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.reward_models import LongResponseError, build_scorer

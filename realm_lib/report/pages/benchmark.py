@@ -53,7 +53,8 @@ def evaluate_file(
     known = read_features(run, ("train", "validation"))
     reward = RealmReward.from_pretrained(run.folder)
     reading = params.data.preprocessing
-    split = read_pairs(path, subset_column=subset_column, words=reading.max_length)
+    unusable = params.data.max_unusable_share
+    split = read_pairs(path, subset_column=subset_column, words=reading.max_length, max_unusable_share=unusable)
     pairs, report = split.table, split.report
     seen = pairs["history"].isin(set(known["train"]["history"]) | set(known["validation"]["history"]))
     if seen.all():

@@ -1,0 +1,60 @@
+"""The cells of a table of any form, as Python values."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from realm_lib.data.chats import PairsError
+
+
+def given(row: Mapping[Any, Any], column: str) -> Any:
+    """The value of a column; None where it is missing, which pandas writes as NaN when other rows have it."""
+    value = row.get(column)
+    return None if pd.api.types.is_scalar(value) and pd.isna(value) else value
+
+
+def plain(value: Any) -> Any:
+    """``value`` with lists in place of the arrays as which Parquet hands them over, at every depth."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [plain(part) for part in value]
+    if isinstance(value, Mapping):
+        return {name: plain(part) for name, part in value.items()}
+    return value
+
+
+def number(value: Any) -> float | None:
+    """A finite number, also one that is written as text or is a truth value; None for anything else."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if np.isfinite(found) else None
+
+
+def listed(row: Mapping[str, Any], column: str) -> list[Any]:
+    """The list in a column, or the one that its text is in JSON: CSV has no other way to hold it.
+
+    Raises :class:`PairsError` for anything else.
+    """
+    value = given(row, column)
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            value = None
+    if not isinstance(value, list):
+        raise PairsError(f"{column} is not a list")
+    return value
+
+
+def objects(row: Mapping[str, Any], column: str) -> list[Mapping[str, Any]]:
+    """The objects in the list of a column. Raises :class:`PairsError` for anything else."""
+    found = listed(row, column)
+    if not all(isinstance(part, Mapping) for part in found):
+        raise PairsError(f"{column} is not a list of objects")
+    return found
