@@ -13,7 +13,14 @@ from realm_lib.data.chats import PairsError
 def given(row: Mapping[Any, Any], column: str) -> Any:
     """The value of a column; None where it is missing, which pandas writes as NaN when other rows have it."""
     value = row.get(column)
-    return None if pd.api.types.is_scalar(value) and pd.isna(value) else value
+    return None if _is_missing(value) else value
+
+
+def id_text(value: Any) -> str | None:
+    """An id as text; None without one. A whole number is the same as 7 and as 7.0, which a missing one makes of it."""
+    if _is_missing(value) or value == "":
+        return None
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def plain(value: Any) -> Any:
@@ -58,3 +65,7 @@ def objects(row: Mapping[str, Any], column: str) -> list[Mapping[str, Any]]:
     if not all(isinstance(part, Mapping) for part in found):
         raise PairsError(f"{column} is not a list of objects")
     return found
+
+
+def _is_missing(value: Any) -> bool:
+    return bool(pd.api.types.is_scalar(value) and pd.isna(value))

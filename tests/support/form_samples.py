@@ -52,6 +52,7 @@ def shp(**changes: Any) -> Row:
 
 REST = "Why rest dough?"
 RIGHT = (REST, "It relaxes.", "Habit.")
+ASKED = f"\n\nHuman: {REST}\n\nAssistant:"
 TWO = {"response_1": "It relaxes.", "response_2": "Habit."}
 STEER = [
     {"prompt": REST, **TWO, "preference_strength": -2, "split": "train", "preference_statement": "The first."},
@@ -198,7 +199,7 @@ SAMPLES = {
     "Nectar": Sample(
         [
             {
-                "prompt": f"\n\nHuman: {REST}\n\nAssistant: ",
+                "prompt": f"{ASKED} ",
                 "answers": [{"answer": "It relaxes.", "model": "m", "rank": 1.0}, {"answer": "Habit.", "rank": 2.0}],
             }
         ],

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from realm_lib.data.cells import given, number, plain
+from realm_lib.data.cells import given, id_text, number, plain
 from realm_lib.data.chats import PairsError, as_text
 from realm_lib.data.hashing import unit_hash
 
@@ -133,20 +133,22 @@ def _record(row: Row, found: Pair | str) -> dict[str, Any]:
     if not isinstance(found, str):
         reason = _reason_against(found)
         found = found if reason is None else reason
-    record = {"_file": row["_file"], "_row": row["_row"], "domain": domain_of(row)}
-    if isinstance(found, str):
-        empty = {"post_id": None, "history": "", "human_ref_A": "", "human_ref_B": "", "labels": 0}
-        return record | empty | {"rating_A": None, "rating_B": None, "_reason": found}
-    own_id = given(row, "post_id")
-    return record | {
-        "post_id": found.post_id if own_id is None else own_id,
-        "history": found.prompt,
-        "human_ref_A": found.a,
-        "human_ref_B": found.b,
-        "labels": found.label,
-        "rating_A": found.ratings[0],
-        "rating_B": found.ratings[1],
-        "_reason": None,
+    reason = found if isinstance(found, str) else None
+    pair = Pair("", "", "", None) if isinstance(found, str) else found
+    own_id = id_text(given(row, "post_id"))
+    post_id = id_text(pair.post_id) if own_id is None else own_id
+    return {
+        "post_id": post_id if reason is None else None,
+        "domain": domain_of(row),
+        "history": pair.prompt,
+        "human_ref_A": pair.a,
+        "human_ref_B": pair.b,
+        "labels": pair.label or 0,
+        "rating_A": pair.ratings[0],
+        "rating_B": pair.ratings[1],
+        "_file": row["_file"],
+        "_row": row["_row"],
+        "_reason": reason,
     }
 
 

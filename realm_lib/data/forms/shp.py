@@ -2,24 +2,24 @@
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from realm_lib.data.cells import given, number
+from realm_lib.data.cells import id_text, number
 from realm_lib.data.chats import PairsError, as_text
 from realm_lib.data.forms.form import NO_LABEL, NOT_TEXT, NOT_UNICODE, TIE, is_unicode
 
 TEXTS = ("history", "human_ref_A", "human_ref_B")
 REQUIRED = (*TEXTS, "labels")
 _NUMBERS = ("score_A", "score_B", "score_ratio", "rating_A", "rating_B", "gold_A", "gold_B")
-"""What is calculated with; the other columns of SHP are only kept."""
-_KEPT = ("upvote_ratio", "c_root_id_A", "c_root_id_B", "created_at_utc_A", "created_at_utc_B", "seconds_difference")
+"""What is calculated with; the other numbers of SHP are only kept, where they are numbers."""
+_IDS = ("post_id", "c_root_id_A", "c_root_id_B")
+_KEPT = ("upvote_ratio", "created_at_utc_A", "created_at_utc_B", "seconds_difference")
 _LABELS = {"a": 1, "b": 0, "true": 1, "false": 0, "tie": None}
 
 
 def read_shp(frame: pd.DataFrame) -> pd.DataFrame:
     """``frame`` with checked types and the reasons of rows that cannot be used; other sets' columns are left out."""
-    own = ["post_id", "domain", *REQUIRED, *_NUMBERS, *_KEPT, "_file", "_row"]
+    own = [*_IDS, "domain", *REQUIRED, *_NUMBERS, *_KEPT, "_file", "_row"]
     domain = frame["domain"] if "domain" in frame else frame.get("subset", pd.Series(None, frame.index, dtype=object))
     domain = domain.astype(object).where(domain.notna() & (domain != ""), "all").astype(str)
     frame = frame.assign(domain=domain)[[*frame.columns.intersection(own).union(["domain"], sort=False)]].copy()
@@ -35,17 +35,19 @@ def read_shp(frame: pd.DataFrame) -> pd.DataFrame:
             unusable(~right, reason)
             frame[column] = frame[column].where(right, "")
     for history in frame["history"][frame["history"].str.startswith(("\n\n", "\x1e"))].unique():
-        if reason := _not_a_prompt(history):
-            unusable(frame["history"] == history, reason)
+        if (no_prompt := _not_a_prompt(history)) is not None:
+            unusable(frame["history"] == history, no_prompt)
     labels = [_label(value) for value in frame["labels"]]
     unusable(pd.Series([label == NO_LABEL for label in labels], frame.index), NO_LABEL)
     unusable(pd.Series([label is None for label in labels], frame.index), TIE)
     frame["labels"] = [label if isinstance(label, int) else 0 for label in labels]
-    for column in frame.columns.intersection(list(_NUMBERS)):
+    for column in frame.columns.intersection([*_NUMBERS, *_KEPT]):
         numbers = pd.Series([number(value) for value in frame[column]], frame.index, dtype=float)
-        unusable(numbers.isna() & frame[column].notna(), f"{column} is not a number")
+        if column in _NUMBERS:
+            unusable(numbers.isna() & frame[column].notna(), f"{column} is not a number")
         frame[column] = numbers
-    frame["post_id"] = [_id(value) for value in frame["post_id"]] if "post_id" in frame else None
+    for column in frame.columns.intersection(list(_IDS)).union(["post_id"]):
+        frame[column] = [id_text(value) for value in frame[column]] if column in frame else None
     return frame.infer_objects().assign(_reason=reasons)
 
 
@@ -55,14 +57,6 @@ def _label(value: Any) -> int | str | None:
         return _LABELS[value.strip().lower()]
     found = number(value)
     return {1.0: 1, 0.0: 0, 0.5: None}[found] if found in (1.0, 0.0, 0.5) else NO_LABEL
-
-
-def _id(value: Any) -> str | None:
-    """An id as text; one that is a number is the same whether or not other rows lack theirs (pandas makes it float)."""
-    value = given({"post_id": value}, "post_id")
-    if isinstance(value, (float, np.floating)) and float(value).is_integer():
-        value = int(value)
-    return None if value is None or value == "" else str(value)
 
 
 def _not_a_prompt(history: str) -> str | None:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from realm_lib.data.cells import given, number
+from realm_lib.data.cells import given, id_text, number
 from realm_lib.data.chats import PairsError, as_text
 from realm_lib.data.forms.form import ALONE, DELETED, SYNTHETIC, Found, Pair, Row, ranked, text
 
@@ -24,7 +24,7 @@ class _Reply(NamedTuple):
 
 def message_rows(rows: Sequence[Row]) -> Found:
     """A message a row, under the one that ``parent_id`` names."""
-    messages = {given(row, "message_id"): row for row in rows}
+    messages = {id_text(given(row, "message_id")): row for row in rows}
     replies = []
     for row in rows:
         if given(row, "role") == "prompter":
@@ -53,14 +53,14 @@ def nested(rows: Sequence[Row]) -> Found:
     yield from _pairs(replies)
 
 
-def _before(row: Row, messages: Mapping[Any, Row]) -> tuple[Row, ...]:
+def _before(row: Row, messages: Mapping[str | None, Row]) -> tuple[Row, ...]:
     path: list[Row] = []
-    parent = given(row, "parent_id")
+    parent = id_text(given(row, "parent_id"))
     while parent is not None:
         if parent not in messages or len(path) > len(messages):
             raise PairsError("the message that it replies to is not there")
         path.append(messages[parent])
-        parent = given(messages[parent], "parent_id")
+        parent = id_text(given(messages[parent], "parent_id"))
     if not path:
         raise PairsError("no prompt")
     return tuple(reversed(path))
@@ -110,7 +110,7 @@ def _true(message: Row, column: str) -> bool:
 
 
 def _turn(message: Row) -> dict[str, str]:
-    role = given(message, "role")
+    role = str(given(message, "role"))
     if role not in _ROLES:
         raise PairsError("a message without a role (prompter, assistant) and text")
     return {"role": _ROLES[role], "content": text(given(message, "text"))}
