@@ -9,6 +9,8 @@ import pandas as pd
 
 from realm_lib.data.chats import PairsError
 
+NOT_TEXT = "not text"
+
 
 def given(row: Mapping[Any, Any], column: str) -> Any:
     """The value of a column; None where it is missing, which pandas writes as NaN when other rows have it."""
@@ -41,6 +43,15 @@ def number(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return found if np.isfinite(found) else None
+
+
+def text(value: Any) -> str:
+    """A plain text, empty where it is missing. Raises :class:`PairsError` for anything else."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise PairsError(NOT_TEXT)
+    return value
 
 
 def listed(row: Mapping[str, Any], column: str) -> list[Any]:

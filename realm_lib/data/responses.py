@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from realm_lib.data.cells import plain
+from realm_lib.data.cells import NOT_TEXT, plain
 from realm_lib.data.chats import Message, PairsError, Prompt, as_messages, as_text, as_turns
 
 
@@ -24,10 +24,10 @@ def split_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[str, str, str
     if not dialogues and context is not None:
         return as_text(context), _response(sides[0]), _response(sides[1])
     if context is None and len(dialogues) < 2:
-        raise PairsError("no prompt, and chosen and rejected are not two dialogues that share one")
+        raise PairsError("no prompt")
     shared = _shared(*dialogues) if len(dialogues) == 2 else dialogues[0][:-1]
     if context is not None and not _agree(context, shared):
-        raise PairsError("chosen or rejected repeats another prompt than the one that is given")
+        raise PairsError("chosen or rejected repeats another prompt")
     texts = [_response(side) if _dialogue(side) is None else _answer(turns_of(side), len(shared)) for side in sides]
     told = [] if any(turn["role"] == "system" for turn in shared) else context or []
     return as_text([*(turn for turn in told if turn["role"] == "system"), *shared]), texts[0], texts[1]
@@ -40,7 +40,7 @@ def _side(value: Any) -> Prompt:
         value = [value]
     if value is None or isinstance(value, (str, list)):
         return value or ""
-    raise PairsError("neither text nor a list of messages")
+    raise PairsError(NOT_TEXT)
 
 
 def _dialogue(side: Prompt) -> list[dict[str, str]] | None:
@@ -72,7 +72,7 @@ def _agree(context: Sequence[Message], shared: Sequence[Message]) -> bool:
 def _answer(turns: Sequence[Message], start: int) -> str:
     """What the assistant says after the prompt, in one turn."""
     if len(turns) != start + 1 or turns[-1]["role"] != "assistant":
-        raise PairsError("what follows the shared prompt is not one assistant turn")
+        raise PairsError("a response is not one assistant turn")
     return str(turns[-1]["content"])
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.form_samples import SAMPLES, Sample, Triple
 
+from realm_lib.data.chats import PairsError, as_messages
 from realm_lib.data.forms import FORMS
 from realm_lib.data.pairs import chosen_and_rejected
 from realm_lib.data.reading import normalised
+from realm_lib.report.words.numbers import counted
 
 Row = dict[str, Any]
 
@@ -94,3 +97,114 @@ def test_an_odd_cell_costs_its_own_pairs_and_no_others(data: st.DataObject) -> N
     assert triples(pairs)[: len(sample.pairs)] == sample.pairs
     assert pairs["_row"].max() == len(rows), "the odd row is counted"
     pairs.to_parquet(BytesIO())
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ("history human_ref_A human_ref_B", "missing column labels; needed are history, human_ref_A, human_ref_B, lab"),
+        ("prompt chosen", "missing column rejected; needed are chosen, rejected (chosen and rejected)"),
+        ("prompt response_0 response_1 is_safe", "missing column better_response_id; needed are prompt, response_0"),
+        ("conversation_a conversation_b model_a", "missing column winner"),
+        ("prompt response_0 response_1 safer_response_id", "response_1 human_ref_B, safer_response_id labels (1 where"),
+        (
+            "question answer_a answer_b winner",
+            "call question history, answer_a human_ref_A, answer_b human_ref_B, win",
+        ),
+        ("Query Output_A Output_B", "Output_B human_ref_B, and add labels (1 where the first is preferred"),
+        (
+            "response_a response_b label",
+            "label labels (1 where the first is preferred, 0 where the second is, 0.5",
+        ),
+        ("question preferred dispreferred", "call question prompt, preferred chosen, dispreferred rejected"),
+        ("question good bad", "call question prompt, good chosen, bad rejected"),
+        ("prompt chosen reject", "call reject rejected"),
+        ("prompt completion label", "its rows hold a label for each single response (KTO), and a pair needs two resp"),
+        ("instruction input output", "its rows hold one response to each instruction (Alpaca)"),
+        ("conversations system", "its rows hold one dialogue a row (ShareGPT)"),
+        ("messages", "its rows hold one dialogue a row"),
+        ("prompt response", "its rows hold one response to each prompt"),
+        ("a b", "pairs have prompt, chosen and rejected, or SHP's history, human_ref_A, human_ref_B and labels"),
+    ],
+)
+def test_columns_of_no_form_are_named_and_what_to_call_them(columns: str, told: str) -> None:
+    row = dict.fromkeys(columns.split(), "x")
+    with pytest.raises(PairsError) as raised:
+        normalised(as_read([row]), "my.jsonl")
+    message = str(raised.value)
+    assert message.startswith("my.jsonl: ")
+    assert told in message
+    assert all(column in message for column in row)
+    assert message.endswith("params/README.md has the forms that are read")
+
+
+def test_headings_in_plain_texts_are_what_was_said() -> None:
+    said = "\n\nHuman: Why?\n\nAssistant: So."
+    row = {"prompt": said, "response_1": "\n\nAssistant: A", "response_2": "B", "preference_strength": -1}
+    ((prompt, better, other),) = triples(normalised(as_read([row]), "x"))
+    assert as_messages(prompt) == [{"role": "user", "content": said}]
+    assert (better, other) == ("\n\nAssistant: A", "B")
+
+
+@pytest.mark.parametrize(
+    ("names", "values", "kept"),
+    [
+        (("score_chosen", "score_rejected"), (8.0, 5.5), (8.0, 5.5)),
+        (("chosen_score", "rejected_score"), (2, "7"), (2.0, 7.0)),
+        (("chosen-rating", "rejected-rating"), (1, 0), (1.0, 0.0)),
+        (("chosen_avg_rating", "rejected_avg_rating"), (None, 0), None),
+        (("score_chosen", "score_rejected"), ("good", 0), None),
+    ],
+)
+def test_ratings_are_kept_for_their_side_and_are_no_votes(names: Any, values: Any, kept: Any) -> None:
+    rows = [{"prompt": f"Why {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(9)]
+    pairs = normalised(as_read([row | dict(zip(names, values, strict=True)) for row in rows]), "x", 1.0)
+    assert not {"score_A", "score_B", "score_ratio"} & set(pairs.columns)
+    if kept is None:
+        assert "rating_A" not in pairs
+        assert reasons(pairs) == ({"ratings are not numbers": 9} if "good" in values else {})
+    else:
+        assert set(pairs["labels"]) == {0, 1}
+        of_chosen = pairs["rating_A"].where(pairs["labels"] == 1, pairs["rating_B"])
+        of_rejected = pairs["rating_B"].where(pairs["labels"] == 1, pairs["rating_A"])
+        assert (set(of_chosen), set(of_rejected)) == ({kept[0]}, {kept[1]})
+
+
+def test_earlier_turns_of_alpacas_history_are_part_of_the_prompt() -> None:
+    row = {"instruction": "And?", "history": [["Hi", "Hello"]], "system": "Be kind.", "chosen": "A", "rejected": "B"}
+    ((prompt, *_),) = triples(normalised(as_read([row]), "x"))
+    assert [turn["content"] for turn in as_messages(prompt)] == ["Be kind.", "Hi", "Hello", "And?"]
+    (reason,) = reasons(normalised(as_read([row | {"history": ["Hi"]}]), "x", 1.0))
+    assert reason == "history is not a list of questions and answers"
+
+
+def test_what_the_reader_could_not_read_is_left_out_beside_the_rest() -> None:
+    row = {"prompt": "Why?", "chosen": "Yes.", "rejected": "No."}
+    frame = as_read([row, {}, row | {"prompt": "How?"}]).assign(_reason=[None, "not JSON", None])
+    pairs = normalised(frame, "x")
+    assert list(pairs["_row"]) == [1, 2, 3]
+    assert reasons(pairs) == {"not JSON": 1}
+    assert pairs["post_id"].nunique() == 3
+    with pytest.raises(PairsError, match=r"x: 1 of 1 pairs cannot be used.*: not JSON: 1 \(rows\.jsonl row 2\)"):
+        normalised(frame[1:2], "x")
+
+
+def forms_table() -> str:
+    """The forms and what became of their samples, as params/README.md shows them."""
+    lines = [
+        "| form | columns that it needs | what becomes of it | its sample in the tests |",
+        "| --- | --- | --- | --- |",
+    ]
+    for form in FORMS:
+        sample = SAMPLES[form.name]
+        pairs = normalised(as_read(sample.rows), form.name)
+        told = f"{counted(len(sample.rows), 'rows')}: {counted(len(triples(pairs)), 'pairs')}"
+        told += "".join(f"; {reason}: {count}" for reason, count in reasons(pairs).items())
+        columns = ", ".join(f"`{column}`" for column in form.columns)
+        lines.append(f"| {form.name} | {columns} | {form.becomes} | {told} |")
+    return "\n".join(lines)
+
+
+def test_the_documents_table_is_what_is_read() -> None:
+    readme = (Path(__file__).parents[2] / "params" / "README.md").read_text(encoding="utf-8")
+    assert forms_table() in readme

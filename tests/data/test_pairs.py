@@ -266,9 +266,9 @@ def test_a_post_id_and_a_domain_may_be_given_for_some_rows_only(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"chosen": "Yes.", "rejected": "No."}, "no prompt, and chosen and rejected are not two dialogues"),
+        ({"chosen": "Yes.", "rejected": "No."}, "no prompt"),
         ({"chosen": [USER, answer("Yes.")], "rejected": [MORE[2], answer("No.")]}, "one assistant turn"),
-        ({"prompt": 3, "chosen": "Yes.", "rejected": "No."}, "neither text nor a list of messages"),
+        ({"prompt": 3, "chosen": "Yes.", "rejected": "No."}, "not text"),
         ({"prompt": "Why?", "chosen": [{"role": "tool", "content": "x"}], "rejected": "No."}, "without a role"),
         ({"prompt": "Why?", "chosen": [{"role": "user"}], "rejected": "No."}, "a message without a role"),
         ({"prompt": "Why?", "chosen": ["Yes."], "rejected": "No."}, "a message without a role"),

@@ -73,7 +73,7 @@ def test_equal_responses_are_still_a_response_each() -> None:
         (None, turns("Why?", "Yes."), turns("Why?", "No.", "But"), "one assistant turn"),
         ("Why?", turns("Yes."), turns("No."), "another prompt"),
         (turns("Why?", "So."), "Yes.", "No.", "ends in an assistant turn"),
-        ("Why?", 3, "No.", "neither text nor a list of messages"),
+        ("Why?", 3, "No.", "not text"),
         ("Why?", ["Yes."], NO, "a message without a role"),
     ],
 )

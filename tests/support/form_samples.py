@@ -132,7 +132,7 @@ SAMPLES = {
             | {"winner": "model_a", "turn": 2},
         ],
         [RIGHT, (REST, "Habit.", "It relaxes."), RIGHT, RIGHT],
-        {"tie": 2, "what follows the shared prompt is not one assistant turn": 1},
+        {"tie": 2, "a response is not one assistant turn": 1},
     ),
     "Chatbot Arena at Kaggle": Sample(
         [
@@ -273,8 +273,8 @@ SAMPLES = {
             (f"Answer.\n{REST}", "It relaxes.", "Habit."),
         ],
         {
-            "no prompt, and chosen and rejected are not two dialogues that share one": 1,
-            "chosen or rejected repeats another prompt than the one that is given": 1,
+            "no prompt": 1,
+            "chosen or rejected repeats another prompt": 1,
         },
     ),
     "HelpSteer ratings": Sample(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from realm_lib.data.cells import given, id_text, number, plain
+from realm_lib.data.cells import given, id_text, number, plain, text
 from realm_lib.data.chats import PairsError, as_text
 from realm_lib.data.hashing import unit_hash
 
@@ -18,7 +18,6 @@ DELETED = "deleted message"
 SYNTHETIC = "synthetic message"
 PART_OF_LIFE = frozenset({TIE, ALONE, DELETED, SYNTHETIC})
 """Reasons that say nothing against the file."""
-NOT_TEXT = "not text"
 NOT_UNICODE = "not Unicode text"
 NO_PREFERENCE = "no preference that can be read"
 NO_LABEL = "label is neither 0 nor 1"
@@ -107,15 +106,6 @@ def ranked(prompt: str, responses: Sequence[tuple[Any, Any]]) -> Iterator[Pair |
         else:
             better, worse = (one, other) if one[1] > other[1] else (other, one)
             yield chosen_over(prompt, better[0], worse[0], (better[1], worse[1]))
-
-
-def text(value: Any) -> str:
-    """A response that is a plain text, empty where it is missing. Raises :class:`PairsError` for anything else."""
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise PairsError(NOT_TEXT)
-    return value
 
 
 def plain_prompt(value: Any) -> str:

@@ -4,9 +4,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from realm_lib.data.cells import given, listed, number, objects
+from realm_lib.data.cells import given, listed, number, objects, text
 from realm_lib.data.chats import PairsError, as_messages, as_text
-from realm_lib.data.forms.form import NO_PREFERENCE, Pair, Row, chosen_over, plain_prompt, text
+from realm_lib.data.forms.form import NO_PREFERENCE, Pair, Row, chosen_over, plain_prompt
 from realm_lib.data.responses import split_prompt, turns_of
 
 PROMPTS = ("prompt", "instruction", "question", "query", "conversations", "input", "history")

@@ -4,9 +4,9 @@ from typing import Any
 
 import pandas as pd
 
-from realm_lib.data.cells import id_text, number
+from realm_lib.data.cells import NOT_TEXT, id_text, number
 from realm_lib.data.chats import PairsError, as_text
-from realm_lib.data.forms.form import NO_LABEL, NOT_TEXT, NOT_UNICODE, TIE, is_unicode
+from realm_lib.data.forms.form import NO_LABEL, NOT_UNICODE, TIE, is_unicode
 
 TEXTS = ("history", "human_ref_A", "human_ref_B")
 REQUIRED = (*TEXTS, "labels")
@@ -19,6 +19,9 @@ _LABELS = {"a": 1, "b": 0, "true": 1, "false": 0, "tie": None}
 
 def read_shp(frame: pd.DataFrame) -> pd.DataFrame:
     """``frame`` with checked types and the reasons of rows that cannot be used; other sets' columns are left out."""
+    if {"votes_A", "votes_B"} <= set(frame.columns):  # `realm score` has put its scores where votes were
+        frame = frame.drop(columns=["score_A", "score_B"], errors="ignore")
+        frame = frame.rename(columns={"votes_A": "score_A", "votes_B": "score_B"})
     own = [*_IDS, "domain", *REQUIRED, *_NUMBERS, *_KEPT, "_file", "_row"]
     domain = frame["domain"] if "domain" in frame else frame.get("subset", pd.Series(None, frame.index, dtype=object))
     domain = domain.astype(object).where(domain.notna() & (domain != ""), "all").astype(str)

@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from realm_lib.data.cells import given, id_text, number
+from realm_lib.data.cells import given, id_text, number, text
 from realm_lib.data.chats import PairsError, as_text
-from realm_lib.data.forms.form import ALONE, DELETED, SYNTHETIC, Found, Pair, Row, ranked, text
+from realm_lib.data.forms.form import ALONE, DELETED, SYNTHETIC, Found, Pair, Row, ranked
 
 _ROLES = {"prompter": "user", "assistant": "assistant"}
 
