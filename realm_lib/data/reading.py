@@ -17,7 +17,7 @@ from realm_lib.data.forms.form import PART_OF_LIFE, post_of
 from realm_lib.data.forms.shp import TEXTS
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-_NAMED_ROWS = 5
+_NAMED = 5  # rows of each fault that are named
 
 
 def local_files(where: str) -> list[Path]:
@@ -117,14 +117,17 @@ def _with_ids(pairs: pd.DataFrame) -> pd.DataFrame:
 
 def _refuse_mostly_unusable(pairs: pd.DataFrame, source: str, most: float) -> None:
     bad = pairs[pairs["_reason"].notna() & ~pairs["_reason"].isin(PART_OF_LIFE)]
-    share = len(bad) / max(len(pairs), 1)
-    if share <= most:
+    if len(bad) <= most * len(pairs):
         return
-    reasons = []
-    for reason, rows in bad.groupby("_reason", sort=False):
-        first = ", ".join(str(row) for row in rows["_row"].head(_NAMED_ROWS))
-        reasons.append(f"{reason}: {len(rows)} ({rows['_file'].iloc[0]} row {first})")
+    counts = {reason: counted_rows(bad[bad["_reason"] == reason]) for reason in bad["_reason"].unique()}
+    reasons = [f"{reason}: {entry['pairs']} ({', '.join(entry['first'])})" for reason, entry in counts.items()]
     raise PairsError(
         f"{source}: {len(bad)} of {len(pairs)} pairs cannot be used, more than data.max_unusable_share "
         f"({most:g}) allows: {'; '.join(reasons)}"
     )
+
+
+def counted_rows(rows: pd.DataFrame) -> dict[str, Any]:
+    """How many ``pairs`` these rows are, and the ``first`` of them as "FILE row NUMBER"."""
+    first = rows[["_file", "_row"]].head(_NAMED).itertuples(index=False)
+    return {"pairs": len(rows), "first": [f"{file} row {row}" for file, row in first]}

@@ -104,3 +104,11 @@ def test_a_response_is_text_or_one_assistant_message() -> None:
 def test_equal_prompts_differ_in_case_and_white_space_only() -> None:
     assert prompt_key(" WHY \n\n me?") == prompt_key("why me?") == prompt_key([user("Why me?")])
     assert prompt_key("why me?") != prompt_key("why, me?")
+
+
+def test_a_content_in_parts_is_their_text_where_all_are_texts() -> None:
+    two = [{"type": "text", "text": "Why "}, {"type": "text", "text": "bread?", "image": None}]
+    assert as_turns([{"role": "user", "content": two}]) == [{"role": "user", "content": "Why bread?"}]
+    for parts in ([], [*two, {"type": "image_url"}], [{"type": "text"}], ["Why?"], [{"text": "Why?"}]):
+        with pytest.raises(PairsError, match="a message needs a role"):
+            as_turns([{"role": "user", "content": parts}])

@@ -1,5 +1,6 @@
 """The published forms of preferences: each becomes the right pairs, and nothing is left out in silence."""
 
+import json
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
@@ -176,6 +177,29 @@ def test_earlier_turns_of_alpacas_history_are_part_of_the_prompt() -> None:
     assert [turn["content"] for turn in as_messages(prompt)] == ["Be kind.", "Hi", "Hello", "And?"]
     (reason,) = reasons(normalised(as_read([row | {"history": ["Hi"]}]), "x", 1.0))
     assert reason == "history is not a list of questions and answers"
+
+
+def test_messages_in_a_csv_are_json() -> None:
+    yes, no = (
+        [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": text}] for text in ("Yes.", "No.")
+    )
+    row = {"prompt": "[Why?]", "chosen": json.dumps(yes), "rejected": json.dumps(no)}
+    written = [
+        row | {"prompt": None},
+        row | {"chosen": str(yes)},
+        {"prompt": "[{Why?", "chosen": "[1]", "rejected": "{"},
+    ]
+    pairs = normalised(as_read(written).assign(_file="rows.csv.gz"), "x")
+    assert triples(pairs) == [("Why?", "Yes.", "No."), ("[{Why?", "[1]", "{")]
+    assert reasons(pairs) == {"messages that are not JSON": 1}
+    ((_, chosen, _),) = triples(normalised(as_read([row]), "x"))
+    assert chosen == row["chosen"], "elsewhere a text is a text"
+
+
+def test_votes_are_votes_where_a_reward_models_scores_stand_beside_them() -> None:
+    row = SAMPLES["SHP"].rows[0] | {"votes_A": 8, "votes_B": 2, "score_A": -1.5, "score_B": 0.5}
+    pairs = normalised(as_read([row]), "scored.parquet")
+    assert list(pairs[["score_A", "score_B"]].iloc[0]) == [8, 2]
 
 
 def test_what_the_reader_could_not_read_is_left_out_beside_the_rest() -> None:

@@ -338,7 +338,7 @@ def test_a_file_of_mostly_unusable_rows_is_an_error_with_all_reasons(tmp_path: P
     assert len(train_of(tmp_path, [shp(0), shp(4), *bad])) == 2
     message = (
         r"train\.jsonl: 3 of 4 pairs cannot be used, more than data\.max_unusable_share \(0\.7\) allows: "
-        r"label is neither 0 nor 1: 2 \(train\.jsonl row 2, 4\); not text: 1 \(train\.jsonl row 3\)"
+        r"label is neither 0 nor 1: 2 \(train\.jsonl row 2, train\.jsonl row 4\); not text: 1 \(train\.jsonl row 3\)"
     )
     with pytest.raises(PairsError, match=message):
         train_of(tmp_path, [shp(0), *bad])

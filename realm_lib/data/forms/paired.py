@@ -1,5 +1,6 @@
 """Forms of two responses a row: one chosen and one rejected, or two with a judgement."""
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -23,12 +24,13 @@ _SHAREGPT = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "as
     "assistant": "assistant",
     "system": "system",
 }
+_MESSAGES = re.compile(r"""\s*[\[{][\s{]*["'](role|content|from|value)["']""")
 _HELPSTEER_TURN = re.compile(r"(?:^|\n)<extra_id_1>(User|Assistant)\n")
 
 
 def chosen_and_rejected(row: Row) -> Iterator[Pair]:
     """Texts, messages, HH-RLHF's transcripts or ShareGPT's turns, with or without a prompt of their own."""
-    sides = [_as_messages(given(row, column)) for column in ("chosen", "rejected")]
+    sides = [_as_messages(_cell(row, column)) for column in ("chosen", "rejected")]
     prompt, chosen, rejected = split_prompt(_prompt(row), *sides)
     yield chosen_over(_with_system(row, prompt), chosen, rejected, _ratings(row))
 
@@ -150,7 +152,7 @@ def summaries(row: Row) -> Iterator[Pair]:
 
 def _prompt(row: Row) -> Any:
     """The prompt of chosen and rejected, in any of its names; None where there is none."""
-    values = {column: given(row, column) for column in PROMPTS}
+    values = {column: _cell(row, column) for column in PROMPTS}
     earlier = values.pop("history") if isinstance(values["history"], list) else []
     found = next((column for column, value in values.items() if value not in (None, "", [])), None)
     if found is None:
@@ -172,6 +174,17 @@ def _with_system(row: Row, prompt: str) -> str:
     if not system or turns[0]["role"] == "system":
         return prompt
     return as_text([{"role": "system", "content": system}, *turns])
+
+
+def _cell(row: Row, column: str) -> Any:
+    """The value of a column; in a CSV, which has no other way to hold them, messages are JSON."""
+    value = given(row, column)
+    if not str(row["_file"]).endswith((".csv", ".csv.gz")) or not isinstance(value, str) or not _MESSAGES.match(value):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise PairsError("messages that are not JSON") from None
 
 
 def _as_messages(value: Any) -> Any:
