@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from realm_lib.data.chats import PairsError
+from realm_lib.data.chats import PairsError, is_unicode
 
 NOT_TEXT = "not text"
+NOT_UNICODE = "not Unicode text"
 
 
 def given(row: Mapping[Any, Any], column: str) -> Any:
@@ -51,6 +52,8 @@ def text(value: Any) -> str:
         return ""
     if not isinstance(value, str):
         raise PairsError(NOT_TEXT)
+    if not is_unicode(value):
+        raise PairsError(NOT_UNICODE)
     return value
 
 

@@ -112,6 +112,15 @@ def prompt_key(prompt: Prompt) -> str:
     return " ".join(as_text(prompt).casefold().split())
 
 
+def is_unicode(text: str) -> bool:
+    """Whether ``text`` is text: no half of a surrogate pair, which JSON's escapes can write, stands alone in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _turns_of_text(text: str) -> list[dict[str, str]]:
     if text.startswith(_RECORD) and (recorded := _recorded(text)):
         return recorded

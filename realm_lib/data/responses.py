@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from realm_lib.data.cells import NOT_TEXT, plain
-from realm_lib.data.chats import Message, PairsError, Prompt, as_messages, as_text, as_turns
+from realm_lib.data.cells import NOT_TEXT, NOT_UNICODE, plain
+from realm_lib.data.chats import Message, PairsError, Prompt, as_messages, as_text, as_turns, is_unicode
 
 
 def split_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[str, str, str]:
@@ -82,6 +82,10 @@ def _bare(turn: Message) -> tuple[str, str]:
 
 def turns_of(dialogue: Prompt) -> list[dict[str, str]]:
     """The turns of a dialogue. Raises :class:`PairsError` for other messages, without a word of what they hold."""
+    messages = [{"content": dialogue}] if isinstance(dialogue, str) else dialogue
+    contents = [message.get("content") for message in messages if isinstance(message, Mapping)]
+    if not all(is_unicode(content) for content in contents if isinstance(content, str)):
+        raise PairsError(NOT_UNICODE)
     try:
         return as_turns(dialogue)
     except PairsError:

@@ -232,3 +232,11 @@ def forms_table() -> str:
 def test_the_documents_table_is_what_is_read() -> None:
     readme = (Path(__file__).parents[2] / "params" / "README.md").read_text(encoding="utf-8")
     assert forms_table() in readme
+
+
+@pytest.mark.parametrize("name", ["chosen and rejected", "Chatbot Arena at Kaggle", "HelpSteer2 preferences", "SHP"])
+def test_half_a_character_is_a_reason_of_its_own(name: str) -> None:
+    row = SAMPLES[name].rows[0]
+    column = next(column for column in ("chosen", "response_a", "response_1", "human_ref_A") if column in row)
+    broken = '["\\ud83d"]' if name.endswith("Kaggle") else "\ud83d"
+    assert reasons(normalised(as_read([row | {column: broken}]), name, 1.0)) == {"not Unicode text": 1}

@@ -18,7 +18,6 @@ DELETED = "deleted message"
 SYNTHETIC = "synthetic message"
 PART_OF_LIFE = frozenset({TIE, ALONE, DELETED, SYNTHETIC})
 """Reasons that say nothing against the file."""
-NOT_UNICODE = "not Unicode text"
 NO_PREFERENCE = "no preference that can be read"
 NO_LABEL = "label is neither 0 nor 1"
 
@@ -120,9 +119,8 @@ def post_of(*texts: str) -> str:
 
 def _record(row: Row, found: Pair | str) -> dict[str, Any]:
     """A row of SHP's columns; one without a pair has empty texts, so that what it holds is not taken for a post."""
-    if not isinstance(found, str):
-        reason = _reason_against(found)
-        found = found if reason is None else reason
+    if not isinstance(found, str) and found.label is None:
+        found = TIE
     reason = found if isinstance(found, str) else None
     pair = Pair("", "", "", None) if isinstance(found, str) else found
     own_id = id_text(given(row, "post_id"))
@@ -140,21 +138,6 @@ def _record(row: Row, found: Pair | str) -> dict[str, Any]:
         "_row": row["_row"],
         "_reason": reason,
     }
-
-
-def _reason_against(pair: Pair) -> str | None:
-    if not is_unicode(pair.prompt + pair.a + pair.b):
-        return NOT_UNICODE
-    return TIE if pair.label is None else None
-
-
-def is_unicode(string: str) -> bool:
-    """Whether a text can be written: no half of a surrogate pair stands alone in it."""
-    try:
-        string.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def domain_of(row: Row) -> str:

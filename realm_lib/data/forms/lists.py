@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from realm_lib.data.cells import given, listed, number, objects
+from realm_lib.data.cells import given, listed, number, objects, text
 from realm_lib.data.chats import PairsError, as_text
 from realm_lib.data.forms.form import Found, Pair, Row, plain_prompt, ranked
 from realm_lib.data.forms.paired import helpsteer2_prompt
@@ -51,7 +51,7 @@ def generations(row: Row) -> Iterator[Pair | str]:
 
 def nectar(row: Row) -> Iterator[Pair | str]:
     """Nectar's answers under a transcript, rank 1 the best."""
-    prompt = as_text(_text(given(row, "prompt")))
+    prompt = as_text(text(given(row, "prompt")))
     yield from ranked(
         prompt, [(answer.get("answer"), _lower(answer.get("rank"))) for answer in objects(row, "answers")]
     )
@@ -83,9 +83,3 @@ def helpsteer_ratings(rows: Sequence[Row]) -> Found:
 def _lower(rank: Any) -> float | None:
     found = number(rank)
     return None if found is None else -found
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise PairsError("no prompt")
-    return value

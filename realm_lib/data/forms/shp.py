@@ -4,9 +4,9 @@ from typing import Any
 
 import pandas as pd
 
-from realm_lib.data.cells import NOT_TEXT, id_text, number
-from realm_lib.data.chats import PairsError, as_text
-from realm_lib.data.forms.form import NO_LABEL, NOT_UNICODE, TIE, is_unicode
+from realm_lib.data.cells import NOT_TEXT, NOT_UNICODE, id_text, number
+from realm_lib.data.chats import PairsError, as_text, is_unicode
+from realm_lib.data.forms.form import NO_LABEL, TIE
 
 TEXTS = ("history", "human_ref_A", "human_ref_B")
 REQUIRED = (*TEXTS, "labels")
