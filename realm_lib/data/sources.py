@@ -1,6 +1,5 @@
 """Where a profile's pairs come from: the simulator, a data set of the hub, files; each part of it read once."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,11 @@ from realm_lib.config.base import resolve_path
 from realm_lib.config.data import DataParams
 from realm_lib.data.chats import PairsError
 from realm_lib.data.hashing import unit_hash
+from realm_lib.data.hub import SPLIT_NAMES, load_set, split_named, split_names
 from realm_lib.data.reading import SUFFIXES, local_files, normalised, read_table
 
-_SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 _SHARES = {"validation": (0.8, 0.9), "test": (0.9, 1.0)}
 """Of the posts of files that are not split: by a hash of the post's id; the rest is training."""
-_PREFERENCES = re.compile(r"[._-](prefs?|preferences?)$")
 _WITH_FOLDERS = "SHP"
 """The data set of the hub that keeps one folder a domain."""
 _LATER = {"train": ("validation", "test"), "validation": ("test",), "test": ()}
@@ -75,7 +73,9 @@ class Source:
         return pd.concat([self._hub_split(folder, split) for folder in folders], ignore_index=True)
 
     def _hub_split(self, folder: str | None, split: str) -> pd.DataFrame:
-        loaded = self._hub_set(folder)
+        if folder not in self._sets:
+            self._sets[folder] = load_set(self.data, self.name, folder)
+        loaded = self._sets[folder]
         names = split_names(list(loaded), self.name)
         name = names.get(split, names["train"])
         if (folder, name) not in self._parts:
@@ -86,33 +86,12 @@ class Source:
         pairs = self._parts[folder, name]
         return _share(pairs, split, names) if name == names["train"] else pairs
 
-    def _hub_set(self, folder: str | None) -> Any:
-        """All splits of a data set of the hub, or of a folder of its layout."""
-        import datasets
-
-        if folder in self._sets:
-            return self._sets[folder]
-        config, workers = self.data.dataset_config, self.data.preprocessing.num_workers
-        data_dir = folder
-        try:
-            if config is not None and config not in datasets.get_dataset_config_names(self.name):
-                config, data_dir = None, config  # a folder: HelpSteer2 keeps its preferences in one
-            self._sets[folder] = datasets.load_dataset(
-                self.name, config, data_dir=data_dir, num_proc=workers if workers > 1 else None
-            )
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            raise PairsError(
-                f"data.dataset_name: {self.name}{f'/{folder}' if folder else ''} could not be loaded "
-                f"(data.dataset_config: {self.data.dataset_config}): {error}"
-            ) from error
-        return self._sets[folder]
-
     def _from_files(self, split: str) -> pd.DataFrame:
         files = local_files(self.name)
-        named = {name: [file for file in files if _split_of(file) == name] for name in _SPLIT_NAMES}
+        named = {name: [file for file in files if _split_of(file) == name] for name in SPLIT_NAMES}
         if all(named.values()):
             if strays := [file for file in files if _split_of(file) is None]:
-                splits = ", ".join(_SPLIT_NAMES)
+                splits = ", ".join(SPLIT_NAMES)
                 raise PairsError(f"{strays[0]}: its name begins with no split ({splits}), as others here do")
             return self._read(named[split])
         if any(named.values()):
@@ -125,31 +104,6 @@ class Source:
             if file not in self._files:
                 self._files[file] = normalised(read_table(file), str(file), self.data.max_unusable_share)
         return pd.concat([self._files[file] for file in files], ignore_index=True)
-
-
-def split_names(names: Sequence[str], source: str) -> dict[str, str]:
-    """Which splits of a published set are train, validation and test: ``train``, else ``train_prefs``, else another.
-
-    A set of one split is all training, whatever its name: :func:`_share` makes the splits that are missing of it.
-    Raises :class:`PairsError` where it cannot be told which is meant.
-    """
-    if len(names) == 1:
-        return {"train": names[0]}
-    found = {}
-    for split, called in _SPLIT_NAMES.items():
-        alike = [name for name in names if _split_named(name) == split]
-        exact = [name for name in alike if name in called]
-        chosen = exact or [name for name in alike if _PREFERENCES.search(name)] or alike
-        if len(chosen) > 1:
-            raise PairsError(f"{source}: which split is for {split}: {', '.join(chosen)}? {_ONE_FILE}")
-        if chosen:
-            found[split] = chosen[0]
-    if "train" not in found:
-        raise PairsError(f"{source}: none of its splits is for training: {', '.join(names)}. {_ONE_FILE}")
-    return found
-
-
-_ONE_FILE = "Save the one that is meant as a file, and read it with data.source: local"
 
 
 def _share(pairs: pd.DataFrame, split: str, names: Mapping[str, str]) -> pd.DataFrame:
@@ -168,9 +122,4 @@ def _is_table(path: Path) -> bool:
 
 
 def _split_of(file: Path) -> str | None:
-    return _split_named(file.name)
-
-
-def _split_named(name: str) -> str | None:
-    stem = re.split(r"[._-]", name.lower())[0]
-    return next((split for split, names in _SPLIT_NAMES.items() if stem in names), None)
+    return split_named(file.name)

@@ -1,4 +1,4 @@
-"""Where pairs come from: a data set of the hub's layout, or what stands on disk, in every form and with any splits."""
+"""Data sets of the hub's layout: in every form, with any splits, and the same as from files."""
 
 import json
 from collections.abc import Iterable
@@ -12,8 +12,9 @@ from support.form_samples import SAMPLES, Sample
 
 from realm_lib.config.data import DataParams
 from realm_lib.data.chats import PairsError
+from realm_lib.data.hub import split_names
 from realm_lib.data.pairs import load_pairs, load_splits
-from realm_lib.data.sources import Source, split_names
+from realm_lib.data.sources import Source
 
 Row = dict[str, Any]
 SPLITS = ("train", "validation", "test")
