@@ -304,7 +304,7 @@ def test_a_dialogue_that_cannot_be_read_is_left_out_and_named(tmp_path: Path, ro
 )
 def test_a_row_that_cannot_be_used_is_left_out_and_named(tmp_path: Path, changes: Row, reason: str) -> None:
     split = train_split(tmp_path, [shp(0), shp(1, **changes), shp(2)])
-    assert list(split.table["post_id"]) == ["post0", "post2"]
+    assert list(split.table["history"]) == ["Question 0?", "Question 2?"]
     ((told, entry),) = split.report.dropped.items()
     assert told.startswith(reason)
     assert entry == {"pairs": 1, "first": ["train.jsonl row 2"]}
