@@ -79,8 +79,8 @@ class Source:
         names = split_names(list(loaded), self.name)
         name = names.get(split, names["train"])
         if (folder, name) not in self._parts:
-            pairs = loaded[name].to_pandas()
             place = f"{self.name} {name}"
+            pairs = pd.DataFrame(loaded[name].to_list(), dtype=object)  # Arrow's own columns hold mixed types as JSON
             pairs = pairs.assign(_file=place, _row=np.arange(1, len(pairs) + 1))
             self._parts[folder, name] = normalised(pairs, place, self.data.max_unusable_share)
         pairs = self._parts[folder, name]

@@ -162,3 +162,13 @@ def test_domains_that_are_no_folders_are_those_of_the_column(folder: Path) -> No
     table = load_pairs(hub(folder, domains=["code"]), "train")
     assert set(table["domain"]) == {"code"}
     assert isinstance(table, pd.DataFrame)
+
+
+def test_a_column_of_texts_and_lists_is_read_as_it_was_written(folder: Path) -> None:
+    """`datasets` stores such a column as JSON, and hands it over so to who asks for Arrow."""
+    lines = [{"prompt": "a", "chosen": "Yes.", "rejected": "No."}]
+    lines.append({"prompt": "b", "chosen": [{"role": "assistant", "content": "Yes."}], "rejected": "No."})
+    named_splits(folder, train=lines)
+    pairs = pd.concat([Source(hub(folder)).whole(split) for split in SPLITS])
+    assert set(pairs["history"]) == {"a", "b"}
+    assert set(pairs["human_ref_A"]) | set(pairs["human_ref_B"]) == {"Yes.", "No."}

@@ -11,21 +11,17 @@ from realm_lib.data.forms.form import NO_LABEL, TIE
 TEXTS = ("history", "human_ref_A", "human_ref_B")
 REQUIRED = (*TEXTS, "labels")
 _NUMBERS = ("score_A", "score_B", "score_ratio", "rating_A", "rating_B", "gold_A", "gold_B")
-"""What is calculated with; the other numbers of SHP are only kept, where they are numbers."""
-_IDS = ("post_id", "c_root_id_A", "c_root_id_B")
-_KEPT = ("upvote_ratio", "created_at_utc_A", "created_at_utc_B", "seconds_difference")
+"""What is calculated with."""
 _LABELS = {"a": 1, "b": 0, "true": 1, "false": 0, "tie": None}
 
 
 def read_shp(frame: pd.DataFrame) -> pd.DataFrame:
-    """``frame`` with checked types and the reasons of rows that cannot be used; other sets' columns are left out."""
+    """``frame`` with checked types and the reasons of rows that cannot be used. Other columns stay."""
     if {"votes_A", "votes_B"} <= set(frame.columns):  # `realm score` has put its scores where votes were
         frame = frame.drop(columns=["score_A", "score_B"], errors="ignore")
         frame = frame.rename(columns={"votes_A": "score_A", "votes_B": "score_B"})
-    own = [*_IDS, "domain", *REQUIRED, *_NUMBERS, *_KEPT, "_file", "_row"]
     domain = frame["domain"] if "domain" in frame else frame.get("subset", pd.Series(None, frame.index, dtype=object))
-    domain = domain.astype(object).where(domain.notna() & (domain != ""), "all").astype(str)
-    frame = frame.assign(domain=domain)[[*frame.columns.intersection(own).union(["domain"], sort=False)]].copy()
+    frame = frame.assign(domain=domain.astype(object).where(domain.notna() & (domain != ""), "all").astype(str))
     reasons = pd.Series(None, index=frame.index, dtype=object)
 
     def unusable(bad: "pd.Series[bool]", reason: str) -> None:
@@ -44,13 +40,11 @@ def read_shp(frame: pd.DataFrame) -> pd.DataFrame:
     unusable(pd.Series([label == NO_LABEL for label in labels], frame.index), NO_LABEL)
     unusable(pd.Series([label is None for label in labels], frame.index), TIE)
     frame["labels"] = [label if isinstance(label, int) else 0 for label in labels]
-    for column in frame.columns.intersection([*_NUMBERS, *_KEPT]):
+    for column in frame.columns.intersection(list(_NUMBERS)):
         numbers = pd.Series([number(value) for value in frame[column]], frame.index, dtype=float)
-        if column in _NUMBERS:
-            unusable(numbers.isna() & frame[column].notna(), f"{column} is not a number")
+        unusable(numbers.isna() & frame[column].notna(), f"{column} is not a number")
         frame[column] = numbers
-    for column in frame.columns.intersection(list(_IDS)).union(["post_id"]):
-        frame[column] = [id_text(value) for value in frame[column]] if column in frame else None
+    frame["post_id"] = [id_text(value) for value in frame["post_id"]] if "post_id" in frame else None
     return frame.infer_objects().assign(_reason=reasons)
 
 
