@@ -10,6 +10,9 @@ Split = Literal["reward_model", "train", "validation", "test"]
 """The splits of the pairs; ``reward_model`` is the share of the training posts kept for training a reward model."""
 
 
+MAX_UNUSABLE_SHARE = 0.7
+
+
 class PreprocessingParams(Section):
     """How pairs are read and how features are cached."""
 
@@ -36,7 +39,9 @@ class DataParams(Section):
 
     source: Literal["hub", "local", "simulator"]
     dataset_name: str | None = None
-    """Hub data set in SHP's columns, as ``stanfordnlp/SHP``; for source hub."""
+    """Hub data set in a form that is read (params/README.md), as ``stanfordnlp/SHP``; for source hub."""
+    dataset_config: str | None = None
+    """Its configuration, or the folder in it, as ``preference`` of nvidia/HelpSteer2; null where it has one only."""
     path: str | None = None
     """A file (.jsonl, .json, .csv, also with .gz, or .parquet), a folder of such, or one that ``datasets`` saved.
 
@@ -53,6 +58,8 @@ class DataParams(Section):
     """Most training pairs of one post (SHP's authors advise 5)."""
     reward_model_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the training posts kept from the combiner, to train an offline reward model on."""
+    max_unusable_share: Annotated[float, Field(ge=0.0, le=1.0)] = MAX_UNUSABLE_SHARE
+    """A file of which more than this share of pairs cannot be read stops with all reasons; ties do not count."""
     preprocessing: PreprocessingParams = PreprocessingParams()
 
     @model_validator(mode="after")

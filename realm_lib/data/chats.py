@@ -28,8 +28,8 @@ _RECORD = "\x1e"  # RFC 7464 puts this separator before each JSON text
 def as_turns(dialogue: Prompt) -> list[dict[str, str]]:
     """The turns of a dialogue: its messages, or those of a text in one of the forms that the module names.
 
-    Any other text is one user message. Raises :class:`PairsError` for messages without role and text content, and for
-    text that is not Unicode's.
+    Any other text is one user message; a content in parts, {"type": "text", "text"} each, is their texts joined.
+    Raises :class:`PairsError` for messages without role and text content, and for text that is not Unicode's.
     """
     if isinstance(dialogue, str):
         return _turns_of_text(_unicode(dialogue))
@@ -37,13 +37,21 @@ def as_turns(dialogue: Prompt) -> list[dict[str, str]]:
     for message in dialogue:
         if not isinstance(message, Mapping):
             raise PairsError(f"a message is an object with role and content, got {message!r:.60}")
-        role, content = message.get("role"), message.get("content")
+        role, content = message.get("role"), _content(message.get("content"))
         if not isinstance(role, str) or role not in _HEADING or not isinstance(content, str):
             raise PairsError(
                 f"a message needs a role ({', '.join(_HEADING)}) and text content, got {dict(message)!r:.200}"
             )
         turns.append({"role": role, "content": _unicode(content)})
     return turns
+
+
+def _content(content: Any) -> Any:
+    """The text of a content that has parts, all of them texts; any other content as it is."""
+    parts = content if isinstance(content, list) and content else [None]
+    texts = [part.get("text") for part in parts if isinstance(part, Mapping) and part.get("type") == "text"]
+    strings = [text for text in texts if isinstance(text, str)]
+    return "".join(strings) if len(strings) == len(parts) else content
 
 
 def as_messages(prompt: Prompt) -> list[dict[str, str]]:

@@ -15,9 +15,11 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from realm_lib.config.data import DataParams, Split
+from realm_lib.config.data import MAX_UNUSABLE_SHARE, DataParams, Split
 from realm_lib.data.chats import PairsError
-from realm_lib.data.reading import TEXTS, read_files, unit_hash
+from realm_lib.data.forms.shp import TEXTS
+from realm_lib.data.hashing import unit_hash
+from realm_lib.data.reading import read_files
 from realm_lib.data.sources import Source
 
 _NAMED_ROWS = 5  # rows of each fault that the report names
@@ -75,7 +77,13 @@ def load_splits(data: DataParams, splits: Sequence[Split]) -> dict[Split, PairSp
     return {split: _load_split(source, data, split) for split in splits}
 
 
-def read_pairs(path: str | Path, *, subset_column: str | None = None, words: int = 1024) -> PairSplit:
+def read_pairs(
+    path: str | Path,
+    *,
+    subset_column: str | None = None,
+    words: int = 1024,
+    max_unusable_share: float = MAX_UNUSABLE_SHARE,
+) -> PairSplit:
     """Every usable pair of a file or folder, as a whole: not split, not filtered, posts cut to ``words`` words.
 
     ``subset_column`` names the column that says which part of the set a pair belongs to; it becomes ``domain``.
@@ -83,7 +91,7 @@ def read_pairs(path: str | Path, *, subset_column: str | None = None, words: int
 
     Raises :class:`PairsError` for a missing file or column, a broken row, no usable pair.
     """
-    pairs = read_files(path, subset_column)
+    pairs = read_files(path, subset_column, max_unusable_share)
     chosen = _Chosen(pairs)
     chosen.drop_unusable()
     if chosen.pairs.empty:
@@ -125,6 +133,10 @@ class _Chosen:
         self.pairs = pairs
         self.read = len(pairs)
         self.dropped: dict[str, dict[str, Any]] = {}
+        if "_reason" in pairs:
+            for reason in pairs["_reason"].dropna().unique():
+                self.drop(reason, self.pairs["_reason"] == reason)
+            self.pairs = self.pairs.drop(columns="_reason")
 
     def drop(self, reason: str, bad: "pd.Series[bool]") -> None:
         """Leave out the ``bad`` pairs, count them and name the first."""

@@ -1,180 +1,86 @@
-"""Files of preference pairs in any form, read into the columns of SHP; a broken row is named."""
+"""Files of preference pairs in any form, read into the columns of SHP; what cannot be used is named by its reason."""
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from realm_lib.data.chats import Message, PairsError, Prompt, as_messages, as_response, as_text, as_turns
-from realm_lib.data.tables import local_files, read_table, told
+from realm_lib.config.data import MAX_UNUSABLE_SHARE
+from realm_lib.data.chats import PairsError
+from realm_lib.data.forms import read_form
+from realm_lib.data.forms.form import PART_OF_LIFE, post_of
+from realm_lib.data.forms.shp import TEXTS
+from realm_lib.data.tables import PLACE, local_files, read_table
 
-REQUIRED = ("post_id", "history", "human_ref_A", "human_ref_B", "labels")
-TEXTS = ("history", "human_ref_A", "human_ref_B")
+_NAMED = 5  # rows of each fault that are named
 
 
-def read_files(path: str | Path, subset_column: str | None = None) -> pd.DataFrame:
-    """The pairs of a file or of a folder's files in SHP's columns, with their file and row in _file and _row.
+def read_files(
+    path: str | Path, subset_column: str | None = None, max_unusable_share: float = MAX_UNUSABLE_SHARE
+) -> pd.DataFrame:
+    """The pairs of a file or of a folder's files, each as :func:`normalised` has them.
 
     ``subset_column`` becomes ``domain``; without it that is ``domain`` or ``subset``, where the file has one.
-    Raises :class:`PairsError` for a missing file or column and for a broken row.
+    Raises :class:`PairsError` for a missing file and as :func:`normalised` does.
     """
     frames = []
     for file in local_files(str(path)):
         frame = read_table(file)
         if subset_column is not None and subset_column not in frame:
-            raise PairsError(f"{file}: no column {subset_column!r}; it has: {', '.join(frame.columns[:-3])}")
-        column = subset_column or ("subset" if "domain" not in frame and "subset" in frame else None)
-        if column is not None:
-            frame = frame.assign(domain=frame[column].astype(str))
-        frames.append(normalised(frame, str(file)))
+            named = ", ".join(frame.columns.drop(list(PLACE)))
+            raise PairsError(f"{file}: no column {subset_column!r}; it has: {named}")
+        if subset_column is not None:
+            frame = frame.assign(domain=frame[subset_column])
+        frames.append(normalised(frame, str(file), max_unusable_share))
     return pd.concat(frames, ignore_index=True)
 
 
-def normalised(frame: pd.DataFrame, source: str) -> pd.DataFrame:
-    """``frame`` in SHP's columns with checked types.
+def normalised(frame: pd.DataFrame, source: str, max_unusable_share: float = MAX_UNUSABLE_SHARE) -> pd.DataFrame:
+    """The rows of one file as pairs in SHP's columns, those that are none too, in the file's order.
 
-    Raises :class:`PairsError` naming ``source`` and the column, or the row.
+    ``_file`` and ``_row`` say where a pair comes from (several pairs may come from one row), ``_reason`` why it cannot
+    be used: None for one that can, a reason of few for one that cannot, whose texts may be empty.
+
+    Raises :class:`PairsError` naming ``source`` for columns that are of no form of :mod:`realm_lib.data.forms`, and,
+    with all reasons, where more than ``max_unusable_share`` of the pairs cannot be used: ties and responses with none
+    to compare them with aside, which say nothing against a file.
     """
-    if "_reason" in frame and frame["_reason"].notna().any():
-        raise PairsError(f"{source} {told(frame)}")
-    frame = frame.drop(columns="_reason", errors="ignore")
-    if {"chosen", "rejected"} <= set(frame.columns):
-        frame = pd.DataFrame([_from_chosen_rejected(row) for row in frame.to_dict("records")])
-    missing = [column for column in REQUIRED if column not in frame]
-    if missing:
-        raise PairsError(
-            f"{source}: missing column {', '.join(missing)}; needed are {', '.join(REQUIRED)} (SHP), "
-            f"or chosen and rejected (with prompt)"
-        )
-    frame = frame.copy()
-    if "domain" not in frame:
-        frame["domain"] = "all"
-    for column in TEXTS:
-        frame[column] = frame[column].astype(object).where(frame[column].notna(), "")
-        _refuse_rows(frame, ~frame[column].map(lambda text: isinstance(text, str)), f"{column} is not text")
-    labels = pd.to_numeric(frame["labels"], errors="coerce")
-    _refuse_rows(frame, ~labels.isin([0, 1]), "labels is neither 0 nor 1")
-    frame["labels"] = labels.astype(int)
-    _refuse_rows(frame, frame["post_id"].isna(), "post_id is missing")
-    frame["post_id"] = frame["post_id"].astype(str)
-    for column in frame.columns.intersection(["score_A", "score_B", "score_ratio"]):
-        numbers = pd.to_numeric(frame[column], errors="coerce")
-        _refuse_rows(frame, numbers.isna() & frame[column].notna(), f"{column} is not a number")
-        frame[column] = numbers
-    if {"score_A", "score_B"} <= set(frame.columns) and "score_ratio" not in frame:
-        votes = frame[["score_A", "score_B"]]
-        frame["score_ratio"] = votes.max(axis=1) / votes.min(axis=1)
-    return frame
+    if "_reason" not in frame:
+        frame = frame.assign(_reason=None)
+    unread = frame["_reason"].notna()
+    parts = [read_form(frame[~unread].drop(columns="_reason"), source)] if not unread.all() or frame.empty else []
+    if unread.any():
+        empty = dict.fromkeys(TEXTS, "") | {"post_id": None, "domain": "all", "labels": 0}
+        parts.append(frame.loc[unread, ["_file", "_row", "_reason"]].assign(**empty))
+    pairs = pd.concat(parts, ignore_index=True).sort_values("_row", kind="stable", ignore_index=True)
+    _refuse_mostly_unusable(pairs, source, max_unusable_share)
+    if {"score_A", "score_B"} <= set(pairs.columns) and "score_ratio" not in pairs:
+        votes = pairs[["score_A", "score_B"]]
+        pairs["score_ratio"] = votes.max(axis=1) / votes.min(axis=1)
+    return _with_ids(pairs)
 
 
-def _refuse_rows(frame: pd.DataFrame, bad: "pd.Series[bool]", what: str) -> None:
-    if bad.any():
-        first = frame[bad].iloc[0]
-        raise PairsError(f"{first['_file']} row {first['_row']}: {what} ({int(bad.sum())} such rows)")
+def _with_ids(pairs: pd.DataFrame) -> pd.DataFrame:
+    """An id made of the text for a post without one; a row that is no pair is a post of its own."""
+    used, texts = pairs["_reason"].isna(), pairs["history"]
+    places = pairs["_file"].astype(str) + pairs["_row"].astype(str)
+    made = [post_of(text) for text in texts.where(used | (texts != ""), places)]
+    return pairs.assign(post_id=pairs["post_id"].where(pairs["post_id"].notna(), pd.Series(made, pairs.index)))
 
 
-def _from_chosen_rejected(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """One {prompt, chosen, rejected} row in SHP's columns; which response becomes A is a bit of a hash."""
-    where = f"{row['_file']} row {row['_row']}"
-    try:
-        prompt, chosen, rejected = split_prompt(given(row, "prompt"), row["chosen"], row["rejected"])
-    except PairsError as error:
-        raise PairsError(f"{where}: {error}") from None
-    chosen_is_a = unit_hash("side", prompt, chosen, rejected) < 0.5
-    return {
-        "post_id": given(row, "post_id") or hashlib.sha256(prompt.encode()).hexdigest()[:16],
-        "domain": str(given(row, "domain") or given(row, "subset") or "all"),
-        "_file": row["_file"],
-        "_row": row["_row"],
-        "history": prompt,
-        "human_ref_A": chosen if chosen_is_a else rejected,
-        "human_ref_B": rejected if chosen_is_a else chosen,
-        "labels": int(chosen_is_a),
-    }
+def _refuse_mostly_unusable(pairs: pd.DataFrame, source: str, most: float) -> None:
+    bad = pairs[pairs["_reason"].notna() & ~pairs["_reason"].isin(PART_OF_LIFE)]
+    if len(bad) <= most * len(pairs):
+        return
+    counts = {reason: counted_rows(bad[bad["_reason"] == reason]) for reason in bad["_reason"].unique()}
+    reasons = [f"{reason}: {entry['pairs']} ({', '.join(entry['first'])})" for reason, entry in counts.items()]
+    raise PairsError(
+        f"{source}: {len(bad)} of {len(pairs)} pairs cannot be used, more than data.max_unusable_share "
+        f"({most:g}) allows: {'; '.join(reasons)}"
+    )
 
 
-def split_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[str, str, str]:
-    """Prompt, chosen and rejected as texts, from texts and dialogues in any mixture.
-
-    A side that is a dialogue (messages, or a text in HH-RLHF's form) repeats the prompt before its last turn: what two
-    dialogues share is the prompt, by roles and by contents without the white space around them. A ``prompt`` that is
-    given must be their beginning or their end, a system turn aside; None: there is none.
-
-    Raises :class:`PairsError` where prompt and responses cannot be told apart so.
-    """
-    sides = [_side(side) for side in (chosen, rejected)]
-    context = None if prompt is None else as_messages(_side(prompt))
-    dialogues = [turns for turns in map(_dialogue, sides) if turns is not None]
-    if not dialogues and context is not None:
-        return as_text(context), _response(sides[0]), _response(sides[1])
-    if context is None and len(dialogues) < 2:
-        raise PairsError("no prompt, and chosen and rejected are not two dialogues that share one")
-    shared = _shared(*dialogues) if len(dialogues) == 2 else dialogues[0][:-1]
-    if context is not None and not _agree(context, shared):
-        raise PairsError("chosen or rejected repeats another prompt than the one that is given")
-    texts = [_response(side) if _dialogue(side) is None else _answer(as_turns(side), len(shared)) for side in sides]
-    told = [] if any(turn["role"] == "system" for turn in shared) else context or []
-    return as_text([*(turn for turn in told if turn["role"] == "system"), *shared]), texts[0], texts[1]
-
-
-def _dialogue(side: Prompt) -> list[dict[str, str]] | None:
-    """The turns of a side that is a dialogue; None for one that is a response alone."""
-    turns = as_turns(side)
-    alone = len(turns) == 1 and (isinstance(side, str) or turns[0]["role"] == "assistant")
-    return None if alone else turns
-
-
-def _response(side: Prompt) -> str:
-    turns = as_turns(side)
-    return as_response(turns if turns[0]["role"] == "assistant" else side)
-
-
-def _shared(left: Sequence[Message], right: Sequence[Message]) -> list[Message]:
-    """The turns with which both dialogues begin; the last turn of neither is among them."""
-    turns = list(zip(left[:-1], right[:-1], strict=False))
-    differ = (number for number, pair in enumerate(turns) if _bare(pair[0]) != _bare(pair[1]))
-    return [turn for turn, _ in turns[: next(differ, len(turns))]]
-
-
-def _agree(context: Sequence[Message], shared: Sequence[Message]) -> bool:
-    """Whether a prompt that is given is the beginning or the end of the one that was found, a system turn aside."""
-    given, found = ([_bare(turn) for turn in turns if turn["role"] != "system"] for turns in (context, shared))
-    return given in (found[: len(given)], found[len(found) - len(given) :])
-
-
-def _answer(turns: Sequence[Message], start: int) -> str:
-    """What the assistant says after the prompt, in one turn."""
-    if len(turns) != start + 1 or turns[-1]["role"] != "assistant":
-        roles = ", ".join(turn["role"] for turn in turns[start:])
-        raise PairsError(f"after what chosen and rejected share, a response is one assistant turn, got: {roles}")
-    return str(turns[-1]["content"])
-
-
-def _bare(turn: Message) -> tuple[str, str]:
-    return turn["role"], turn["content"].strip()
-
-
-def given(row: Mapping[Any, Any], column: str) -> Any:
-    """The value of a column; None where it is missing, which pandas writes as NaN when other rows have it."""
-    value = row.get(column)
-    return None if isinstance(value, float) and np.isnan(value) else value
-
-
-def _side(value: Any) -> Prompt:
-    """Text or messages; parquet hands lists of messages over as arrays."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        value = [value]
-    if value is None or isinstance(value, (str, list)):
-        return value or ""
-    raise PairsError(f"expected text or a list of messages, found {type(value).__name__}")
-
-
-def unit_hash(*parts: str) -> float:
-    """A number in [0, 1) fixed by ``parts``, the same in every process."""
-    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big") / 2**64
+def counted_rows(rows: pd.DataFrame) -> dict[str, Any]:
+    """How many ``pairs`` these rows are, and the ``first`` of them as "FILE row NUMBER"."""
+    first = rows[["_file", "_row"]].head(_NAMED).itertuples(index=False)
+    return {"pairs": len(rows), "first": [f"{file} row {row}" for file, row in first]}

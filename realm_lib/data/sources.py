@@ -1,20 +1,24 @@
 """Where a profile's pairs come from: the simulator, a data set of the hub, files; each part of it read once."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from realm_lib.config.base import resolve_path
 from realm_lib.config.data import DataParams
 from realm_lib.data.chats import PairsError
-from realm_lib.data.reading import normalised, unit_hash
-from realm_lib.data.tables import local_files, read_table
+from realm_lib.data.hashing import unit_hash
+from realm_lib.data.hub import SPLIT_NAMES, load_set, split_named, split_names
+from realm_lib.data.reading import normalised
+from realm_lib.data.tables import is_table, local_files, read_table
 
-_SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-_SHARES = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
-"""Of the posts of files that are not split: by a hash of the post's id."""
+_SHARES = {"validation": (0.8, 0.9), "test": (0.9, 1.0)}
+"""Of the posts of files that are not split: by a hash of the post's id; the rest is training."""
+_WITH_FOLDERS = "SHP"
+"""The data set of the hub that keeps one folder a domain."""
 _LATER = {"train": ("validation", "test"), "validation": ("test",), "test": ()}
 
 
@@ -26,6 +30,8 @@ class Source:
         self.name = {"hub": data.dataset_name, "local": data.path, "simulator": "the simulator"}[data.source] or ""
         self._whole: dict[str, pd.DataFrame] = {}
         self._files: dict[Path, pd.DataFrame] = {}
+        self._sets: dict[str | None, Any] = {}
+        self._parts: dict[tuple[str | None, str], pd.DataFrame] = {}
 
     def whole(self, split: str) -> pd.DataFrame:
         """All pairs of train, validation or test. Raises :class:`PairsError` where they cannot be read."""
@@ -35,12 +41,17 @@ class Source:
         return self._whole[split]
 
     def capped(self, split: str) -> pd.DataFrame:
-        """At most ``data.splits`` pairs, whole posts in an order fixed by ``data.seed`` (the last post may be cut)."""
+        """At most ``data.splits`` pairs, whole posts in an order fixed by ``data.seed`` (the last post may be cut).
+
+        Rows that cannot be used are not among them, and come beside them all the same, to be counted.
+        """
         pairs, size = self.whole(split), getattr(self.data.splits, split)
-        if size is None or len(pairs) <= size:
+        used = pairs["_reason"].isna() if "_reason" in pairs else pd.Series(True, index=pairs.index)
+        if size is None or used.sum() <= size:
             return pairs
-        order = pairs["post_id"].map(lambda post: unit_hash(str(self.data.seed), post))
-        return pairs.loc[order.sort_values(kind="stable").index[:size]].sort_index()
+        order = pairs.loc[used, "post_id"].map(lambda post: unit_hash(str(self.data.seed), post))
+        taken = order.sort_values(kind="stable").index[:size]
+        return pairs.loc[taken.union(pairs.index[~used])].sort_index()
 
     def posts_after(self, split: str) -> set[str]:
         """The posts of the splits that are judged after ``split``: none of them may be in it."""
@@ -56,49 +67,54 @@ class Source:
         return pairs.assign(_file=f"simulator {split}", _row=np.arange(1, len(pairs) + 1))
 
     def _from_hub(self, split: str) -> pd.DataFrame:
-        # SHP keeps one folder a domain; without domains the whole data set is read.
-        folders: Sequence[str | None] = self.data.domains or (None,)
-        parts = [normalised(self._hub_folder(split, folder), self.name) for folder in folders]
-        return pd.concat(parts, ignore_index=True)
+        place = resolve_path(self.name)
+        if (
+            is_table(place) or (place / "dataset_dict.json").is_file()
+        ):  # as `datasets` saves; the hub's layout is another
+            return self._from_files(split)
+        by_folder = self.name.rstrip("/").rpartition("/")[2] == _WITH_FOLDERS and self.data.domains
+        folders: Sequence[str | None] = by_folder or (None,)
+        return pd.concat([self._hub_split(folder, split) for folder in folders], ignore_index=True)
 
-    def _hub_folder(self, split: str, folder: str | None) -> pd.DataFrame:
-        import datasets
-
-        workers = self.data.preprocessing.num_workers
-        processes = workers if workers > 1 else None
-        try:
-            loaded = datasets.load_dataset(self.name, data_dir=folder, split=split, num_proc=processes)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            raise PairsError(
-                f"data.dataset_name: split {split!r} of {self.name}{f'/{folder}' if folder else ''} "
-                f"could not be loaded: {error}"
-            ) from error
-        pairs: pd.DataFrame = loaded.to_pandas()
-        return pairs.assign(_file=f"{self.name} {split}", _row=np.arange(1, len(pairs) + 1))
+    def _hub_split(self, folder: str | None, split: str) -> pd.DataFrame:
+        if folder not in self._sets:
+            self._sets[folder] = load_set(self.data, self.name, folder)
+        loaded = self._sets[folder]
+        names = split_names(list(loaded), self.name)
+        name = names.get(split, names["train"])
+        if (folder, name) not in self._parts:
+            place = f"{self.name} {name}"
+            pairs = pd.DataFrame(loaded[name].to_list(), dtype=object)  # Arrow's own columns hold mixed types as JSON
+            pairs = pairs.assign(_file=place, _row=np.arange(1, len(pairs) + 1))
+            self._parts[folder, name] = normalised(pairs, place, self.data.max_unusable_share)
+        pairs = self._parts[folder, name]
+        return _share(pairs, split, names) if name == names["train"] else pairs
 
     def _from_files(self, split: str) -> pd.DataFrame:
         files = local_files(self.name)
-        named = {name: [file for file in files if _split_of(file) == name] for name in _SPLIT_NAMES}
+        named = {name: [file for file in files if split_named(file.name) == name] for name in SPLIT_NAMES}
         if all(named.values()):
-            if strays := [file for file in files if _split_of(file) is None]:
-                splits = ", ".join(_SPLIT_NAMES)
+            if strays := [file for file in files if split_named(file.name) is None]:
+                splits = ", ".join(SPLIT_NAMES)
                 raise PairsError(f"{strays[0]}: its name begins with no split ({splits}), as others here do")
             return self._read(named[split])
         if any(named.values()):
             missing = next(name for name, of_split in named.items() if not of_split)
             raise PairsError(f"{self.name}: no file for split {missing!r}; name one {missing}.jsonl, or name none")
-        pairs = self._read(files)
-        share = pairs["post_id"].map(lambda post: unit_hash("split", post))
-        low, high = _SHARES[split]
-        return pairs[(share >= low) & (share < high)]
+        return _share(self._read(files), split, {"train": self.name})
 
     def _read(self, files: Sequence[Path]) -> pd.DataFrame:
         for file in files:
             if file not in self._files:
-                self._files[file] = normalised(read_table(file), str(file))
+                self._files[file] = normalised(read_table(file), str(file), self.data.max_unusable_share)
         return pd.concat([self._files[file] for file in files], ignore_index=True)
 
 
-def _split_of(file: Path) -> str | None:
-    stem = re.split(r"[._-]", file.name.lower())[0]
-    return next((split for split, names in _SPLIT_NAMES.items() if stem in names), None)
+def _share(pairs: pd.DataFrame, split: str, names: Mapping[str, str]) -> pd.DataFrame:
+    """The part of training pairs that is ``split``, where a set lacks splits (``names`` has those that it has).
+
+    A hash of a post's id decides: 0.8 to 0.9 is a validation that is missing, 0.9 to 1 a test.
+    """
+    share = pairs["post_id"].map(lambda post: unit_hash("split", post)).astype(float)
+    parts = {name: (share >= low) & (share < high) for name, (low, high) in _SHARES.items() if name not in names}
+    return pairs[parts[split] if split in parts else ~pd.DataFrame(parts, index=pairs.index).any(axis=1)]

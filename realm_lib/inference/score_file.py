@@ -14,9 +14,10 @@ import pandas as pd
 
 from realm_lib.config.base import resolve_path
 from realm_lib.config.profile import load_params
+from realm_lib.data.cells import given
 from realm_lib.data.chats import PairsError, Prompt, as_response, as_text
 from realm_lib.data.lengths import cut_prompt
-from realm_lib.data.reading import given, split_prompt
+from realm_lib.data.responses import split_prompt
 from realm_lib.data.tables import PLACE, SUFFIXES, is_table, read_table, storable, told
 from realm_lib.features.extraction import score_texts, votes_renamed
 from realm_lib.features.store import FeatureStore

@@ -117,3 +117,11 @@ def test_a_lone_surrogate_is_no_text(text: str) -> None:
     ):
         with pytest.raises(PairsError, match="holds a lone surrogate, which is not Unicode text"):
             read(dialogue)  # type: ignore[operator]
+
+
+def test_a_content_in_parts_is_their_text_where_all_are_texts() -> None:
+    two = [{"type": "text", "text": "Why "}, {"type": "text", "text": "bread?", "image": None}]
+    assert as_turns([{"role": "user", "content": two}]) == [{"role": "user", "content": "Why bread?"}]
+    for parts in ([], [*two, {"type": "image_url"}], [{"type": "text"}], ["Why?"], [{"text": "Why?"}]):
+        with pytest.raises(PairsError, match="a message needs a role"):
+            as_turns([{"role": "user", "content": parts}])

@@ -193,7 +193,7 @@ def test_a_hub_data_set_of_prompts_without_post_ids(hub: Path) -> None:
 
 
 def test_a_hub_data_set_that_is_not_there(hub: Path) -> None:
-    with pytest.raises(PairsError, match=r"data\.dataset_name: split 'train' of .*nowhere could not be loaded"):
+    with pytest.raises(PairsError, match=r"data\.dataset_name: .*nowhere could not be loaded"):
         load_pairs(DataParams(source="hub", dataset_name=str(hub / "nowhere")), "train")
 
 
@@ -264,52 +264,101 @@ def test_a_post_id_and_a_domain_may_be_given_for_some_rows_only(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
+    ("row", "reason"),
     [
-        ({"chosen": "Yes.", "rejected": "No."}, "no prompt, and chosen and rejected are not two dialogues"),
+        ({"chosen": "Yes.", "rejected": "No."}, "no prompt"),
         ({"chosen": [USER, answer("Yes.")], "rejected": [MORE[2], answer("No.")]}, "one assistant turn"),
-        ({"prompt": 3, "chosen": "Yes.", "rejected": "No."}, "expected text or a list of messages, found int"),
-        ({"prompt": "Why?", "chosen": [{"role": "tool", "content": "x"}], "rejected": "No."}, "a message needs a role"),
-        ({"prompt": "Why?", "chosen": [{"role": "user"}], "rejected": "No."}, "a message needs a role"),
-        ({"prompt": "Why?", "chosen": ["Yes."], "rejected": "No."}, "a message is an object with role and content"),
+        ({"prompt": 3, "chosen": "Yes.", "rejected": "No."}, "not text"),
+        ({"prompt": "Why?", "chosen": [{"role": "tool", "content": "x"}], "rejected": "No."}, "without a role"),
+        ({"prompt": "Why?", "chosen": [{"role": "user"}], "rejected": "No."}, "a message without a role"),
+        ({"prompt": "Why?", "chosen": ["Yes."], "rejected": "No."}, "a message without a role"),
     ],
 )
-def test_a_dialogue_that_cannot_be_read_is_named(tmp_path: Path, row: Row, message: str) -> None:
+def test_a_dialogue_that_cannot_be_read_is_left_out_and_named(tmp_path: Path, row: Row, reason: str) -> None:
     good = {"prompt": "Fine", "chosen": "a", "rejected": "b"}
-    with pytest.raises(PairsError, match=rf"train\.jsonl row 2: .*{message}"):
-        train_of(tmp_path, [good, row])
+    split = train_split(tmp_path, [good, row])
+    assert list(split.table["history"]) == ["Fine"]
+    ((told, entry),) = split.report.dropped.items()
+    assert reason in told
+    assert entry == {"pairs": 1, "first": ["train.jsonl row 2"]}
+    assert (split.report.read, split.report.kept) == (2, 1)
 
 
 # Faults that are errors
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("changes", "reason"),
     [
-        ("{broken", r"train\.jsonl row 2: not JSON"),
-        ("[1, 2]", r"train\.jsonl row 2: not an object"),
-        (json.dumps(shp(1, labels=2)), r"train\.jsonl row 2: labels is neither 0 nor 1 \(1 such rows\)"),
-        (json.dumps(shp(1, labels=0.5)), r"train\.jsonl row 2: labels is neither 0 nor 1"),
-        (json.dumps(shp(1, labels="A")), r"train\.jsonl row 2: labels is neither 0 nor 1"),
-        (json.dumps(shp(1, labels=None)), r"train\.jsonl row 2: labels is neither 0 nor 1"),
-        (json.dumps(shp(1, history=["a"])), r"train\.jsonl row 2: history is not text"),
-        (json.dumps(shp(1, human_ref_B=7)), r"train\.jsonl row 2: human_ref_B is not text"),
-        (json.dumps(shp(1, post_id=None)), r"train\.jsonl row 2: post_id is missing"),
-        (json.dumps(shp(1, score_A="many")), r"train\.jsonl row 2: score_A is not a number"),
+        ({"labels": 2}, "label is neither 0 nor 1"),
+        ({"labels": "yes"}, "label is neither 0 nor 1"),
+        ({"labels": None}, "label is neither 0 nor 1"),
+        ({"labels": float("inf")}, "label is neither 0 nor 1"),
+        ({"labels": 0.5}, "tie"),
+        ({"labels": "tie"}, "tie"),
+        ({"history": ["a"]}, "not text"),
+        ({"human_ref_B": 7}, "not text"),
+        ({"history": "\n\nHuman: a\n\nAssistant: b"}, "the prompt ends in an assistant turn that is not empty"),
+        ({"score_A": "many"}, "score_A is not a number"),
     ],
 )
-def test_a_broken_row_is_an_error_that_names_it(tmp_path: Path, line: str, message: str) -> None:
+def test_a_row_that_cannot_be_used_is_left_out_and_named(tmp_path: Path, changes: Row, reason: str) -> None:
+    split = train_split(tmp_path, [shp(0), shp(1, **changes), shp(2)])
+    assert list(split.table["history"]) == ["Question 0?", "Question 2?"]
+    ((told, entry),) = split.report.dropped.items()
+    assert told.startswith(reason)
+    assert entry == {"pairs": 1, "first": ["train.jsonl row 2"]}
+
+
+@pytest.mark.parametrize("post_id", [None, "", 0, 7.0])
+def test_a_post_needs_no_id_and_zero_is_one(tmp_path: Path, post_id: Any) -> None:
+    table = train_of(tmp_path, [shp(0), shp(1, post_id=post_id), shp(2, post_id=None)])
+    assert table["post_id"].nunique() == 3
+    assert table["post_id"].iloc[0] == "post0"
+    assert table["post_id"].iloc[1] == {0: "0", 7.0: "7"}.get(post_id, table["post_id"].iloc[1])
+
+
+@pytest.mark.parametrize(("line", "reason"), [("{broken", "not JSON"), ("[1, 2]", "not an object"), ("", None)])
+def test_a_line_that_is_no_row_is_left_out_and_named(tmp_path: Path, line: str, reason: str | None) -> None:
     write_splits(tmp_path, [])
     (tmp_path / "train.jsonl").write_text(f"{json.dumps(shp(0))}\n{line}\n{json.dumps(shp(2))}\n")
-    with pytest.raises(PairsError, match=message):
-        load_pairs(local(tmp_path), "train")
+    split = load_splits(local(tmp_path), ("train",))["train"]
+    assert list(split.table["history"]) == ["Question 0?", "Question 2?"]
+    named = {} if reason is None else {reason: {"pairs": 1, "first": ["train.jsonl row 2"]}}
+    assert split.report.dropped == named
 
 
-@pytest.mark.parametrize("column", ["post_id", "history", "human_ref_A", "human_ref_B", "labels"])
+@pytest.mark.parametrize("column", ["history", "human_ref_A", "human_ref_B", "labels"])
 def test_a_missing_column_is_an_error_that_names_it_and_the_file(tmp_path: Path, column: str) -> None:
     rows = [{name: value for name, value in shp(n).items() if name != column} for n in range(2)]
-    with pytest.raises(PairsError, match=rf"train\.jsonl: missing column {column}; needed are post_id, history"):
+    with pytest.raises(PairsError, match=rf"train\.jsonl: missing column {column}; needed are history, human_ref_A"):
         train_of(tmp_path, rows)
+
+
+def test_a_file_of_mostly_unusable_rows_is_an_error_with_all_reasons(tmp_path: Path) -> None:
+    bad = [shp(1, labels=3), shp(2, history=7), shp(3, labels="?")]
+    assert len(train_of(tmp_path, [shp(0), shp(4), *bad])) == 2
+    message = (
+        r"train\.jsonl: 3 of 4 pairs cannot be used, more than data\.max_unusable_share \(0\.7\) allows: "
+        r"label is neither 0 nor 1: 2 \(train\.jsonl row 2, train\.jsonl row 4\); not text: 1 \(train\.jsonl row 3\)"
+    )
+    with pytest.raises(PairsError, match=message):
+        train_of(tmp_path, [shp(0), *bad])
+    assert len(train_of(tmp_path, [shp(0), *bad], max_unusable_share=0.75)) == 1
+    with pytest.raises(PairsError, match=r"more than data\.max_unusable_share \(0\) allows"):
+        train_of(tmp_path, [*(shp(n) for n in range(9)), bad[0]], max_unusable_share=0)
+
+
+def test_ties_and_empty_texts_say_nothing_against_a_file(tmp_path: Path) -> None:
+    rows = [shp(0), *(shp(n, labels=0.5) for n in range(1, 9)), shp(9, human_ref_A="")]
+    split = train_split(tmp_path, rows, max_unusable_share=0)
+    assert dropped(split) == {"tie": 8, "empty text": 1}
+
+
+def test_unusable_rows_take_no_place_of_a_capped_split(tmp_path: Path) -> None:
+    rows = [shp(n, labels=1 if n % 2 else 0.5) for n in range(40)]
+    split = train_split(tmp_path, rows, splits={"train": 12})
+    assert (split.report.read, split.report.kept, dropped(split)) == (32, 12, {"tie": 20})
 
 
 @pytest.mark.parametrize("kept_bytes", [30, 60, 200])

@@ -33,7 +33,7 @@ def evaluate_file(
 ) -> tuple[str, Path]:
     """Judge the reward of ``run``, and all that it is compared with, on the pairs of a file; the verdict and the page.
 
-    The file has SHP's columns or {prompt, chosen, rejected} (RewardBench's and HH-RLHF's form); ``subset_column``, or
+    The file is of any form of :data:`realm_lib.data.forms.FORMS`; ``subset_column``, or
     else ``domain`` or ``subset``, divides it. Scores and embeddings go through the run's feature store, so an
     interrupted call goes on from there. Baselines are trained, and probabilities scaled, on the run's own training and
     validation pairs: the file is test pairs only. Pairs whose post the run has trained on are left out and counted.
@@ -54,7 +54,8 @@ def evaluate_file(
     known = read_features(run, ("train", "validation"))
     reward = RealmReward.from_pretrained(run.folder)
     reading = params.data.preprocessing
-    split = read_pairs(path, subset_column=subset_column, words=reading.max_length)
+    unusable = params.data.max_unusable_share
+    split = read_pairs(path, subset_column=subset_column, words=reading.max_length, max_unusable_share=unusable)
     pairs, report = split.table, split.report
     seen = pairs["history"].isin(set(known["train"]["history"]) | set(known["validation"]["history"]))
     if seen.all():

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from realm_lib.data.chats import PairsError, as_messages
-from realm_lib.data.reading import split_prompt
+from realm_lib.data.responses import split_prompt
 
 
 def turns(*contents: str, system: str | None = None) -> list[dict[str, str]]:
@@ -73,8 +73,8 @@ def test_equal_responses_are_still_a_response_each() -> None:
         (None, turns("Why?", "Yes."), turns("Why?", "No.", "But"), "one assistant turn"),
         ("Why?", turns("Yes."), turns("No."), "another prompt"),
         (turns("Why?", "So."), "Yes.", "No.", "ends in an assistant turn"),
-        ("Why?", 3, "No.", "found int"),
-        ("Why?", ["Yes."], NO, "a message is an object"),
+        ("Why?", 3, "No.", "not text"),
+        ("Why?", ["Yes."], NO, "a message without a role"),
     ],
 )
 def test_what_cannot_be_told_apart_is_refused(prompt: Any, chosen: Any, rejected: Any, why: str) -> None:
