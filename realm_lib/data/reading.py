@@ -13,9 +13,10 @@ import pandas as pd
 from realm_lib.config.base import resolve_path
 from realm_lib.data.chats import Message, PairsError, Prompt, as_messages, as_response, as_text, as_turns
 
-REQUIRED = ("post_id", "history", "human_ref_A", "human_ref_B", "labels")
+REQUIRED = ("history", "human_ref_A", "human_ref_B", "labels")
 TEXTS = ("history", "human_ref_A", "human_ref_B")
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+_NAMED = 5  # rows of each fault that are named
 
 
 def local_files(where: str) -> list[Path]:
@@ -101,16 +102,16 @@ def normalised(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     labels = pd.to_numeric(frame["labels"], errors="coerce")
     _refuse_rows(frame, ~labels.isin([0, 1]), "labels is neither 0 nor 1")
     frame["labels"] = labels.astype(int)
-    _refuse_rows(frame, frame["post_id"].isna(), "post_id is missing")
-    frame["post_id"] = frame["post_id"].astype(str)
-    for column in frame.columns.intersection(["score_A", "score_B", "score_ratio"]):
+    for column in frame.columns.intersection(["score_A", "score_B", "score_ratio", "rating_A", "rating_B"]):
         numbers = pd.to_numeric(frame[column], errors="coerce")
         _refuse_rows(frame, numbers.isna() & frame[column].notna(), f"{column} is not a number")
         frame[column] = numbers
-    if {"score_A", "score_B"} <= set(frame.columns) and "score_ratio" not in frame:
-        votes = frame[["score_A", "score_B"]]
-        frame["score_ratio"] = votes.max(axis=1) / votes.min(axis=1)
     return frame
+
+
+def first_rows(rows: pd.DataFrame) -> list[str]:
+    """The first five of ``rows`` as "FILE row NUMBER"."""
+    return [f"{file} row {row}" for file, row in rows[["_file", "_row"]].head(_NAMED).itertuples(index=False)]
 
 
 def _refuse_rows(frame: pd.DataFrame, bad: "pd.Series[bool]", what: str) -> None:
@@ -128,7 +129,7 @@ def _from_chosen_rejected(row: Mapping[Any, Any]) -> dict[str, Any]:
         raise PairsError(f"{where}: {error}") from None
     chosen_is_a = unit_hash("side", prompt, chosen, rejected) < 0.5
     return {
-        "post_id": given(row, "post_id") or hashlib.sha256(prompt.encode()).hexdigest()[:16],
+        "post_id": given(row, "post_id"),
         "domain": str(given(row, "domain") or given(row, "subset") or "all"),
         "_file": row["_file"],
         "_row": row["_row"],

@@ -9,11 +9,12 @@ import pandas as pd
 
 from realm_lib.config.data import DataParams
 from realm_lib.data.chats import PairsError
+from realm_lib.data.posts import with_post_keys
 from realm_lib.data.reading import local_files, normalised, read_table, unit_hash
 
 _SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 _SHARES = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
-"""Of the posts of files that are not split: by a hash of the post's id."""
+"""Of the posts of files that are not split: by a hash of the post's text."""
 _LATER = {"train": ("validation", "test"), "validation": ("test",), "test": ()}
 
 
@@ -24,7 +25,7 @@ class Source:
         self.data = data
         self.name = {"hub": data.dataset_name, "local": data.path, "simulator": "the simulator"}[data.source] or ""
         self._whole: dict[str, pd.DataFrame] = {}
-        self._files: dict[Path, pd.DataFrame] = {}
+        self._tables: dict[tuple[Path, ...], pd.DataFrame] = {}
 
     def whole(self, split: str) -> pd.DataFrame:
         """All pairs of train, validation or test. Raises :class:`PairsError` where they cannot be read."""
@@ -58,7 +59,7 @@ class Source:
         # SHP keeps one folder a domain; without domains the whole data set is read.
         folders: Sequence[str | None] = self.data.domains or (None,)
         parts = [normalised(self._hub_folder(split, folder), self.name) for folder in folders]
-        return pd.concat(parts, ignore_index=True)
+        return with_post_keys(pd.concat(parts, ignore_index=True))
 
     def _hub_folder(self, split: str, folder: str | None) -> pd.DataFrame:
         import datasets
@@ -92,10 +93,10 @@ class Source:
         return pairs[(share >= low) & (share < high)]
 
     def _read(self, files: Sequence[Path]) -> pd.DataFrame:
-        for file in files:
-            if file not in self._files:
-                self._files[file] = normalised(read_table(file), str(file))
-        return pd.concat([self._files[file] for file in files], ignore_index=True)
+        if (key := tuple(files)) not in self._tables:
+            tables = [normalised(read_table(file), str(file)) for file in files]
+            self._tables[key] = with_post_keys(pd.concat(tables, ignore_index=True))
+        return self._tables[key]
 
 
 def _split_of(file: Path) -> str | None:

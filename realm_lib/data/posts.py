@@ -1,0 +1,71 @@
+"""Which pairs are of one post: those whose text is the same, whatever ids a file gives."""
+
+import hashlib
+from typing import Any
+
+import pandas as pd
+
+from realm_lib.data.chats import PairsError, Prompt, prompt_key
+from realm_lib.data.reading import first_rows
+
+
+def post_key(prompt: Prompt) -> str:
+    """16 hexadecimal digits (of SHA-256) that are the same for equal prompts, by :func:`prompt_key`, and for no others.
+
+    Raises :class:`PairsError` as :func:`realm_lib.data.chats.as_messages` does.
+    """
+    return hashlib.sha256(prompt_key(prompt).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def with_post_keys(pairs: pd.DataFrame) -> pd.DataFrame:
+    """``pairs`` whose ``post_id`` is their post's key; the id that was given, where one was, is in ``given_post_id``.
+
+    ``_another_id`` marks the rows that give their text another id than the first row of that text does,
+    ``_another_text`` those that give their id another text. A row whose history cannot be a prompt gets a ``_reason``.
+    """
+    reasons = pairs["_reason"] if "_reason" in pairs else pd.Series(None, index=pairs.index, dtype=object)
+    found = {text: _key_or_reason(text) for text in pairs["history"][reasons.isna()].unique()}
+    keys = pairs["history"].map(lambda text: found.get(text, ("", None))[0])
+    reasons = reasons.where(reasons.notna(), pairs["history"].map(lambda text: found.get(text, ("", None))[1]))
+    pairs = pairs.assign(_reason=reasons)
+    if "post_id" not in pairs:
+        return pairs.assign(post_id=keys)
+    given = pairs["post_id"].map(_given_id).astype(object)
+    if given.isna().all():
+        return pairs.assign(post_id=keys)
+    usable = given.where(reasons.isna(), None)
+    return pairs.assign(
+        post_id=keys,
+        given_post_id=given,
+        _another_id=usable.notna() & (usable != usable.groupby(keys).transform("first")),
+        _another_text=usable.notna() & (keys != keys.groupby(usable).transform("first")),
+    )
+
+
+def given_ids(pairs: pd.DataFrame) -> dict[str, Any] | None:
+    """How far the ids that were given are those of the posts; None where none were given.
+
+    ``several_ids``: how many ``posts`` have more than one id, and the ``first`` rows that give another one.
+    ``several_texts``: how many ``ids`` stand for more than one post, and the ``first`` rows that give another one.
+    """
+    if "given_post_id" not in pairs:
+        return None
+    another_id, another_text = pairs[pairs["_another_id"]], pairs[pairs["_another_text"]]
+    return {
+        "several_ids": {"posts": int(another_id["post_id"].nunique()), "first": first_rows(another_id)},
+        "several_texts": {"ids": int(another_text["given_post_id"].nunique()), "first": first_rows(another_text)},
+    }
+
+
+def _key_or_reason(text: Any) -> tuple[str, str | None]:
+    try:
+        return post_key(text), None
+    except PairsError as error:
+        return "", str(error)
+
+
+def _given_id(value: Any) -> str | None:
+    """An id as text; None where there is none. 17.0 is 17: pandas writes whole numbers so beside missing ones."""
+    if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
+        return None
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip() or None
