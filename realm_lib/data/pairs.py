@@ -17,11 +17,16 @@ from realm_lib.config.data import DataParams, Split
 from realm_lib.data.annotators import agreement, overruled, with_pair_ids
 from realm_lib.data.chats import PairsError, as_messages
 from realm_lib.data.posts import given_ids, with_post_keys
-from realm_lib.data.reading import first_rows, read_files, unit_hash
+from realm_lib.data.reading import counted_rows, read_files, unit_hash
 from realm_lib.data.sources import Source
 from realm_lib.data.texts import is_empty, visible
 from realm_lib.data.votes import MEASURES, against_label, equal_numbers, other_ratios, vote_ratios
 
+CHOSEN = (
+    *("other domain", "post kept for the other training split", "votes too close"),
+    *("votes at or below zero", "votes missing", "more pairs than max_pairs_per_post"),
+)
+"""Reasons for which pairs are left out because a profile asks for it; all others are faults of a row."""
 _INNER = ["_file", "_row", "_reason", "_another_id", "_another_text", "_first"]
 """Columns that the reading of pairs has for itself."""
 
@@ -149,7 +154,7 @@ class _Chosen:
         """Leave out the ``bad`` pairs, count them and name the first."""
         if not bad.any():
             return
-        self.dropped[reason] = _counted(self.pairs[bad])
+        self.dropped[reason] = counted_rows(self.pairs[bad])
         self.pairs = self.pairs[~bad]
 
     def drop_by(self, reasons: "pd.Series[str]") -> None:
@@ -169,7 +174,7 @@ class _Chosen:
             self.drop(f"equal {measure}", equal_numbers(self.pairs, measure))
         if (ratios := vote_ratios(self.pairs)) is not None:
             if (other := other_ratios(self.pairs, ratios)).any():
-                self.other_ratios = _counted(self.pairs[other])
+                self.other_ratios = counted_rows(self.pairs[other])
             self.pairs = self.pairs.assign(score_ratio=ratios)
         self.pairs = with_pair_ids(self.pairs)
         self.annotators = agreement(self.pairs)
@@ -200,10 +205,6 @@ class _Chosen:
             other_ratios=self.other_ratios,
         )
         return PairSplit(pairs.drop(columns=_INNER, errors="ignore").reset_index(drop=True), report)
-
-
-def _counted(rows: pd.DataFrame) -> dict[str, Any]:
-    return {"pairs": len(rows), "first": first_rows(rows)}
 
 
 def chosen_and_rejected(pairs: pd.DataFrame) -> tuple["pd.Series[str]", "pd.Series[str]"]:

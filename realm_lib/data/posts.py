@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from realm_lib.data.chats import PairsError, Prompt, prompt_key
-from realm_lib.data.reading import first_rows
+from realm_lib.data.reading import counted_rows
 
 
 def post_key(prompt: Prompt) -> str:
@@ -45,15 +45,15 @@ def with_post_keys(pairs: pd.DataFrame) -> pd.DataFrame:
 def given_ids(pairs: pd.DataFrame) -> dict[str, Any] | None:
     """How far the ids that were given are those of the posts; None where none were given.
 
-    ``several_ids``: how many ``posts`` have more than one id, and the ``first`` rows that give another one.
-    ``several_texts``: how many ``ids`` stand for more than one post, and the ``first`` rows that give another one.
+    ``several_ids``: how many ``posts`` have more than one id, and the ``pairs`` that give another one, with the
+    ``first`` of their rows. ``several_texts``: likewise how many ``ids`` stand for more than one post.
     """
     if "given_post_id" not in pairs:
         return None
     another_id, another_text = pairs[pairs["_another_id"]], pairs[pairs["_another_text"]]
     return {
-        "several_ids": {"posts": int(another_id["post_id"].nunique()), "first": first_rows(another_id)},
-        "several_texts": {"ids": int(another_text["given_post_id"].nunique()), "first": first_rows(another_text)},
+        "several_ids": {"posts": int(another_id["post_id"].nunique()), **counted_rows(another_id)},
+        "several_texts": {"ids": int(another_text["given_post_id"].nunique()), **counted_rows(another_text)},
     }
 
 

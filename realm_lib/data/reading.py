@@ -109,9 +109,10 @@ def normalised(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     return frame
 
 
-def first_rows(rows: pd.DataFrame) -> list[str]:
-    """The first five of ``rows`` as "FILE row NUMBER"."""
-    return [f"{file} row {row}" for file, row in rows[["_file", "_row"]].head(_NAMED).itertuples(index=False)]
+def counted_rows(rows: pd.DataFrame) -> dict[str, Any]:
+    """How many ``pairs`` these rows are, and the ``first`` of them as "FILE row NUMBER"."""
+    first = rows[["_file", "_row"]].head(_NAMED).itertuples(index=False)
+    return {"pairs": len(rows), "first": [f"{file} row {row}" for file, row in first]}
 
 
 def _refuse_rows(frame: pd.DataFrame, bad: "pd.Series[bool]", what: str) -> None:
