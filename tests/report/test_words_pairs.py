@@ -120,8 +120,8 @@ def test_the_rows_of_each_split_are_told_of() -> None:
     assert pairs_read({"train": report(), "test": faulty}) == (
         "- **test**. Left out: empty text: 1 (a row 8). 1 post has several ids (a row 2, a row 5) and 2 ids have "
         "several texts (a row 3 and more): a post is known by its text. 1 pair was judged more than once: 80.0 % of "
-        "these 5 judgements are the majority's (Krippendorff's alpha 0.00: 1 is full agreement, 0 is chance). 1 pair names a "
-        "ratio that is not that of the votes, which are taken instead (a row 4)."
+        "these 5 judgements are the majority's (Krippendorff's alpha 0.00: 1 is full agreement, 0 is chance). 1 pair "
+        "names a ratio that is not that of the votes, which are taken instead (a row 4)."
     )
     clean = {kind: entry | {"posts": 0, "ids": 0} for kind, entry in ids.items()}
     assert pairs_read({"train": report(ids=clean)}) == nothing
