@@ -51,7 +51,8 @@ def agreement(pairs: pd.DataFrame) -> dict[str, Any] | None:
     the majority's; half of a tied pair's are) and ``alpha``: 1 - observed / expected disagreement, Krippendorff's
     alpha for nominal data with missing ratings (Krippendorff 2011, Computing Krippendorff's Alpha-Reliability). The
     disagreement to expect is 1/2: which response is called first is arbitrary, so that neither is more likely (as in
-    Bennett, Alpert and Goldstein 1954). 1 is full agreement, 0 that of coins.
+    Bennett, Alpert and Goldstein 1954). 1 is full agreement, 0 that of coins. A row that was copied counts as a
+    judgement: nothing tells the two apart.
     """
     judged = pairs.groupby("pair_id")["_first"].agg(["sum", "size"])
     first, size = (judged.loc[judged["size"] > 1, name].astype(int) for name in ("sum", "size"))

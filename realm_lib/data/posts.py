@@ -24,21 +24,22 @@ def with_post_keys(pairs: pd.DataFrame) -> pd.DataFrame:
     ``_another_text`` those that give their id another text. A row whose history cannot be a prompt gets a ``_reason``.
     """
     reasons = pairs["_reason"] if "_reason" in pairs else pd.Series(None, index=pairs.index, dtype=object)
-    found = {text: _key_or_reason(text) for text in pairs["history"][reasons.isna()].unique()}
-    keys = pairs["history"].map(lambda text: found.get(text, ("", None))[0])
-    reasons = reasons.where(reasons.notna(), pairs["history"].map(lambda text: found.get(text, ("", None))[1]))
+    usable = pairs.loc[reasons.isna(), "history"]
+    found = {text: _key_or_reason(text) for text in usable.unique()}
+    keys = usable.map(lambda text: found[text][0]).reindex(pairs.index, fill_value="")
+    reasons = reasons.astype(object).where(reasons.notna(), usable.map(lambda text: found[text][1]))
     pairs = pairs.assign(_reason=reasons)
     if "post_id" not in pairs:
         return pairs.assign(post_id=keys)
     given = pairs["post_id"].map(_given_id).astype(object)
     if given.isna().all():
         return pairs.assign(post_id=keys)
-    usable = given.where(reasons.isna(), None)
+    counted = given.where(reasons.isna(), None)
     return pairs.assign(
         post_id=keys,
         given_post_id=given,
-        _another_id=usable.notna() & (usable != usable.groupby(keys).transform("first")),
-        _another_text=usable.notna() & (keys != keys.groupby(usable).transform("first")),
+        _another_id=counted.notna() & (counted != counted.groupby(keys).transform("first")),
+        _another_text=counted.notna() & (keys != keys.groupby(counted).transform("first")),
     )
 
 

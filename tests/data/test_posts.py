@@ -1,5 +1,7 @@
 """A post is what its text is, whatever the ids."""
 
+from typing import Any
+
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -59,8 +61,10 @@ def test_an_id_of_zero_is_one_and_whole_numbers_have_no_point() -> None:
 
 
 def test_a_row_that_cannot_be_used_has_no_say() -> None:
-    rows = pairs(["One?", "One?", "\n\nHuman: a\n\nAssistant: b"], ["p", "q", "p"]).assign(_reason=[None, "tie", None])
+    texts: list[Any] = ["One?", "One?", "\n\nHuman: a\n\nAssistant: b", ["no text"]]
+    rows = pairs(texts, ["p", "q", "p", "p"]).assign(_reason=[None, "tie", None, "not text"])
     found = with_post_keys(rows)
+    assert found["_reason"].iloc[3] == "not text"
     assert pd.isna(found["_reason"].iloc[0])
     assert found["_reason"].iloc[1] == "tie"
     assert found["_reason"].iloc[2].startswith("the prompt ends in an assistant turn")

@@ -12,8 +12,9 @@ from realm_lib.data.texts import folded, is_empty, visible
 @pytest.mark.parametrize(
     "text",
     ["", " \n\t", "\u00a0\u2003\u3000", "\u200b", "\ufeff \u2060\u00ad", "\u200e\u202e", "\ufffd \ufffd", "\x00\x07",
-     "\u2800", "\ufe0f\u200d", "[deleted]", " [Removed]\n", "[DELETED]\u200b", "[deleted by user]", "[ Removed by Reddit ]",
-     "[removed by moderator]", "[ Removed by Reddit on account of violating the [content policy](/help). ]"],
+     "\u2800", "\ufe0f\u200d", "[deleted]", " [Removed]\n", "[DELETED]\u200b", "[deleted by user]",
+     "[ Removed by Reddit ]", "[removed by moderator]",
+     "[ Removed by Reddit on account of violating the [content policy](/help). ]"],
 )  # fmt: skip
 def test_a_text_that_says_nothing_is_empty(text: str) -> None:
     assert is_empty(text)
