@@ -5,7 +5,8 @@ import unicodedata
 import regex
 
 _INVISIBLE = regex.compile(r"\p{Default_Ignorable_Code_Point}+")
-_NOTHING = regex.compile(r"[\s\p{Cc}\p{Cf}\u2800\ufffd]+")  # white space, controls, a blank of Braille, lost characters
+# White space, controls, what is invisible, a blank of Braille, and what stands for lost characters.
+_NOTHING = regex.compile(r"[\s\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}\u2800\ufffd]*")
 _GONE = regex.compile(
     r"\[ ?(?:deleted|removed)(?: by [\w ]+?)?(?: on account of violating .*)? ?\]",  # as Reddit writes it
     regex.IGNORECASE,
@@ -30,5 +31,6 @@ def folded(text: str) -> str:
 
 def is_empty(text: str) -> bool:
     """Whether a text says nothing: no visible character, or only the mark of a comment that is gone, as [deleted]."""
-    seen = visible(text)
-    return not _NOTHING.sub("", seen) or _GONE.fullmatch(seen) is not None
+    if _NOTHING.fullmatch(text):
+        return True
+    return "[" in text and _GONE.fullmatch(visible(text)) is not None

@@ -116,5 +116,6 @@ def test_dialogues_are_the_same_whatever_the_form_of_their_text() -> None:
     assert prompt_key("\n\nHuman: Why?\n\nAssistant: So.\n\nHuman: Is it?\n\nAssistant:") == prompt_key(
         [user(" why?"), assistant("so. "), user("is it?")]
     )
+    assert prompt_key([user("a user: b"), user("c")]) != prompt_key([user("a"), user("b"), user("c")])
     told = [{"role": "system", "content": "x"}, user("y")]
     assert len({prompt_key(prompt) for prompt in (told, "system: x\nuser: y", "y", [user("x"), user("y")])}) == 4

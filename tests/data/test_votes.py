@@ -54,6 +54,7 @@ def test_ratings_are_their_own_measure() -> None:
         (50, -3, None, math.inf),
         (0, 7, None, math.inf),
         (0, 3, 3.0, 3.0),
+        (0, 3, 0.5, math.inf),
         (50, -3, 50 / -3, math.inf),
         (0, -3, 4.0, math.nan),
         (0, 0, None, math.nan),
