@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadFileScheduling
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,6 +14,10 @@ os.environ["MPLBACKEND"] = "Agg"
 # Two test processes on two cores: more threads would wait for each other, here and in what the tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+
+# A busy machine is no fault of what is tested.
+settings.register_profile("realm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("realm")
 
 WHOLE_RUNS = "tests/notebooks/"
 

@@ -21,9 +21,9 @@ def given(row: Mapping[Any, Any], column: str) -> Any:
 
 def id_text(value: Any) -> str | None:
     """An id as text; None without one. A whole number is the same as 7 and as 7.0, which a missing one makes of it."""
-    if _is_missing(value) or value == "":
+    if _is_missing(value):
         return None
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip() or None
 
 
 def plain(value: Any) -> Any:

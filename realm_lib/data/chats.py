@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from realm_lib.data.texts import folded
+
 Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]
 """A prompt as text, or as chat messages ({"role", "content"})."""
@@ -105,11 +107,16 @@ def as_response(completion: Prompt) -> str:
 
 
 def prompt_key(prompt: Prompt) -> str:
-    """What makes two prompts the same: the text with its case folded and each run of white space as one space.
+    """What makes two prompts the same: the same turns, whatever their case, white space and invisible characters.
 
-    The one rule by which a held-out prompt is kept out of training.
+    The one rule by which a held-out prompt is kept out of training. Raises :class:`PairsError` as :func:`as_messages`
+    does.
     """
-    return " ".join(as_text(prompt).casefold().split())
+    turns = as_messages(prompt)
+    if _one_of_user(turns):
+        return folded(turns[0]["content"])
+    # Folded contents hold no line break: no content can look like a turn of its own.
+    return "".join(f"\n{turn['role']}: {folded(turn['content'])}" for turn in turns)
 
 
 def is_unicode(text: str) -> bool:

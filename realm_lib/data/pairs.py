@@ -5,8 +5,6 @@ Files of plain {prompt, chosen, rejected}, strings or message lists, are read in
 left out is counted by reason and named by file and row in the :class:`PairsReport`.
 """
 
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,13 +14,22 @@ from typing import Any, get_args
 import pandas as pd
 
 from realm_lib.config.data import MAX_UNUSABLE_SHARE, DataParams, Split
-from realm_lib.data.chats import PairsError
-from realm_lib.data.forms.shp import TEXTS
+from realm_lib.data.annotators import agreement, overruled, with_pair_ids
+from realm_lib.data.chats import PairsError, as_messages
 from realm_lib.data.hashing import unit_hash
-from realm_lib.data.reading import read_files
+from realm_lib.data.posts import given_ids, with_post_keys
+from realm_lib.data.reading import counted_rows, read_files
 from realm_lib.data.sources import Source
+from realm_lib.data.texts import is_empty, visible
+from realm_lib.data.votes import MEASURES, against_label, equal_numbers, other_ratios, vote_ratios
 
-_NAMED_ROWS = 5  # rows of each fault that the report names
+CHOSEN = (
+    *("other domain", "post kept for the other training split", "votes too close"),
+    *("votes at or below zero", "votes missing", "more pairs than max_pairs_per_post"),
+)
+"""Reasons for which pairs are left out because a profile asks for it; all others are faults of a row."""
+_INNER = ["_file", "_row", "_reason", "_another_id", "_another_text", "_first"]
+"""Columns that the reading of pairs has for itself."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,12 @@ class PairsReport:
     """Posts that lost their end to ``preprocessing.max_length``."""
     dropped: dict[str, dict[str, Any]]
     """By reason: how many ``pairs``, and the ``first`` of them as "FILE row NUMBER"."""
+    ids: dict[str, Any] | None = None
+    """Posts with several ids and ids of several posts (:func:`realm_lib.data.posts.given_ids`)."""
+    annotators: dict[str, Any] | None = None
+    """The agreement among annotators (:func:`realm_lib.data.annotators.agreement`)."""
+    other_ratios: dict[str, Any] | None = None
+    """``pairs`` whose ``score_ratio`` was not that of their votes, which took its place, and the ``first`` of them."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -56,8 +69,10 @@ class PairSplit:
 def load_pairs(data: DataParams, split: Split) -> pd.DataFrame:
     """The pairs of a split, one row a pair, in SHP's columns; :func:`load_splits` also says what was dropped.
 
-    Beside SHP's columns there is ``pair_id``, a text that names the pair within its split; simulated pairs also have
-    gold_A and gold_B. Raises :class:`PairsError` for a missing file or column, a broken row, a split without pairs.
+    ``post_id`` is made of the post's text (simulated posts have the simulator's), and ``given_post_id`` is the one that
+    was given. ``pair_id`` is a text that names the pair within its split; simulated pairs also have gold_A and gold_B.
+
+    Raises :class:`PairsError` for a missing file or column, a broken row, a split without pairs.
     """
     return load_splits(data, (split,))[split].table
 
@@ -65,9 +80,11 @@ def load_pairs(data: DataParams, split: Split) -> pd.DataFrame:
 def load_splits(data: DataParams, splits: Sequence[Split]) -> dict[Split, PairSplit]:
     """Some splits of a data set, each part of which is read once.
 
-    Order of work: read and cap the split (whole posts, in an order fixed by ``data.seed``), check every row, leave out
-    posts that a later split holds, keep ``reward_model_share`` of the training posts for the split "reward_model",
-    and filter training pairs by ``min_score_ratio`` and ``max_pairs_per_post``. Validation and test are not filtered.
+    Order of work: read the split, know its posts by their texts, cap it (whole posts, in an order fixed by
+    ``data.seed``), leave out rows that say nothing or contradict themselves, let the majority decide on pairs that were
+    judged more than once, leave out posts that a later split holds, keep ``reward_model_share`` of the training posts
+    for the split "reward_model", and filter training pairs by ``min_score_ratio`` and ``max_pairs_per_post``.
+    Validation and test are not filtered. Posts are cut to ``preprocessing.max_length`` words last.
 
     Raises as :func:`load_pairs` does.
     """
@@ -91,7 +108,7 @@ def read_pairs(
 
     Raises :class:`PairsError` for a missing file or column, a broken row, no usable pair.
     """
-    pairs = read_files(path, subset_column, max_unusable_share)
+    pairs = with_post_keys(read_files(path, subset_column, max_unusable_share))
     chosen = _Chosen(pairs)
     chosen.drop_unusable()
     if chosen.pairs.empty:
@@ -120,7 +137,8 @@ def _drop_for_training(chosen: "_Chosen", data: DataParams, split: Split) -> Non
     if data.min_score_ratio > 1.0:
         if "score_ratio" not in chosen.pairs:
             raise PairsError("data.min_score_ratio needs votes (score_A and score_B), which these pairs lack")
-        chosen.drop("votes too close", ~(chosen.pairs["score_ratio"] >= data.min_score_ratio))  # or missing
+        chosen.drop_without_ratio()
+        chosen.drop("votes too close", chosen.pairs["score_ratio"] < data.min_score_ratio)
     if data.max_pairs_per_post is not None:
         number = chosen.pairs.groupby("post_id").cumcount()
         chosen.drop("more pairs than max_pairs_per_post", number >= data.max_pairs_per_post)
@@ -133,27 +151,47 @@ class _Chosen:
         self.pairs = pairs
         self.read = len(pairs)
         self.dropped: dict[str, dict[str, Any]] = {}
+        self.ids = given_ids(pairs)
+        self.annotators: dict[str, Any] | None = None
+        self.other_ratios: dict[str, Any] | None = None
         if "_reason" in pairs:
-            for reason in pairs["_reason"].dropna().unique():
-                self.drop(reason, self.pairs["_reason"] == reason)
-            self.pairs = self.pairs.drop(columns="_reason")
+            self.drop_by(pairs["_reason"])
 
     def drop(self, reason: str, bad: "pd.Series[bool]") -> None:
         """Leave out the ``bad`` pairs, count them and name the first."""
         if not bad.any():
             return
-        rows = self.pairs.loc[bad, ["_file", "_row"]].head(_NAMED_ROWS)
-        named = [f"{file} row {row}" for file, row in rows.itertuples(index=False)]
-        self.dropped[reason] = {"pairs": int(bad.sum()), "first": named}
+        self.dropped[reason] = counted_rows(self.pairs[bad])
         self.pairs = self.pairs[~bad]
 
+    def drop_by(self, reasons: "pd.Series[str]") -> None:
+        """Leave out the pairs that have a reason of their own."""
+        for reason in reasons.dropna().unique():
+            self.drop(reason, reasons.loc[self.pairs.index] == reason)
+
     def drop_unusable(self) -> None:
-        """Leave out pairs that say nothing; name the others by their ids, and keep the first of equal ones."""
-        self.drop("empty text", (self.pairs[list(TEXTS)].map(str.strip) == "").any(axis=1))
-        self.drop("equal responses", self.pairs["human_ref_A"].str.strip() == self.pairs["human_ref_B"].str.strip())
-        self.drop("label against votes", _against_votes(self.pairs))
-        self.pairs = self.pairs.assign(pair_id=_pair_ids(self.pairs))
-        self.drop("duplicate pair", self.pairs["pair_id"].duplicated())
+        """Leave out pairs that say nothing, or whose label their votes or other annotators do not bear out."""
+        responses = self.pairs[["human_ref_A", "human_ref_B"]]
+        posts = {text: is_empty(as_messages(text)[-1]["content"]) for text in self.pairs["history"].unique()}
+        self.drop("empty text", responses.map(is_empty).any(axis=1) | self.pairs["history"].map(posts).astype(bool))
+        responses = self.pairs[["human_ref_A", "human_ref_B"]].map(visible)
+        self.drop("equal responses", responses["human_ref_A"] == responses["human_ref_B"])
+        for measure in MEASURES:
+            self.drop(f"label against {measure}", against_label(self.pairs, measure))
+            self.drop(f"equal {measure}", equal_numbers(self.pairs, measure))
+        if (ratios := vote_ratios(self.pairs)) is not None:
+            if (other := other_ratios(self.pairs, ratios)).any():
+                self.other_ratios = counted_rows(self.pairs[other])
+            self.pairs = self.pairs.assign(score_ratio=ratios)
+        self.pairs = with_pair_ids(self.pairs)
+        self.annotators = agreement(self.pairs)
+        self.drop_by(overruled(self.pairs))
+
+    def drop_without_ratio(self) -> None:
+        """Leave out pairs whose votes have no ratio."""
+        missing = self.pairs.reindex(columns=["score_A", "score_B"]).isna().any(axis=1)
+        self.drop("votes at or below zero", self.pairs["score_ratio"].isna() & ~missing)
+        self.drop("votes missing", self.pairs["score_ratio"].isna())
 
     def reasons(self) -> str:
         return "; ".join(f"{reason}: {entry['pairs']}" for reason, entry in self.dropped.items())
@@ -161,9 +199,19 @@ class _Chosen:
     def finished(self, source: str, simulated: bool, words: int) -> PairSplit:
         """The pairs with their posts cut to ``words`` words, and the report."""
         pairs, cut = _cut_posts(self.pairs, words)
-        posts = pairs["post_id"].nunique()
-        report = PairsReport(source, simulated, self.read, len(pairs), posts, posts_cut=cut, dropped=self.dropped)
-        return PairSplit(pairs.drop(columns=["_file", "_row"]).reset_index(drop=True), report)
+        report = PairsReport(
+            source=source,
+            simulated=simulated,
+            read=self.read,
+            kept=len(pairs),
+            posts=pairs["post_id"].nunique(),
+            posts_cut=cut,
+            dropped=self.dropped,
+            ids=self.ids,
+            annotators=self.annotators,
+            other_ratios=self.other_ratios,
+        )
+        return PairSplit(pairs.drop(columns=_INNER, errors="ignore").reset_index(drop=True), report)
 
 
 def chosen_and_rejected(pairs: pd.DataFrame) -> tuple["pd.Series[str]", "pd.Series[str]"]:
@@ -186,26 +234,6 @@ def distinct_texts(pairs: pd.DataFrame) -> pd.DataFrame:
 def bare_domain(domain: str) -> str:
     """A domain without the split that SHP appends: ``askbaking_train`` is ``askbaking``."""
     return re.sub(r"_(train|validation|test)$", "", domain)
-
-
-def _against_votes(pairs: pd.DataFrame) -> "pd.Series[bool]":
-    if not {"score_A", "score_B"} <= set(pairs.columns):
-        return pd.Series(False, index=pairs.index)
-    difference = pairs["score_A"] - pairs["score_B"]
-    against = ((difference > 0) & (pairs["labels"] == 0)) | ((difference < 0) & (pairs["labels"] == 1))
-    if against.mean() > 0.5:
-        raise PairsError(
-            f"{pairs['_file'].iloc[0]}: {against.mean():.0%} of the labels contradict the votes; "
-            "labels = 1 must mean that A is preferred (score_A > score_B)"
-        )
-    return against
-
-
-def _pair_ids(pairs: pd.DataFrame) -> list[str]:
-    """A text a pair that does not depend on which response is A; equal pairs have equal ones."""
-    columns = pairs[["post_id", "human_ref_A", "human_ref_B"]].itertuples(index=False)
-    keys = (json.dumps([post, *sorted((a, b))]) for post, a, b in columns)
-    return [hashlib.sha256(key.encode()).hexdigest()[:16] for key in keys]
 
 
 def _cut_posts(pairs: pd.DataFrame, words: int) -> tuple[pd.DataFrame, int]:

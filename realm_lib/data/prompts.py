@@ -28,7 +28,8 @@ def load_prompts(data: DataParams, sampling: SamplingParams, split: PromptSplit,
     With ``run`` the pairs kept in its folder are read. Of the test split the first ``sampling.held_out_prompts``;
     raises :class:`PairsError` when there are fewer. Of the validation split at most so many.
     """
-    prompts: list[str] = policy_pairs(data, sampling, split, run)["history"].drop_duplicates().tolist()
+    posts = policy_pairs(data, sampling, split, run).drop_duplicates("post_id")
+    prompts: list[str] = posts["history"].drop_duplicates().tolist()  # posts that were cut may have become equal
     if split == "train":
         return prompts
     if split == "test" and len(prompts) < sampling.held_out_prompts:

@@ -8,7 +8,7 @@ import pandas as pd
 from realm_lib.config.data import MAX_UNUSABLE_SHARE
 from realm_lib.data.chats import PairsError
 from realm_lib.data.forms import read_form
-from realm_lib.data.forms.form import PART_OF_LIFE, post_of
+from realm_lib.data.forms.form import PART_OF_LIFE
 from realm_lib.data.forms.shp import TEXTS
 from realm_lib.data.tables import PLACE, local_files, read_table
 
@@ -54,18 +54,7 @@ def normalised(frame: pd.DataFrame, source: str, max_unusable_share: float = MAX
         parts.append(frame.loc[unread, ["_file", "_row", "_reason"]].assign(**empty))
     pairs = pd.concat(parts, ignore_index=True).sort_values("_row", kind="stable", ignore_index=True)
     _refuse_mostly_unusable(pairs, source, max_unusable_share)
-    if {"score_A", "score_B"} <= set(pairs.columns) and "score_ratio" not in pairs:
-        votes = pairs[["score_A", "score_B"]]
-        pairs["score_ratio"] = votes.max(axis=1) / votes.min(axis=1)
-    return _with_ids(pairs)
-
-
-def _with_ids(pairs: pd.DataFrame) -> pd.DataFrame:
-    """An id made of the text for a post without one; a row that is no pair is a post of its own."""
-    used, texts = pairs["_reason"].isna(), pairs["history"]
-    places = pairs["_file"].astype(str) + pairs["_row"].astype(str)
-    made = [post_of(text) for text in texts.where(used | (texts != ""), places)]
-    return pairs.assign(post_id=pairs["post_id"].where(pairs["post_id"].notna(), pd.Series(made, pairs.index)))
+    return pairs
 
 
 def _refuse_mostly_unusable(pairs: pd.DataFrame, source: str, most: float) -> None:

@@ -12,11 +12,12 @@ from realm_lib.config.data import DataParams
 from realm_lib.data.chats import PairsError
 from realm_lib.data.hashing import unit_hash
 from realm_lib.data.hub import SPLIT_NAMES, load_set, split_named, split_names
+from realm_lib.data.posts import with_post_keys
 from realm_lib.data.reading import normalised
 from realm_lib.data.tables import is_table, local_files, read_table
 
 _SHARES = {"validation": (0.8, 0.9), "test": (0.9, 1.0)}
-"""Of the posts of files that are not split: by a hash of the post's id; the rest is training."""
+"""Of the posts of files that are not split: by a hash of the post's text; the rest is training."""
 _WITH_FOLDERS = "SHP"
 """The data set of the hub that keeps one folder a domain."""
 _LATER = {"train": ("validation", "test"), "validation": ("test",), "test": ()}
@@ -29,7 +30,7 @@ class Source:
         self.data = data
         self.name = {"hub": data.dataset_name, "local": data.path, "simulator": "the simulator"}[data.source] or ""
         self._whole: dict[str, pd.DataFrame] = {}
-        self._files: dict[Path, pd.DataFrame] = {}
+        self._tables: dict[tuple[Path, ...], pd.DataFrame] = {}
         self._sets: dict[str | None, Any] = {}
         self._parts: dict[tuple[str | None, str], pd.DataFrame] = {}
 
@@ -68,9 +69,7 @@ class Source:
 
     def _from_hub(self, split: str) -> pd.DataFrame:
         place = resolve_path(self.name)
-        if (
-            is_table(place) or (place / "dataset_dict.json").is_file()
-        ):  # as `datasets` saves; the hub's layout is another
+        if is_table(place) or (place / "dataset_dict.json").is_file():  # the hub's own layout is another
             return self._from_files(split)
         by_folder = self.name.rstrip("/").rpartition("/")[2] == _WITH_FOLDERS and self.data.domains
         folders: Sequence[str | None] = by_folder or (None,)
@@ -86,7 +85,7 @@ class Source:
             place = f"{self.name} {name}"
             pairs = pd.DataFrame(loaded[name].to_list(), dtype=object)  # Arrow's own columns hold mixed types as JSON
             pairs = pairs.assign(_file=place, _row=np.arange(1, len(pairs) + 1))
-            self._parts[folder, name] = normalised(pairs, place, self.data.max_unusable_share)
+            self._parts[folder, name] = with_post_keys(normalised(pairs, place, self.data.max_unusable_share))
         pairs = self._parts[folder, name]
         return _share(pairs, split, names) if name == names["train"] else pairs
 
@@ -104,16 +103,17 @@ class Source:
         return _share(self._read(files), split, {"train": self.name})
 
     def _read(self, files: Sequence[Path]) -> pd.DataFrame:
-        for file in files:
-            if file not in self._files:
-                self._files[file] = normalised(read_table(file), str(file), self.data.max_unusable_share)
-        return pd.concat([self._files[file] for file in files], ignore_index=True)
+        if (key := tuple(files)) not in self._tables:
+            most = self.data.max_unusable_share
+            tables = [normalised(read_table(file), str(file), most) for file in files]
+            self._tables[key] = with_post_keys(pd.concat(tables, ignore_index=True))
+        return self._tables[key]
 
 
 def _share(pairs: pd.DataFrame, split: str, names: Mapping[str, str]) -> pd.DataFrame:
     """The part of training pairs that is ``split``, where a set lacks splits (``names`` has those that it has).
 
-    A hash of a post's id decides: 0.8 to 0.9 is a validation that is missing, 0.9 to 1 a test.
+    A hash of the post decides: 0.8 to 0.9 is a validation that is missing, 0.9 to 1 a test.
     """
     share = pairs["post_id"].map(lambda post: unit_hash("split", post)).astype(float)
     parts = {name: (share >= low) & (share < high) for name, (low, high) in _SHARES.items() if name not in names}

@@ -28,7 +28,7 @@ def length_bias(evaluation: Evaluation, *, resamples: int = 10_000, seed: int = 
     if "words_A" not in table:
         raise EvaluationError("the features hold no human_ref_A and human_ref_B, so lengths are not known")
     kind, quality = _quality(table, evaluation.simulated)
-    known = np.isfinite(quality)
+    known = ~np.isnan(quality)  # an infinite ratio of votes is known: only one response has any
     table, quality = table[known], _signed_ranks(quality[known])
     length = _signed_ranks(np.log1p(table["words_A"]).to_numpy() - np.log1p(table["words_B"]).to_numpy())
     posts = table["post_id"].to_numpy()

@@ -104,6 +104,21 @@ def test_a_response_is_text_or_one_assistant_message() -> None:
 def test_equal_prompts_differ_in_case_and_white_space_only() -> None:
     assert prompt_key(" WHY \n\n me?") == prompt_key("why me?") == prompt_key([user("Why me?")])
     assert prompt_key("why me?") != prompt_key("why, me?")
+    assert prompt_key("\ufeffWhy\u200b me?\u00a0") == prompt_key("why me?")
+    assert prompt_key("Caf\u00e9") == prompt_key("CAFE\u0301")
+
+
+def test_dialogues_are_the_same_whatever_the_form_of_their_text() -> None:
+    quoted = [user("a\n\nHuman: b"), assistant("c  d"), user("e")]  # its text is JSON
+    assert prompt_key(quoted) == prompt_key(as_text(quoted)) == prompt_key(
+        [user("A Human:\tb "), assistant("c\nd"), user("e")]
+    )  # fmt: skip
+    assert prompt_key("\n\nHuman: Why?\n\nAssistant: So.\n\nHuman: Is it?\n\nAssistant:") == prompt_key(
+        [user(" why?"), assistant("so. "), user("is it?")]
+    )
+    assert prompt_key([user("a user: b"), user("c")]) != prompt_key([user("a"), user("b"), user("c")])
+    told = [{"role": "system", "content": "x"}, user("y")]
+    assert len({prompt_key(prompt) for prompt in (told, "system: x\nuser: y", "y", [user("x"), user("y")])}) == 4
 
 
 @pytest.mark.parametrize("text", ["\ud83d", "cake \udc80", "\n\nHuman: \ud83d", "\x1e\ud83d"])

@@ -88,6 +88,20 @@ def test_pairs_of_some_domains_lie_beside_the_others(tmp_path: Path) -> None:
     assert prompts == load_prompts(data, sampling, "test") == few["test"].table["history"].unique().tolist()[:2]
 
 
+def test_a_post_is_one_prompt_however_it_is_written(tmp_path: Path) -> None:
+    source = tmp_path / "mine.jsonl"
+    written = ["Why {}?", "WHY {}?", "Why  {}? "]
+    rows = [
+        {"prompt": written[n % 3].format(n // 3), "chosen": f"Good {n}.", "rejected": f"Poor {n}."} for n in range(90)
+    ]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    data = DataParams(source="local", path=str(source))
+    sampling = SamplingParams(max_prompt_tokens=9, max_new_tokens=9, held_out_prompts=2)
+    prompts = load_prompts(data, sampling, "train")
+    assert set(prompts) < {f"Why {n}?" for n in range(30)}
+    assert len(prompts) > 15
+
+
 def test_a_file_that_changed_is_read_again(tmp_path: Path, readings: list[str]) -> None:
     source = tmp_path / "mine.jsonl"
     write_rows(source, 40)

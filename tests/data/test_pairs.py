@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from realm_lib.config.data import DataParams, Split
 from realm_lib.data.chats import PairsError
 from realm_lib.data.pairs import PairSplit, PairsReport, bare_domain, distinct_texts, load_pairs, load_splits
+from realm_lib.data.posts import post_key
 from realm_lib.data.simulator import simulate_pairs
 
 Row = dict[str, Any]
@@ -89,11 +90,25 @@ def test_named_splits_come_back_row_for_row(tmp_path: Path, suffix: str) -> None
     found = split_of(local(folder), "train")
     pairs = found.table
     assert pairs["pair_id"].is_unique
-    pd.testing.assert_frame_equal(pairs.drop(columns="pair_id"), pd.DataFrame(rows), check_dtype=False)
-    assert list(load_pairs(local(folder), "validation")["post_id"]) == ["post9001"]
-    assert list(load_pairs(local(folder), "test")["post_id"]) == ["post9002"]
+    found_rows = pairs.drop(columns=["pair_id", "post_id"]).rename(columns={"given_post_id": "post_id"})
+    pd.testing.assert_frame_equal(found_rows, pd.DataFrame(rows), check_dtype=False, check_like=True)
+    assert list(pairs["post_id"]) == [post_key(row["history"]) for row in rows]
+    assert list(load_pairs(local(folder), "validation")["given_post_id"]) == ["post9001"]
+    assert list(load_pairs(local(folder), "test")["given_post_id"]) == ["post9002"]
     assert found.report == PairsReport(
-        source="local", simulated=False, read=6, kept=6, posts=6, posts_cut=0, dropped={}
+        source="local",
+        simulated=False,
+        read=6,
+        kept=6,
+        posts=6,
+        posts_cut=0,
+        dropped={},
+        ids={
+            "several_ids": {"posts": 0, "pairs": 0, "first": []},
+            "several_texts": {"ids": 0, "pairs": 0, "first": []},
+        },
+        annotators=None,
+        other_ratios=None,
     )
 
 
@@ -103,7 +118,7 @@ def test_a_split_may_have_several_files_and_other_common_names(tmp_path: Path) -
     write(tmp_path / "dev_pairs.jsonl", [shp(2)])
     write(tmp_path / "test.jsonl.gz", [shp(3)])
     (tmp_path / "README.md").write_text("not pairs")
-    posts = [list(load_pairs(local(tmp_path), split)["post_id"]) for split in SPLITS]
+    posts = [list(load_pairs(local(tmp_path), split)["given_post_id"]) for split in SPLITS]
     assert posts == [["post0", "post1"], ["post2"], ["post3"]]
 
 
@@ -116,13 +131,13 @@ def test_an_unsplit_source_is_divided_by_post(tmp_path: Path, as_folder: bool) -
     source = tmp_path if as_folder else write(tmp_path / "pairs.jsonl", rows)
     splits = [load_pairs(local(source), split) for split in SPLITS]
     assert sum(map(len, splits)) == 1200
-    posts = [set(split["post_id"]) for split in splits]
+    posts = [set(split["given_post_id"]) for split in splits]
     assert sum(map(len, posts)) == len(set.union(*posts)) == 600
     assert [len(found) / 600 for found in posts] == pytest.approx([0.8, 0.1, 0.1], abs=0.04)
     # A post stays in its split when other rows come, go or change places.
     fewer = write(tmp_path.with_name(f"fewer-{tmp_path.name}.jsonl"), reversed(rows[300:900]))
     for split, before in zip(SPLITS, posts, strict=True):
-        assert set(load_pairs(local(fewer), split)["post_id"]) == before & {f"post{n}" for n in range(150, 450)}
+        assert set(load_pairs(local(fewer), split)["given_post_id"]) == before & {f"post{n}" for n in range(150, 450)}
 
 
 def test_some_splits_named_and_others_not_is_an_error(tmp_path: Path) -> None:
@@ -168,17 +183,17 @@ def test_a_hub_data_set_with_its_splits(hub: Path) -> None:
     data = DataParams(source="hub", dataset_name=str(hub))
     found = split_of(data, "train")
     pairs = found.table
-    assert list(pairs["post_id"]) == ["post0"]
+    assert list(pairs["given_post_id"]) == ["post0"]
     assert dropped(found) == {"empty text": 1, "post in a later split": 1}
     assert found.report.dropped["empty text"]["first"] == [f"{hub} train row 3"]
-    assert list(load_pairs(data, "test")["post_id"]) == ["post9002"]
+    assert list(load_pairs(data, "test")["given_post_id"]) == ["post9002"]
 
 
 def test_a_hub_data_set_with_a_folder_a_domain(hub: Path) -> None:
     for place, domain in enumerate(("askbaking", "askvet", "legaladvice")):
         write_splits(hub / domain, [shp(10 * place + n, domain=f"{domain}_train") for n in range(3)])
     data = DataParams(source="hub", dataset_name=str(hub), domains=["askvet", "legaladvice"])
-    assert list(load_pairs(data, "train")["post_id"]) == [f"post{n}" for n in (10, 11, 12, 20, 21, 22)]
+    assert list(load_pairs(data, "train")["given_post_id"]) == [f"post{n}" for n in (10, 11, 12, 20, 21, 22)]
 
 
 def test_a_hub_data_set_of_prompts_without_post_ids(hub: Path) -> None:
@@ -258,8 +273,9 @@ def test_a_post_id_and_a_domain_may_be_given_for_some_rows_only(tmp_path: Path) 
     plain = {"prompt": "One", "chosen": "good", "rejected": "bad"}
     rows = [plain, plain | {"prompt": "Two"}, plain | {"prompt": "Three", "post_id": "x", "domain": "chat"}]
     pairs = train_of(tmp_path, rows)
-    assert pairs["post_id"].nunique() == 3
-    assert pairs["post_id"].iloc[2] == "x"
+    assert list(pairs["post_id"]) == [post_key(text) for text in ("One", "Two", "Three")]
+    assert pairs["given_post_id"].isna().tolist() == [True, True, False]
+    assert pairs["given_post_id"].iloc[2] == "x"
     assert list(pairs["domain"]) == ["all", "all", "chat"]
 
 
@@ -314,8 +330,7 @@ def test_a_row_that_cannot_be_used_is_left_out_and_named(tmp_path: Path, changes
 def test_a_post_needs_no_id_and_zero_is_one(tmp_path: Path, post_id: Any) -> None:
     table = train_of(tmp_path, [shp(0), shp(1, post_id=post_id), shp(2, post_id=None)])
     assert table["post_id"].nunique() == 3
-    assert table["post_id"].iloc[0] == "post0"
-    assert table["post_id"].iloc[1] == {0: "0", 7.0: "7"}.get(post_id, table["post_id"].iloc[1])
+    assert table["given_post_id"].tolist() == ["post0", {0: "0", 7.0: "7"}.get(post_id), None]
 
 
 @pytest.mark.parametrize(("line", "reason"), [("{broken", "not JSON"), ("[1, 2]", "not an object"), ("", None)])
@@ -413,13 +428,21 @@ def test_a_split_from_which_everything_is_dropped_is_an_error_with_the_reasons(t
         ("empty text", shp(5, history="")),
         ("empty text", shp(5, human_ref_A=" \t\n")),
         ("empty text", shp(5, human_ref_B=None)),
+        ("empty text", shp(5, human_ref_A="[removed]")),
+        ("empty text", shp(5, history="\u200b\u00a0")),
+        ("empty text", shp(5, history="\n\nHuman: Hello\n\nAssistant: Hi.\n\nHuman: [deleted]\n\nAssistant:")),
         ("empty text", {name: value for name, value in shp(5).items() if name != "human_ref_B"}),
         ("equal responses", shp(5, human_ref_B="A good answer to 5. ")),
+        ("equal responses", shp(5, human_ref_B="\ufeffA  good an\u200bswer\nto 5.")),
         ("label against votes", shp(5, labels=0)),
         ("label against votes", shp(5, score_A=2, score_B=8)),
-        ("duplicate pair", shp(1)),
+        ("equal votes", shp(5, score_A=8, score_B=8)),
+        ("label against ratings", shp(5, rating_A=1.5, rating_B=2)),
+        ("equal ratings", shp(5, rating_A=4, rating_B=4)),
+        ("repeated pair", shp(1)),
+        ("repeated pair", shp(1, post_id="another", history="question\t1? ", human_ref_A="A good\n answer to 1.")),
         (
-            "duplicate pair",
+            "repeated pair",
             shp(
                 1, human_ref_A=shp(1)["human_ref_B"], human_ref_B=shp(1)["human_ref_A"], labels=0, score_A=2, score_B=8
             ),
@@ -431,10 +454,62 @@ def test_a_split_from_which_everything_is_dropped_is_an_error_with_the_reasons(t
 def test_a_faulty_pair_is_dropped_counted_and_named(tmp_path: Path, reason: str, bad: Row) -> None:
     split = train_split(tmp_path, [shp(0), shp(1), shp(2), bad, shp(3)])
     pairs = split.table
-    assert list(pairs["post_id"]) == ["post0", "post1", "post2", "post3"]
+    assert list(pairs["given_post_id"]) == ["post0", "post1", "post2", "post3"]
     report = split.report
     assert report.dropped == {reason: {"pairs": 1, "first": ["train.jsonl row 4"]}}
     assert (report.read, report.kept, report.posts) == (5, 4, 4)
+
+
+OPPOSITE = {"human_ref_A": shp(1)["human_ref_B"], "human_ref_B": shp(1)["human_ref_A"]}
+"""The pair of post 1 with its sides exchanged, and so with the other label."""
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_the_majority_of_annotators_decides_whatever_the_order(tmp_path: Path, backwards: bool) -> None:
+    voteless = [
+        {name: value for name, value in row.items() if not name.startswith("score")}
+        for row in [shp(1, **OPPOSITE), shp(0), shp(1), shp(1), shp(1, labels=0), shp(1), shp(2), shp(2, labels=0)]
+    ]
+    split = train_split(tmp_path, voteless[::-1] if backwards else voteless)
+    kept = split.table.sort_values("given_post_id")
+    assert list(kept["given_post_id"]) == ["post0", "post1"]
+    assert list(kept["human_ref_A"]) == ["A good answer to 0.", "A good answer to 1."]
+    assert list(kept["labels"]) == [1, 1]
+    assert dropped(split) == {"annotators tied": 2, "outvoted by other annotators": 2, "repeated pair": 2}
+    found = split.report.annotators
+    assert found is not None
+    assert (found["pairs"], found["judgements"], found["with_majority"]) == (2, 7, pytest.approx(4 / 7))
+
+
+@pytest.mark.parametrize("ids", ["rows", "one", "numbers", "none"])
+def test_no_post_is_in_two_splits_whatever_its_ids_case_and_spaces(tmp_path: Path, ids: str) -> None:
+    rows = [shp(n % 100, human_ref_B=f"Answer {n}.") for n in range(300)]
+    changed = [str.upper, " {}\n".format, lambda text: text.replace(" ", "\u00a0\u200b ")]
+    for n, row in enumerate(rows):
+        row["post_id"] = {"rows": n, "one": "x", "numbers": n / 2, "none": None}[ids]
+        row["history"] = changed[n // 100](row["history"])
+    source = write(tmp_path / "pairs.jsonl", rows)
+    splits = load_splits(local(source, reward_model_share=0.5), ("reward_model", *SPLITS))
+    texts = [{" ".join(text.replace("\u200b", "").lower().split()) for text in split.table["history"]}
+             for split in splits.values()]  # fmt: skip
+    assert sum(map(len, texts)) == len(set.union(*texts)) == 100
+    assert [split.report.posts for split in splits.values()] == list(map(len, texts))
+    assert sum(split.report.kept for split in splits.values()) == 300
+
+
+def test_a_post_under_another_id_in_a_later_split_is_not_trained_on(tmp_path: Path) -> None:
+    test = shp(3, history="Question 0?\n", human_ref_A="Other.")
+    write_splits(tmp_path, [shp(0), shp(1)], [test])
+    found = split_of(local(tmp_path), "train")
+    assert list(found.table["given_post_id"]) == ["post1"]
+    assert dropped(found) == {"post in a later split": 1}
+
+
+def test_a_history_that_no_response_can_answer_is_left_out(tmp_path: Path) -> None:
+    split = train_split(tmp_path, [shp(0), shp(1, history="\n\nHuman: Why?\n\nAssistant: So.")])
+    assert list(split.table["given_post_id"]) == ["post0"]
+    (reason,) = dropped(split)
+    assert reason.startswith("the prompt ends in an assistant turn")
 
 
 def test_a_post_of_validation_that_test_holds_is_dropped_there_too(tmp_path: Path) -> None:
@@ -442,16 +517,16 @@ def test_a_post_of_validation_that_test_holds_is_dropped_there_too(tmp_path: Pat
     write(tmp_path / "validation.jsonl", [shp(2, human_ref_A="other"), shp(3)])
     found = split_of(local(tmp_path), "validation")
     pairs = found.table
-    assert list(pairs["post_id"]) == ["post3"]
+    assert list(pairs["given_post_id"]) == ["post3"]
     assert dropped(found) == {"post in a later split": 1}
-    assert list(load_pairs(local(tmp_path), "test")["post_id"]) == ["post1", "post2"]
+    assert list(load_pairs(local(tmp_path), "test")["given_post_id"]) == ["post1", "post2"]
 
 
 def test_a_post_of_a_capped_test_split_is_still_no_training_post(tmp_path: Path) -> None:
     """Another cap must not move a post of test into training."""
     write_splits(tmp_path, [shp(n) for n in range(10)], [shp(n) for n in range(5)])
     pairs = load_pairs(local(tmp_path, splits={"test": 1}), "train")
-    assert list(pairs["post_id"]) == [f"post{n}" for n in range(5, 10)]
+    assert list(pairs["given_post_id"]) == [f"post{n}" for n in range(5, 10)]
 
 
 def test_labels_that_mostly_contradict_the_votes_are_an_error(tmp_path: Path) -> None:
@@ -461,11 +536,11 @@ def test_labels_that_mostly_contradict_the_votes_are_an_error(tmp_path: Path) ->
     assert dropped(train_split(tmp_path, [*wrong, *(shp(n) for n in range(3, 7))])) == {"label against votes": 3}
 
 
-def test_equal_votes_contradict_no_label(tmp_path: Path) -> None:
-    split = train_split(tmp_path, [shp(n, score_A=3, score_B=3, score_ratio=1.0, labels=n % 2) for n in range(4)])
-    pairs = split.table
-    assert len(pairs) == 4
-    assert dropped(split) == {}
+def test_slips_in_a_small_file_are_no_error(tmp_path: Path) -> None:
+    rows = [shp(0, labels=0), shp(1, labels=0), shp(2)]
+    assert dropped(train_split(tmp_path, rows)) == {"label against votes": 2}
+    with pytest.raises(PairsError, match=r"no pairs left .* \(label against votes: 1\)"):
+        train_of(tmp_path, rows[:1])
 
 
 def test_two_comments_on_different_posts_are_no_duplicates(tmp_path: Path) -> None:
@@ -485,7 +560,7 @@ def test_only_the_domains_asked_for(tmp_path: Path) -> None:
     rows = [shp(0, domain="askvet_train"), shp(1, domain="askbaking"), shp(2, domain="legaladvice_train")]
     split = train_split(tmp_path, rows, domains=["askvet", "askbaking"])
     pairs = split.table
-    assert list(pairs["post_id"]) == ["post0", "post1"]
+    assert list(pairs["given_post_id"]) == ["post0", "post1"]
     assert dropped(split) == {"other domain": 1}
 
 
@@ -497,7 +572,12 @@ row_faults = st.sampled_from(
         {"history": ""},
         {"labels": 0},
         {"human_ref_B": "same", "human_ref_A": "same"},
-        {"post_id": "post9002"},
+        {"history": "QUESTION 9002?"},
+        {"post_id": None},
+        {"human_ref_B": "A twin."},
+        {"human_ref_B": "A twin.", "score_A": 2, "score_B": 8, "labels": 0},
+        {"score_B": 0},
+        {"score_A": 0, "score_B": -2},
     ]
 )
 
@@ -519,8 +599,11 @@ row_faults = st.sampled_from(
 def test_every_row_read_is_kept_or_counted(
     tmp_path: Path, faults: list[tuple[int, Row]], options: dict[str, Any]
 ) -> None:
-    rows = [shp(post, human_ref_B=f"Answer {n}.", score_ratio=3.0) | fault for n, (post, fault) in enumerate(faults)]
-    enough = [shp(100 + n, score_ratio=6.0) for n in range(40)]  # so that labels mostly agree with the votes
+    rows = [
+        shp(post, human_ref_B=f"Answer {n}.", score_B=3, score_ratio=2.67) | fault
+        for n, (post, fault) in enumerate(faults)
+    ]
+    enough = [shp(100 + n, score_B=1, score_ratio=8.0) for n in range(40)]  # so that labels mostly agree with the votes
     split = train_split(tmp_path, [*rows, *enough], **options)
     pairs = split.table
     report = split.report
@@ -528,7 +611,7 @@ def test_every_row_read_is_kept_or_counted(
     assert report.read == min(len(rows) + len(enough), options.get("splits", {}).get("train", 1000))
     assert report.kept == len(pairs)
     assert report.posts == pairs["post_id"].nunique()
-    assert not (pairs["post_id"] == "post9002").any()
+    assert not (pairs["history"] == "QUESTION 9002?").any()
 
 
 # Filters of training, shares, caps
@@ -543,8 +626,8 @@ def several_a_post() -> list[Row]:
 
 def test_filters_touch_training_only(tmp_path: Path) -> None:
     rows = several_a_post()
-    folder = write_splits(tmp_path, rows, [row | {"post_id": "t" + row["post_id"]} for row in rows])
-    write(folder / "validation.jsonl", [row | {"post_id": "v" + row["post_id"]} for row in rows])
+    folder = write_splits(tmp_path, rows, [row | {"history": "t" + row["history"]} for row in rows])
+    write(folder / "validation.jsonl", [row | {"history": "v" + row["history"]} for row in rows])
     data = local(folder, min_score_ratio=2.0, max_pairs_per_post=2, reward_model_share=0.5)
     for split in ("validation", "test"):
         assert len(load_pairs(data, split)) == len(rows)  # type: ignore[arg-type]
@@ -582,8 +665,27 @@ def test_a_ratio_cannot_be_asked_of_pairs_without_votes(tmp_path: Path) -> None:
 def test_a_pair_whose_votes_are_missing_does_not_pass_the_ratio(tmp_path: Path) -> None:
     split = train_split(tmp_path, [shp(0), shp(1, score_A=None, score_B=None, score_ratio=None)], min_score_ratio=2.0)
     pairs = split.table
-    assert list(pairs["post_id"]) == ["post0"]
-    assert dropped(split) == {"votes too close": 1}
+    assert list(pairs["given_post_id"]) == ["post0"]
+    assert dropped(split) == {"votes missing": 1}
+
+
+def test_votes_at_or_below_zero_are_not_too_close(tmp_path: Path) -> None:
+    votes = [(50, -3), (50, 0), (0, -3), (-1, -2), (3, 2)]
+    rows = [shp(n, score_A=a, score_B=b) for n, (a, b) in enumerate(votes)]
+    for row in rows:
+        del row["score_ratio"]
+    assert list(train_of(tmp_path, rows)["score_ratio"]) == pytest.approx(
+        [np.inf, np.inf, np.nan, np.nan, 1.5], nan_ok=True
+    )
+    split = train_split(tmp_path, rows, min_score_ratio=2.0)
+    assert list(split.table["given_post_id"]) == ["post0", "post1"]
+    assert dropped(split) == {"votes at or below zero": 2, "votes too close": 1}
+
+
+def test_a_ratio_that_is_not_that_of_the_votes_is_reported(tmp_path: Path) -> None:
+    split = train_split(tmp_path, [shp(0), shp(1, score_ratio=9.0), shp(2, score_A=7, score_B=3, score_ratio=2.33)])
+    assert list(split.table["score_ratio"]) == [4.0, 4.0, 7 / 3]
+    assert split.report.other_ratios == {"pairs": 1, "first": ["train.jsonl row 2"]}
 
 
 def test_the_reward_models_posts_are_not_the_combiners(tmp_path: Path) -> None:
@@ -592,7 +694,7 @@ def test_the_reward_models_posts_are_not_the_combiners(tmp_path: Path) -> None:
     posts = {}
     for share in (0.2, 0.6):
         data = local(folder, reward_model_share=share)
-        mine, others = (set(load_pairs(data, split)["post_id"]) for split in ("reward_model", "train"))  # type: ignore[arg-type]
+        mine, others = (set(load_pairs(data, split)["given_post_id"]) for split in ("reward_model", "train"))  # type: ignore[arg-type]
         assert not mine & others
         assert len(mine | others) == 500
         assert len(mine) / 500 == pytest.approx(share, abs=0.07)
@@ -600,7 +702,7 @@ def test_the_reward_models_posts_are_not_the_combiners(tmp_path: Path) -> None:
     assert posts[0.2] < posts[0.6]
     # A post keeps its place when other posts come and go.
     write(folder / "train.jsonl", reversed(rows[200:600]))
-    again = set(load_pairs(local(folder, reward_model_share=0.6), "reward_model")["post_id"])
+    again = set(load_pairs(local(folder, reward_model_share=0.6), "reward_model")["given_post_id"])
     assert again == posts[0.6] & {f"post{n}" for n in range(100, 300)}
 
 
@@ -615,10 +717,10 @@ def test_a_cap_takes_whole_posts_in_an_order_of_its_own(tmp_path: Path) -> None:
     assert len(pairs) == 52
     sizes = pairs.groupby("post_id").size()
     assert sorted(sizes) == [2, *[5] * 10]
-    assert pairs["post_id"].str.removeprefix("post").astype(int).is_monotonic_increasing  # the file's order
-    assert set(pairs["post_id"]) != {f"post{n}" for n in range(11)}  # not the file's first
-    assert set(capped(25)["post_id"]) < set(pairs["post_id"])
-    assert set(capped(52, seed=1)["post_id"]) != set(pairs["post_id"])
+    assert pairs["given_post_id"].str.removeprefix("post").astype(int).is_monotonic_increasing  # the file's order
+    assert set(pairs["given_post_id"]) != {f"post{n}" for n in range(11)}  # not the file's first
+    assert set(capped(25)["given_post_id"]) < set(pairs["given_post_id"])
+    assert set(capped(52, seed=1)["given_post_id"]) != set(pairs["given_post_id"])
     pd.testing.assert_frame_equal(capped(52), pairs)
     assert len(capped(10_000)) == 500
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import chi2
 
+from realm_lib.data.chats import prompt_key
 from realm_lib.data.simulator import (
     DOMAINS,
     Judgement,
@@ -269,7 +270,7 @@ def test_no_text_repeats_within_a_run() -> None:
 def test_splits_share_no_post() -> None:
     splits = [many_pairs(), *(list(simulate_pairs(5000, seed=42, split=name)) for name in ("validation", "test"))]
     for name in ("post_id", "history"):
-        found = [{pair[name] for pair in pairs} for pairs in splits]
+        found = [{prompt_key(pair[name]) for pair in pairs} for pairs in splits]
         assert len(set.union(*found)) == sum(map(len, found))
 
 

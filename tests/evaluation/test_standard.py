@@ -200,7 +200,7 @@ def test_quality_is_votes_or_else_the_preference():
     pairs = make_pairs(200, 1).drop(columns=["gold_A", "gold_B"])
     rewards, scales = {"realm": np.random.default_rng(0).normal(size=(200, 2))}, {"realm": 1.0}
     assert length_bias(evaluate_rewards(pairs, rewards, scales=scales, resamples=20))["quality"] == "preference"
-    voted = pairs.assign(score_ratio=[np.nan, *np.linspace(1, 4, 199)])
+    voted = pairs.assign(score_ratio=[np.nan, *np.linspace(1, 4, 198), np.inf])
     found = length_bias(evaluate_rewards(voted, rewards, scales=scales, resamples=20), resamples=50)
     assert (found["quality"], found["pairs"]) == ("votes", 199)
     silent = pairs.drop(columns=["human_ref_A", "human_ref_B"])

@@ -120,6 +120,25 @@ def test_a_file_is_judged_by_the_runs_own_reward(run: Run, tmp_path: Path) -> No
     assert not soup.find_all("script")
 
 
+def test_the_page_tells_of_annotators_and_ids(run: Run, tmp_path: Path) -> None:
+    rows = [row | {"post_id": number} for number, row in enumerate(plain_rows())]
+    other = {"prompt": rows[0]["prompt"].upper(), "chosen": rows[0]["rejected"], "rejected": rows[0]["chosen"]}
+    again = rows[0] | {"chosen": f"{rows[0]['chosen']}\n"}
+    for name, order in (("forth", [*rows, other, again]), ("back", [again, other, *rows[::-1]])):
+        _, page = evaluate_file(run, write_rows(tmp_path / f"{name}.jsonl", order), resamples=50)
+        found = run.read_metrics(f"evaluation_{name}")
+        assert (found["pairs"], found["posts"]) == (24, 12)
+        dropped = {reason: entry["pairs"] for reason, entry in found["source"]["dropped"].items()}
+        assert dropped == {"repeated pair": 1, "outvoted by other annotators": 1}
+        assert found["source"]["ids"]["several_ids"]["posts"] == 12
+        assert found["source"]["annotators"]["judgements"] == 3
+        text = " ".join(BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").get_text().split())
+        assert "12 posts have several ids" in text
+        assert "1 pair was judged more than once: 66.7 % of these 3 judgements are the majority's" in text
+    forth, back = (pd.read_parquet(run.path("metrics", f"pairs_{name}.parquet")) for name in ("forth", "back"))
+    pd.testing.assert_frame_equal(*(t.sort_values("pair_id").reset_index(drop=True) for t in (forth, back)), atol=1e-5)
+
+
 def test_posts_that_the_run_has_trained_on_are_left_out(run: Run, tmp_path: Path) -> None:
     known = pd.read_parquet(run.path("features", "train.parquet")).head(5)
     rows = plain_rows() + [
@@ -176,7 +195,7 @@ def test_pairs_are_read_whole_and_what_is_left_out_is_counted(tmp_path: Path) ->
     assert {reason: entry["pairs"] for reason, entry in report.dropped.items()} == {
         "empty text": 1,
         "equal responses": 1,
-        "duplicate pair": 1,
+        "repeated pair": 1,
     }
     assert report.dropped["empty text"]["first"] == ["test.jsonl row 8"]
     assert (report.read, report.kept, report.posts_cut) == (10, 7, 1)

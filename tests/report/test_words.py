@@ -376,5 +376,9 @@ def test_the_preferred_response_is_the_one_of_the_higher_reward(
 
 @drawn(made.COUNTS, made.COUNTS, made.COUNTS, made.COUNTS, made.COUNTS)
 def test_pairs_of_a_file_agree_in_number(read: int, dropped: int, seen: int, judged: int, cut: int) -> None:
-    source = {"read": read, "posts_cut": cut, "dropped": {"ties": {"pairs": dropped}}, "seen_in_training": seen}
+    entry = {"posts": seen, "ids": cut, "pairs": dropped, "first": ["a row 1"]}
+    source = {"read": read, "posts_cut": cut, "dropped": {"ties": entry}, "seen_in_training": seen}
+    source["ids"] = {"several_ids": entry, "several_texts": entry}
+    source["annotators"] = {"pairs": seen, "judgements": cut + 2, "with_majority": 0.75, "alpha": -0.25}
+    source["other_ratios"] = entry
     plain.check_language(pairs.pairs_judged("x", source, {"pairs": judged, "posts": judged}))

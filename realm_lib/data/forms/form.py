@@ -1,6 +1,5 @@
 """What a form of pairs is, and what becomes of its rows: pairs, ties, or a reason why there is none."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -110,11 +109,6 @@ def ranked(prompt: str, responses: Sequence[tuple[Any, Any]]) -> Iterator[Pair |
 def plain_prompt(value: Any) -> str:
     """A prompt that is a plain text, in which headings of turns are part of what is said."""
     return as_text([{"role": "user", "content": text(value)}])
-
-
-def post_of(*texts: str) -> str:
-    """An id made of texts, for posts without one."""
-    return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
 
 
 def _record(row: Row, found: Pair | str) -> dict[str, Any]:

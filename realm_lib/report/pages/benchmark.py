@@ -71,7 +71,8 @@ def evaluate_file(
     rewards = {reward_name: reward_of(features) for reward_name, reward_of in fitted.items()}
     evaluation = evaluate_rewards(features, rewards, scales=scales, resamples=resamples, seed=params.run.seed)
     lengths = length_bias(evaluation, resamples=resamples, seed=params.run.seed)
-    source: dict[str, Any] = {"read": report.read, "dropped": report.dropped, "posts_cut": report.posts_cut}
+    source: dict[str, Any] = {name: getattr(report, name) for name in ("read", "dropped", "posts_cut")}
+    source |= {name: getattr(report, name) for name in ("ids", "annotators", "other_ratios")}
     source["seen_in_training"] = int(seen.sum())
     added = {"verdict": verdict(evaluation), "length_bias": lengths, "source": source}
     metrics = run.write_metrics(f"evaluation_{name}", evaluation.to_dict() | added)
