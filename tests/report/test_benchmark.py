@@ -155,6 +155,22 @@ def test_posts_that_the_run_has_trained_on_are_left_out(run: Run, tmp_path: Path
         evaluate_file(run, only)
 
 
+def test_rows_that_cannot_be_used_are_left_out_up_to_the_runs_share(run: Run, tmp_path: Path) -> None:
+    heading = "\n\nHuman: Is tea healthy?\n\nAssistant: "
+    odd = [{"prompt": None, "chosen": f"{heading}Yes.\n\nAssistant: So.", "rejected": f"{heading}No."}] * 2
+    evaluate_file(run, write_rows(tmp_path / "odd.jsonl", [*plain_rows(8), *odd]), resamples=50)
+    source = run.read_metrics("evaluation_odd")["source"]
+    assert (source["read"], source["dropped"]) == (
+        10,
+        {"a response is not one assistant turn": {"pairs": 2, "first": ["odd.jsonl row 9", "odd.jsonl row 10"]}},
+    )
+    profile = run.path("params.yaml").read_text(encoding="utf-8")
+    run.path("params.yaml").write_text(profile.replace("max_unusable_share: 0.7", "max_unusable_share: 0.1"))
+    with pytest.raises(PairsError, match=r"2 of 10 pairs cannot be used, more than data\.max_unusable_share \(0\.1\)"):
+        evaluate_file(run, tmp_path / "odd.jsonl", resamples=50)
+    run.path("params.yaml").write_text(profile)
+
+
 def test_the_command_prints_the_verdict_and_the_page(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
