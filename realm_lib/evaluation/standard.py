@@ -139,7 +139,9 @@ def _length(count: Callable[[str], int]) -> PairReward:
     def lengths(features: pd.DataFrame) -> Floats:
         columns = ["human_ref_A", "human_ref_B"]
         if missing := [name for name in columns if name not in features]:
-            raise EvaluationError(f"features lack the column {missing[0]!r}: without texts there is no length to compare")
+            raise EvaluationError(
+                f"features lack the column {missing[0]!r}: without texts there is no length to compare"
+            )
         return counted(count, features[columns].to_numpy().ravel()).reshape(-1, 2).astype(np.float64)
 
     return lengths

@@ -3,6 +3,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from realm_lib.config.base import ParamsError
 from realm_lib.config.profile import load_params
 from realm_lib.config.rlhf import SamplingParams
 from realm_lib.rlhf.dpo.material import load_material
-from realm_lib.rlhf.dpo.pairs import PreferencePairs, choose_pairs
+from realm_lib.rlhf.dpo.pairs import PreferencePairs, choose_pairs, near_duplicates
 from realm_lib.rlhf.dpo.training import make_pairs
 from realm_lib.rlhf.errors import DPOError, RewardError, SampleError
 from realm_lib.rlhf.policies import Policy, PolicyError, encode_prompts, load_policy
@@ -28,6 +29,9 @@ from realm_lib.rlhf.samples import SampleStore, policy_identity
 pytestmark = pytest.mark.slow
 
 WORDS = st.lists(st.sampled_from(["yeast", "gas", "gluten", "dough"]), max_size=4).map(" ".join)
+TEXTS = st.lists(
+    st.sampled_from(["a", "not", " ", "\n", "<", ">", "茶", "👍🏽", "_", "e\u0301"]) | st.text(max_size=3)
+).map("".join)
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +47,19 @@ def policy(folder: Path) -> Policy:
 # From the policy's own responses
 
 
+def gestalt(first: list[str], second: list[str]) -> int:
+    """Matches by Ratcliff and Obershelp: the longest stretch in common, then what is left and right of it."""
+    for size in range(len(first), 0, -1):
+        for i in range(len(first) - size + 1):
+            for j in range(len(second) - size + 1):
+                if first[i : i + size] == second[j : j + size]:
+                    return size + gestalt(first[:i], second[:j]) + gestalt(first[i + size :], second[j + size :])
+    return 0
+
+
 def common_share(first: str, second: str) -> float:
-    """Dice on multisets, by crossing words off."""
-    left, right = first.split(), second.split()
-    if not left and not right:
-        return 1.0
-    rest, common = list(right), 0
-    for word in left:
-        if word in rest:
-            rest.remove(word)
-            common += 1
-    return 2 * common / (len(left) + len(right))
+    left, right = sorted([first.split(), second.split()])
+    return 2 * gestalt(left, right) / (len(left) + len(right)) if left or right else 1.0
 
 
 def by_a_plain_loop(
@@ -74,6 +80,37 @@ def by_a_plain_loop(
                 worst = place
         pairs = [(best, worst)]
     return sorted(pair for pair in pairs if common_share(responses[pair[0]], responses[pair[1]]) < near)
+
+
+OPPOSITES = [
+    ("return a if a > b else b", "return a if a < b else b"),
+    ("👍", "👎"),
+    ("茶是安全的。", "茶不是安全的。"),
+    ("It is safe to eat.", "It is not safe to eat."),
+    ("yes", "Yes"),
+    ("x = -1", "x = 1"),
+    ("[a, b]", "(a, b)"),
+    ("...", "?!"),
+    ("the dog bit the cat", "the cat bit the dog"),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), OPPOSITES)
+def test_likeness_sees_every_character(first: str, second: str) -> None:
+    assert not near_duplicates(first, second, 0.95)
+    long = "The same answer at length. " * 40
+    assert near_duplicates(long + first, long + second, 0.9)
+    assert not near_duplicates(long + first, long + second, 1.0)
+    assert near_duplicates(f"{first}\n{second}", f"  {first} \r\n\t{second}", 1.0)
+
+
+@given(TEXTS, TEXTS, st.sampled_from([0.3, 0.9, 1.0]))
+def test_likeness_is_of_both_and_whole_only_for_equals(first: str, second: str, share: float) -> None:
+    alike = near_duplicates(first, second, share)
+    assert alike == near_duplicates(second, first, share)
+    if share == 1:
+        assert not alike or re.sub(r"\s", "", first) == re.sub(r"\s", "", second)
+        assert near_duplicates(first, f" {first}\n", 1.0)
 
 
 @settings(max_examples=300, deadline=None)
@@ -104,7 +141,12 @@ def test_pairs_are_those_of_a_plain_loop(rows: Any, selection: Any, margin: floa
         (["gas", "yeast"], [1.0, 3.0], [False] * 2, "no sample ended within max_new_tokens"),
         (["gas", "yeast"], [1.0, 3.0], [True, False], "the better samples were cut at max_new_tokens"),
         (["gas", "yeast"], [1.0, 1.2], [True] * 2, "no two samples differ by min_margin 0.5"),
-        (["gas and yeast", "yeast and gas"], [1.0, 3.0], [True] * 2, "chosen and rejected are near-duplicates"),
+        (
+            ["gas, yeast, " * 9, "gas, yeast, " * 9 + "!"],
+            [1.0, 3.0],
+            [True] * 2,
+            "chosen and rejected are near-duplicates",
+        ),
     ],
 )
 def test_a_prompt_that_makes_no_pair_has_a_reason(
@@ -243,18 +285,24 @@ def test_people_s_pairs_are_taken_by_their_label(folder: Path, policy: Policy) -
 
 def test_people_s_pairs_that_teach_nothing_are_counted(folder: Path) -> None:
     table = pd.concat([people(), people(2)], ignore_index=True)
-    table.loc[4, "human_ref_B"] = f"{table.loc[4, 'human_ref_A']} !"
+    table.loc[4, "human_ref_B"] = f"{table.loc[4, 'human_ref_A']} \n"
     table.loc[5, "history"] = "Why? " * 40
     table.loc[3, "human_ref_A"] = "Yeast " * 70
     found = make_pairs(make_params(folder, pairs="human", max_length=80), letters, table)
     assert (found.asked, len(found)) == (8, 3)
     assert found.dropped == {
         "repeated pairs": 2,
-        "chosen and rejected are near-duplicates": 1,
+        "chosen and rejected are equal": 1,
         "prompt longer than max_prompt_tokens 60": 1,
         "longer than 80 tokens": 1,
     }
     assert "8 human pairs; left out: 2: repeated pairs; 1: chosen" in found.report()
+
+
+def test_people_s_pairs_stay_however_alike_they_are(folder: Path) -> None:
+    opposites = pd.DataFrame(OPPOSITES, columns=["chosen", "rejected"]).assign(prompt="Why does bread rise?")
+    found = make_pairs(make_params(folder, pairs="human", near_duplicate=0.5, max_length=400), letters, opposites)
+    assert (len(found), found.dropped) == (len(OPPOSITES), {})
 
 
 def test_the_first_prompts_of_people_s_pairs_are_taken_with_all_their_pairs(folder: Path) -> None:

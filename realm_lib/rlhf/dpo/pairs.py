@@ -1,9 +1,9 @@
 """Two ways to preference pairs: what people preferred, and the policy's own responses ranked by the reward."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import SequenceMatcher
 from itertools import permutations
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from realm_lib.config.rlhf import DPOParams, SamplingParams
 from realm_lib.data.chats import Prompt, as_text, prompt_key
+from realm_lib.data.lengths import words_and_signs
 from realm_lib.data.pairs import chosen_and_rejected
 from realm_lib.models.chat_tokens import letter_ids
 from realm_lib.rlhf.dpo.balance import balance_length
@@ -21,7 +22,6 @@ from realm_lib.rlhf.policies import EncodedPrompts, Policy, encode_prompts
 from realm_lib.rlhf.rewards import Reward, ask_reward
 from realm_lib.rlhf.samples import SampleStore
 
-_WORD = re.compile(r"\w+")
 _PROMPTS_AT_ONCE = 64  # of which the rewards are asked in one call
 
 
@@ -70,11 +70,15 @@ class PreferencePairs:
         return replace(self, table=table, asked=self.asked + others.asked, dropped=dropped, later=others.later)
 
 
-def shared_words(first: str, second: str) -> float:
-    """Share of words that two texts have in common, 0 to 1: twice the common ones over all (Dice, on multisets)."""
-    words, others = (Counter(_WORD.findall(text.lower())) for text in (first, second))
-    total = words.total() + others.total()
-    return 2 * (words & others).total() / total if total else 1.0
+def near_duplicates(first: str, second: str, share: float) -> bool:
+    """Whether two texts have ``share``, above 0 and up to 1, of their words and signs in common, in the same order.
+
+    The share is 2 M / T of Ratcliff and Metzener ("Pattern Matching: The Gestalt Approach", Dr. Dobb's Journal, 1988):
+    T words and signs in both texts, of which M match. It is 1 only for texts that are equal but for white space.
+    """
+    # Which text comes first may change M.
+    matcher = SequenceMatcher(None, *sorted(map(words_and_signs, (first, second))), autojunk=False)
+    return matcher.quick_ratio() >= share and matcher.ratio() >= share  # the quick one is an upper bound
 
 
 def choose_pairs(
@@ -91,8 +95,8 @@ def choose_pairs(
 
     The better reward is chosen; it must be better by more than 0 and by at least ``min_margin``. A response that was
     cut, which ``ended`` tells, is never chosen: a policy would learn from it to go on until it is cut. Nor is one that
-    could not be scored, which ``floored`` tells. A repeated
-    response counts once, as its first, and responses that share ``near_duplicate`` of their words make no pair.
+    could not be scored, which ``floored`` tells. A repeated response counts once, as its first, and
+    :func:`near_duplicates` by the share ``near_duplicate`` make no pair.
     Best against worst takes the first of equals; all pairs come in the order of chosen, then rejected.
     """
     first_with: dict[str, int] = {}
@@ -121,7 +125,7 @@ def choose_pairs(
             for a, b in permutations(distinct, 2)
             if a in good and rewards[a] > rewards[b] and rewards[a] - rewards[b] >= min_margin
         )
-    kept = [(a, b) for a, b in pairs if shared_words(responses[a], responses[b]) < near_duplicate]
+    kept = [(a, b) for a, b in pairs if not near_duplicates(responses[a], responses[b], near_duplicate)]
     return kept, "" if kept else "chosen and rejected are near-duplicates"
 
 
@@ -225,8 +229,9 @@ def human_pairs(policy: Policy, pairs: pd.DataFrame, params: DPOParams, sampling
     """Pairs as people decided them: ``pairs`` in SHP's columns (:func:`realm_lib.data.pairs.load_pairs`), or in
     columns prompt, chosen, rejected.
 
-    A response's tokens are those of its text and EOS. Repeated pairs, near-duplicates, and pairs that are too long for
-    ``max_prompt_tokens``, ``max_length`` or the model's context are left out and counted.
+    A response's tokens are those of its text and EOS. Repeated pairs, pairs of equal responses, and pairs that are too
+    long for ``max_prompt_tokens``, ``max_length`` or the model's context are left out and counted. Responses that are
+    nearly equal stay: what people told apart may be one word, or one sign.
     Raises :class:`DPOError` for missing columns and for texts that are empty, with the row.
     """
     frame = _chosen_rejected(pairs)
@@ -241,11 +246,9 @@ def human_pairs(policy: Policy, pairs: pd.DataFrame, params: DPOParams, sampling
     asked = len(frame)
     frame = frame.drop_duplicates(ignore_index=True)
     dropped["repeated pairs"] = asked - len(frame)
-    near = [
-        shared_words(a, b) >= params.near_duplicate for a, b in zip(frame["chosen"], frame["rejected"], strict=True)
-    ]
-    dropped["chosen and rejected are near-duplicates"] = sum(near)
-    frame = frame[~np.array(near, dtype=bool)].reset_index(drop=True)
+    equal = (frame["chosen"].str.strip() == frame["rejected"].str.strip()).to_numpy(dtype=bool)
+    dropped["chosen and rejected are equal"] = int(equal.sum())
+    frame = frame[~equal].reset_index(drop=True)
     if frame.empty:
         return PreferencePairs(pd.DataFrame(columns=_HUMAN), "human", asked, +dropped)
     prompts = list(frame["prompt"].unique())
