@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from realm_lib.data.chats import as_messages, as_text
 
-_BEGINS = r"\p{Pc}*[\p{L}\p{N}\p{So}\p{Extended_Pictographic}]"  # _name is a word, ____ is none
-_WORD_START = regex.compile(rf"(?w)\b(?={_BEGINS})")
-_WORD = regex.compile(rf"(?w)\b{_BEGINS}.*?\b", regex.DOTALL)
-_WORD_OR_SIGN = regex.compile(rf"{_WORD.pattern}|\S", regex.DOTALL)
+_BEGINS = r"(?ws)\b(?=(?:.\B)*?[\p{L}\p{N}\p{So}\p{Extended_Pictographic}\u20e3])"  # _name is a word, ____ is none
+_WORD_START = regex.compile(_BEGINS)
+_WORD = regex.compile(rf"{_BEGINS}.+?\b")
+_WORD_OR_SIGN = regex.compile(rf"{_WORD.pattern}|\S")
 _LETTER = regex.compile(r"\X")
 
 
