@@ -76,8 +76,8 @@ def near_duplicates(first: str, second: str, share: float) -> bool:
     The share is 2 M / T of Ratcliff and Metzener ("Pattern Matching: The Gestalt Approach", Dr. Dobb's Journal, 1988):
     T words and signs in both texts, of which M match. It is 1 only for texts that are equal but for white space.
     """
-    # Which text comes first may change M.
-    matcher = SequenceMatcher(None, *sorted(map(words_and_signs, (first, second))), autojunk=False)
+    a, b = sorted(map(words_and_signs, (first, second)))  # which text comes first may change M
+    matcher = SequenceMatcher(None, a, b, autojunk=False)
     return matcher.quick_ratio() >= share and matcher.ratio() >= share  # the quick one is an upper bound
 
 
