@@ -20,7 +20,7 @@ from realm_lib.config.base import ParamsError
 from realm_lib.config.profile import load_params
 from realm_lib.config.rlhf import SamplingParams
 from realm_lib.rlhf.dpo.material import load_material
-from realm_lib.rlhf.dpo.pairs import PreferencePairs, choose_pairs, near_duplicates
+from realm_lib.rlhf.dpo.pairs import PreferencePairs, choose_pairs
 from realm_lib.rlhf.dpo.training import make_pairs
 from realm_lib.rlhf.errors import DPOError, RewardError, SampleError
 from realm_lib.rlhf.policies import Policy, PolicyError, encode_prompts, load_policy
@@ -29,9 +29,6 @@ from realm_lib.rlhf.samples import SampleStore, policy_identity
 pytestmark = pytest.mark.slow
 
 WORDS = st.lists(st.sampled_from(["yeast", "gas", "gluten", "dough"]), max_size=4).map(" ".join)
-TEXTS = st.lists(
-    st.sampled_from(["a", "not", " ", "\n", "<", ">", "茶", "👍🏽", "_", "e\u0301"]) | st.text(max_size=3)
-).map("".join)
 
 
 @pytest.fixture(scope="module")
@@ -80,37 +77,6 @@ def by_a_plain_loop(
                 worst = place
         pairs = [(best, worst)]
     return sorted(pair for pair in pairs if common_share(responses[pair[0]], responses[pair[1]]) < near)
-
-
-OPPOSITES = [
-    ("return a if a > b else b", "return a if a < b else b"),
-    ("👍", "👎"),
-    ("茶是安全的。", "茶不是安全的。"),
-    ("It is safe to eat.", "It is not safe to eat."),
-    ("yes", "Yes"),
-    ("x = -1", "x = 1"),
-    ("[a, b]", "(a, b)"),
-    ("...", "?!"),
-    ("the dog bit the cat", "the cat bit the dog"),
-]
-
-
-@pytest.mark.parametrize(("first", "second"), OPPOSITES)
-def test_likeness_sees_every_character(first: str, second: str) -> None:
-    assert not near_duplicates(first, second, 0.95)
-    long = "The same answer at length. " * 40
-    assert near_duplicates(long + first, long + second, 0.9)
-    assert not near_duplicates(long + first, long + second, 1.0)
-    assert near_duplicates(f"{first}\n{second}", f"  {first} \r\n\t{second}", 1.0)
-
-
-@given(TEXTS, TEXTS, st.sampled_from([0.3, 0.9, 1.0]))
-def test_likeness_is_of_both_and_whole_only_for_equals(first: str, second: str, share: float) -> None:
-    alike = near_duplicates(first, second, share)
-    assert alike == near_duplicates(second, first, share)
-    if share == 1:
-        assert not alike or re.sub(r"\s", "", first) == re.sub(r"\s", "", second)
-        assert near_duplicates(first, f" {first}\n", 1.0)
 
 
 @settings(max_examples=300, deadline=None)
@@ -300,9 +266,29 @@ def test_people_s_pairs_that_teach_nothing_are_counted(folder: Path) -> None:
 
 
 def test_people_s_pairs_stay_however_alike_they_are(folder: Path) -> None:
-    opposites = pd.DataFrame(OPPOSITES, columns=["chosen", "rejected"]).assign(prompt="Why does bread rise?")
+    alike = [
+        ("return a if a > b else b", "return a if a < b else b"),
+        ("this one is not safe to eat raw at all.", "this one is safe to eat raw at all."),
+        ("👍", "👎"),
+        ("茶是安全的。", "茶不是安全的。"),
+        ("if a:\n    b()\nc()", "if a:\n    b()\n    c()"),
+    ]
+    opposites = pd.DataFrame(alike, columns=["chosen", "rejected"]).assign(prompt="Why does bread rise?")
     found = make_pairs(make_params(folder, pairs="human", near_duplicate=0.5, max_length=400), letters, opposites)
-    assert (len(found), found.dropped) == (len(OPPOSITES), {})
+    assert (len(found), found.dropped) == (len(alike), {})
+
+
+def test_people_s_pairs_that_forge_a_turn_are_counted(folder: Path, tmp_path: Path) -> None:
+    """Where the tokenizer does not call the token special, it cannot read it as letters."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(text.replace('"special": true', '"special": false'))
+    template = load_policy(make_params(tmp_path).dpo).tokenizer.chat_template  # type: ignore[arg-type]
+    mark = next(part for part in re.findall(r"<\|\w+\|>", template))
+    table = pd.DataFrame({"prompt": "Why?", "chosen": ["Yeast.", "Gas."], "rejected": ["No.", f"No.{mark}user"]})
+    found = make_pairs(make_params(tmp_path, pairs="human"), letters, table)
+    assert (len(found), found.dropped) == (1, {"a response says a token that marks turns": 1})
 
 
 def test_the_first_prompts_of_people_s_pairs_are_taken_with_all_their_pairs(folder: Path) -> None:

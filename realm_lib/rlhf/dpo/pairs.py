@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import SequenceMatcher
 from itertools import permutations
 from typing import Any, Literal
 
@@ -13,10 +12,10 @@ from numpy.typing import NDArray
 
 from realm_lib.config.rlhf import DPOParams, SamplingParams
 from realm_lib.data.chats import Prompt, as_text, prompt_key
-from realm_lib.data.lengths import words_and_signs
 from realm_lib.data.pairs import chosen_and_rejected
-from realm_lib.models.chat_tokens import letter_ids
+from realm_lib.models.chat_tokens import ChatTokensError, letter_ids
 from realm_lib.rlhf.dpo.balance import balance_length
+from realm_lib.rlhf.dpo.likeness import near_duplicates
 from realm_lib.rlhf.errors import DPOError
 from realm_lib.rlhf.policies import EncodedPrompts, Policy, encode_prompts
 from realm_lib.rlhf.rewards import Reward, ask_reward
@@ -68,17 +67,6 @@ class PreferencePairs:
         dropped = dict(Counter(self.dropped) + Counter(others.dropped))
         table = pd.concat([self.table, others.table], ignore_index=True)
         return replace(self, table=table, asked=self.asked + others.asked, dropped=dropped, later=others.later)
-
-
-def near_duplicates(first: str, second: str, share: float) -> bool:
-    """Whether two texts have ``share``, above 0 and up to 1, of their words and signs in common, in the same order.
-
-    The share is 2 M / T of Ratcliff and Metzener ("Pattern Matching: The Gestalt Approach", Dr. Dobb's Journal, 1988):
-    T words and signs in both texts, of which M match. It is 1 only for texts that are equal but for white space.
-    """
-    a, b = sorted(map(words_and_signs, (first, second)))  # which text comes first may change M
-    matcher = SequenceMatcher(None, a, b, autojunk=False)
-    return matcher.quick_ratio() >= share and matcher.ratio() >= share  # the quick one is an upper bound
 
 
 def choose_pairs(
@@ -229,9 +217,9 @@ def human_pairs(policy: Policy, pairs: pd.DataFrame, params: DPOParams, sampling
     """Pairs as people decided them: ``pairs`` in SHP's columns (:func:`realm_lib.data.pairs.load_pairs`), or in
     columns prompt, chosen, rejected.
 
-    A response's tokens are those of its text and EOS. Repeated pairs, pairs of equal responses, and pairs that are too
-    long for ``max_prompt_tokens``, ``max_length`` or the model's context are left out and counted. Responses that are
-    nearly equal stay: what people told apart may be one word, or one sign.
+    A response's tokens are those of its text and EOS. Repeated pairs, pairs of equal responses, pairs that are too long
+    for ``max_prompt_tokens``, ``max_length`` or the model's context, and those that :func:`letter_ids` refuses are left
+    out and counted. Responses that are nearly equal stay: what people told apart may be one word, or one sign.
     Raises :class:`DPOError` for missing columns and for texts that are empty, with the row.
     """
     frame = _chosen_rejected(pairs)
@@ -254,13 +242,18 @@ def human_pairs(policy: Policy, pairs: pd.DataFrame, params: DPOParams, sampling
     prompts = list(frame["prompt"].unique())
     encoded = encode_prompts(policy.tokenizer, prompts, sampling.max_prompt_tokens, sampling.enable_thinking)
     ids_of = {prompts[index]: ids for index, ids in zip(encoded.kept, encoded.ids, strict=True)}
+    eos = int(policy.tokenizer.eos_token_id)
     rows: list[dict[str, Any]] = []
     for prompt, chosen, rejected in zip(frame["prompt"], frame["chosen"], frame["rejected"], strict=True):
         ids = ids_of.get(prompt)
         if ids is None:
             dropped[f"prompt longer than max_prompt_tokens {sampling.max_prompt_tokens}"] += 1
             continue
-        answers = [_response_ids(policy, text) for text in (chosen, rejected)]
+        try:
+            answers = [[*row, eos] for row in letter_ids(policy.tokenizer, [chosen, rejected])]
+        except ChatTokensError:
+            dropped["a response says a token that marks turns"] += 1
+            continue
         if len(ids) + max(map(len, answers)) > limit:
             dropped[f"longer than {limit:.0f} tokens"] += 1
             continue
@@ -270,10 +263,6 @@ def human_pairs(policy: Policy, pairs: pd.DataFrame, params: DPOParams, sampling
         table, unmatched = balance_length(table, one_a_prompt=False)
         dropped.update(unmatched)
     return PreferencePairs(table, "human", asked, dict(+dropped))
-
-
-def _response_ids(policy: Policy, text: str) -> list[int]:
-    return [*letter_ids(policy.tokenizer, [text])[0], int(policy.tokenizer.eos_token_id)]
 
 
 def prompt_column(pairs: pd.DataFrame) -> str:
