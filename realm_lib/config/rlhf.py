@@ -176,7 +176,8 @@ class DPOParams(PolicyParams, TrackedParams):
     stay as with a longer one. Best against worst becomes each prompt's best trade of margin for length. The pairs that
     a training is followed by are balanced too."""
     near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Two responses that share so much of their words make no pair (1: only those with the very same words)."""
+    """On-policy: two responses with so large a share of their words and signs in common, in the same order, make no
+    pair (1: only those that are equal but for white space)."""
     rounds: Annotated[int, Field(ge=1)] = 1
     """On-policy: the prompts are divided into so many parts, and the pairs of each are made by the policy that the
     parts before it have trained. The reference stays the start."""

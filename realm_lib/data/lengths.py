@@ -4,13 +4,18 @@ A word lies between two word boundaries of Unicode (UAX 29) and holds a letter, 
 have them without spaces, code has them between its operators, an emoji is one.
 """
 
+from collections.abc import Callable, Iterable
+
+import numpy as np
 import regex
+from numpy.typing import NDArray
 
 from realm_lib.data.chats import as_messages, as_text
 
-_LETTERS = r"[\p{L}\p{N}\p{So}_]"
-_WORD_START = regex.compile(rf"(?w)\b(?={_LETTERS})")
-_WORD = regex.compile(rf"(?w)\b{_LETTERS}.*?\b", regex.DOTALL)
+_BEGINS = r"(?ws)\b(?=(?:.\B)*?[\p{L}\p{N}\p{So}\p{Extended_Pictographic}\u20e3])"  # _name is a word, ____ is none
+_WORD_START = regex.compile(_BEGINS)
+_WORD = regex.compile(rf"{_BEGINS}.+?\b")
+_WORD_OR_SIGN = regex.compile(rf"{_WORD.pattern}|\S")
 _LETTER = regex.compile(r"\X")
 
 
@@ -21,12 +26,29 @@ def word_count(text: str) -> int:
 
 def words_of(text: str) -> list[str]:
     """The words of ``text``, as they stand."""
-    return [match.group() for match in _WORD.finditer(text)]
+    return _WORD.findall(text)
+
+
+def words_and_signs(text: str) -> list[str]:
+    """The words of ``text`` and, between them, each sign as one of its own: all of ``text`` but white space."""
+    return _WORD_OR_SIGN.findall(text)
 
 
 def letters_of(text: str) -> list[str]:
     """What a reader takes for the letters of ``text`` (grapheme clusters, UAX 29), white space and signs among them."""
-    return [match.group() for match in _LETTER.finditer(text)]
+    return _LETTER.findall(text)
+
+
+def letter_count(text: str) -> int:
+    """The number of letters of ``text``, as :func:`letters_of` has them."""
+    return len(text) if text.isascii() and "\r" not in text else len(letters_of(text))
+
+
+def counted(count: Callable[[str], int], texts: Iterable[str]) -> NDArray[np.int64]:
+    """``count`` of each of ``texts``, [n]; equal texts are counted once."""
+    texts = list(texts)
+    known = {text: count(text) for text in set(texts)}
+    return np.array([known[text] for text in texts], dtype=np.int64)
 
 
 def cut_prompt(prompt: str, words: int) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from realm_lib.data.lengths import counted, word_count
 from realm_lib.data.pairs import bare_domain
 from realm_lib.evaluation.resampling import EvaluationError, Floats
 
@@ -74,7 +75,7 @@ def make_per_pair(
         "labels": labels,
     }
     for side in "AB" if "human_ref_A" in features else "":
-        content[f"words_{side}"] = [len(text.split()) for text in features[f"human_ref_{side}"]]
+        content[f"words_{side}"] = counted(word_count, features[f"human_ref_{side}"])
     if "score_ratio" in features:
         content["score_ratio"] = features["score_ratio"].to_numpy(dtype=np.float64)
     for name, values in columns.items():

@@ -1,12 +1,12 @@
 """What a reward does when a response changes without getting better, or when the prompt is another one."""
 
 import random
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import regex
 
 from realm_lib.evaluation.display import measured
 from realm_lib.evaluation.resampling import EvaluationError, Floats, bootstrap_over_posts
@@ -20,7 +20,9 @@ _PADDING = (
     "opinions differ. If anything is unclear, please feel free to ask."
 )
 _OPENING = "Thank you for asking, what a great question!"
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_NO_SPACE_AFTER = r"(?<=[。！？｡][”’」』）]*)"
+_SENTENCE_END = regex.compile(rf"(?<=\p{{Sentence_Terminal}})\s+|{_NO_SPACE_AFTER}(?![”’」』）]|$)")
+_LATIN, _LETTER = regex.compile(r"\p{Latin}"), regex.compile(r"\p{L}")
 _COLUMNS = {"realm": "reward", "reward_model": "score", "similarity": "similarity"}
 
 PERTURBATIONS = {
@@ -32,19 +34,25 @@ PERTURBATIONS = {
 
 
 def perturbed(response: str, kind: str, seed: int) -> str | None:
-    """``response`` padded, polite or reordered; None where it cannot be, as one sentence cannot be reordered."""
+    """``response`` padded, polite or reordered; None where it cannot be.
+
+    What is added is English: it is not added to a response that is mostly in another script. One sentence cannot be
+    reordered, nor can a response with a block of code.
+    """
+    if kind in ("padded", "polite") and 2 * len(_LATIN.findall(response)) < len(_LETTER.findall(response)):
+        return None
     if kind == "padded":
         return f"{response.rstrip()} {_PADDING}"
     if kind == "polite":
         return f"{_OPENING} {response.lstrip()}"
     sentences = _SENTENCE_END.split(response.strip())
-    if len(set(sentences)) < 2:
+    if len(set(sentences)) < 2 or "```" in response:
         return None
     order = sentences[:]
     generator = random.Random(derive_seed(seed, "reordered", response))
     while order == sentences:
         generator.shuffle(order)
-    return " ".join(order)
+    return regex.sub(rf"{_NO_SPACE_AFTER} ", "", " ".join(order))
 
 
 def wrong_prompts(prompts: Sequence[str]) -> dict[str, str]:

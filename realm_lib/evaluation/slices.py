@@ -40,9 +40,11 @@ def slices(per_pair: pd.DataFrame) -> dict[str, Masks]:
         sign = longer_chosen(per_pair)
         groups["length_split"] = {"chosen_longer": sign > 0, "chosen_shorter": sign < 0}
         a_chosen = per_pair["labels"] == 1
-        chosen = np.where(a_chosen, per_pair["words_A"], per_pair["words_B"])
-        # A response without a word (an emoji alone has one) cannot come here, but a hand-made table can hold one.
-        rejected = np.maximum(np.where(a_chosen, per_pair["words_B"], per_pair["words_A"]), 1)
+        # A response of signs alone, as "?!", has no word.
+        chosen, rejected = (
+            np.maximum(np.where(a_chosen, per_pair[first], per_pair[second]), 1)
+            for first, second in (("words_A", "words_B"), ("words_B", "words_A"))
+        )
         groups["by_length_difference"] = {
             name: (chosen / rejected >= low) & (chosen / rejected < high) for name, (low, high) in _LENGTHS.items()
         }

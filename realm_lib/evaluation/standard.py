@@ -1,13 +1,13 @@
 """The rewards that are always compared, trained on the features of notebook 01."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from realm_lib.config.training import ModelParams, TrainingParams
+from realm_lib.data.lengths import counted, letter_count, word_count
 from realm_lib.evaluation.calibration import fit_scale
 from realm_lib.evaluation.resampling import EvaluationError, Floats
 from realm_lib.reward.combiner import Combiner, LinearCombiner, TreePreference, feature_matrix
@@ -29,16 +29,10 @@ def standard_rewards(features: pd.DataFrame, **combined: RewardOf) -> dict[str, 
     """The rewards of A and B, each [pairs, 2]: those ``combined`` from the features, and the baselines.
 
     The baselines are each feature alone (reward_model, similarity) and the response's length in words (length) and in
-    characters (characters).
+    characters as a reader sees them (characters).
     """
-    a, b = feature_matrix(features)
-    rewards: dict[str, NDArray[Any]] = {
-        name: np.stack([reward_of(a), reward_of(b)], axis=1) for name, reward_of in combined.items()
-    }
-    rewards["reward_model"], rewards["similarity"] = (np.stack([a[:, n], b[:, n]], axis=1) for n in (0, 1))
-    rewards["length"] = _words(features)
-    rewards["characters"] = np.stack([features[f"human_ref_{side}"].map(len) for side in "AB"], axis=1)
-    return {name: values.astype(np.float64) for name, values in rewards.items()}
+    rewards = {name: _combined(reward_of) for name, reward_of in combined.items()} | _BASELINES
+    return {name: of_pairs(features) for name, of_pairs in rewards.items()}
 
 
 def fit_rewards(
@@ -67,20 +61,18 @@ def fit_rewards(
         margins = trees.margin(features)  # of a preference that is not made of rewards: half for A, half against B
         return np.stack([margins / 2, -margins / 2], axis=1)
 
-    def standard(name: str, **combined: RewardOf) -> PairReward:
-        return lambda features: standard_rewards(features, **combined)[name]
-
     def ablated(ablation: Combiner) -> PairReward:
         def rewards(features: pd.DataFrame) -> Floats:
-            sides = feature_matrix(_with_words(features), ablation.features)
+            known = _with_words(features) if "log_words" in ablation.features else features
+            sides = feature_matrix(known, ablation.features)
             return np.stack([ablation.reward(side) for side in sides], axis=1).astype(np.float64)
 
         return rewards
 
     return {
-        "realm": standard("realm", realm=combiner.reward),
-        **{name: standard(name) for name in ("reward_model", "similarity", "length", "characters")},
-        "linear": standard("linear", linear=linear.reward),
+        "realm": _combined(combiner.reward),
+        **_BASELINES,
+        "linear": _combined(linear.reward),
         "trees": tree_rewards,
         **{name: ablated(ablation) for name, ablation in ablations.items()},
     }
@@ -139,12 +131,30 @@ def fit_scales(features: pd.DataFrame, rewards: Mapping[str, ArrayLike]) -> dict
     return {name: fit_scale(sign * -np.diff(np.asarray(values), axis=1)[:, 0]) for name, values in rewards.items()}
 
 
-def _words(features: pd.DataFrame) -> NDArray[np.int64]:
-    if missing := [name for name in ("human_ref_A", "human_ref_B") if name not in features]:
-        raise EvaluationError(f"features lack the column {missing[0]!r}: without texts there is no length to compare")
-    return np.stack([features[f"human_ref_{side}"].map(lambda text: len(text.split())) for side in "AB"], axis=1)
+def _combined(reward_of: RewardOf) -> PairReward:
+    return lambda features: np.stack([reward_of(side) for side in feature_matrix(features)], axis=1).astype(np.float64)
+
+
+def _length(count: Callable[[str], int]) -> PairReward:
+    def lengths(features: pd.DataFrame) -> Floats:
+        columns = ["human_ref_A", "human_ref_B"]
+        if missing := [name for name in columns if name not in features]:
+            raise EvaluationError(
+                f"features lack the column {missing[0]!r}: without texts there is no length to compare"
+            )
+        return counted(count, features[columns].to_numpy().ravel()).reshape(-1, 2).astype(np.float64)
+
+    return lengths
+
+
+_BASELINES: dict[str, PairReward] = {
+    "reward_model": _combined(lambda side: side[:, 0]),
+    "similarity": _combined(lambda side: side[:, 1]),
+    "length": _length(word_count),
+    "characters": _length(letter_count),
+}
 
 
 def _with_words(features: pd.DataFrame) -> pd.DataFrame:
-    a, b = np.log1p(_words(features)).T
+    a, b = np.log1p(_BASELINES["length"](features)).T
     return features.assign(log_words_A=a, log_words_B=b)

@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike
 
+from realm_lib.data.lengths import words_of
 from realm_lib.evaluation.intervals import resample_variance, share_interval
 from realm_lib.evaluation.resampling import Floats, bootstrap_over_posts
 
@@ -223,7 +224,7 @@ def distinct_n(texts: list[str], n: int) -> float:
     """
     grams = [
         tuple(words[start : start + n])
-        for words in (text.lower().split() for text in texts)
+        for words in (words_of(text.casefold()) for text in texts)
         for start in range(len(words) - n + 1)
     ]
     return len(set(grams)) / len(grams) if grams else 0.0

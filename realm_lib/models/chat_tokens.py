@@ -59,15 +59,15 @@ def tokenize_chats(tokenizer: Any, chats: Sequence[Sequence[Message]], **switche
 def letter_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of texts that somebody wrote, special tokens within them as letters; none is added.
 
-    Raises :class:`ChatTokensError` for a text with a special token that this tokenizer cannot read as letters.
+    Raises :class:`ChatTokensError` for a text with one that this tokenizer cannot read as letters.
     """
     if not texts:
         return []
     ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    special = _special_tokens(tokenizer)
+    forged = _Forged(tokenizer)
     for number, row in enumerate(ids):
-        if forged := [special[index].content for index in row if index in special and index != tokenizer.unk_token_id]:
-            raise _refusal(tokenizer, number, forged[0])
+        if found := forged.ids.intersection(row):
+            raise forged.refusal(number, tokenizer.convert_ids_to_tokens(min(found)))
     return ids
 
 
@@ -84,42 +84,24 @@ def _rendered(tokenizer: Any, number: int, chat: Sequence[Message], switches: di
     return text
 
 
-def _special_tokens(tokenizer: Any) -> dict[int, Any]:
-    """The tokens that no content may write: special ones, and others by which the template marks turns."""
-    marks = _around_turns(tokenizer)
-    return {
-        index: token
-        for index, token in tokenizer.added_tokens_decoder.items()
-        if token.special or (token.content in marks and re.search(r"[^\w\s]", token.content))
-    }
-
-
-def _refusal(tokenizer: Any, number: int, token: str) -> ChatTokensError:
-    return ChatTokensError(
-        number,
-        f"a text says {token!r:.40}, which {tokenizer.name_or_path} can only read as its special token: "
-        "leave the text out",
-    )
-
-
-def _around_turns(tokenizer: Any) -> str:
-    """What the template writes around turns: some (DeepSeek-R1's) mark them by added tokens that are not special."""
-    turns = [{"role": role, "content": ""} for role in ("user", "assistant", "user")]
-    for number in (3, 1):
-        try:
-            return str(tokenizer.apply_chat_template(turns[:number], tokenize=False, date_string=DATE))
-        except (TemplateError, TypeError, ValueError):
-            continue  # a template may take one turn only; one that takes none fails on the chat itself, by name
-    return ""
-
-
 class _Forged:
-    """Special tokens in contents: hidden from the template and the tokenizer's search, then shown as letters."""
+    """Special tokens in contents: hidden from the template and the tokenizer's search, then shown as letters.
+
+    Special are also those by which the template marks turns, whatever the tokenizer calls them; where it does not call
+    them special, a content with one is refused.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        special = _special_tokens(tokenizer)
-        self._ids = set(special) - {tokenizer.unk_token_id}  # an unknown letter is that of the text
+        added = tokenizer.added_tokens_decoder
+        named = set(tokenizer.all_special_ids)
+        turns = _bare_turns(tokenizer) if any(map(_may_mark, added.values())) else ""
+        special = {
+            index: token
+            for index, token in added.items()
+            if token.special or index in named or (_may_mark(token) and token.content in turns)
+        }
+        self.ids = set(special) - {tokenizer.unk_token_id}  # an unknown letter is that of the text
         # A longer token may hold a shorter one.
         names = sorted((token.content for token in special.values() if token.content), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, names)) or r"(?!)")
@@ -141,7 +123,7 @@ class _Forged:
         if self._normalize is not None:
             for turn in chat:
                 if token := self._pattern.search(self._normalize(turn["content"])):
-                    raise _refusal(self._tokenizer, number, token[0])
+                    raise self.refusal(number, token[0])
         return chat, {letter: token for token, letter in letters.items()} if found else {}
 
     def shown(self, number: int, row: ChatTokens, letters: dict[str, str]) -> ChatTokens:
@@ -168,17 +150,16 @@ class _Forged:
             done = until
             if not letters.keys().isdisjoint(part):
                 if self._letters(part)[0] != part_ids:
-                    token = letters[next(letter for letter in part if letter in letters)]
-                    raise _refusal(self._tokenizer, number, token)
+                    raise self.refusal(number, letters[next(letter for letter in part if letter in letters)])
                 part = part.translate(standing)
                 part_ids, part_offsets = self._letters(part)
-                if forged := [index for index in part_ids if index in self._ids]:
-                    raise _refusal(self._tokenizer, number, self._tokenizer.convert_ids_to_tokens(forged[0]))
+                if found := self.ids.intersection(part_ids):
+                    raise self.refusal(number, self._tokenizer.convert_ids_to_tokens(min(found)))
             add(part, part_ids, part_offsets)
 
         last = 0
         for place, index in enumerate(row.ids):
-            if index in self._ids:
+            if index in self.ids:
                 start, end = row.offsets[place]
                 add_stretch(last, place, start)
                 add(row.text[start:end], [index], [(0, end - start)])
@@ -189,3 +170,25 @@ class _Forged:
     def _letters(self, part: str) -> tuple[list[int], list[tuple[int, int]]]:
         told = self._tokenizer(part, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
         return told["input_ids"], told["offset_mapping"]
+
+    def refusal(self, number: int, token: str) -> ChatTokensError:
+        return ChatTokensError(
+            number,
+            f"a turn says {token!r:.40}, which {self._tokenizer.name_or_path} can only read as its special token: "
+            "leave the text out",
+        )
+
+
+def _may_mark(token: Any) -> bool:
+    """Whether an added token that is not called special may yet mark turns, as DeepSeek's ``<｜User｜>`` does."""
+    return not (token.special or token.content.isalnum() or token.content.isspace())
+
+
+def _bare_turns(tokenizer: Any) -> str:
+    """What the template writes around short turns; empty where it fails on them."""
+    for roles in (("user", "assistant", "user"), ("user",)):
+        try:
+            return _rendered(tokenizer, 0, [{"role": role, "content": "x"} for role in roles], {})
+        except ChatTokensError:
+            continue
+    return ""

@@ -132,6 +132,12 @@ def test_slices_equal_plain_loops():
         assert ratios == [least for least in (1, 1.5, 2, 3, 5, 10) if row.score_ratio >= least]
 
 
+def test_responses_without_a_word_are_equally_long():
+    features = make_features(human_ref_A=["..."] * 300, human_ref_B=["?!"] * 300)
+    found = slices(judge(features, {"realm": make_reward(features)}).per_pair)
+    assert found["by_length_difference"]["0.8 to 1.25 times"].all()
+
+
 def test_votes_that_are_not_known_or_all_alike_make_no_curve():
     features = make_features()
     assert "by_score_ratio" not in judge(features, {"realm": make_reward(features)}).metrics

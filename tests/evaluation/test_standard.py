@@ -25,7 +25,7 @@ from realm_lib.evaluation.perturbations import (
     wrong_prompts,
 )
 from realm_lib.evaluation.resampling import EvaluationError
-from realm_lib.evaluation.standard import feature_ceiling, fit_rewards, fit_scales
+from realm_lib.evaluation.standard import feature_ceiling, fit_rewards, fit_scales, standard_rewards
 from realm_lib.reward.combiner import Combiner, CombinerError, TreePreference, feature_matrix
 
 pytestmark = pytest.mark.slow
@@ -145,6 +145,22 @@ def test_a_combiner_of_other_features_is_an_ablation(tmp_path):
         Combiner(MODEL, ("votes",)).fit(pairs, pairs, TRAINING)
 
 
+def test_length_needs_no_spaces():
+    texts = {
+        "labels": [1, 1, 0],
+        "human_ref_A": ["茶，放在阴凉干燥的地方。", "if a<b:c+d", "👍"],
+        "human_ref_B": ["茶，放好。", "a b", "👍🏽👨‍👩‍👧"],
+    }
+    pairs = make_pairs(3, 1).assign(post_id=list("abc"), **texts)
+    rewards = standard_rewards(pairs)
+    assert rewards["length"].tolist() == [[10, 3], [4, 2], [1, 2]]
+    assert rewards["characters"].tolist() == [[12, 5], [10, 3], [1, 2]]
+    found = evaluate_rewards(pairs, rewards, scales=dict.fromkeys(rewards, 1.0), resamples=20)
+    assert accuracy(found, "length") == accuracy(found, "characters") == 1
+    assert found.metrics["length_split"]["chosen_longer"]["pairs"] == 3
+    assert found.metrics["by_length_difference"]["over twice as long"]["pairs"] == 3
+
+
 def test_without_texts_there_is_no_length():
     pairs = make_pairs(60, 1)
     with pytest.raises(EvaluationError, match="human_ref_A"):
@@ -240,6 +256,29 @@ def test_a_perturbation_leaves_the_words_that_were_there():
     assert other == perturbed(text, "reordered", 1)
     assert perturbed("One sentence only.", "reordered", 1) is None
     assert perturbed("Same. Same.", "reordered", 1) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("你好。今天天气很好！真的吗？", ["你好。", "今天天气很好！", "真的吗？"]),
+        ("他说：“好。”我走了。", ["他说：“好。”", "我走了。"]),
+        ("नमस्ते। आप कैसे हैं? ठीक।", ["नमस्ते।", " आप कैसे हैं?", " ठीक।"]),
+        ("مرحبا. كيف حالك؟", ["مرحبا.", " كيف حالك؟"]),
+    ],
+)
+def test_sentences_of_any_script_are_reordered_and_get_no_english(text, sentences):
+    assert "".join(sentences) == text
+    other = perturbed(text, "reordered", 1)
+    assert other != text
+    assert len(other) == len(text)
+    assert all(sentence.strip() in other for sentence in sentences)
+    assert perturbed(text, "padded", 1) is perturbed(text, "polite", 1) is None
+
+
+def test_code_is_not_reordered():
+    assert perturbed("Use this.\n```\na = b. c\n```\nThat is all.", "reordered", 1) is None
+    assert perturbed("x = a.b\ny = a[0] if x else b\n", "reordered", 1) is None
 
 
 def test_a_wrong_prompt_is_another_prompt():

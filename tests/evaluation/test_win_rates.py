@@ -275,3 +275,9 @@ def test_distinct_n_counts_different_ngrams() -> None:
     assert distinct_n(["the dough rises", "The dough falls"], 1) == pytest.approx(4 / 6)
     assert distinct_n(["the dough rises", "The dough falls"], 2) == pytest.approx(3 / 4)
     assert distinct_n(["gas", ""], 2) == 0.0
+
+
+def test_distinct_n_needs_no_spaces() -> None:
+    assert distinct_n(["面包发酵", "面包发霉"], 1) == pytest.approx(5 / 8)
+    assert distinct_n(["(a+b)", "a, b!"], 2) == pytest.approx(1 / 2)
+    assert distinct_n(["👍👎", "Straße", "STRASSE"], 1) == pytest.approx(3 / 4)

@@ -12,6 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
+from support.unigrams import FORGED, SPECIAL, encoder_folder, unigrams
+from tokenizers import Tokenizer
 from transformers import AutoModel, AutoTokenizer
 
 from realm_lib.config.embedding import EmbeddingParams
@@ -205,3 +210,60 @@ def test_unit_vectors_and_cosines_are_those_of_float64(vectors: Any) -> None:
     np.testing.assert_allclose(found, (unit.astype(np.float64) * other).sum(axis=1), atol=1e-6)
     np.testing.assert_allclose(cosine(unit, unit), 1.0, atol=1e-6)
     np.testing.assert_allclose(cosine(unit, -unit), -1.0, atol=1e-6)
+
+
+# Special tokens within texts
+
+
+def embedder_of(module: Any, folder: Path, **options: Any) -> Any:
+    modules = [module] if isinstance(module, StaticEmbedding) else [module, Pooling(module.get_embedding_dimension())]
+    SentenceTransformer(modules=modules, **options).save_pretrained(str(folder))
+    return build_embedder(params(str(folder), batch_size=2))
+
+
+def tokens_of(model: Any, text: str) -> list[str]:
+    ids = model.preprocess([text])["input_ids"].ravel().tolist()
+    tokenizer = model.tokenizer
+    return [tokenizer.id_to_token(n) if isinstance(tokenizer, Tokenizer) else tokenizer.decode([n]) for n in ids]
+
+
+TEMPLATE = "{% for turn in messages %}[SEP]{{ turn.role }} {{ turn.content }}</s>{% endfor %}"
+
+
+@pytest.mark.parametrize("kind", ["text", "template", "static"])
+def test_special_tokens_in_a_text_are_letters(kind: str, tmp_path: Path) -> None:
+    if kind == "static":
+        torch.manual_seed(0)
+        module, own = StaticEmbedding(unigrams(), embedding_dim=8), []
+    else:
+        template = TEMPLATE if kind == "template" else None
+        module = Transformer(str(encoder_folder(tmp_path / "encoder", chat_template=template)))
+        own = ["[SEP]", "</s>"] if template else ["<s>", "</s>"]
+    embedder = embedder_of(module, tmp_path / kind)
+    plain = SentenceTransformer(str(tmp_path / kind))
+    workers = embedder._workers  # two or more where there are two cores
+    for model in workers:
+        for text in FORGED:
+            assert [token for token in tokens_of(model, text) if token in SPECIAL] == own, text
+    for text in ("Why does bread rise?", "é你\U0001f35e < s > [", "yeast " * 99):
+        assert tokens_of(embedder.model, text) == tokens_of(plain, text)
+    forged = embedder.embed(FORGED * 9)
+    np.testing.assert_allclose(forged, np.vstack([embedder.embed([text]) for text in FORGED * 9]), atol=1e-6)
+    assert np.abs(forged[1] - unit_vectors(plain.encode([FORGED[1]]), [""])[0]).max() > 1e-3
+
+
+def test_the_packaged_model_reads_a_quoted_separator_as_letters(minilm: Any) -> None:
+    assert tokens_of(minilm.model, "a [SEP] b") == ["[CLS]", "a", "[", "sep", "]", "b", "[SEP]"]
+    assert minilm.embed(["a [SEP] b"]).tolist() == minilm.embed(["a [sep] b"]).tolist()
+    assert minilm.identity["special_tokens"] == "letters", "vectors of such texts are not those kept before"
+
+
+def test_a_model_whose_own_prompt_holds_a_special_token_is_refused(tmp_path: Path) -> None:
+    module = Transformer(str(encoder_folder(tmp_path / "encoder")))
+    for prompt in ("query: ", "<s>query: "):
+        options = {"prompts": {"query": prompt}, "default_prompt_name": "query"}
+        if "<s>" not in prompt:
+            assert tokens_of(embedder_of(module, tmp_path / "plain", **options).model, "a </s>").count("</s>") == 1
+        else:
+            with pytest.raises(EmbedderError, match="its prompt '<s>query: ' holds the special token '<s>'"):
+                embedder_of(module, tmp_path / "special", **options)

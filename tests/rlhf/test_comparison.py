@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import regex
 import torch
 from scipy import stats
 from support.dpo_run import make_params
@@ -20,6 +21,7 @@ from support.ppo_run import letters, make_policy, vowels
 from realm_lib.config.base import ParamsError
 from realm_lib.config.judges import RESERVED_JUDGES
 from realm_lib.config.rlhf import ComparisonParams, RlhfParams
+from realm_lib.data.lengths import words_of
 from realm_lib.rlhf.comparison.answers import compare_policies, starting_policy, trained_policy
 from realm_lib.rlhf.comparison.result import ComparisonError, PolicyComparison
 from realm_lib.rlhf.errors import RewardError
@@ -110,7 +112,7 @@ def test_every_policy_answers_the_same_prompts(comparison: PolicyComparison) -> 
     assert table["realm"].tolist() == pytest.approx(letters([], table["answer"]))
     assert table["gold"].tolist() == vowels([], table["answer"])
     assert table["score"].tolist() == pytest.approx((2 * table["realm"]).tolist())
-    assert table["characters"].tolist() == table["answer"].map(len).tolist()
+    assert table["characters"].tolist() == [len(regex.findall(r"\X", text)) for text in table["answer"]]
 
 
 def test_no_answer_of_the_start_serves_two_policies(folder: Path, comparison: PolicyComparison) -> None:
@@ -167,7 +169,7 @@ def test_metrics_are_what_other_computations_find(comparison: PolicyComparison, 
         for column in ("score", "similarity", "length", "characters", "ended"):
             expected = np.mean([np.average(rows[column].astype(float), weights=rows["weight"]) for rows in own])
             assert entry[column] == pytest.approx(expected), column
-        words = [rows[rows["picked"]]["answer"].iloc[0].lower().split() for rows in own]
+        words = [words_of(rows[rows["picked"]]["answer"].iloc[0].casefold()) for rows in own]
         assert entry["distinct_1"] == pytest.approx(len({w for row in words for w in row}) / sum(map(len, words)))
         assert "spread" not in entry
     base = found["policies"]["base"]

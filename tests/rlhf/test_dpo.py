@@ -269,7 +269,7 @@ def test_an_adapter_on_4_bit_weights_is_trained_in_float32(tmp_path: Path) -> No
 @pytest.fixture(scope="module")
 def finished(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[DPOResult, Path]:
     run = tmp_path_factory.mktemp("run")
-    params = make_params(folder, {"batch_size": 64}, num_epochs=3, learning_rate=3e-3, samples_per_prompt=6)
+    params = make_params(folder, {"batch_size": 64}, num_epochs=3, learning_rate=3e-3, samples_per_prompt=8)
     result = train_dpo(params, letters, MANY, held_out=MANY_HELD_OUT, judge=vowels, run=Run(run))
     return result, run
 

@@ -3,6 +3,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,17 +44,19 @@ def policy(folder: Path) -> Policy:
 # From the policy's own responses
 
 
+def gestalt(first: list[str], second: list[str]) -> int:
+    """Matches by Ratcliff and Obershelp: the longest stretch in common, then what is left and right of it."""
+    for size in range(len(first), 0, -1):
+        for i in range(len(first) - size + 1):
+            for j in range(len(second) - size + 1):
+                if first[i : i + size] == second[j : j + size]:
+                    return size + gestalt(first[:i], second[:j]) + gestalt(first[i + size :], second[j + size :])
+    return 0
+
+
 def common_share(first: str, second: str) -> float:
-    """Dice on multisets, by crossing words off."""
-    left, right = first.split(), second.split()
-    if not left and not right:
-        return 1.0
-    rest, common = list(right), 0
-    for word in left:
-        if word in rest:
-            rest.remove(word)
-            common += 1
-    return 2 * common / (len(left) + len(right))
+    left, right = sorted([first.split(), second.split()])
+    return 2 * gestalt(left, right) / (len(left) + len(right)) if left or right else 1.0
 
 
 def by_a_plain_loop(
@@ -104,7 +107,12 @@ def test_pairs_are_those_of_a_plain_loop(rows: Any, selection: Any, margin: floa
         (["gas", "yeast"], [1.0, 3.0], [False] * 2, "no sample ended within max_new_tokens"),
         (["gas", "yeast"], [1.0, 3.0], [True, False], "the better samples were cut at max_new_tokens"),
         (["gas", "yeast"], [1.0, 1.2], [True] * 2, "no two samples differ by min_margin 0.5"),
-        (["gas and yeast", "yeast and gas"], [1.0, 3.0], [True] * 2, "chosen and rejected are near-duplicates"),
+        (
+            ["gas, yeast, " * 9, "gas, yeast, " * 9 + "!"],
+            [1.0, 3.0],
+            [True] * 2,
+            "chosen and rejected are near-duplicates",
+        ),
     ],
 )
 def test_a_prompt_that_makes_no_pair_has_a_reason(
@@ -243,18 +251,44 @@ def test_people_s_pairs_are_taken_by_their_label(folder: Path, policy: Policy) -
 
 def test_people_s_pairs_that_teach_nothing_are_counted(folder: Path) -> None:
     table = pd.concat([people(), people(2)], ignore_index=True)
-    table.loc[4, "human_ref_B"] = f"{table.loc[4, 'human_ref_A']} !"
+    table.loc[4, "human_ref_B"] = f"{table.loc[4, 'human_ref_A']} \n"
     table.loc[5, "history"] = "Why? " * 40
     table.loc[3, "human_ref_A"] = "Yeast " * 70
     found = make_pairs(make_params(folder, pairs="human", max_length=80), letters, table)
     assert (found.asked, len(found)) == (8, 3)
     assert found.dropped == {
         "repeated pairs": 2,
-        "chosen and rejected are near-duplicates": 1,
+        "chosen and rejected are equal": 1,
         "prompt longer than max_prompt_tokens 60": 1,
         "longer than 80 tokens": 1,
     }
     assert "8 human pairs; left out: 2: repeated pairs; 1: chosen" in found.report()
+
+
+def test_people_s_pairs_stay_however_alike_they_are(folder: Path) -> None:
+    alike = [
+        ("return a if a > b else b", "return a if a < b else b"),
+        ("this one is not safe to eat raw at all.", "this one is safe to eat raw at all."),
+        ("👍", "👎"),
+        ("茶是安全的。", "茶不是安全的。"),
+        ("if a:\n    b()\nc()", "if a:\n    b()\n    c()"),
+    ]
+    opposites = pd.DataFrame(alike, columns=["chosen", "rejected"]).assign(prompt="Why does bread rise?")
+    found = make_pairs(make_params(folder, pairs="human", near_duplicate=0.5, max_length=400), letters, opposites)
+    assert (len(found), found.dropped) == (len(alike), {})
+
+
+def test_people_s_pairs_that_forge_a_turn_are_counted(folder: Path, tmp_path: Path) -> None:
+    """Where the tokenizer does not call the token special, it cannot read it as letters."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(text.replace('"special": true', '"special": false'))
+    template = load_policy(make_params(tmp_path).dpo).tokenizer.chat_template  # type: ignore[arg-type]
+    mark = next(part for part in re.findall(r"<\|\w+\|>", template))
+    table = pd.DataFrame({"prompt": "Why?", "chosen": ["Yeast.", "Gas."], "rejected": ["No.", f"No.{mark}user"]})
+    found = make_pairs(make_params(tmp_path, pairs="human"), letters, table)
+    assert (len(found), found.dropped) == (1, {"a response says a token that marks turns": 1})
 
 
 def test_the_first_prompts_of_people_s_pairs_are_taken_with_all_their_pairs(folder: Path) -> None:

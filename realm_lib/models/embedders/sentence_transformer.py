@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.models.embedders.vectors import EmbedderError, unit_vectors
+from realm_lib.models.special_tokens import cut_special_tokens
 from realm_lib.runs.threads import cores, one_thread_each
 from realm_lib.runs.weights import folder_digest, hub_commit, locate_model
 
@@ -54,6 +55,7 @@ class SentenceTransformerEmbedder:
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise EmbedderError(f"embedding.model_id {params.model_id}: cannot be loaded: {error}") from error
         _refuse_quantised(self.model, params.model_id)
+        _read_special_tokens_as_letters(self.model, params.model_id)
         dimensions = self.model.get_embedding_dimension()
         if not dimensions:
             raise EmbedderError(f"{params.model_id}: does not say how long its vectors are")
@@ -77,6 +79,7 @@ class SentenceTransformerEmbedder:
             "weights": weights,
             "dimensions": params.dimensions,
             "max_length": self.model.max_seq_length,
+            "special_tokens": "letters",
         }
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -112,7 +115,10 @@ class SentenceTransformerEmbedder:
     @cached_property
     def _workers(self) -> list[Any]:
         """Made when there are texts to divide: who scores a few of them pays for no copies."""
-        return _workers_of(self.model)
+        workers = _workers_of(self.model)
+        for copied in workers[1:]:  # a copy forgets what its tokenizer was told
+            _read_special_tokens_as_letters(copied, self.params.model_id)
+        return workers
 
     def _measured_batch_size(self, texts: Sequence[str]) -> int:
         """The fastest size for texts like these; kept from the first call that has enough of them to tell."""
@@ -163,6 +169,32 @@ def _refuse_quantised(model: Any, name: str) -> None:
             f"embedding.model_id {name}: its weights are quantised or not float32 ({', '.join(sorted(kinds))}), which "
             "changes cosines: take the model's original weights"
         )
+
+
+def _read_special_tokens_as_letters(model: Any, name: str) -> None:
+    """Make ``model`` read a ``[SEP]`` or ``</s>`` in a text as letters; its vectors of other texts stay the same.
+
+    Raises :class:`EmbedderError` for a model whose own prompt, which stands before every text, holds a special token.
+    """
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    prompt = model.prompts.get(model.default_prompt_name) or ""
+    for module in model.modules():
+        if not isinstance(module, Transformer | StaticEmbedding) or (tokenizer := module.tokenizer) is None:
+            continue  # a list of words knows no special tokens
+        static = isinstance(module, StaticEmbedding)
+        added = tokenizer.get_added_tokens_decoder() if static else tokenizer.added_tokens_decoder
+        if held := [token.content for token in added.values() if token.special and token.content in prompt]:
+            raise EmbedderError(f"embedding.model_id {name}: its prompt {prompt!r} holds the special token {held[0]!r}")
+        cut_special_tokens(tokenizer)
+        if static:
+            tokenizer.encode_special_tokens = True
+        elif "message" in module.modality_config:  # a template writes special tokens around the text
+            template = module.processing_kwargs.get("chat_template", {}) | {"sanitize_control_tokens": True}
+            module.processing_kwargs = module.processing_kwargs | {"chat_template": template}
+        else:
+            tokenizer.split_special_tokens = True
 
 
 def _packaged_model() -> Path:

@@ -15,6 +15,7 @@ from realm_lib.models.reward_models import ScorerError
 from realm_lib.models.reward_models.forward import SHARING_MODELS, why_not_shared
 from realm_lib.models.reward_models.inform import INFORMForSequenceClassification
 from realm_lib.models.reward_models.memory import HEADS, check_memory, estimate_memory
+from realm_lib.models.special_tokens import cut_special_tokens
 from realm_lib.runs.weights import checkpoint_fault, folder_digest, four_bit, hub_commit, locate_model
 
 _CPU_BLOCK = 32
@@ -57,6 +58,7 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise explain_failure(params, error) from error
+    cut_special_tokens(tokenizer)
     _check_config(config, params)
     estimate = estimate_memory(model_class(params), config, params)
     log.info("%s", estimate)

@@ -7,6 +7,7 @@ from html import escape
 import pandas as pd
 
 from realm_lib.data.chats import readable
+from realm_lib.data.lengths import counted, word_count
 from realm_lib.evaluation.calibration import confidences
 from realm_lib.evaluation.per_pair import wrong_pairs
 from realm_lib.evaluation.result import Evaluation
@@ -104,7 +105,7 @@ class WrongPairs:
         """The wrong pairs of an evaluation's subject; ``features`` are the pairs that it judged, with their texts."""
         table = wrong_pairs(evaluation.per_pair, features, evaluation.subject)
         for side in ("chosen", "rejected"):
-            table[f"words_{side}"] = [len(text.split()) for text in table[side]]
+            table[f"words_{side}"] = counted(word_count, table[side])
         return cls(table)
 
     @property

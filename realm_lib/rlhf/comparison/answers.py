@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from realm_lib.config.rlhf import PolicyParams, RlhfParams, SamplingParams
 from realm_lib.data.chats import Prompt, as_text
+from realm_lib.data.lengths import letter_count
 from realm_lib.evaluation.win_rates import best_of_n_weights
 from realm_lib.rlhf.comparison.result import ComparisonError, PolicyComparison
 from realm_lib.rlhf.judges import Judges, named_judges
@@ -131,7 +132,7 @@ def _rows(name: str, answers: Sequence[Sequence[Response]], first: int = 0) -> p
                 "number": number,
                 "answer": response.text,
                 "length": len(response.ids),
-                "characters": len(response.text),
+                "characters": letter_count(response.text),
                 "ended": response.ended,
                 "weight": 1 / len(responses),
                 "picked": number == first,

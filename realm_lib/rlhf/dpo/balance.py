@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from realm_lib.data.lengths import counted, letter_count
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
@@ -64,13 +66,13 @@ def length_difference(table: pd.DataFrame) -> dict[str, float]:
     if table.empty:
         raise ValueError("there are no pairs to compare the lengths of")
     tokens = token_differences(table)
-    chosen, rejected = (table[side].str.len().mean() for side in ("chosen", "rejected"))
+    chosen, rejected = (float(counted(letter_count, table[side]).mean()) for side in ("chosen", "rejected"))
     every_token = (table["chosen_ids"].map(len) + table["rejected_ids"].map(len)).mean() / 2
     return {
         "tokens": float(tokens.mean()),
-        "characters": float(chosen - rejected),
+        "characters": chosen - rejected,
         "tokens_share": float(tokens.mean() / every_token),
-        "characters_share": float((chosen - rejected) / max(1.0, (chosen + rejected) / 2)),
+        "characters_share": (chosen - rejected) / max(1.0, (chosen + rejected) / 2),
         "longer": float((np.sign(tokens) / 2 + 0.5).mean()),
     }
 

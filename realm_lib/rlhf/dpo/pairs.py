@@ -1,6 +1,5 @@
 """Two ways to preference pairs: what people preferred, and the policy's own responses ranked by the reward."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,12 +15,12 @@ from realm_lib.data.chats import Prompt, as_text, prompt_key
 from realm_lib.data.pairs import chosen_and_rejected
 from realm_lib.models.chat_tokens import ChatTokensError, letter_ids
 from realm_lib.rlhf.dpo.balance import balance_length
+from realm_lib.rlhf.dpo.likeness import near_duplicates
 from realm_lib.rlhf.errors import DPOError
 from realm_lib.rlhf.policies import EncodedPrompts, Policy, encode_prompts
 from realm_lib.rlhf.rewards import Reward, ask_reward
 from realm_lib.rlhf.samples import SampleStore
 
-_WORD = re.compile(r"\w+")
 _PROMPTS_AT_ONCE = 64  # of which the rewards are asked in one call
 
 
@@ -70,13 +69,6 @@ class PreferencePairs:
         return replace(self, table=table, asked=self.asked + others.asked, dropped=dropped, later=others.later)
 
 
-def shared_words(first: str, second: str) -> float:
-    """Share of words that two texts have in common, 0 to 1: twice the common ones over all (Dice, on multisets)."""
-    words, others = (Counter(_WORD.findall(text.lower())) for text in (first, second))
-    total = words.total() + others.total()
-    return 2 * (words & others).total() / total if total else 1.0
-
-
 def choose_pairs(
     responses: Sequence[str],
     rewards: Sequence[float],
@@ -91,8 +83,8 @@ def choose_pairs(
 
     The better reward is chosen; it must be better by more than 0 and by at least ``min_margin``. A response that was
     cut, which ``ended`` tells, is never chosen: a policy would learn from it to go on until it is cut. Nor is one that
-    could not be scored, which ``floored`` tells. A repeated
-    response counts once, as its first, and responses that share ``near_duplicate`` of their words make no pair.
+    could not be scored, which ``floored`` tells. A repeated response counts once, as its first, and
+    :func:`near_duplicates` by the share ``near_duplicate`` make no pair.
     Best against worst takes the first of equals; all pairs come in the order of chosen, then rejected.
     """
     first_with: dict[str, int] = {}
@@ -121,7 +113,7 @@ def choose_pairs(
             for a, b in permutations(distinct, 2)
             if a in good and rewards[a] > rewards[b] and rewards[a] - rewards[b] >= min_margin
         )
-    kept = [(a, b) for a, b in pairs if shared_words(responses[a], responses[b]) < near_duplicate]
+    kept = [(a, b) for a, b in pairs if not near_duplicates(responses[a], responses[b], near_duplicate)]
     return kept, "" if kept else "chosen and rejected are near-duplicates"
 
 
@@ -225,10 +217,10 @@ def human_pairs(policy: Policy, pairs: pd.DataFrame, params: DPOParams, sampling
     """Pairs as people decided them: ``pairs`` in SHP's columns (:func:`realm_lib.data.pairs.load_pairs`), or in
     columns prompt, chosen, rejected.
 
-    A response's tokens are those of its text and EOS. Repeated pairs, near-duplicates, and pairs that are too long for
-    ``max_prompt_tokens``, ``max_length`` or the model's context are left out and counted.
-    Raises :class:`DPOError` for missing columns, for texts that are empty, with the row, and for a response that
-    :func:`letter_ids` refuses.
+    A response's tokens are those of its text and EOS. Repeated pairs, pairs of equal responses, pairs that are too long
+    for ``max_prompt_tokens``, ``max_length`` or the model's context, and those that :func:`letter_ids` refuses are left
+    out and counted. Responses that are nearly equal stay: what people told apart may be one word, or one sign.
+    Raises :class:`DPOError` for missing columns and for texts that are empty, with the row.
     """
     frame = _chosen_rejected(pairs)
     if frame.empty:
@@ -242,23 +234,26 @@ def human_pairs(policy: Policy, pairs: pd.DataFrame, params: DPOParams, sampling
     asked = len(frame)
     frame = frame.drop_duplicates(ignore_index=True)
     dropped["repeated pairs"] = asked - len(frame)
-    near = [
-        shared_words(a, b) >= params.near_duplicate for a, b in zip(frame["chosen"], frame["rejected"], strict=True)
-    ]
-    dropped["chosen and rejected are near-duplicates"] = sum(near)
-    frame = frame[~np.array(near, dtype=bool)].reset_index(drop=True)
+    equal = (frame["chosen"].str.strip() == frame["rejected"].str.strip()).to_numpy(dtype=bool)
+    dropped["chosen and rejected are equal"] = int(equal.sum())
+    frame = frame[~equal].reset_index(drop=True)
     if frame.empty:
         return PreferencePairs(pd.DataFrame(columns=_HUMAN), "human", asked, +dropped)
     prompts = list(frame["prompt"].unique())
     encoded = encode_prompts(policy.tokenizer, prompts, sampling.max_prompt_tokens, sampling.enable_thinking)
     ids_of = {prompts[index]: ids for index, ids in zip(encoded.kept, encoded.ids, strict=True)}
+    eos = int(policy.tokenizer.eos_token_id)
     rows: list[dict[str, Any]] = []
     for prompt, chosen, rejected in zip(frame["prompt"], frame["chosen"], frame["rejected"], strict=True):
         ids = ids_of.get(prompt)
         if ids is None:
             dropped[f"prompt longer than max_prompt_tokens {sampling.max_prompt_tokens}"] += 1
             continue
-        answers = [_response_ids(policy, text) for text in (chosen, rejected)]
+        try:
+            answers = [[*row, eos] for row in letter_ids(policy.tokenizer, [chosen, rejected])]
+        except ChatTokensError:
+            dropped["a response says a token that marks turns"] += 1
+            continue
         if len(ids) + max(map(len, answers)) > limit:
             dropped[f"longer than {limit:.0f} tokens"] += 1
             continue
@@ -268,14 +263,6 @@ def human_pairs(policy: Policy, pairs: pd.DataFrame, params: DPOParams, sampling
         table, unmatched = balance_length(table, one_a_prompt=False)
         dropped.update(unmatched)
     return PreferencePairs(table, "human", asked, dict(+dropped))
-
-
-def _response_ids(policy: Policy, text: str) -> list[int]:
-    try:
-        (ids,) = letter_ids(policy.tokenizer, [text])
-    except ChatTokensError as error:
-        raise DPOError(f"pairs: response {text[:40]!r}: {error}") from error
-    return [*ids, int(policy.tokenizer.eos_token_id)]
 
 
 def prompt_column(pairs: pd.DataFrame) -> str:

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from realm_lib.config.rlhf import PolicyParams
+from realm_lib.models.special_tokens import cut_special_tokens
 from realm_lib.rlhf.errors import PolicyError
 from realm_lib.rlhf.policies import adapters
 from realm_lib.rlhf.policies.dropout import switch_off_dropout
@@ -130,6 +131,7 @@ def _load_tokenizer(source: Path | str, params: PolicyParams) -> Any:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=params.revision)
     except (OSError, ValueError, RuntimeError) as error:
         raise PolicyError(f"{name}: the tokenizer cannot be loaded: {error}") from error
+    cut_special_tokens(tokenizer)
     if not tokenizer.chat_template:
         raise PolicyError(f"{name}: the tokenizer has no chat template; take an instruction-tuned model")
     if tokenizer.eos_token_id is None:
