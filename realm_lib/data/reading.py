@@ -10,7 +10,7 @@ from realm_lib.data.chats import PairsError
 from realm_lib.data.forms import read_form
 from realm_lib.data.forms.form import PART_OF_LIFE
 from realm_lib.data.forms.shp import TEXTS
-from realm_lib.data.tables import PLACE, local_files, read_table
+from realm_lib.data.tables import PLACE, SCORES, local_files, read_table
 
 _NAMED = 5  # rows of each fault that are named
 
@@ -45,6 +45,7 @@ def normalised(frame: pd.DataFrame, source: str, max_unusable_share: float = MAX
     with all reasons, where more than ``max_unusable_share`` of the pairs cannot be used: ties and responses with none
     to compare them with aside, which say nothing against a file.
     """
+    frame = frame.drop(columns=frame.attrs.get(SCORES, []))
     if "_reason" not in frame:
         frame = frame.assign(_reason=None)
     unread = frame["_reason"].notna()

@@ -17,6 +17,8 @@ from realm_lib.data.chats import PairsError
 from realm_lib.data.rows import Row, csv_rows, json_file, json_lines
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
+SCORES = "realm_scores"
+"""Where a file's attributes name the columns that ``realm score`` wrote: they are nobody's votes or ratings."""
 PLACE = ("_file", "_row", "_reason")
 """The columns of a row's place, and of the reason why it cannot be read."""
 _OF_DATASETS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
@@ -159,7 +161,13 @@ def arrow_frame(table: Any, where: object) -> pd.DataFrame:
     if twice := [name for name in names if names.count(name) > 1]:
         raise PairsError(f"{where}: two columns have the name {twice[0]!r}: rename one")
     _check_names(names, where)
-    return pd.DataFrame({name: pd.Series(table[name].to_pylist(), dtype=object) for name in names})
+    if b'"Json"' in (table.schema.metadata or {}).get(b"huggingface", b""):  # a column of mixed types is JSON there
+        import datasets
+
+        return pd.DataFrame(datasets.Dataset(table).to_list(), columns=names, dtype=object)
+    frame = pd.DataFrame({name: pd.Series(table[name].to_pylist(), dtype=object) for name in names})
+    frame.attrs = json.loads((table.schema.metadata or {}).get(b"PANDAS_ATTRS", "{}"))  # as pandas writes them
+    return frame
 
 
 def _check_names(names: Iterable[str], where: object) -> None:

@@ -18,7 +18,7 @@ from realm_lib.data.cells import given
 from realm_lib.data.chats import PairsError, Prompt, as_response, as_text
 from realm_lib.data.lengths import cut_prompt
 from realm_lib.data.responses import split_prompt
-from realm_lib.data.tables import PLACE, SUFFIXES, is_table, read_table, storable, told
+from realm_lib.data.tables import PLACE, SCORES, SUFFIXES, is_table, read_table, storable, told
 from realm_lib.features.extraction import score_texts, votes_renamed
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.reward_models import LongResponseError, build_scorer
@@ -89,6 +89,7 @@ def score_file(run: str | Path, source: str | Path, target: str | Path) -> Score
     for column, name in columns.items():
         of_row = scored[scored["column"] == column].set_index("row")["score"]
         rows[name] = table["_row"].map(of_row).astype(np.float32)
+    rows.attrs[SCORES] = list(columns.values())
     with atomic_path(target) as temporary:
         rows.to_parquet(temporary, index=False)
     return ScoredFile(len(rows), len(distinct), len(scores.computed), time.monotonic() - start)

@@ -20,6 +20,7 @@ import yaml
 from realm_lib import cli
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.chats import PairsError
+from realm_lib.data.pairs import read_pairs
 from realm_lib.features.store import FeatureStore
 from realm_lib.inference.score_file import score_file
 from realm_lib.models.reward_models import LongResponseError, build_scorer
@@ -250,3 +251,15 @@ def test_a_killed_call_goes_on_from_what_it_had(tmp_path: Path, run: Path, infor
     assert len(table) == before + done.scored  # nothing twice
     out = pd.read_parquet(tmp_path / "out.parquet")
     assert np.isfinite(out["score"]).all()
+
+
+@pytest.mark.parametrize("form", ["chosen and rejected", "SHP"])
+def test_scores_that_were_written_here_are_nobodys_votes(tmp_path: Path, run: Path, form: str) -> None:
+    """Else the pairs that the reward model gets wrong would be left out as labels against their scores."""
+    pairs = [{"prompt": f"Question {n}?", "chosen": f"Yes {n}.", "rejected": f"No {n * 7}."} for n in range(6)]
+    if form == "SHP":
+        names = {"prompt": "history", "chosen": "human_ref_A", "rejected": "human_ref_B"}
+        pairs = [{new: row[old] for old, new in names.items()} | {"labels": 1} for row in pairs]
+    score_file(run, write(tmp_path / "in.jsonl", pairs), tmp_path / "out.parquet")
+    split = read_pairs(tmp_path / "out.parquet")
+    assert (len(split.table), split.report.dropped) == (6, {})
