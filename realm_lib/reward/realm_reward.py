@@ -15,6 +15,7 @@ from realm_lib.config.base import ParamsError
 from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.profile import Params
 from realm_lib.data.chats import Prompt, as_response, as_text, readable
+from realm_lib.data.lengths import cut_prompt
 from realm_lib.models.embedders import Embedder, build_embedder, by_role, cosine
 from realm_lib.models.reward_models import LongResponseError, Scorer, build_scorer
 from realm_lib.runs.files import write_json
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _FILE = "realm_reward.json"  # beside the combiner: the models whose numbers it combines
 _SECTIONS = ("reward_model", "embedding")
+_WORDS = "max_prompt_words"
 _DIGITS = 12  # of a digest, where it is shown
 
 
@@ -33,13 +35,17 @@ class RealmReward:
     """The combined reward, callable with the signature of a TRL reward function.
 
     A scorer and an embedder give the two features, the combiner makes one number of them. Each can be any object that
-    keeps the protocol.
+    keeps the protocol. Prompts are cut to ``max_prompt_words`` first, as those were that the combiner was trained on
+    (:func:`realm_lib.data.lengths.cut_prompt`); None cuts nothing.
     """
 
-    def __init__(self, scorer: Scorer, embedder: Embedder, combiner: "Combiner") -> None:
+    def __init__(
+        self, scorer: Scorer, embedder: Embedder, combiner: "Combiner", *, max_prompt_words: int | None = None
+    ) -> None:
         self.scorer = scorer
         self.embedder = embedder
         self.combiner = combiner
+        self.max_prompt_words = max_prompt_words
 
     @property
     def __name__(self) -> str:
@@ -76,7 +82,8 @@ class RealmReward:
         """
         if len(prompts) != len(completions):
             raise ValueError(f"{len(prompts)} prompts but {len(completions)} completions")
-        asked = pd.DataFrame({"prompt": map(as_text, prompts), "response": map(as_response, completions)}, dtype=object)
+        texts = {"prompt": map(self._prompt, prompts), "response": map(as_response, completions)}
+        asked = pd.DataFrame(texts, dtype=object)
         columns = ["reward", "spread", "score", "similarity"]
         if asked.empty:
             return pd.DataFrame(columns=columns, dtype=float)
@@ -87,6 +94,10 @@ class RealmReward:
         features = distinct[["score", "similarity"]].to_numpy(dtype=np.float32)
         distinct["reward"], distinct["spread"] = self.combiner.reward_and_spread(features)
         return asked.merge(distinct, on=["prompt", "response"], how="left", validate="many_to_one")[columns]
+
+    def _prompt(self, prompt: Prompt) -> str:
+        text = as_text(prompt)
+        return text if self.max_prompt_words is None else cut_prompt(text, self.max_prompt_words)
 
     def _score(self, distinct: pd.DataFrame, asked: pd.DataFrame) -> NDArray[np.float32]:
         """Scores of the ``distinct`` texts of ``asked``; texts without one are named by their places in ``asked``."""
@@ -130,16 +141,22 @@ class RealmReward:
             raise MissingStepError(f"{file} is missing: run notebook 02_combiner_training first") from None
         except json.JSONDecodeError as error:
             raise ParamsError(f"{file}: not JSON: {error}") from error
-        if not isinstance(content, dict) or set(content) != set(_SECTIONS):
+        if not isinstance(content, dict) or set(content) - {_WORDS} != set(_SECTIONS):
             raise ParamsError(f"{file}: must hold {' and '.join(_SECTIONS)}: run 02_combiner_training again")
-        from realm_lib.reward.combiner import Combiner
-
         try:
-            params = Params.from_sections(**content)
+            params = Params.from_sections(**{name: content[name] for name in _SECTIONS})
         except ParamsError as error:
             raise ParamsError(f"{file}: {error}") from error
+        words = content.get(_WORDS, 0)  # 0 is what no file says
+        if words is not None and (not isinstance(words, int) or isinstance(words, bool) or words < 1):
+            raise ParamsError(
+                f"{file}: {_WORDS} must be a number of words or null, as this version writes it: run "
+                "01_feature_extraction and 02_combiner_training again"
+            )
+        from realm_lib.reward.combiner import Combiner
+
         scorer, embedder = build_scorer(params.reward_model, run), build_embedder(params.embedding, run)
-        return cls(scorer, embedder, Combiner.from_pretrained(file.parent))
+        return cls(scorer, embedder, Combiner.from_pretrained(file.parent), max_prompt_words=words)
 
 
 def _name_and_weights(identity: Mapping[str, Any]) -> str:

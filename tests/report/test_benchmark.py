@@ -61,7 +61,7 @@ def run(params: Params) -> Run:
         split: extract(load_pairs(params.data, split), scorer, embedder, store, progress=False)
         for split in ("train", "validation")
     }
-    models = FeatureModels(params.reward_model, params.embedding)
+    models = FeatureModels(params.reward_model, params.embedding, params.data.preprocessing.max_length)
     keep_features(run, features, models)
     combiner = Combiner(params.model)
     combiner.fit(features["train"].table, features["validation"].table, params.training)
