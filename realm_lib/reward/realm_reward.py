@@ -20,6 +20,7 @@ from realm_lib.models.embedders import Embedder, build_embedder, by_role, cosine
 from realm_lib.models.reward_models import LongResponseError, Scorer, build_scorer
 from realm_lib.runs.files import write_json
 from realm_lib.runs.run import MissingStepError
+from realm_lib.runs.trained_on import posts_behind
 
 if TYPE_CHECKING:
     # torch comes with it: it is loaded with the first reward, so that a program which imports the name pays nothing.
@@ -46,6 +47,7 @@ class RealmReward:
         self.embedder = embedder
         self.combiner = combiner
         self.max_prompt_words = max_prompt_words
+        self._run_folder: Path | None = None
 
     @property
     def __name__(self) -> str:
@@ -64,6 +66,20 @@ class RealmReward:
             "embedding": _name_and_weights(self.embedder.identity),
             "combiner": hashlib.sha256(self.combiner.serialized()).hexdigest()[:_DIGITS],
             "realm_lib": importlib.metadata.version("realm-lib"),
+        }
+
+    def trained_on(self) -> dict[str, frozenset[str] | None]:
+        """Keys of the posts that the reward model and the combiner were trained on or chosen by; None: not known.
+
+        Whoever judges the reward leaves those posts out. Raises what :func:`posts_behind` raises.
+        """
+        model_id = getattr(getattr(self.scorer, "params", None), "model_id", None)  # a scorer of your own has none
+        of_combiner: frozenset[str] | None = getattr(self.combiner, "trained_on", None)
+        if of_combiner is None and self._run_folder is not None:
+            of_combiner = posts_behind("run:models/combiner", self._run_folder)
+        return {
+            "reward_model": None if model_id is None else posts_behind(model_id, self._run_folder),
+            "combiner": of_combiner,
         }
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], **columns: Any) -> list[float]:  # noqa: ARG002
@@ -156,7 +172,9 @@ class RealmReward:
         from realm_lib.reward.combiner import Combiner
 
         scorer, embedder = build_scorer(params.reward_model, run), build_embedder(params.embedding, run)
-        return cls(scorer, embedder, Combiner.from_pretrained(file.parent), max_prompt_words=words)
+        reward = cls(scorer, embedder, Combiner.from_pretrained(file.parent), max_prompt_words=words)
+        reward._run_folder = run
+        return reward
 
 
 def _name_and_weights(identity: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from realm_lib.config.base import resolve_path
 from realm_lib.config.profile import load_params
 from realm_lib.data.chats import PairsError
 from realm_lib.data.pairs import read_pairs
+from realm_lib.data.seen import unseen_pairs
 from realm_lib.evaluation.bias import length_bias, length_bias_table
 from realm_lib.evaluation.judging import evaluate_rewards
 from realm_lib.evaluation.result import Evaluation
@@ -22,6 +23,7 @@ from realm_lib.report.words.evaluation import verdict
 from realm_lib.report.words.pairs import pairs_judged
 from realm_lib.reward.realm_reward import RealmReward
 from realm_lib.runs.run import MissingStepError, Run, show_progress
+from realm_lib.runs.trained_on import posts_behind
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -35,13 +37,14 @@ def evaluate_file(
     The file has SHP's columns or {prompt, chosen, rejected} (RewardBench's and HH-RLHF's form); ``subset_column``, or
     else ``domain`` or ``subset``, divides it. Scores and embeddings go through the run's feature store, so an
     interrupted call goes on from there. Baselines are trained, and probabilities scaled, on the run's own training and
-    validation pairs: the file is test pairs only. Pairs whose post the run has trained on are left out and counted.
+    validation pairs: the file is test pairs only. Pairs whose post any model of the run was trained on or chosen by are
+    left out and counted.
 
     Writes metrics/evaluation_NAME.json, metrics/pairs_NAME.parquet and reports/evaluation_NAME.html into the run; NAME
     is the file's.
 
-    Raises :class:`MissingStepError` for a run that is not trained, :class:`PairsError` for a bad file and for one
-    without a post that is new to the run.
+    Raises :class:`MissingStepError` for a run that is not trained, or was before models kept what they were trained on;
+    :class:`PairsError` for a bad file and for one without a post that is new to the run.
     """
     from realm_lib.report import figures
 
@@ -53,12 +56,13 @@ def evaluate_file(
     known = read_features(run, ("train", "validation"))
     reward = RealmReward.from_pretrained(run.folder)
     reading = params.data.preprocessing
-    split = read_pairs(path, subset_column=subset_column, words=reading.max_length)
-    pairs, report = split.table, split.report
-    seen = pairs["history"].isin(set(known["train"]["history"]) | set(known["validation"]["history"]))
-    if seen.all():
-        raise PairsError(f"{path}: the run has trained on every post of it: nothing is left to judge by")
-    pairs = pairs[~seen].reset_index(drop=True)
+    trained_on = reward.trained_on() | _policies_trained_on(run)
+    split = read_pairs(path, subset_column=subset_column, words=reward.max_prompt_words or reading.max_length)
+    report = split.report
+    try:
+        pairs, seen = unseen_pairs(split.table, trained_on)
+    except PairsError as error:
+        raise PairsError(f"{path}: the run has trained on every post of it: {error}") from error
     store, batch_size = FeatureStore(resolve_path(reading.cache_dir)), reading.batch_size
     features = extract_features(
         pairs, reward.scorer, reward.embedder, store, batch_size=batch_size, progress=show_progress()
@@ -70,7 +74,9 @@ def evaluate_file(
     evaluation = evaluate_rewards(features, rewards, scales=scales, resamples=resamples, seed=params.run.seed)
     lengths = length_bias(evaluation, resamples=resamples, seed=params.run.seed)
     source: dict[str, Any] = {"read": report.read, "dropped": report.dropped, "posts_cut": report.posts_cut}
-    source["seen_in_training"] = int(seen.sum())
+    source |= seen.to_dict()
+    if trained_on["reward_model"] is None:
+        source["not_known"] = reward.scorer.identity["model"]
     added = {"verdict": verdict(evaluation), "length_bias": lengths, "source": source}
     metrics = run.write_metrics(f"evaluation_{name}", evaluation.to_dict() | added)
     run.write_table(evaluation.per_pair, "metrics", f"pairs_{name}.parquet")
@@ -95,6 +101,11 @@ def evaluate_file(
     pages = [Page("index.html", "Report"), Page(page.name, page.stem)]
     write_page(page, "benchmark.html.j2", pages, source=run.folder.name, **content)
     return metrics["verdict"], page
+
+
+def _policies_trained_on(run: Run) -> dict[str, frozenset[str] | None]:
+    folders = sorted(folder.name for folder in run.path("models").glob("policy_*") if folder.is_dir())
+    return {name: posts_behind(f"run:models/{name}", run.folder) for name in folders}
 
 
 def _safe_name(name: str) -> str:
