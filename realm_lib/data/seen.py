@@ -52,7 +52,7 @@ def unseen_pairs(pairs: pd.DataFrame, trained_on: TrainedOn) -> tuple[pd.DataFra
     """
     found = _seen(_keys_by_row(pairs), trained_on)
     if found.seen.all():
-        raise PairsError(f"models were trained on every post ({found}): nothing is left to judge by")
+        raise PairsError(f"the run has trained on every post ({found}): nothing is left to judge by")
     return pairs[~found.seen].reset_index(drop=True), found
 
 

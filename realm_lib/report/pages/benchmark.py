@@ -62,7 +62,7 @@ def evaluate_file(
     try:
         pairs, seen = unseen_pairs(split.table, trained_on)
     except PairsError as error:
-        raise PairsError(f"{path}: the run has trained on every post of it: {error}") from error
+        raise PairsError(f"{path}: {error}") from None
     store, batch_size = FeatureStore(resolve_path(reading.cache_dir)), reading.batch_size
     features = extract_features(
         pairs, reward.scorer, reward.embedder, store, batch_size=batch_size, progress=show_progress()
