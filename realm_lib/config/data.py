@@ -17,7 +17,7 @@ class PreprocessingParams(Section):
     """How pairs are read and how features are cached."""
 
     max_length: Annotated[int, Field(ge=1)] = 1024
-    """Most words of a post; a longer post loses its end. Comments are never cut."""
+    """Most words of a post; a longer one loses its end, a dialogue its oldest turns first. Comments are never cut."""
     batch_size: Annotated[int, Field(ge=1)] = 256
     """Texts between two commits to the feature store: what a kill can cost."""
     num_workers: Annotated[int, Field(ge=1)] = 1

@@ -1,4 +1,4 @@
-"""The two sections that name the models whose numbers a combiner combines."""
+"""The models whose numbers a combiner combines, and the prompts that they are shown."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,10 @@ class FeatureModels:
 
     reward_model: RewardModelParams
     embedding: EmbeddingParams
+    max_prompt_words: int | None = None
+    """Words to which their prompts were cut (``data.preprocessing.max_length``); None where nothing cut them."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Both sections, for JSON."""
-        return {name: section.model_dump(mode="json") for name, section in vars(self).items()}
+        """Both sections and the number of words, for JSON."""
+        sections = {name: getattr(self, name).model_dump(mode="json") for name in ("reward_model", "embedding")}
+        return {**sections, "max_prompt_words": self.max_prompt_words}

@@ -21,8 +21,8 @@ class RewardModelParams(HostedParams):
     device_map: str | None = None
     """``auto`` (the GPUs that there are), ``cuda:0``, ``cpu``; null means the CPU."""
     max_length: Annotated[int, Field(ge=8)] = 2048
-    """Most tokens of a chat; a longer prompt loses its oldest tokens, the response none. The service behind nim has a
-    limit of its own."""
+    """Most tokens of a chat; a longer prompt loses its oldest turns, then the end of its last, the response nothing.
+    The service behind nim has a limit of its own."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_tokens: Annotated[int, Field(ge=1)] = 4096
     """Most tokens in a batch, padding included; halved by itself when memory runs out."""

@@ -17,6 +17,7 @@ from realm_lib.config.data import MAX_UNUSABLE_SHARE, DataParams, Split
 from realm_lib.data.annotators import agreement, overruled, with_pair_ids
 from realm_lib.data.chats import PairsError, as_messages
 from realm_lib.data.hashing import unit_hash
+from realm_lib.data.lengths import cut_prompt
 from realm_lib.data.posts import given_ids, with_post_keys
 from realm_lib.data.reading import counted_rows, read_files
 from realm_lib.data.sources import Source
@@ -43,7 +44,7 @@ class PairsReport:
     kept: int
     posts: int
     posts_cut: int
-    """Posts that lost their end to ``preprocessing.max_length``."""
+    """Posts that ``preprocessing.max_length`` has cut."""
     dropped: dict[str, dict[str, Any]]
     """By reason: how many ``pairs``, and the ``first`` of them as "FILE row NUMBER"."""
     ids: dict[str, Any] | None = None
@@ -237,10 +238,6 @@ def bare_domain(domain: str) -> str:
 
 
 def _cut_posts(pairs: pd.DataFrame, words: int) -> tuple[pd.DataFrame, int]:
-    """Posts cut to their first ``words`` words (a post opens with its title); comments stay whole."""
-    posts = pairs["history"].drop_duplicates()
-    # Only a post longer than twice that many characters can have more words than that.
-    long = [text for text in posts[posts.str.len() >= 2 * words] if len(text.split()) > words]
-    cut = {text: re.match(rf"\s*(?:\S+\s+){{{words - 1}}}\S+", text) for text in long}
-    short = {text: match.group(0) for text, match in cut.items() if match}
-    return pairs.assign(history=pairs["history"].map(lambda text: short.get(text, text))), len(short)
+    """Posts cut by :func:`cut_prompt`, and how many that changed; comments stay whole."""
+    cut = {post: cut_prompt(post, words) for post in pairs["history"].unique()}
+    return pairs.assign(history=pairs["history"].map(cut)), sum(post != short for post, short in cut.items())

@@ -37,14 +37,15 @@ def feature_models(run: Run, splits: Sequence[str] = ("train", "validation")) ->
     for split in splits:
         path = run.require("features", f"{split}.parquet", made_by=_MADE_BY)
         note = read_note(path)
-        if note is None:
+        if note is None or "max_prompt_words" not in note:
             raise MissingStepError(
-                f"{path}: made by an earlier version, without {', '.join(FEATURE_COLUMNS)} or the names of the models "
-                f"that made them: run notebook {_MADE_BY} again"
+                f"{path}: made by an earlier version, without {', '.join(FEATURE_COLUMNS)}, the names of the models "
+                f"that made them or the words to which posts were cut: run notebook {_MADE_BY} again"
             )
         notes.append(note)
     if any(note != notes[0] for note in notes):
         fault = f"the features of {', '.join(splits)} were made by different models"
         raise MissingStepError(f"{run.folder}: {fault}: run notebook {_MADE_BY} again")
     reward_model = RewardModelParams.model_validate(notes[0]["reward_model"])
-    return FeatureModels(reward_model, EmbeddingParams.model_validate(notes[0]["embedding"]))
+    embedding = EmbeddingParams.model_validate(notes[0]["embedding"])
+    return FeatureModels(reward_model, embedding, notes[0]["max_prompt_words"])

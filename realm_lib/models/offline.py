@@ -14,9 +14,11 @@ import pandas as pd
 from realm_lib.config.training import OfflineModelParams, OfflinePolicyParams, OfflineRewardModelParams
 from realm_lib.data.chats import as_messages
 from realm_lib.data.pairs import all_texts, chosen_and_rejected
+from realm_lib.data.seen import keys_of
 from realm_lib.models.chat_tokens import letter_ids, tokenize_chats
 from realm_lib.runs.files import atomic_path
 from realm_lib.runs.seeds import derive_seed
+from realm_lib.runs.trained_on import write_trained_on
 
 # Llama's 0.02 is made for hidden sizes in the thousands; at 64 the attention would take most of an epoch to wake up.
 _INITIALIZER_RANGE = 0.08
@@ -95,7 +97,7 @@ def train_reward_model(
             processing_class=tokenizer,
         )
         history = _train(trainer, ("loss", "accuracy"), progress)
-        _save(rounded(trainer.model, INFORMForSequenceClassification(config)), tokenizer, temporary)
+        _save(rounded(trainer.model, INFORMForSequenceClassification(config)), tokenizer, pairs, temporary)
         return history
 
 
@@ -134,7 +136,7 @@ def train_policy(
             processing_class=tokenizer,
         )
         history = _train(trainer, ("loss",), progress)
-        _save(trainer.model, tokenizer, temporary)
+        _save(trainer.model, tokenizer, pairs, temporary)
         return history
 
 
@@ -214,9 +216,10 @@ def _train(trainer: Any, logged: tuple[str, ...], progress: bool) -> list[dict[s
     ]
 
 
-def _save(model: Any, tokenizer: Any, folder: Path) -> None:
+def _save(model: Any, tokenizer: Any, pairs: pd.DataFrame, folder: Path) -> None:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    write_trained_on(folder, keys_of(pairs))  # all of them: the tokenizer has read those that training left out
 
 
 def _encoded_comments(pairs: pd.DataFrame, tokenizer: Any, params: OfflinePolicyParams) -> dict[str, list[list[int]]]:

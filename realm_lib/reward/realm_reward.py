@@ -15,10 +15,12 @@ from realm_lib.config.base import ParamsError
 from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.profile import Params
 from realm_lib.data.chats import PairsError, Prompt, as_response, as_text, readable
+from realm_lib.data.lengths import cut_prompt
 from realm_lib.models.embedders import Embedder, build_embedder, by_role, cosine
 from realm_lib.models.reward_models import LongResponseError, Scorer, build_scorer
 from realm_lib.runs.files import write_json
 from realm_lib.runs.run import MissingStepError
+from realm_lib.runs.trained_on import posts_behind
 
 if TYPE_CHECKING:
     # torch comes with it: it is loaded with the first reward, so that a program which imports the name pays nothing.
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 _FILE = "realm_reward.json"  # beside the combiner: the models whose numbers it combines
 _SECTIONS = ("reward_model", "embedding")
+_WORDS = "max_prompt_words"
 _DIGITS = 12  # of a digest, where it is shown
 
 
@@ -33,13 +36,18 @@ class RealmReward:
     """The combined reward, callable with the signature of a TRL reward function.
 
     A scorer and an embedder give the two features, the combiner makes one number of them. Each can be any object that
-    keeps the protocol.
+    keeps the protocol. Prompts are cut to ``max_prompt_words`` first, as those were that the combiner was trained on
+    (:func:`realm_lib.data.lengths.cut_prompt`); None cuts nothing.
     """
 
-    def __init__(self, scorer: Scorer, embedder: Embedder, combiner: "Combiner") -> None:
+    def __init__(
+        self, scorer: Scorer, embedder: Embedder, combiner: "Combiner", *, max_prompt_words: int | None = None
+    ) -> None:
         self.scorer = scorer
         self.embedder = embedder
         self.combiner = combiner
+        self.max_prompt_words = max_prompt_words
+        self._run_folder: Path | None = None
 
     @property
     def __name__(self) -> str:
@@ -60,6 +68,20 @@ class RealmReward:
             "realm_lib": importlib.metadata.version("realm-lib"),
         }
 
+    def trained_on(self) -> dict[str, frozenset[str] | None]:
+        """Keys of the posts that the reward model and the combiner were trained on or chosen by; None: not known.
+
+        Whoever judges the reward leaves those posts out. Raises what :func:`posts_behind` raises.
+        """
+        model_id = getattr(getattr(self.scorer, "params", None), "model_id", None)  # a scorer of your own has none
+        of_combiner: frozenset[str] | None = getattr(self.combiner, "trained_on", None)
+        if of_combiner is None and self._run_folder is not None:
+            of_combiner = posts_behind("run:models/combiner", self._run_folder)
+        return {
+            "reward_model": None if model_id is None else posts_behind(model_id, self._run_folder),
+            "combiner": of_combiner,
+        }
+
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], **columns: Any) -> list[float]:  # noqa: ARG002
         """The reward of each completion under its prompt.
 
@@ -77,7 +99,7 @@ class RealmReward:
         if len(prompts) != len(completions):
             raise ValueError(f"{len(prompts)} prompts but {len(completions)} completions")
         texts = {
-            "prompt": _each(as_text, prompts, "the prompt of completion"),
+            "prompt": _each(self._prompt, prompts, "the prompt of completion"),
             "response": _each(as_response, completions, "completion"),
         }
         asked = pd.DataFrame(texts, dtype=object)
@@ -91,6 +113,10 @@ class RealmReward:
         features = distinct[["score", "similarity"]].to_numpy(dtype=np.float32)
         distinct["reward"], distinct["spread"] = self.combiner.reward_and_spread(features)
         return asked.merge(distinct, on=["prompt", "response"], how="left", validate="many_to_one")[columns]
+
+    def _prompt(self, prompt: Prompt) -> str:
+        text = as_text(prompt)
+        return text if self.max_prompt_words is None else cut_prompt(text, self.max_prompt_words)
 
     def _score(self, distinct: pd.DataFrame, asked: pd.DataFrame) -> NDArray[np.float32]:
         """Scores of the ``distinct`` texts of ``asked``; texts without one are named by their places in ``asked``."""
@@ -134,16 +160,24 @@ class RealmReward:
             raise MissingStepError(f"{file} is missing: run notebook 02_combiner_training first") from None
         except json.JSONDecodeError as error:
             raise ParamsError(f"{file}: not JSON: {error}") from error
-        if not isinstance(content, dict) or set(content) != set(_SECTIONS):
+        if not isinstance(content, dict) or set(content) - {_WORDS} != set(_SECTIONS):
             raise ParamsError(f"{file}: must hold {' and '.join(_SECTIONS)}: run 02_combiner_training again")
-        from realm_lib.reward.combiner import Combiner
-
         try:
-            params = Params.from_sections(**content)
+            params = Params.from_sections(**{name: content[name] for name in _SECTIONS})
         except ParamsError as error:
             raise ParamsError(f"{file}: {error}") from error
+        words = content.get(_WORDS, 0)  # 0 is what no file says
+        if words is not None and (not isinstance(words, int) or isinstance(words, bool) or words < 1):
+            raise ParamsError(
+                f"{file}: {_WORDS} must be a number of words or null, as this version writes it: run "
+                "01_feature_extraction and 02_combiner_training again"
+            )
+        from realm_lib.reward.combiner import Combiner
+
         scorer, embedder = build_scorer(params.reward_model, run), build_embedder(params.embedding, run)
-        return cls(scorer, embedder, Combiner.from_pretrained(file.parent))
+        reward = cls(scorer, embedder, Combiner.from_pretrained(file.parent), max_prompt_words=words)
+        reward._run_folder = run
+        return reward
 
 
 def _each(read: Callable[[Prompt], str], dialogues: Sequence[Prompt], name: str) -> list[str]:

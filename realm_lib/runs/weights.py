@@ -9,6 +9,9 @@ from typing import Any
 from realm_lib.config.base import ParamsError, resolve_path
 from realm_lib.runs.run import Run
 
+TRAINED_ON = "trained_on.json"
+"""A file in a model's folder, see :mod:`realm_lib.runs.trained_on`: no answer depends on it."""
+
 
 def locate_model(model_id: str, run_folder: Path | None = None) -> Path | str:
     """Where a ``model_id`` of a profile lies: ``run:models/NAME`` in ``run_folder``, a folder, or else a hub id.
@@ -27,7 +30,7 @@ def folder_digest(folder: Path) -> str:
     """SHA-256 over a model folder's weights, configuration and tokenizer: what its answers depend on."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.suffix in {".safetensors", ".json", ".jinja", ".txt", ".model"}:
+        if path.suffix in {".safetensors", ".json", ".jinja", ".txt", ".model"} and path.name != TRAINED_ON:
             digest.update(str(path.relative_to(folder)).encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

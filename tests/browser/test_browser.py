@@ -98,7 +98,7 @@ def run(project: Path, inform_folder: Path, minilm: Any) -> Run:
         nearer = table["similarity_A"] > table["similarity_B"]
         table["labels"] = nearer.where(table.index % 5 > 0, ~nearer).astype(int)
         features[split] = extraction
-    models = FeatureModels(params.reward_model, params.embedding)
+    models = FeatureModels(params.reward_model, params.embedding, params.data.preprocessing.max_length)
     keep_features(run, features, models)
     counts = {split: extraction.counts.to_dict() for split, extraction in features.items()}
     run.write_metrics("features", {**counts["train"], "splits": counts})

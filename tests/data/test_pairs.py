@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from realm_lib.config.data import DataParams, Split
 from realm_lib.data.chats import PairsError
+from realm_lib.data.lengths import words_of
 from realm_lib.data.pairs import PairSplit, PairsReport, bare_domain, distinct_texts, load_pairs, load_splits
 from realm_lib.data.posts import post_key
 from realm_lib.data.simulator import simulate_pairs
@@ -754,8 +755,15 @@ def test_a_cut_post_is_a_beginning_of_it(tmp_path: Path, words: list[str], limit
     split = train_split(tmp_path, [shp(0, history=post)], preprocessing={"max_length": limit})
     pairs = split.table
     assert post.startswith(pairs["history"][0])
-    assert pairs["history"][0].split() == words[:limit]
-    assert split.report.posts_cut == int(len(words) > limit)
+    assert words_of(pairs["history"][0]) == words_of(post)[:limit]
+    assert split.report.posts_cut == int(len(words_of(post)) > limit)
+
+
+def test_a_long_dialogue_loses_its_oldest_turns(tmp_path: Path) -> None:
+    dialogue = "\n\nSystem: be kind\n\nHuman: a b c\n\nAssistant: d e\n\nHuman: f g h"
+    split = train_split(tmp_path, [shp(0, history=dialogue)], preprocessing={"max_length": 4})
+    assert list(split.table["history"]) == ["\n\nSystem: be kind\n\nHuman: f g"]
+    assert split.report.posts_cut == 1
 
 
 # Small public pieces

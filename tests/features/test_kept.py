@@ -20,6 +20,7 @@ def models(name: str = "run:models/reward_model") -> FeatureModels:
     return FeatureModels(
         RewardModelParams(backend="inform", model_id=name),
         EmbeddingParams(backend="gemini", model_id="gemini-embedding-001", api_key="${SOME_KEY}"),
+        max_prompt_words=1024,
     )
 
 
@@ -55,4 +56,11 @@ def test_a_run_made_before_says_which_notebook_to_run_again(tmp_path: Path) -> N
     (tmp_path / "features").mkdir()
     TABLE.rename(columns=lambda name: name.replace("score", "reward")).to_parquet(tmp_path / "features/train.parquet")
     with pytest.raises(MissingStepError, match=r"earlier version.*run notebook 01_feature_extraction again"):
+        read_features(Run(tmp_path), ("train",))
+
+
+def test_features_that_do_not_say_how_posts_were_cut_are_an_earlier_versions(tmp_path: Path) -> None:
+    sections = {name: section for name, section in models().to_dict().items() if name != "max_prompt_words"}
+    Run(tmp_path).write_table(TABLE, "features", "train.parquet", note=sections)
+    with pytest.raises(MissingStepError, match="to which posts were cut: run notebook 01_feature_extraction again"):
         read_features(Run(tmp_path), ("train",))

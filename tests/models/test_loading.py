@@ -5,12 +5,13 @@ import errno
 import http.server
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from transformers import (
 from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.models.embedders import build_embedder
-from realm_lib.models.reward_models import ScorerError
+from realm_lib.models.reward_models import LongResponseError, ScorerError
 from realm_lib.models.reward_models.inform import INFORMForSequenceClassification
 from realm_lib.models.reward_models.loading import explain_failure
 from realm_lib.models.reward_models.text_pair import TextPairEncoder
@@ -222,7 +223,7 @@ def test_an_encoder_reads_prompt_and_response_as_a_pair(tmp_path: Path, kind: st
     assert "encoder" in str(scorer.not_shared)
     texts = [("why?", f"answer {n} " * (n % 4)) for n in range(1, 8)] + [
         ("why " * 12 + "?", "short"),
-        ("x" * 90, "end"),
+        ("x" * 40 + "y" * 50, "end"),
     ]
     prompts, responses = (list(side) for side in zip(*texts, strict=True))
     expected = []
@@ -231,7 +232,7 @@ def test_an_encoder_reads_prompt_and_response_as_a_pair(tmp_path: Path, kind: st
             tokens = scorer.encoder.tokenizer(
                 [prompt], [response], truncation="only_first", max_length=60, return_tensors="pt"
             )
-            if prompt == "x" * 90:  # equal letters: whichever end is cut, what is left is the same
+            if prompt.startswith("x"):
                 assert tokens["input_ids"].shape[1] == 60
             expected.append(float(scorer.model.double()(**tokens).logits[0, 0]))
     scorer.model.float()
@@ -242,6 +243,31 @@ def test_an_encoder_reads_prompt_and_response_as_a_pair(tmp_path: Path, kind: st
         scorer.score(["why?"], ["a" * 80])
     with pytest.raises(ScorerError, match=r"reads 128 tokens at most; reward_model\.max_length is 512: lower it"):
         scorer_of(folder, "sequence_classification", max_length=512)
+
+
+def test_a_pair_too_long_loses_its_oldest_turns_then_its_last_ones_end(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(encoder_folder(tmp_path, "bert"))
+    contents = {"system": "be", "user": "abcd", "assistant": "efg", "last": "hijk"}
+    prompt = [{"role": "user" if role == "last" else role, "content": text} for role, text in contents.items()]
+    [whole] = TextPairEncoder(tokenizer, 10**6).encode([prompt], ["xyz"])
+
+    def kept(cut: int, mode: Literal["refuse", "cut"] = "refuse") -> str:
+        [pair] = TextPairEncoder(tokenizer, len(whole.ids) - cut, mode).encode([prompt], ["xyz"])
+        assert pair.types is not None
+        assert len(pair.types) == len(pair.ids) == len(whole.ids) - cut
+        assert (pair.cut + pair.response_cut) == cut
+        text = "".join(tokenizer.convert_ids_to_tokens(pair.ids)).removeprefix("[CLS]").removesuffix("[SEP]")
+        return re.sub(
+            r"(\[UNK\])+", " ", text
+        ).strip()  # signs, spaces and capitals, which this tokenizer does not know
+
+    assert kept(0) == "ystem be uman abcd ssistant efg uman hijk[SEP]xyz"
+    assert kept(2) == "ystem be uman cd ssistant efg uman hijk[SEP]xyz"
+    assert kept(7) == "ystem be uman ssistant uman hijk[SEP]xyz"
+    assert kept(9) == "ystem be uman ssistant uman hi[SEP]xyz"
+    with pytest.raises(LongResponseError):
+        kept(12)
+    assert kept(12, "cut") == "ystem be uman ssistant uman [SEP]xy"
 
 
 # Precision

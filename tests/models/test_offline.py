@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.rlhf import PolicyParams
 from realm_lib.config.training import OfflinePolicyParams, OfflineRewardModelParams
+from realm_lib.data.posts import post_key
 from realm_lib.data.simulator import simulate_posts
 from realm_lib.data.simulator.knowledge import load_grammar
 from realm_lib.models.offline import in_batches, train_policy, train_reward_model, train_tokenizer
 from realm_lib.models.reward_models import build_scorer
 from realm_lib.rlhf.policies import encode_prompts, load_policy, response_log_probs, sample
+from realm_lib.runs.trained_on import read_trained_on
 from realm_lib.runs.weights import folder_digest
 
 pytestmark = pytest.mark.slow
@@ -143,6 +145,13 @@ def test_the_same_seed_gives_the_same_model_and_another_does_not(
     for seed in (7, 8):
         train_reward_model(few, PARAMS, tmp_path / str(seed), seed=seed, progress=False)
     assert folder_digest(tmp_path / "7") != folder_digest(tmp_path / "8")
+
+
+def test_each_stand_in_keeps_the_posts_that_it_was_trained_on(
+    pairs: pd.DataFrame, trained: tuple[Path, list[dict[str, float]]], policy_folder: Path
+) -> None:
+    posts = {post_key(post) for post in pairs["history"]}
+    assert read_trained_on(trained[0]) == read_trained_on(policy_folder) == posts
 
 
 def test_a_failure_in_training_leaves_what_was_there(

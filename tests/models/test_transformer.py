@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -312,7 +312,7 @@ def test_the_date_in_a_template_is_pinned(inform_folder: Path, tmp_path: Path) -
     assert encoder.tokenizer.decode(encoder.encode(["a"], ["b"])[0].ids).startswith("26 Jul 2024")
 
 
-def test_a_long_prompt_loses_its_oldest_tokens_and_the_response_none(inform_folder: Path, oracle: Oracle) -> None:
+def test_a_long_post_loses_its_end_and_the_response_nothing(inform_folder: Path, oracle: Oracle) -> None:
     scorer = scorer_of(inform_folder, max_length=40)
     prompts = ["short", " ".join(f"word{n}" for n in range(60)), "é\U0001f35e你" * 30]
     responses = ["fine", "The whole answer, <|eos|> kept.", "Ünïcode \U0001f35e answer."]
@@ -320,15 +320,38 @@ def test_a_long_prompt_loses_its_oldest_tokens_and_the_response_none(inform_fold
     assert scorer.cut_prompts == 0
     scores = scorer.score(prompts, responses)
     assert scorer.cut_prompts == 2
-    head, tail = oracle.ids("", "")[:2], oracle.ids("", "")[2:]  # BOS and user; assistant and EOS
+    tail = oracle.ids("", "")[2:]  # assistant and EOS
     for place, chat in enumerate(scorer.encoder.encode(prompts, responses)):
         full = oracle.ids(prompts[place], responses[place])
         assert chat.cut == max(0, len(full) - 40)
-        assert chat.ids == head + full[2 + chat.cut :]
         answer = oracle.letters(responses[place])
+        end = len(full) - len(answer) - 2
+        assert chat.ids == full[: end - chat.cut] + full[end:]
         assert chat.ids[-len(answer) - 2 :] == [tail[0], *answer, tail[1]]
         assert oracle.tokenizer.decode(chat.ids).endswith(f"<|assistant|>{responses[place]}<|eos|>")
         assert scores[place] == pytest.approx(oracle.of_ids(chat.ids), abs=1e-4)
+
+
+def test_a_long_dialogue_loses_its_oldest_turns_then_its_last_ones_end(tiny_tokenizer: Any) -> None:
+    turns = {"system": "be kind", "user": "abcdefgh", "assistant": "ijklmn", "last": "opqrstuv"}
+    prompt = [{"role": "user" if role == "last" else role, "content": text} for role, text in turns.items()]
+    [whole] = ChatEncoder(tiny_tokenizer, 10**6).encode([prompt], ["wxyz"])
+    letters = {role: len(tiny_tokenizer(text, add_special_tokens=False)["input_ids"]) for role, text in turns.items()}
+
+    def kept(cut: int, mode: Literal["refuse", "cut"] = "refuse") -> str:
+        [chat] = ChatEncoder(tiny_tokenizer, len(whole.ids) - cut, mode).encode([prompt], ["wxyz"])
+        assert (chat.cut + chat.response_cut, len(chat.ids)) == (cut, len(whole.ids) - cut)
+        return str(tiny_tokenizer.decode(chat.ids)).removeprefix("<|bos|><|system|>be kind").removesuffix("<|eos|>")
+
+    assert kept(2) == "<|user|>cdefgh<|assistant|>ijklmn<|eos|><|user|>opqrstuv<|assistant|>wxyz"
+    gone = letters["user"] + letters["assistant"]
+    assert kept(gone) == "<|user|><|assistant|><|eos|><|user|>opqrstuv<|assistant|>wxyz"
+    assert kept(gone + 3) == "<|user|><|assistant|><|eos|><|user|>opqrs<|assistant|>wxyz"
+    gone += letters["last"]
+    assert kept(gone) == "<|user|><|assistant|><|eos|><|user|><|assistant|>wxyz"
+    with pytest.raises(ScorerError, match="its response and the chat template take"):
+        kept(gone + 1)
+    assert kept(gone + 1, "cut") == "<|user|><|assistant|><|eos|><|user|><|assistant|>wxy"
 
 
 @given(

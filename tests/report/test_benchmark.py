@@ -1,6 +1,7 @@
 """realm evaluate: a run's reward on other files of pairs, with subsets, what is written, and what is refused."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from realm_lib import cli
 from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.profile import Params, load_params
 from realm_lib.data.chats import PairsError
-from realm_lib.data.pairs import load_pairs, read_pairs
+from realm_lib.data.pairs import chosen_and_rejected, load_pairs, read_pairs
 from realm_lib.features.extraction import extract
 from realm_lib.features.kept import keep_features
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.embedders import build_embedder
+from realm_lib.models.offline import train_policy, train_reward_model
 from realm_lib.models.reward_models import build_scorer
 from realm_lib.report.pages.benchmark import evaluate_file
 from realm_lib.reward.combiner import Combiner
@@ -61,7 +63,7 @@ def run(params: Params) -> Run:
         split: extract(load_pairs(params.data, split), scorer, embedder, store, progress=False)
         for split in ("train", "validation")
     }
-    models = FeatureModels(params.reward_model, params.embedding)
+    models = FeatureModels(params.reward_model, params.embedding, params.data.preprocessing.max_length)
     keep_features(run, features, models)
     combiner = Combiner(params.model)
     combiner.fit(features["train"].table, features["validation"].table, params.training)
@@ -148,10 +150,11 @@ def test_posts_that_the_run_has_trained_on_are_left_out(run: Run, tmp_path: Path
     verdict, _ = evaluate_file(run, write_rows(tmp_path / "mixed.jsonl", rows), name="mixed up", resamples=50)
     found = run.read_metrics("evaluation_mixed_up")
     assert found["source"]["seen_in_training"] == 5
+    assert found["source"]["seen_by"] == {"combiner": 5}
     assert found["pairs"] == 24
     assert "24 pairs" in verdict
     only = write_rows(tmp_path / "seen.jsonl", rows[24:])
-    with pytest.raises(PairsError, match="has trained on every post"):
+    with pytest.raises(PairsError, match=r"seen\.jsonl: the run has trained on every post \(combiner 5\)"):
         evaluate_file(run, only)
 
 
@@ -169,6 +172,92 @@ def test_rows_that_cannot_be_used_are_left_out_up_to_the_runs_share(run: Run, tm
     with pytest.raises(PairsError, match=r"2 of 10 pairs cannot be used, more than data\.max_unusable_share \(0\.1\)"):
         evaluate_file(run, tmp_path / "odd.jsonl", resamples=50)
     run.path("params.yaml").write_text(profile)
+
+
+def test_of_a_reward_model_of_others_nothing_is_known_and_the_page_says_so(run: Run, tmp_path: Path) -> None:
+    _, page = evaluate_file(run, write_rows(tmp_path / "rows.jsonl", plain_rows()), name="others", resamples=50)
+    model = RealmReward.from_pretrained(run.folder).scorer.identity["model"]
+    assert run.read_metrics("evaluation_others")["source"]["not_known"] == model
+    assert f"Nothing is known of the posts that {model} was trained on" in page.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def trained_here(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, pd.DataFrame]:
+    """The run with a reward model and a policy that were trained for it, and the pairs of the reward model."""
+    own = Run(tmp_path_factory.mktemp("trained") / "here")
+    shutil.copytree(run.folder, own.folder)
+    offline = load_params(ROOT / "params" / "test.yaml", [f"run.output_dir={own.folder}"]).offline_models
+    assert offline is not None
+    data = load_params(ROOT / "params" / "test.yaml", ["data.seed=7"]).data  # other posts than the combiner.s
+    pairs = load_pairs(data, "reward_model").head(80)
+    small = offline.reward_model.model_copy(update={"num_epochs": 12, "batch_size": 8})
+    train_reward_model(pairs, small, own.path("models", "reward_model"), seed=7, progress=False)
+    train_policy(pairs.tail(8), offline.policy, own.path("models", "policy_sft"), seed=7, progress=False)
+    file = own.path("models", "combiner", "realm_reward.json")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["reward_model"]["model_id"] = "run:models/reward_model"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    return own, pairs
+
+
+def as_rows(pairs: pd.DataFrame) -> list[dict[str, Any]]:
+    chosen, rejected = chosen_and_rejected(pairs)
+    texts = {"prompt": pairs["history"], "chosen": chosen, "rejected": rejected}
+    return pd.DataFrame(texts).to_dict("records")
+
+
+def test_pairs_that_trained_the_reward_model_do_not_flatter_it(
+    trained_here: tuple[Run, pd.DataFrame], tmp_path: Path
+) -> None:
+    run, pairs = trained_here
+    scorer = RealmReward.from_pretrained(run.folder).scorer
+    chosen, rejected = chosen_and_rejected(pairs)
+    posts = pairs["history"].tolist()
+    by_heart = float((scorer.score(posts, chosen.tolist()) > scorer.score(posts, rejected.tolist())).mean())
+    assert by_heart > 0.8, "the test could not tell otherwise"
+    rows = as_rows(pairs.assign(history=pairs["history"].str.upper().str.replace(" ", "  "))) + plain_rows()
+    _, page = evaluate_file(run, write_rows(tmp_path / "both.jsonl", rows), resamples=50)
+    found = run.read_metrics("evaluation_both")
+    assert found["pairs"] == 24
+    assert found["source"]["seen_by"]["reward_model"] == len(pairs) == found["source"]["seen_in_training"]
+    assert found["source"]["seen_by"]["policy_sft"] == int(pairs["history"].isin(pairs["history"].tail(8)).sum())
+    assert "not_known" not in found["source"]
+    assert "post seen in training: 80 (reward model 80, policy sft" in page.read_text(encoding="utf-8")
+
+
+def test_a_reward_model_takes_what_it_was_trained_on_with_it(
+    run: Run, trained_here: tuple[Run, pd.DataFrame], tmp_path: Path
+) -> None:
+    """Copied out of its run, and named by its folder in another run's profile."""
+    trained, pairs = trained_here
+    other = Run(tmp_path / "other")
+    shutil.copytree(run.folder, other.folder)
+    shutil.copytree(trained.path("models", "reward_model"), tmp_path / "copied")
+    file = other.path("models", "combiner", "realm_reward.json")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["reward_model"]["model_id"] = str(tmp_path / "copied")
+    file.write_text(json.dumps(content), encoding="utf-8")
+    evaluate_file(other, write_rows(tmp_path / "rows.jsonl", as_rows(pairs.head(6)) + plain_rows()), resamples=50)
+    assert other.read_metrics("evaluation_rows")["source"]["seen_by"] == {"reward_model": 6, "combiner": 0}
+
+
+def test_a_run_of_an_earlier_version_is_not_judged(trained_here: tuple[Run, pd.DataFrame], tmp_path: Path) -> None:
+    old = Run(tmp_path / "old")
+    shutil.copytree(trained_here[0].folder, old.folder)
+    path = write_rows(tmp_path / "rows.jsonl", plain_rows())
+    for metrics, models, notebook in (
+        ("combiner", ("combiner",), "02_combiner_training"),
+        ("offline_models", ("reward_model", "policy_sft"), "00_offline_models"),
+    ):
+        old.write_metrics(metrics, {})
+        for model in models:
+            file = old.path("models", model, "trained_on.json")
+            content = file.read_bytes()
+            file.unlink()
+            with pytest.raises(MissingStepError, match=rf"{model}: .*run notebook {notebook} again"):
+                evaluate_file(old, path)
+            file.write_bytes(content)
+    evaluate_file(old, path, resamples=50)
 
 
 def test_the_command_prints_the_verdict_and_the_page(

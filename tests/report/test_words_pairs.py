@@ -96,6 +96,12 @@ def test_pairs_of_a_file_are_counted() -> None:
         "mine.jsonl row 3, mine.jsonl row 4, mine.jsonl row 5, mine.jsonl row 9 and more); post seen in training: 3. "
         "Cut to the run's limit: 2 prompts."
     )
+    source |= {"seen_by": {"reward_model": 2, "combiner": 0, "policy_ppo": 1}, "not_known": "an/embedder"}
+    text = pairs_judged("mine.jsonl", source, {"pairs": 23, "posts": 11})
+    assert "post seen in training: 3 (reward model 2, policy ppo 1)." in text
+    assert text.endswith(
+        " Nothing is known of the posts that an/embedder was trained on: pairs of them may be among these."
+    )
     assert "Left out" not in pairs_judged(
         "x", source | {"dropped": {}, "seen_in_training": 0}, {"pairs": 1, "posts": 1}
     )

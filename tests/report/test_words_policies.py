@@ -185,3 +185,9 @@ def test_the_sentence_is_there_only_where_there_were_any() -> None:
     assert floored({}) == floored({"floored": 0}) == floored({"floored": {"before": 0, "after": 0}}) == ""
     assert floored({"floored": 1}).startswith(" 1 response was empty or too long")
     assert floored({"floored": {"training": 1200, "after": 1}}).startswith(" 1,201 responses were")
+
+
+def test_the_verdict_says_which_prompts_were_left_out() -> None:
+    found = metrics(ppo=entry(0.7, 0.6, 0.8)) | {"dropped": "2 of 9 prompts left out: seen in training (ppo 2)"}
+    assert "- 2 of 9 prompts left out: seen in training (ppo 2)." in verdict(found).splitlines()
+    assert "left out" not in verdict(found | {"dropped": ""})

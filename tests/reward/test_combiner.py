@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from realm_lib.config.training import ModelParams, TrainingParams
+from realm_lib.data.posts import post_key
 from realm_lib.reward.combiner import (
     FEATURES,
     Combiner,
@@ -46,6 +47,7 @@ from realm_lib.reward.combiner.training import (
     train_members,
 )
 from realm_lib.runs.seeds import derive_seed
+from realm_lib.runs.trained_on import read_trained_on
 
 Matrix = NDArray[np.floating[Any]]
 
@@ -535,6 +537,18 @@ def test_no_pairs_is_an_error_that_says_which() -> None:
         Combiner().fit(pairs, pairs[:0], QUICK)
     with pytest.raises(CombinerError, match="no training pairs"):
         LinearCombiner().fit(pairs[:0])
+
+
+def test_the_posts_of_training_and_validation_are_kept_with_the_weights(tmp_path: Path) -> None:
+    train, validation = make_pairs(40, 1), make_pairs(20, 2)
+    combiner = Combiner()
+    combiner.fit(train.assign(history=["one", "two"] * 20), validation.assign(history="three"), QUICK)
+    combiner.save_pretrained(tmp_path / "first")
+    Combiner.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
+    assert read_trained_on(tmp_path / "second") == {post_key(post) for post in ("one", "two", "three")}
+    combiner.fit(train, validation, QUICK)
+    combiner.save_pretrained(tmp_path / "second")
+    assert read_trained_on(tmp_path / "second") is None, "nothing is known of tables without posts"
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.3, -1234.5])

@@ -17,7 +17,11 @@ from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.training import ModelParams, TrainingParams
-from realm_lib.data.chats import PairsError
+from realm_lib.data.chats import PairsError, as_text
+from realm_lib.data.lengths import cut_prompt
+from realm_lib.data.pairs import read_pairs
+from realm_lib.features.extraction import extract_features
+from realm_lib.features.store import FeatureStore
 from realm_lib.models.embedders import cosine
 from realm_lib.models.reward_models import Scorer, ScorerError, build_scorer
 from realm_lib.reward.combiner import Combiner, CombinerError
@@ -161,6 +165,64 @@ def test_odd_texts_get_a_finite_reward(reward: RealmReward, response: str) -> No
 def test_a_response_that_does_not_fit_is_an_error_that_names_it(reward: RealmReward) -> None:
     with pytest.raises(ScorerError, match=r"text 1.*max_length"):
         reward(PROMPTS[:2], [RESPONSES[0], "word " * 2000])
+
+
+# One rule of cutting
+
+
+LONG = [
+    " ".join(f"word{n}" for n in range(40)),
+    "Ein Titel\n\n" + "und ein langer Text. " * 12,
+    [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Why? " * 20},
+        {"role": "assistant", "content": "So. " * 9},
+        {"role": "user", "content": "And then? " * 7},
+    ],
+]
+
+
+def test_use_and_features_see_the_same_prompt(
+    scorer: Scorer, minilm: Any, combiner: Combiner, tmp_path: Path, reward: RealmReward
+) -> None:
+    rows = [{"prompt": prompt, "chosen": "An answer.", "rejected": "Another."} for prompt in LONG]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    split = read_pairs(tmp_path / "pairs.jsonl", words=12)
+    assert split.report.posts_cut == 3
+    features = extract_features(split.table, scorer, minilm, FeatureStore(tmp_path / "cache"), progress=False)
+    cutting = RealmReward(scorer, minilm, combiner, max_prompt_words=12)
+    found = cutting.explain(LONG, features["human_ref_A"].tolist())
+    np.testing.assert_allclose(found["score"], features["score_A"], atol=1e-4)
+    np.testing.assert_allclose(found["similarity"], features["similarity_A"], atol=1e-5)
+    whole = reward(LONG, features["human_ref_A"].tolist())
+    assert np.abs(found["reward"] - whole).min() > 1e-3, "a longer prompt gets another reward"
+
+
+def test_a_saved_reward_cuts_as_its_features_were_cut(run: Path, combiner: Combiner) -> None:
+    file = run / "models" / "combiner" / "realm_reward.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    assert content["max_prompt_words"] is None
+    models = FeatureModels(
+        RewardModelParams.model_validate(content["reward_model"]),
+        EmbeddingParams.model_validate(content["embedding"]),
+        max_prompt_words=12,
+    )
+    RealmReward.save_pretrained(file.parent, combiner, models)
+    saved = RealmReward.from_pretrained(run)
+    assert saved.max_prompt_words == 12
+    short = [cut_prompt(as_text(prompt), 12) for prompt in LONG]
+    assert saved(LONG, RESPONSES[:3]) == saved(short, RESPONSES[:3])
+
+
+@pytest.mark.parametrize("words", [0, -1, True, "12", 1.5, "left out"])
+def test_a_reward_that_does_not_say_how_it_cuts_is_refused(run: Path, words: Any) -> None:
+    file = run / "models" / "combiner" / "realm_reward.json"
+    content = json.loads(file.read_text(encoding="utf-8")) | {"max_prompt_words": words}
+    if words == "left out":
+        del content["max_prompt_words"]
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ParamsError, match=r"max_prompt_words must be .* run 01_feature_extraction and 02_combiner"):
+        RealmReward.from_pretrained(run)
 
 
 # From a run's folder

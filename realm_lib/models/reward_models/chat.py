@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from realm_lib.data.chats import Prompt, as_messages, as_text
+from realm_lib.data.chats import Message, Prompt, as_messages, as_text
 from realm_lib.models.chat_tokens import DATE, ChatTokensError, tokenize_chats
 from realm_lib.models.reward_models import LongResponseError, ScorerError
 
 LongResponses = Literal["refuse", "cut"]
+CUTTING = "contents as letters, oldest turns first, then the last one's end"
+"""How contents become tokens and which of them are cut: what is scored changes with it, so the cache key holds it."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,11 @@ class ChatEncoder:
 
     @property
     def template_digest(self) -> str:
-        """SHA-256 of the template with its pinned date, for the cache key."""
-        return hashlib.sha256(f"{DATE}\n{self.tokenizer.chat_template}".encode()).hexdigest()
+        """SHA-256 of the template with its pinned date and of the cutting, for the cache key."""
+        return hashlib.sha256(f"{DATE}\n{CUTTING}\n{self.tokenizer.chat_template}".encode()).hexdigest()
 
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[EncodedChat]:
-        """Token ids of each chat, at most ``max_length``: a prompt loses its oldest tokens, the response none.
+        """Token ids of each chat, at most ``max_length``: a prompt is cut by :func:`cut_order`, the response not.
 
         Raises :class:`LongResponseError` naming the texts whose response and template alone do not fit, unless
         ``long_responses`` is "cut": then they lose the prompt and the end of the response. Raises
@@ -69,21 +71,47 @@ class ChatEncoder:
     def _contents(
         self, number: int, turns: list[dict[str, str]], text: str, offsets: list[tuple[int, int]]
     ) -> tuple[list[int], list[int]]:
-        """Positions of the tokens that lie within the prompt's contents, oldest first, and within the response's."""
-        parts: tuple[list[int], list[int]] = ([], [])
-        end = 0
-        for turn in turns:
-            content = turn["content"].strip()  # templates strip contents, or keep them: the stripped text is in both
-            start = text.find(content, end)
-            if start < 0:
-                raise ScorerError(
-                    f"{name_text(number, turns[:-1], turns[-1]['content'])}: too long for reward_model.max_length, and "
-                    f"cannot be cut: the chat template of {self.tokenizer.name_or_path} rewrites what a turn says"
-                )
-            end = start + len(content)
-            if turn["role"] != "system":
-                parts[turn is turns[-1]].extend(n for n, (a, b) in enumerate(offsets) if start <= a < b <= end)
-        return parts
+        """Positions of the prompt's tokens that may go, in the order in which they go, and of the response's."""
+        tokens = content_tokens(turns, text, offsets)
+        if tokens is None:
+            raise ScorerError(
+                f"{name_text(number, turns[:-1], turns[-1]['content'])}: too long for reward_model.max_length, and "
+                f"cannot be cut: the chat template of {self.tokenizer.name_or_path} rewrites what a turn says"
+            )
+        return cut_order(turns[:-1], tokens[:-1]), tokens[-1]
+
+
+def content_tokens(turns: Sequence[Message], text: str, offsets: Sequence[tuple[int, int]]) -> list[list[int]] | None:
+    """For each of the ``turns`` that ``text`` renders, the positions of the tokens that lie within its content.
+
+    A first token may hold the white space before it. None where the text does not hold what the turns say.
+    """
+    tokens: list[list[int]] = []
+    end = 0
+    for turn in turns:
+        content = turn["content"].strip()  # templates strip contents, or keep them: the stripped text is in both
+        start = text.find(content, end)
+        if start < 0:
+            return None
+        end = start + len(content)
+        tokens.append(
+            [
+                position
+                for position, (a, b) in enumerate(offsets)
+                if start < b <= end and a < b and (start <= a or text[a:start].isspace())
+            ]
+        )
+    return tokens
+
+
+def cut_order(turns: Sequence[Message], tokens: Sequence[list[int]]) -> list[int]:
+    """In which order a prompt's ``tokens``, those of each turn's content, go when there is no room for all.
+
+    As in :func:`realm_lib.data.lengths.cut_prompt`: the oldest turns go first, a system turn stays, and the last of the
+    others loses its end.
+    """
+    *older, last = [of_turn for turn, of_turn in zip(turns, tokens, strict=True) if turn["role"] != "system"] or [[]]
+    return [*(position for of_turn in older for position in of_turn), *reversed(last)]
 
 
 def cut_to_fit(
@@ -96,9 +124,10 @@ def cut_to_fit(
     mode: LongResponses,
     types: Sequence[list[int]] | None = None,
 ) -> list[EncodedChat]:
-    """Token ids ``rows`` cut to ``max_length``: the prompt's start, then, in mode "cut", the response's end.
+    """Token ids ``rows`` cut to ``max_length``: of the prompt, then, in mode "cut", the response's end.
 
-    ``parts`` holds, for each row that is too long, the positions of its prompt's and of its response's tokens.
+    ``parts`` holds, for each row that is too long, the positions of its prompt's tokens in the order in which they go
+    (:func:`cut_order`), and of its response's.
     Raises :class:`LongResponseError` with every row that cannot be made to fit.
     """
     chats, too_long = [], []

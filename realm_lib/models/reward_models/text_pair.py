@@ -4,8 +4,15 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from realm_lib.data.chats import Prompt, readable
-from realm_lib.models.reward_models.chat import EncodedChat, LongResponses, cut_to_fit
+from realm_lib.data.chats import Prompt, as_messages, readable
+from realm_lib.models.reward_models.chat import (
+    CUTTING,
+    EncodedChat,
+    LongResponses,
+    content_tokens,
+    cut_order,
+    cut_to_fit,
+)
 
 
 class TextPairEncoder:
@@ -18,8 +25,8 @@ class TextPairEncoder:
 
     @property
     def template_digest(self) -> str:
-        """SHA-256 of the form, for the cache key."""
-        return hashlib.sha256(b"text pair").hexdigest()
+        """SHA-256 of the form and of the cutting, for the cache key."""
+        return hashlib.sha256(f"text pair\n{CUTTING}".encode()).hexdigest()
 
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[EncodedChat]:
         """Token ids and types of each pair; cut and refused as :meth:`ChatEncoder.encode` does."""
@@ -30,7 +37,7 @@ class TextPairEncoder:
         encoded = self.tokenizer(*sides, split_special_tokens=True)  # a "[SEP]" in a text is letters
         rows = encoded["input_ids"]
         parts = {
-            number: (_positions(encoded.sequence_ids(number), 0), _positions(encoded.sequence_ids(number), 1))
+            number: self._contents(prompts[number], texts[number][0], encoded[number])
             for number, ids in enumerate(rows)
             if len(ids) > self.max_length
         }
@@ -44,6 +51,12 @@ class TextPairEncoder:
             types=encoded.get("token_type_ids"),
         )
 
-
-def _positions(sides: list[int | None], wanted: int) -> list[int]:
-    return [position for position, side in enumerate(sides) if side == wanted]
+    @staticmethod
+    def _contents(prompt: Prompt, text: str, pair: Any) -> tuple[list[int], list[int]]:
+        """Positions of the prompt's tokens that may go, in the order in which they go, and of the response's."""
+        of_prompt, of_response = ([n for n, side in enumerate(pair.sequence_ids) if side == own] for own in (0, 1))
+        turns = as_messages(prompt)
+        offsets = [pair.offsets[position] for position in of_prompt]
+        tokens = content_tokens(turns, text, offsets)
+        assert tokens is not None  # the text is made of these very turns
+        return [of_prompt[place] for place in cut_order(turns, tokens)], of_response

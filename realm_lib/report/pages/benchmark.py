@@ -10,6 +10,7 @@ from realm_lib.config.base import resolve_path
 from realm_lib.config.profile import load_params
 from realm_lib.data.chats import PairsError
 from realm_lib.data.pairs import read_pairs
+from realm_lib.data.seen import unseen_pairs
 from realm_lib.data.tables import without_suffix
 from realm_lib.evaluation.bias import length_bias, length_bias_table
 from realm_lib.evaluation.judging import evaluate_rewards
@@ -23,6 +24,7 @@ from realm_lib.report.words.evaluation import verdict
 from realm_lib.report.words.pairs import pairs_judged
 from realm_lib.reward.realm_reward import RealmReward
 from realm_lib.runs.run import MissingStepError, Run, show_progress
+from realm_lib.runs.trained_on import posts_behind
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -36,13 +38,14 @@ def evaluate_file(
     The file is of any form of :data:`realm_lib.data.forms.FORMS`; ``subset_column``, or
     else ``domain`` or ``subset``, divides it. Scores and embeddings go through the run's feature store, so an
     interrupted call goes on from there. Baselines are trained, and probabilities scaled, on the run's own training and
-    validation pairs: the file is test pairs only. Pairs whose post the run has trained on are left out and counted.
+    validation pairs: the file is test pairs only. Pairs whose post any model of the run was trained on or chosen by are
+    left out and counted.
 
     Writes metrics/evaluation_NAME.json, metrics/pairs_NAME.parquet and reports/evaluation_NAME.html into the run; NAME
     is the file's.
 
-    Raises :class:`MissingStepError` for a run that is not trained, :class:`PairsError` for a bad file and for one
-    without a post that is new to the run.
+    Raises :class:`MissingStepError` for a run that is not trained, or was before models kept what they were trained on;
+    :class:`PairsError` for a bad file and for one without a post that is new to the run.
     """
     from realm_lib.report import figures
 
@@ -54,13 +57,18 @@ def evaluate_file(
     known = read_features(run, ("train", "validation"))
     reward = RealmReward.from_pretrained(run.folder)
     reading = params.data.preprocessing
-    unusable = params.data.max_unusable_share
-    split = read_pairs(path, subset_column=subset_column, words=reading.max_length, max_unusable_share=unusable)
-    pairs, report = split.table, split.report
-    seen = pairs["history"].isin(set(known["train"]["history"]) | set(known["validation"]["history"]))
-    if seen.all():
-        raise PairsError(f"{path}: the run has trained on every post of it: nothing is left to judge by")
-    pairs = pairs[~seen].reset_index(drop=True)
+    trained_on = reward.trained_on() | _policies_trained_on(run)
+    split = read_pairs(
+        path,
+        subset_column=subset_column,
+        words=reward.max_prompt_words or reading.max_length,
+        max_unusable_share=params.data.max_unusable_share,
+    )
+    report = split.report
+    try:
+        pairs, seen = unseen_pairs(split.table, trained_on)
+    except PairsError as error:
+        raise PairsError(f"{path}: {error}") from None
     store, batch_size = FeatureStore(resolve_path(reading.cache_dir)), reading.batch_size
     features = extract_features(
         pairs, reward.scorer, reward.embedder, store, batch_size=batch_size, progress=show_progress()
@@ -73,7 +81,9 @@ def evaluate_file(
     lengths = length_bias(evaluation, resamples=resamples, seed=params.run.seed)
     source: dict[str, Any] = {name: getattr(report, name) for name in ("read", "dropped", "posts_cut")}
     source |= {name: getattr(report, name) for name in ("ids", "annotators", "other_ratios")}
-    source["seen_in_training"] = int(seen.sum())
+    source |= seen.to_dict()
+    if trained_on["reward_model"] is None:
+        source["not_known"] = reward.scorer.identity["model"]
     added = {"verdict": verdict(evaluation), "length_bias": lengths, "source": source}
     metrics = run.write_metrics(f"evaluation_{name}", evaluation.to_dict() | added)
     run.write_table(evaluation.per_pair, "metrics", f"pairs_{name}.parquet")
@@ -98,6 +108,11 @@ def evaluate_file(
     pages = [Page("index.html", "Report"), Page(page.name, page.stem)]
     write_page(page, "benchmark.html.j2", pages, source=run.folder.name, **content)
     return metrics["verdict"], page
+
+
+def _policies_trained_on(run: Run) -> dict[str, frozenset[str] | None]:
+    folders = sorted(folder.name for folder in run.path("models").glob("policy_*") if folder.is_dir())
+    return {name: posts_behind(f"run:models/{name}", run.folder) for name in folders}
 
 
 def _safe_name(name: str) -> str:

@@ -91,13 +91,25 @@ def pairs_judged(name: str, source: Mapping[str, Any], metrics: Mapping[str, Any
     """What was read from file ``name``, what of it is judged, and why the rest is left out."""
     reasons = [_left_out(reason, entry) for reason, entry in source["dropped"].items()]
     if source["seen_in_training"]:
-        reasons.append(f"post seen in training: {source['seen_in_training']:,}")
+        reasons.append(seen_in_training(source))
     left_out = f" Left out: {'; '.join(reasons)}." if reasons else ""
+    not_known = (
+        f" Nothing is known of the posts that {source['not_known']} was trained on: pairs of them may be among these."
+        if "not_known" in source
+        else ""
+    )
     return (
         f"Read from {name}: {counted(source['read'], 'pairs')}. Judged: {counted(metrics['pairs'], 'pairs')} of "
         f"{counted(metrics['posts'], 'prompts')}.{left_out} Cut to the run's limit: "
-        f"{counted(source['posts_cut'], 'prompts')}.{_beside(source)}"
+        f"{counted(source['posts_cut'], 'prompts')}.{_beside(source)}{not_known}"
     )
+
+
+def seen_in_training(source: Mapping[str, Any]) -> str:
+    """How many pairs are not judged because models were trained on their posts, and which models those are."""
+    by_model = source.get("seen_by", {})  # metrics of older runs have none
+    models = ", ".join(f"{model.replace('_', ' ')} {pairs:,}" for model, pairs in by_model.items() if pairs)
+    return f"post seen in training: {source['seen_in_training']:,}{f' ({models})' if models else ''}"
 
 
 def pairs_read(reports: "Mapping[str, PairsReport]") -> str:

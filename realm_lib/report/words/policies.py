@@ -47,6 +47,8 @@ def verdict(metrics: Mapping[str, Any]) -> str:
             "are better; that takes people, or a judge of another kind (`rlhf.judges`)."
         )
     lines += [f"-{text}" for text in [floored(metrics)] if text]
+    if metrics.get("dropped"):
+        lines.append(f"- {capital(metrics['dropped'])}.")
     return "\n".join(lines)
 
 

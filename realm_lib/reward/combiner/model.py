@@ -18,11 +18,13 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from realm_lib.config.training import ModelParams, TrainingParams
+from realm_lib.data.seen import keys_of
 from realm_lib.reward.combiner.checkpoint import TrainingHistory
 from realm_lib.reward.combiner.network import member_rewards
 from realm_lib.reward.combiner.pairs import FEATURES, CombinerError, check_features, chosen_and_rejected, mean_and_std
 from realm_lib.reward.combiner.training import TrainingPairs, train_members
 from realm_lib.runs.files import atomic_path, write_json
+from realm_lib.runs.trained_on import read_trained_on, write_trained_on
 
 _WEIGHTS_FILE = "model.safetensors"
 _CONFIG_FILE = "config.json"
@@ -61,6 +63,8 @@ class Combiner(nn.Module):
         self.register_buffer("feature_mean", torch.zeros(len(self.features)))
         self.register_buffer("feature_std", torch.ones(len(self.features)))
         self._fitted = False
+        self.trained_on: frozenset[str] | None = None
+        """Keys of the posts that it was trained on and stopped by; None where the tables did not hold them."""
 
     def forward(self, features: Tensor) -> Tensor:
         """The reward that each member gives: [members, n] from raw ``features`` [n, features], differentiable.
@@ -111,6 +115,8 @@ class Combiner(nn.Module):
             members = self._member_rewards(train_pairs.reshape(-1, len(self.features)))
             zeros = torch.from_numpy(members.mean(axis=1, dtype=np.float64))
             self.biases[-1] -= zeros.view(-1, 1, 1).to(self.biases[-1])
+        with_posts = all("history" in pairs for pairs in (train, validation))
+        self.trained_on = keys_of(train) | keys_of(validation) if with_posts else None
         return history
 
     def reward(self, features: ArrayLike) -> NDArray[np.float32]:
@@ -137,9 +143,9 @@ class Combiner(nn.Module):
         return save({name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()})
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write model.safetensors and config.json into ``folder``, each whole or not at all.
+        """Write model.safetensors, config.json and trained_on.json into ``folder``, each whole or not at all.
 
-        The configuration carries the weights' SHA-256: a kill between the two files is found on loading. Raises
+        The configuration carries the weights' SHA-256: a kill between the files is found on loading. Raises
         :class:`CombinerError` before training, and for an ablation: only the standard features can be loaded again.
         """
         self._require_fitted()
@@ -149,6 +155,7 @@ class Combiner(nn.Module):
         content = self.serialized()
         with atomic_path(folder / _WEIGHTS_FILE) as temporary:
             temporary.write_bytes(content)
+        write_trained_on(folder, self.trained_on)
         config = {
             "model_type": _MODEL_TYPE,
             "realm_version": importlib.metadata.version("realm-lib"),
@@ -174,6 +181,7 @@ class Combiner(nn.Module):
             raise CombinerError(f"{config_path}: not a network that this version has: {faults}") from error
         combiner = cls(params)
         combiner._load_weights(weights_path, config["weights_sha256"])
+        combiner.trained_on = read_trained_on(weights_path.parent)
         return combiner.eval()
 
     def _require_fitted(self) -> None:

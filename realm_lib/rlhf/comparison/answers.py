@@ -26,6 +26,7 @@ from realm_lib.rlhf.policies import (
 )
 from realm_lib.rlhf.rewards import Judge, Reward, ask_judge, ask_reward
 from realm_lib.rlhf.samples import SampleStore
+from realm_lib.rlhf.unseen import trained_on, unseen
 from realm_lib.runs.run import Run
 
 
@@ -70,7 +71,8 @@ def compare_policies(
     each n of ``params.comparison.best_of`` the starting policy gives n further answers, of which best-of-n is the best:
     no answer serves two policies, so that any two are compared by independent draws. ``judge`` (one callable, or
     several by name) scores all answers, equal answers to a prompt once; the reward does as ``realm``. With ``run``,
-    answers drawn are kept in its folder samples. KL to the start is estimated on all of a policy's own answers, at the
+    answers drawn are kept in its folder samples. Prompts that one of the policies or the reward was trained on are left
+    out and counted. KL to the start is estimated on all of a policy's own answers, at the
     sampling temperature.
 
     Raises :class:`ComparisonError` for temperature 0, and what policies, reward and judges raise.
@@ -79,8 +81,9 @@ def compare_policies(
     judges = named_judges(judge)
     if sampling.temperature == 0:
         raise ComparisonError("rlhf.sampling.temperature must be above 0: best-of-n and KL need answers that vary")
-    prompts = list(prompts)[: settings.prompts]
     folder = None if run is None else run.folder
+    places, dropped = unseen(prompts, trained_on(reward, {"base": start, **trained}, folder))
+    prompts = [prompts[place] for place in places][: settings.prompts]
     base = load_policy(start, folder)
     encoded = encode_prompts(base.tokenizer, prompts, sampling.max_prompt_tokens, sampling.enable_thinking)
     if len(encoded.ids) < 2:
@@ -111,14 +114,15 @@ def compare_policies(
         del policy  # before the next is loaded: two models in memory, not three
     table = pd.concat(frames, ignore_index=True)
     table["prompt"] = [as_text(asked[row]) for row in table["row"]]
-    table = _scored(table, asked, encoded.kept, reward, judges, params.floor_reward)
+    numbers = [places[index] for index in encoded.kept]
+    table = _scored(table, asked, numbers, reward, judges, params.floor_reward)
     return PolicyComparison(
         answers=_with_best_of(table, settings.best_of),
         kls=kls,
         judges=("realm", *judges),
         best_of=tuple(settings.best_of),
         resamples=settings.resamples,
-        dropped=encoded.reason,
+        dropped="; ".join(filter(None, [dropped, encoded.reason])),
     )
 
 

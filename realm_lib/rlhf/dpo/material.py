@@ -8,6 +8,8 @@ from realm_lib.config.data import DataParams
 from realm_lib.config.rlhf import RlhfParams
 from realm_lib.data.chats import prompt_key
 from realm_lib.data.prompts import load_prompts, policy_pairs
+from realm_lib.data.seen import TrainedOn, seen_prompts
+from realm_lib.rlhf.dpo.pairs import prompt_column
 from realm_lib.rlhf.errors import DPOError
 from realm_lib.runs.run import Run
 
@@ -43,3 +45,8 @@ def load_material(data: DataParams, params: RlhfParams, run: Run | None = None) 
         held_out,
         test[test["history"].map(prompt_key).isin(held)].reset_index(drop=True),
     )
+
+
+def unseen_pairs(pairs: pd.DataFrame, known: TrainedOn) -> pd.DataFrame:
+    """People's ``pairs`` of prompts that no model was trained on, in the form in which they are given."""
+    return pairs[~seen_prompts(pairs[prompt_column(pairs)].tolist(), known).seen]

@@ -17,6 +17,7 @@ import torch
 from realm_lib.config.rlhf import DPOParams, RlhfParams
 from realm_lib.data.chats import Prompt, as_text, prompt_key
 from realm_lib.rlhf.dpo.held_out import HeldOutPairs
+from realm_lib.rlhf.dpo.material import unseen_pairs
 from realm_lib.rlhf.dpo.pairs import PreferencePairs, human_pairs, on_policy_pairs, prompt_column
 from realm_lib.rlhf.dpo.result import DPOResult
 from realm_lib.rlhf.dpo.rounds import check_enough, first_part, train_rounds
@@ -34,6 +35,7 @@ from realm_lib.rlhf.policies import (
 from realm_lib.rlhf.rewards import Judge, Reward, ask_judge, ask_reward, reward_identity
 from realm_lib.rlhf.samples import SampleStore
 from realm_lib.rlhf.tracking import Tracking
+from realm_lib.rlhf.unseen import trained_on, unseen, with_start
 from realm_lib.runs.files import write_text
 from realm_lib.runs.run import Run
 from realm_lib.runs.seeds import derive_seed
@@ -84,7 +86,8 @@ def train_dpo(
 
     With ``run`` the policy is saved in models/policy_NAME, the history in logs/NAME.jsonl, responses drawn in
     samples, and a training that was killed goes on from its last checkpoint. No pair of a prompt of ``held_out`` or
-    ``held_out_pairs`` is trained on. One process does it all.
+    ``held_out_pairs`` is trained on. Those that the policy's start or the reward was trained on judge nothing: they are
+    left out and counted. One process does it all.
 
     Raises :class:`DPOError` for parameters or pairs that do not go together and for fewer pairs than a batch,
     :class:`realm_lib.config.base.ParamsError` for a judge's name that is taken,
@@ -97,14 +100,20 @@ def train_dpo(
     held = [*held_out, *_prompts(held_out_pairs)]
     start = _Start.of(params, reward, run, progress, trainable=True)
     policy, dpo = start.policy, start.dpo
+    known = trained_on(reward, {"start": dpo}, None if run is None else run.folder)
+    places, dropped = unseen(held_out, known)
+    held_out = [held_out[place] for place in places]
+    if isinstance(held_out_pairs, pd.DataFrame):
+        held_out_pairs = unseen_pairs(held_out_pairs, known)
     pairs = start.training_pairs(prompts_or_pairs, held)
     check_enough(pairs, dpo)
     watched = start.watched_pairs(held_out[: dpo.followed_prompts] if held_out_pairs is None else held_out_pairs)
     encoded = encode_prompts(
         policy.tokenizer, held_out, params.sampling.max_prompt_tokens, params.sampling.enable_thinking
     )
-    if encoded.dropped:
-        _log.warning("held out: %s", encoded.reason)
+    dropped = "; ".join(filter(None, [dropped, encoded.reason]))
+    if dropped:
+        _log.warning("held out: %s", dropped)
     before = start.answers(encoded)
     followed = HeldOutPairs.of(policy, watched, dpo, params.sampling.batch_size)
 
@@ -126,7 +135,7 @@ def train_dpo(
         )
         history = rounds.history
         if run is not None:
-            _save(policy, history, run, name)
+            _save(policy, history, run, name, with_start(known["start"], rounds.pairs.table["prompt"]))
             trained = dpo.model_copy(update={"model_name": f"run:models/policy_{name}", "revision": None})
             store = SampleStore.of(trained, params.sampling, dpo.seed, run)
         else:
@@ -143,7 +152,7 @@ def train_dpo(
         implicit=followed.implicit(policy),
         answers=answers,
         judges=("realm", *judges),
-        dropped=encoded.reason,
+        dropped=dropped,
         seconds=round(time.monotonic() - began, 1),
     )
 
@@ -239,8 +248,8 @@ def _prompts(given: Pairs | None) -> list[Prompt]:
     return table[prompt_column(table)].tolist()
 
 
-def _save(policy: Policy, history: pd.DataFrame, run: Run, name: str) -> None:
-    save_policy(policy, run.path("models", f"policy_{name}"))
+def _save(policy: Policy, history: pd.DataFrame, run: Run, name: str, posts: frozenset[str]) -> None:
+    save_policy(policy, run.path("models", f"policy_{name}"), posts)
     lines = history.to_json(orient="records", lines=True, double_precision=15)
     write_text(run.path("logs", f"{name}.jsonl"), lines)
 

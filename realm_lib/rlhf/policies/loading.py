@@ -1,6 +1,7 @@
 """A causal language model with its tokenizer, loaded whole or refused."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from realm_lib.rlhf.errors import PolicyError
 from realm_lib.rlhf.policies import adapters
 from realm_lib.rlhf.policies.dropout import switch_off_dropout
 from realm_lib.runs.files import atomic_path
+from realm_lib.runs.trained_on import write_trained_on
 from realm_lib.runs.weights import checkpoint_fault, four_bit, hub_commit, locate_model
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
@@ -107,17 +109,18 @@ def process_state() -> Any:
     return PartialState(cpu=on_cpu)
 
 
-def save_policy(policy: Policy, folder: str | Path) -> None:
+def save_policy(policy: Policy, folder: str | Path, trained_on: Iterable[str] | None = None) -> None:
     """Save model and tokenizer; the folder appears when all is in it.
 
     Of a model under an adapter the adapter alone, which names its base; and a base of its own too
-    (:attr:`Policy.own_base`).
+    (:attr:`Policy.own_base`). ``trained_on`` are the keys of the posts that it was trained on or chosen by.
     """
     with atomic_path(folder) as temporary:
         policy.model.save_pretrained(temporary)
         if policy.own_base:
             adapters.save_base(policy.model, temporary, Path(folder))
         policy.tokenizer.save_pretrained(temporary)
+        write_trained_on(temporary, trained_on)
         (temporary / "README.md").unlink(missing_ok=True)  # peft's, which knows nothing of this model
 
 

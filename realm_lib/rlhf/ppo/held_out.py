@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,11 +11,13 @@ import pandas as pd
 
 from realm_lib.config.rlhf import PPOParams, SamplingParams
 from realm_lib.data.chats import Prompt, as_text, prompt_key
+from realm_lib.data.seen import TrainedOn
 from realm_lib.evaluation.resampling import bootstrap_over_posts
 from realm_lib.rlhf.errors import PPOError
 from realm_lib.rlhf.policies import EncodedPrompts, PolicyError, encode_prompts
 from realm_lib.rlhf.ppo.monitor import describe
 from realm_lib.rlhf.ppo.rollout import Asked, Episode
+from realm_lib.rlhf.unseen import unseen
 from realm_lib.runs.files import write_text
 from realm_lib.runs.seeds import derive_seed
 
@@ -44,6 +46,19 @@ class PromptSet:
             for index, ids in zip(self.encoded.kept, self.encoded.ids, strict=True)
         ]
 
+    def unseen(self, known: TrainedOn) -> Self:
+        """The same without prompts that a model was trained on. Raises :class:`PolicyError` where none is left."""
+        try:
+            places, said = unseen(self.fitting, known)
+        except PolicyError as error:
+            raise PolicyError(f"{self.kind}: {error}") from error
+        return replace(self, encoded=_only(self.encoded, places, said))
+
+    @property
+    def fitting(self) -> list[Prompt]:
+        """The prompts that are not left out."""
+        return [self.prompts[index] for index in self.encoded.kept]
+
     def with_prompts(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Rows of answers with the text of their prompts, for a file that is read by itself."""
         return [{**row, "post": as_text(self.prompts[row["prompt"]])} for row in rows]
@@ -55,15 +70,22 @@ def without_held_out(encoded: EncodedPrompts, prompts: Sequence[Prompt], held: I
     Raises :class:`PPOError` when none is left.
     """
     keys = {prompt_key(prompt) for prompt in held}
-    rows = [row for row in zip(encoded.ids, encoded.kept, strict=True) if prompt_key(prompts[row[1]]) not in keys]
-    gone = len(encoded.kept) - len(rows)
-    if not gone:
-        return encoded
-    if not rows:
+    places = [place for place, index in enumerate(encoded.kept) if prompt_key(prompts[index]) not in keys]
+    if not places:
         raise PPOError("every prompt to learn from is held out too: give others")
+    gone = len(encoded.kept) - len(places)
     said = f"{gone} of {len(prompts)} prompts left out: they are held out (white space and case do not count)"
-    reason = "; ".join(filter(None, [encoded.reason, said]))
-    return EncodedPrompts([ids for ids, _ in rows], [index for _, index in rows], encoded.dropped + gone, reason)
+    return _only(encoded, places, said if gone else "")
+
+
+def _only(encoded: EncodedPrompts, places: Sequence[int], said: str) -> EncodedPrompts:
+    """The prompts at some ``places`` among those that fit; ``said`` is why the others are left out."""
+    return EncodedPrompts(
+        [encoded.ids[place] for place in places],
+        [encoded.kept[place] for place in places],
+        encoded.dropped + len(encoded.kept) - len(places),
+        "; ".join(filter(None, [encoded.reason, said])),
+    )
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -32,6 +32,7 @@ from realm_lib.rlhf.ppo.update import Learner
 from realm_lib.rlhf.rewards import Reward, reward_identity
 from realm_lib.rlhf.samplers import sampler_of
 from realm_lib.rlhf.tracking import Tracking
+from realm_lib.rlhf.unseen import trained_on, with_start
 from realm_lib.runs.run import Run
 from realm_lib.runs.seeds import derive_seed
 
@@ -54,7 +55,8 @@ def train_ppo(
 
     ``choose_on`` are prompts that are answered at several points of the training; the policy that is kept is the one
     that does best on them. None of either is learned from. Without them ``held_out`` chooses too, and the gain that is
-    reported there flatters: it is the best of several looks.
+    reported there flatters: it is the best of several looks. Held-out prompts that the policy's start or the reward was
+    trained on are left out and counted.
 
     ``judge`` is another reward (several by name) that is logged and never learned from, as the simulator's true
     utility; a single one is ``gold``. With ``run``, the policy is saved in models/policy_NAME, each update is a line of
@@ -103,7 +105,8 @@ class PPOTrainer:
         self.prompts = list(prompts)
         encoded = PromptSet.of("training", self.prompts, policy.tokenizer, self.sampling).encoded
         self._encoded = without_held_out(encoded, self.prompts, [*held_out, *(choose_on or ())])
-        self._held_out = PromptSet.of("held out", held_out, policy.tokenizer, self.sampling)
+        known = trained_on(reward, {"start": self.params}, None if run is None else run.folder)
+        self._held_out = PromptSet.of("held out", held_out, policy.tokenizer, self.sampling).unseen(known)
         self._choosing = self._held_out
         if choose_on is not None:
             self._choosing = PromptSet.of("choosing", choose_on, policy.tokenizer, self.sampling)
@@ -111,6 +114,8 @@ class PPOTrainer:
         self.dropped = "; ".join(f"{kind}: {encoded.reason}" for kind, encoded in sets.items() if encoded.dropped)
         if self.dropped:
             _log.warning("%s", self.dropped)
+        learned = [self.prompts[index] for index in self._encoded.kept]
+        self._trained_on = with_start(known["start"], learned, self._choosing.fitting)
         self.models = ActorCritic(policy, self.params)
         self.learner = Learner(self.models, self.params, self.sampling, self.processes)
         self.state = Progress()
@@ -244,7 +249,7 @@ class PPOTrainer:
             after = [] if state.best_step == 0 else self._answers(self._held_out)[1]
             judged = [*state.judged, *({**row, "step": state.best_step} for row in after)]
         if self.run is not None and self.processes.is_main:
-            save_policy(policy, self.run.path("models", f"policy_{self.name}"))
+            save_policy(policy, self.run.path("models", f"policy_{self.name}"), self._trained_on)
         self._tracking.finish()
         self.processes.wait()
         if self._checkpoint_path is not None and self.processes.is_main:
