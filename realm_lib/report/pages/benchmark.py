@@ -10,7 +10,7 @@ from realm_lib.config.base import resolve_path
 from realm_lib.config.profile import load_params
 from realm_lib.data.chats import PairsError
 from realm_lib.data.pairs import read_pairs
-from realm_lib.data.seen import unseen_pairs
+from realm_lib.data.seen import keys_of, unseen_pairs
 from realm_lib.data.tables import without_suffix
 from realm_lib.evaluation.bias import length_bias, length_bias_table
 from realm_lib.evaluation.judging import evaluate_rewards
@@ -58,6 +58,8 @@ def evaluate_file(
     reward = RealmReward.from_pretrained(run.folder)
     reading = params.data.preprocessing
     trained_on = reward.trained_on() | _policies_trained_on(run)
+    # The baselines are trained on the run's pairs, whatever the combiner was trained on.
+    trained_on["combiner"] = keys_of(known["train"]) | keys_of(known["validation"]) | (trained_on["combiner"] or set())
     split = read_pairs(
         path,
         subset_column=subset_column,
