@@ -16,7 +16,7 @@ from support import plain_words as plain
 from support import random_metrics as made
 
 from realm_lib.report.words import evaluation as words
-from realm_lib.report.words import findings, pairs
+from realm_lib.report.words import findings, pairs, reading
 from realm_lib.report.words import policies as of_policies
 from realm_lib.report.words.distances import against_best_of_n
 
@@ -381,4 +381,4 @@ def test_pairs_of_a_file_agree_in_number(read: int, dropped: int, seen: int, jud
     source["ids"] = {"several_ids": entry, "several_texts": entry}
     source["annotators"] = {"pairs": seen, "judgements": cut + 2, "with_majority": 0.75, "alpha": -0.25}
     source["other_ratios"] = entry
-    plain.check_language(pairs.pairs_judged("x", source, {"pairs": judged, "posts": judged}))
+    plain.check_language(reading.pairs_judged("x", source, {"pairs": judged, "posts": judged}))

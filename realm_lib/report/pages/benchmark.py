@@ -21,7 +21,7 @@ from realm_lib.features.kept import read_features
 from realm_lib.features.store import FeatureStore
 from realm_lib.report.pages.pages import Page, write_page
 from realm_lib.report.words.evaluation import verdict
-from realm_lib.report.words.pairs import pairs_judged
+from realm_lib.report.words.reading import pairs_judged
 from realm_lib.reward.realm_reward import RealmReward
 from realm_lib.runs.run import MissingStepError, Run, show_progress
 from realm_lib.runs.trained_on import posts_behind
