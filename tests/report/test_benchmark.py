@@ -158,11 +158,14 @@ def test_posts_that_the_run_has_trained_on_are_left_out(run: Run, tmp_path: Path
         evaluate_file(run, only)
 
 
-def test_rows_that_cannot_be_used_are_left_out_up_to_the_runs_share(run: Run, tmp_path: Path) -> None:
+def test_rows_that_cannot_be_used_are_left_out_up_to_the_runs_share(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     heading = "\n\nHuman: Is tea healthy?\n\nAssistant: "
     odd = [{"prompt": None, "chosen": f"{heading}Yes.\n\nAssistant: So.", "rejected": f"{heading}No."}] * 2
     evaluate_file(run, write_rows(tmp_path / "odd.jsonl", [*plain_rows(8), *odd]), resamples=50)
     source = run.read_metrics("evaluation_odd")["source"]
+    assert "a response is not one assistant turn: 2 (odd.jsonl row 9, odd.jsonl row 10)" in caplog.text
     assert (source["read"], source["dropped"]) == (
         10,
         {"a response is not one assistant turn": {"pairs": 2, "first": ["odd.jsonl row 9", "odd.jsonl row 10"]}},

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ from realm_lib.runs.trained_on import posts_behind
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+_log = logging.getLogger(__name__)
+
 
 def evaluate_file(
     run: Run, path: str | Path, *, subset_column: str | None = None, name: str | None = None, resamples: int = 10_000
@@ -39,7 +42,7 @@ def evaluate_file(
     else ``domain`` or ``subset``, divides it. Scores and embeddings go through the run's feature store, so an
     interrupted call goes on from there. Baselines are trained, and probabilities scaled, on the run's own training and
     validation pairs: the file is test pairs only. Pairs whose post any model of the run was trained on or chosen by are
-    left out and counted.
+    left out and counted; a warning says what is left out and why.
 
     Writes metrics/evaluation_NAME.json, metrics/pairs_NAME.parquet and reports/evaluation_NAME.html into the run; NAME
     is the file's.
@@ -89,6 +92,9 @@ def evaluate_file(
     added = {"verdict": verdict(evaluation), "length_bias": lengths, "source": source}
     metrics = run.write_metrics(f"evaluation_{name}", evaluation.to_dict() | added)
     run.write_table(evaluation.per_pair, "metrics", f"pairs_{name}.parquet")
+    judged = pairs_judged(path.name, source, metrics)
+    if metrics["pairs"] < report.read:
+        _log.warning("%s", judged)
 
     figures.set_theme()
     axes = [figures.accuracy_bars(evaluation), figures.difference_bars(evaluation)]
@@ -102,7 +108,7 @@ def evaluate_file(
         "verdict": metrics["verdict"],
         "simulated": evaluation.simulated,
         "trained_on_simulated": "gold_A" in known["train"],
-        "pairs_judged": pairs_judged(path.name, source, metrics),
+        "pairs_judged": judged,
         "figures": [_svg(ax) for ax in axes],
         "tables": _tables(evaluation, lengths),
         "footer": "Every number here can be recomputed from the run's metrics folder.",
