@@ -24,7 +24,7 @@ from realm_lib.data.sources import Source
 from realm_lib.data.texts import is_empty, visible
 from realm_lib.data.votes import MEASURES, against_label, equal_numbers, other_ratios, vote_ratios
 
-CHOSEN = (
+FILTERS = (
     *("other domain", "post kept for the other training split", "votes too close"),
     *("votes at or below zero", "votes missing", "more pairs than max_pairs_per_post"),
 )

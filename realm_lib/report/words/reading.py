@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from realm_lib.data.pairs import CHOSEN
+from realm_lib.data.pairs import FILTERS
 from realm_lib.report.words.numbers import counted, percent
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def pairs_read(reports: "Mapping[str, PairsReport]") -> str:
     """What is to be said of the rows of each split: those left out for a fault, and what else is odd. Markdown."""
     lines = []
     for split, report in reports.items():
-        faults = {reason: entry for reason, entry in report.dropped.items() if reason not in CHOSEN}
+        faults = {reason: entry for reason, entry in report.dropped.items() if reason not in FILTERS}
         left_out = f" Left out: {'; '.join(_left_out(*fault) for fault in faults.items())}." if faults else ""
         if told := left_out + _beside(report.to_dict()):
             lines.append(f"- **{split}**.{told}")
