@@ -69,7 +69,7 @@ class Source:
 
     def _from_hub(self, split: str) -> pd.DataFrame:
         place = resolve_path(self.name)
-        if is_table(place) or (place / "dataset_dict.json").is_file():  # the hub's own layout is another
+        if is_table(place) or _is_saved(place):  # the hub's own layout is another
             return self._from_files(split)
         by_folder = self.name.rstrip("/").rpartition("/")[2] == _WITH_FOLDERS and self.data.domains
         folders: Sequence[str | None] = by_folder or (None,)
@@ -91,6 +91,11 @@ class Source:
 
     def _from_files(self, split: str) -> pd.DataFrame:
         files = local_files(self.name)
+        if _is_saved(resolve_path(self.name)):
+            names = split_names([file.name for file in files], self.name)
+            name = names.get(split, names["train"])
+            pairs = self._read([file for file in files if file.name == name])
+            return _share(pairs, split, names) if name == names["train"] else pairs
         named = {name: [file for file in files if split_named(file.name) == name] for name in SPLIT_NAMES}
         if all(named.values()):
             if strays := [file for file in files if split_named(file.name) is None]:
@@ -108,6 +113,11 @@ class Source:
             tables = [normalised(read_table(file), str(file), most) for file in files]
             self._tables[key] = with_post_keys(pd.concat(tables, ignore_index=True))
         return self._tables[key]
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether ``datasets`` saved several splits here."""
+    return (path / "dataset_dict.json").is_file()
 
 
 def _share(pairs: pd.DataFrame, split: str, names: Mapping[str, str]) -> pd.DataFrame:

@@ -49,6 +49,26 @@ def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
     assert sorted(read_pairs(tmp_path / "one").table["history"]) == [row["prompt"] for row in ROWS]
 
 
+@pytest.mark.parametrize("source", ["local", "hub"])
+def test_splits_that_datasets_saved_lend_their_training_posts_to_one_that_is_missing(
+    tmp_path: Path, source: Any
+) -> None:
+    import datasets
+
+    rows = [{"prompt": f"Question {n}?", "chosen": "Good.", "rejected": "Poor."} for n in range(60)]
+    saved = {"train_prefs": rows[:50], "train_sft": rows[:50], "test_prefs": rows[50:]}
+    datasets.DatasetDict({k: datasets.Dataset.from_list(part) for k, part in saved.items()}).save_to_disk(
+        tmp_path / "d"
+    )
+    place = {"path": str(tmp_path / "d")} if source == "local" else {"dataset_name": str(tmp_path / "d")}
+    data = DataParams(source=source, **place)
+    found = {split: set(load_pairs(data, split)["history"]) for split in ("train", "validation", "test")}
+    assert found["test"] == {row["prompt"] for row in rows[50:]}
+    assert found["train"] | found["validation"] == {row["prompt"] for row in rows[:50]}
+    assert found["validation"]
+    assert not found["train"] & found["validation"]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_marks_and_blank_lines_are_no_rows(tmp_path: Path, encoding: str) -> None:
     text = "\n\n" + "\n \r\n".join(json.dumps(row) for row in ROWS) + "\n\n"
