@@ -88,7 +88,7 @@ def serve(
 @app.command(rich_help_panel=_PEOPLE)
 def evaluate(
     run: Annotated[Path, typer.Option(help="A run's folder, as outputs/demo.")],
-    pairs: Annotated[Path, typer.Option(help="Pairs of SHP's columns or {prompt, chosen, rejected}.")],
+    pairs: Annotated[Path, typer.Option(help="Pairs in a form that params/README.md names, as SHP's.")],
     subset_column: Annotated[str | None, typer.Option(help="The column that names a pair's subset.")] = None,
     name: Annotated[
         str | None, typer.Option(help="What to call it in the outputs; the file's name by default.")

@@ -1,8 +1,8 @@
 """Preference pairs in the columns of SHP (stanfordnlp/SHP): loaded, checked, filtered, never silently changed.
 
 A pair is a post (``history``), two comments (``human_ref_A``, ``human_ref_B``) and ``labels``: 1 when A is preferred.
-Files of plain {prompt, chosen, rejected}, strings or message lists, are read into the same columns. Every row that is
-left out is counted by reason and named by file and row in the :class:`PairsReport`.
+Other forms (:mod:`realm_lib.data.forms`) are read into the same columns. Every row that is left out is counted
+by reason and named by file and row in the :class:`PairsReport`.
 """
 
 import re
@@ -73,7 +73,7 @@ def load_pairs(data: DataParams, split: Split) -> pd.DataFrame:
     ``post_id`` is made of the post's text (simulated posts have the simulator's), and ``given_post_id`` is the one that
     was given. ``pair_id`` is a text that names the pair within its split; simulated pairs also have gold_A and gold_B.
 
-    Raises :class:`PairsError` for a missing file or column, a broken row, a split without pairs.
+    Raises :class:`PairsError` for a missing file or column, a file of mostly unusable rows, a split without pairs.
     """
     return load_splits(data, (split,))[split].table
 
@@ -107,7 +107,7 @@ def read_pairs(
     ``subset_column`` names the column that says which part of the set a pair belongs to; it becomes ``domain``.
     Without it that is ``domain`` or ``subset`` where the file has one.
 
-    Raises :class:`PairsError` for a missing file or column, a broken row, no usable pair.
+    Raises :class:`PairsError` for a missing file or column, a file of mostly unusable rows, no usable pair.
     """
     pairs = with_post_keys(read_files(path, subset_column, max_unusable_share))
     chosen = _Chosen(pairs)
