@@ -10,9 +10,7 @@ from realm_lib.data.chats import PairsError
 from realm_lib.data.forms import read_form
 from realm_lib.data.forms.form import PART_OF_LIFE
 from realm_lib.data.forms.shp import TEXTS
-from realm_lib.data.tables import PLACE, SCORES, local_files, read_table
-
-_NAMED = 5  # rows of each fault that are named
+from realm_lib.data.tables import NAMED_ROWS, PLACE, SCORES, local_files, read_table
 
 
 def read_files(
@@ -72,5 +70,5 @@ def _refuse_mostly_unusable(pairs: pd.DataFrame, source: str, most: float) -> No
 
 def counted_rows(rows: pd.DataFrame) -> dict[str, Any]:
     """How many ``pairs`` these rows are, and the ``first`` of them as "FILE row NUMBER"."""
-    first = rows[["_file", "_row"]].head(_NAMED).itertuples(index=False)
+    first = rows[["_file", "_row"]].head(NAMED_ROWS).itertuples(index=False)
     return {"pairs": len(rows), "first": [f"{file} row {row}" for file, row in first]}

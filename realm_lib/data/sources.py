@@ -1,6 +1,6 @@
 """Where a profile's pairs come from: the simulator, a data set of the hub, files; each part of it read once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,23 +79,22 @@ class Source:
         if folder not in self._sets:
             self._sets[folder] = load_set(self.data, self.name, folder)
         loaded = self._sets[folder]
-        names = split_names(list(loaded), self.name)
-        name = names.get(split, names["train"])
-        if (folder, name) not in self._parts:
-            place = f"{self.name} {name}"
-            pairs = pd.DataFrame(loaded[name].to_list(), dtype=object)  # Arrow's own columns hold mixed types as JSON
-            pairs = pairs.assign(_file=place, _row=np.arange(1, len(pairs) + 1))
-            self._parts[folder, name] = with_post_keys(normalised(pairs, place, self.data.max_unusable_share))
-        pairs = self._parts[folder, name]
-        return _share(pairs, split, names) if name == names["train"] else pairs
+
+        def read(name: str) -> pd.DataFrame:
+            if (folder, name) not in self._parts:
+                place = f"{self.name} {name}"
+                pairs = pd.DataFrame(loaded[name].to_list(), dtype=object)  # Arrow's columns hold mixed types as JSON
+                pairs = pairs.assign(_file=place, _row=np.arange(1, len(pairs) + 1))
+                self._parts[folder, name] = with_post_keys(normalised(pairs, place, self.data.max_unusable_share))
+            return self._parts[folder, name]
+
+        return _published(list(loaded), split, self.name, read)
 
     def _from_files(self, split: str) -> pd.DataFrame:
         files = local_files(self.name)
         if _is_saved(resolve_path(self.name)):
-            names = split_names([file.name for file in files], self.name)
-            name = names.get(split, names["train"])
-            pairs = self._read([file for file in files if file.name == name])
-            return _share(pairs, split, names) if name == names["train"] else pairs
+            by_name = {file.name: file for file in files}
+            return _published(list(by_name), split, self.name, lambda name: self._read([by_name[name]]))
         named = {name: [file for file in files if split_named(file.name) == name] for name in SPLIT_NAMES}
         if all(named.values()):
             if strays := [file for file in files if split_named(file.name) is None]:
@@ -118,6 +117,17 @@ class Source:
 def _is_saved(path: Path) -> bool:
     """Whether ``datasets`` saved several splits here."""
     return (path / "dataset_dict.json").is_file()
+
+
+def _published(published: Sequence[str], split: str, source: str, read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
+    """The pairs of ``split``, of a set whose ``published`` splits ``read`` reads by their names.
+
+    Training posts take the place of a split that it lacks. Raises as :func:`split_names` does.
+    """
+    names = split_names(published, source)
+    name = names.get(split, names["train"])
+    pairs = read(name)
+    return _share(pairs, split, names) if name == names["train"] else pairs
 
 
 def _share(pairs: pd.DataFrame, split: str, names: Mapping[str, str]) -> pd.DataFrame:

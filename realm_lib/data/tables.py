@@ -23,7 +23,8 @@ PLACE = ("_file", "_row", "_reason")
 """The columns of a row's place, and of the reason why it cannot be read."""
 _OF_DATASETS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """What ``datasets`` writes beside the rows."""
-_NAMED_ROWS = 5
+NAMED_ROWS = 5
+"""Rows of each fault that are named."""
 
 
 def is_table(path: Path) -> bool:
@@ -82,8 +83,8 @@ def told(frame: pd.DataFrame) -> str:
     """All reasons in ``_reason`` with the first of their rows, as ``row 2, 7: not JSON; row 3: duplicate keys``."""
     parts = []
     for reason, rows in frame.groupby("_reason", sort=False)["_row"]:
-        more = f" and {len(rows) - _NAMED_ROWS:,} more" if len(rows) > _NAMED_ROWS else ""
-        parts.append(f"row {', '.join(map(str, rows[:_NAMED_ROWS]))}{more}: {reason}")
+        more = f" and {len(rows) - NAMED_ROWS:,} more" if len(rows) > NAMED_ROWS else ""
+        parts.append(f"row {', '.join(map(str, rows[:NAMED_ROWS]))}{more}: {reason}")
     return "; ".join(parts)
 
 

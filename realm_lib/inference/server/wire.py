@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from realm_lib.data.chats import PairsError, Prompt, as_text
+from realm_lib.data.chats import PairsError, Prompt, as_text, is_unicode
 from realm_lib.data.rendered_chats import RenderedChatError, split_query, split_rendered
 from realm_lib.inference.server.batching import Pair
 from realm_lib.inference.server.limits import Limits
@@ -186,10 +186,8 @@ def _check(pairs: list[Pair], limits: Limits) -> list[Pair]:
 def _check_text(text: str, name: str, most: int) -> None:
     if len(text) > most:
         raise BadRequestError(f"{name} has {len(text)} characters, the limit is {most}")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise BadRequestError(f"{name} holds a lone surrogate, which is not Unicode text") from None
+    if not is_unicode(text):
+        raise BadRequestError(f"{name} holds a lone surrogate, which is not Unicode text")
 
 
 def _check_number(number: int, name: str, limits: Limits) -> None:
