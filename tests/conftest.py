@@ -15,8 +15,10 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
-# A busy machine is no fault of what is tested.
-settings.register_profile("realm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A busy machine is no fault of what is tested. The examples are the same in every run, so that a change that broke
+# nothing cannot fail by chance; `pytest --hypothesis-profile=explore` draws others each time, and more of them.
+settings.register_profile("realm", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+settings.register_profile("explore", settings.get_profile("realm"), derandomize=False, max_examples=300)
 settings.load_profile("realm")
 
 WHOLE_RUNS = "tests/notebooks/"

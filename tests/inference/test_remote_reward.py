@@ -17,6 +17,7 @@ from support.server_process import ServerProcess
 from realm_lib.config.base import ParamsError
 from realm_lib.config.profile import load_params
 from realm_lib.config.rlhf import RewardServerParams
+from realm_lib.data.chats import PairsError
 from realm_lib.inference.remote_reward import RemoteReward, RemoteRewardError
 from realm_lib.models.hosted import RemoteError
 from realm_lib.models.reward_models import UnscorableError
@@ -86,6 +87,12 @@ def test_what_is_too_long_is_named_by_its_place_as_here(served: str, run_reward:
     tables = [ask_reward(one, ASKED, answers, range(5), needs_spread=True, floor=-9.0) for one in (reward, run_reward)]
     pd.testing.assert_frame_equal(*tables, atol=1e-5)
     assert tables[0]["floored"].tolist() == [True, True, False, True, False]
+
+
+def test_what_is_no_answer_is_named_by_its_place_before_anything_is_sent(stub: PredictServer) -> None:
+    with pytest.raises(PairsError, match="completion 1: a response is text or one assistant message"):
+        remote(stub.url)(["Why?", "Why?"], ["So.", [{"role": "user", "content": "So."}]])
+    assert stub.asked == []
 
 
 @pytest.mark.slow

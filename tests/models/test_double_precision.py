@@ -34,9 +34,11 @@ from realm_lib.data.pairs import load_pairs
 from realm_lib.config.data import DataParams
 from realm_lib.models.offline import train_reward_model
 data = DataParams(source="simulator", splits={"train": 400, "validation": 10, "test": 10}, domains=["askvet"])
-params = OfflineRewardModelParams(vocab_size=400, hidden_size=32, num_heads=2, max_length=512, learning_rate=1e-2)
+params = OfflineRewardModelParams(
+    vocab_size=400, hidden_size=32, num_heads=2, max_length=512, learning_rate=1e-2, num_epochs=1
+)
 torch.set_num_threads(int(sys.argv[2]))
-train_reward_model(load_pairs(data, "train").head(320), params, sys.argv[1], seed=5, progress=False)
+train_reward_model(load_pairs(data, "train").head(120), params, sys.argv[1], seed=5, progress=False)
 """
 
 

@@ -123,7 +123,7 @@ def test_any_tree_of_posts_and_comments_scores_as_one_at_a_time(
     scorer = (scorers if shared else eager_scorers)[backend]
     scorer.budget = budget
     expected = [alone[backend](*text) for text in texts]
-    np.testing.assert_allclose(score(scorer, texts), expected, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(score(scorer, texts), expected, atol=1e-4, rtol=0)
 
 
 def test_the_fixtures_tell_texts_apart_and_do_share(
@@ -226,7 +226,7 @@ def test_models_that_cannot_share_are_scored_whole(
             ids = torch.tensor([scorer.encoder.encode([prompt], [response])[0].ids])
             expected.append(float(scorer.model(input_ids=ids).logits[0, 0]))
     assert np.ptp(expected) > 0.01
-    np.testing.assert_allclose(score(scorer, texts), expected, atol=1e-5)
+    np.testing.assert_allclose(score(scorer, texts), expected, atol=1e-4)
     assert scorer_of(inform_folder).not_shared is None
 
 
@@ -365,7 +365,7 @@ def test_out_of_memory_halves_the_budget_and_goes_on(inform_folder: Path, caplog
     whole = score(scorer_of(inform_folder), texts)
     scorer = scorer_of(inform_folder)
     card = SmallCard(scorer, room=150)
-    np.testing.assert_allclose(score(scorer, texts), whole, atol=1e-5)
+    np.testing.assert_allclose(score(scorer, texts), whole, atol=1e-4)
     assert card.refused > 1
     assert scorer.budget <= 150
     assert "out of memory" in caplog.text

@@ -126,7 +126,7 @@ def test_log_probabilities_are_those_of_the_steps(drawn: Drawn) -> None:
     for batch_size in (1, 6):
         found = response_log_probs(model, drawn.prompts, drawn.alone, temperature=0.7, batch_size=batch_size)
         for prompt, answer, values in zip(drawn.prompts, drawn.alone, found, strict=True):
-            np.testing.assert_allclose(values, step_by_step(model, prompt, answer, 0.7), atol=5e-5)
+            np.testing.assert_allclose(values, step_by_step(model, prompt, answer, 0.7), atol=5e-4)
 
 
 def test_policy_and_reference_are_one_before_an_update_and_two_after(drawn: Drawn) -> None:
@@ -135,7 +135,7 @@ def test_policy_and_reference_are_one_before_an_update_and_two_after(drawn: Draw
     with models.training():
         told = models.evaluate(drawn.prompts, drawn.alone, 1.0)
         reference = models.reference_log_probs(drawn.prompts, drawn.alone, 1.0)
-        torch.testing.assert_close(told.log_probs.detach(), reference, atol=5e-5, rtol=1e-4)
+        torch.testing.assert_close(told.log_probs.detach(), reference, atol=5e-4, rtol=0)
         assert told.entropies is not None
         assert float(told.entropies.min()) >= 0
         (told.log_probs.sum() + told.values.sum()).backward()

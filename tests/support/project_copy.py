@@ -77,12 +77,16 @@ class Project:
             check=False,
         )
 
-    def make_until(self, run: str, reached: Callable[[], bool]) -> None:
-        """Start make, and kill -9 it with everything that it started as soon as ``reached`` is true."""
+    def make_until(self, run: str, reached: Callable[[], bool], **changes: str) -> str:
+        """Start make, and kill -9 it with everything that it started as soon as ``reached`` is true; what it said."""
         log = self.folder / f"{run}.log"
         with log.open("w") as file:
             process = psutil.Popen(
-                self.command(run), cwd=self.folder, env=self.environment, stdout=file, stderr=subprocess.STDOUT
+                self.command(run, **changes),
+                cwd=self.folder,
+                env=self.environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
             )
         deadline = time.monotonic() + PATIENCE
         try:
@@ -98,6 +102,7 @@ class Project:
                 with_patience(member.send_signal, signal.SIGKILL)
             psutil.wait_procs(family, timeout=30)
         assert process.wait() == -signal.SIGKILL
+        return log.read_text()
 
     def run(self, name: str) -> Path:
         return self.folder / "outputs" / name
