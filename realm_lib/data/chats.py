@@ -7,7 +7,7 @@ searched for turns, and :func:`as_messages` of :func:`as_text` is what it was.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from realm_lib.data.texts import folded
@@ -104,6 +104,29 @@ def as_response(completion: Prompt) -> str:
         roles = ", ".join(turn["role"] for turn in turns) or "none"
         raise PairsError(f"a response is text or one assistant message, got messages of: {roles}")
     return turns[0]["content"]
+
+
+def asked_texts(
+    prompts: Sequence[Prompt], completions: Sequence[Prompt], read_prompt: Callable[[Prompt], str] = as_text
+) -> list[tuple[str, str]]:
+    """What a reward is asked about as texts: each prompt, by ``read_prompt``, with its completion.
+
+    Raises ValueError when their numbers differ, and :class:`PairsError` with the place of what is no dialogue or text.
+    """
+    if len(prompts) != len(completions):
+        raise ValueError(f"{len(prompts)} prompts but {len(completions)} completions")
+    told = _each(read_prompt, prompts, "the prompt of completion")
+    return list(zip(told, _each(as_response, completions, "completion"), strict=True))
+
+
+def _each(read: Callable[[Prompt], str], dialogues: Sequence[Prompt], name: str) -> list[str]:
+    texts = []
+    for place, dialogue in enumerate(dialogues):
+        try:
+            texts.append(read(dialogue))
+        except PairsError as error:
+            raise PairsError(f"{name} {place}: {error}") from None
+    return texts
 
 
 def prompt_key(prompt: Prompt) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from realm_lib.config.base import Secret
 from realm_lib.config.rlhf import RewardServerParams
-from realm_lib.data.chats import Prompt, as_response, as_text
+from realm_lib.data.chats import Prompt, asked_texts
 from realm_lib.models.hosted import RateLimiter, RemoteError, Service, with_retries
 from realm_lib.models.reward_models import UnscorableError
 
@@ -67,14 +67,12 @@ class RemoteReward:
     def explain(self, prompts: Sequence[Prompt], completions: Sequence[Prompt]) -> pd.DataFrame:
         """One row a completion: reward, spread, score, similarity. Equal texts are sent once.
 
-        Raises ValueError when prompts and completions differ in number, :class:`UnscorableError` with the completions
-        that are too long for the server's reward, :class:`realm_lib.models.hosted.RemoteError` for requests that failed
-        to the end, :class:`RemoteRewardError` for an answer that cannot be used,
-        :class:`realm_lib.config.base.ParamsError` for a token that is not set.
+        Raises what :func:`asked_texts` raises, :class:`UnscorableError` with the completions that are too long for the
+        server's reward, :class:`realm_lib.models.hosted.RemoteError` for requests that failed to the end,
+        :class:`RemoteRewardError` for an answer that cannot be used, :class:`realm_lib.config.base.ParamsError` for a
+        token that is not set.
         """
-        if len(prompts) != len(completions):
-            raise ValueError(f"{len(prompts)} prompts but {len(completions)} completions")
-        asked = list(zip(map(as_text, prompts), map(as_response, completions), strict=True))
+        asked = asked_texts(prompts, completions)
         distinct = list(dict.fromkeys(asked))
         told: dict[tuple[str, str], list[float]] = {}
         refused: dict[tuple[str, str], str] = {}

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from realm_lib.config.base import ParamsError
 from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.profile import Params
-from realm_lib.data.chats import PairsError, Prompt, as_response, as_text, readable
+from realm_lib.data.chats import Prompt, as_text, asked_texts, readable
 from realm_lib.data.lengths import cut_prompt
 from realm_lib.models.embedders import Embedder, build_embedder, by_role, cosine
 from realm_lib.models.reward_models import LongResponseError, Scorer, build_scorer
@@ -94,15 +94,10 @@ class RealmReward:
         """One row a completion: reward, spread (standard deviation over the ensemble), score, similarity.
 
         Equal texts are computed once. Raises :class:`LongResponseError` with the places, among ``completions``, of
-        those that are too long for the reward model, and PairsError with the place of what is no dialogue or no text.
+        those that are too long for the reward model, and what :func:`asked_texts` raises.
         """
-        if len(prompts) != len(completions):
-            raise ValueError(f"{len(prompts)} prompts but {len(completions)} completions")
-        texts = {
-            "prompt": _each(self._prompt, prompts, "the prompt of completion"),
-            "response": _each(as_response, completions, "completion"),
-        }
-        asked = pd.DataFrame(texts, dtype=object)
+        texts = asked_texts(prompts, completions, self._prompt)
+        asked = pd.DataFrame(texts, columns=["prompt", "response"], dtype=object)
         columns = ["reward", "spread", "score", "similarity"]
         if asked.empty:
             return pd.DataFrame(columns=columns, dtype=float)
@@ -178,16 +173,6 @@ class RealmReward:
         reward = cls(scorer, embedder, Combiner.from_pretrained(file.parent), max_prompt_words=words)
         reward._run_folder = run
         return reward
-
-
-def _each(read: Callable[[Prompt], str], dialogues: Sequence[Prompt], name: str) -> list[str]:
-    texts = []
-    for place, dialogue in enumerate(dialogues):
-        try:
-            texts.append(read(dialogue))
-        except PairsError as error:
-            raise PairsError(f"{name} {place}: {error}") from None
-    return texts
 
 
 def _name_and_weights(identity: Mapping[str, Any]) -> str:
