@@ -237,6 +237,8 @@ def test_notebook_03_runs_in_jupyterlab_and_its_explorer_answers(
     page.goto(lab.format("03_evaluation.ipynb"))
     page.locator(".jp-Notebook").wait_for()
     page.locator(".jp-KernelName", has_text="Python 3").wait_for()  # nobody has to choose one
+    # While JupyterLab connects to the kernel, "Run All Cells" can be lost: nothing runs, and nothing says so.
+    page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for(state="attached")
     page.locator('.lm-MenuBar-itemLabel:text-is("Run")').click()
     page.locator('.lm-Menu-itemLabel:text-is("Run All Cells")').click()
     button = page.get_by_role("button", name="Compare")
