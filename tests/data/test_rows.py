@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from realm_lib.data.rows import Row, csv_rows, json_file, json_lines
@@ -32,7 +32,6 @@ def values(rows: Iterator[Row]) -> list[dict[str, Any]]:
 
 
 @given(TABLES, ENCODINGS, st.booleans(), st.sampled_from(["\n", "\r\n", "\n\n \r\n"]))
-@settings(deadline=None)
 def test_lines_of_json_are_what_json_wrote(
     table: list[dict[str, str]], encoding: str, ascii_only: bool, end: str
 ) -> None:
@@ -42,14 +41,12 @@ def test_lines_of_json_are_what_json_wrote(
 
 
 @given(TABLES, ENCODINGS, st.sampled_from([None, 2]))
-@settings(deadline=None)
 def test_an_array_is_what_json_wrote(table: list[dict[str, str]], encoding: str, indent: int | None) -> None:
     text = json.dumps(table, indent=indent, ensure_ascii=False)
     assert values(json_file(io.BytesIO(text.encode(encoding)))) == table
 
 
 @given(TABLES, ENCODINGS, st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]), st.sampled_from(["\n", "\r\n"]))
-@settings(deadline=None)
 def test_csv_is_what_csv_wrote(table: list[dict[str, str]], encoding: str, quoting: Any, end: str) -> None:
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, ["prompt", "response"], quoting=quoting, lineterminator=end)

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -109,7 +109,6 @@ def read_turns(tokenizer: Any, name: str, ids: list[int]) -> list[tuple[str, str
 
 
 @pytest.mark.parametrize("label", [label for label in ALL if label.endswith("bytes")])
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(CHATS)
 def test_turns_and_roles_arrive_whatever_is_said(label: str, chat: list[dict[str, str]]) -> None:
     name, tokenizer = ALL[label][0], TOKENIZERS[label]
@@ -120,7 +119,6 @@ def test_turns_and_roles_arrive_whatever_is_said(label: str, chat: list[dict[str
 
 
 @pytest.mark.parametrize("label", ALL)
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(CHATS)
 def test_no_content_gives_a_special_token(label: str, chat: list[dict[str, str]]) -> None:
     tokenizer = TOKENIZERS[label]
@@ -137,7 +135,6 @@ def test_no_content_gives_a_special_token(label: str, chat: list[dict[str, str]]
 
 
 @pytest.mark.parametrize("label", ALL)
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(CHATS)
 def test_ordinary_chats_are_tokenized_as_ever_and_offsets_point_at_the_text(
     label: str, chat: list[dict[str, str]]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.torch import load_file, save_file
@@ -64,7 +64,7 @@ def test_vectors_are_those_of_the_published_recipe(minilm: Any, folder: Path) ->
 
 def test_vectors_have_length_one_and_come_again(minilm: Any) -> None:
     vectors = minilm.embed(TEXTS)
-    np.testing.assert_allclose(np.linalg.norm(vectors.astype(np.float64), axis=1), 1.0, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors.astype(np.float64), axis=1), 1.0, atol=1e-6)
     np.testing.assert_array_equal(minilm.embed(TEXTS), vectors)
 
 
@@ -92,7 +92,7 @@ def test_models_side_by_side_give_each_text_its_own_vector(
 def test_near_texts_are_near(minilm: Any) -> None:
     vectors = minilm.embed([TEXTS[0], TEXTS[1], TEXTS[5], TEXTS[0]])
     question, answer, court, again = vectors[:, None, :]
-    assert cosine(question, again) == pytest.approx(1.0, abs=1e-5)
+    assert cosine(question, again) == pytest.approx(1.0, abs=1e-6)
     assert cosine(question, answer)[0] > cosine(question, court)[0] + 0.3
 
 
@@ -102,7 +102,7 @@ def test_no_texts(minilm: Any) -> None:
 
 def test_a_folder_is_a_model_too(minilm: Any, folder: Path) -> None:
     other = build_embedder(params(str(folder)))
-    np.testing.assert_allclose(other.embed(TEXTS), minilm.embed(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(other.embed(TEXTS), minilm.embed(TEXTS), atol=1e-6)
     assert other.identity["weights"] != minilm.identity["weights"]  # a folder's digest covers more than its weights
 
 
@@ -115,7 +115,7 @@ def test_a_hub_id_is_a_model_too(minilm: Any, folder: Path, tmp_path: Path, monk
     (place / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     hub = build_embedder(params("some/encoder"))
-    np.testing.assert_allclose(hub.embed(TEXTS), minilm.embed(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(hub.embed(TEXTS), minilm.embed(TEXTS), atol=1e-6)
     assert (hub.identity["model"], hub.identity["weights"]) == ("some/encoder", commit)
     assert dict(build_embedder(params("some/encoder", revision=commit)).identity) == dict(hub.identity)
     # The hub's main moves on: other weights, and another key in the feature store.
@@ -129,7 +129,7 @@ def test_dimensions_cut_the_vector_and_its_identity(minilm: Any) -> None:
     short = build_embedder(params(embedders.PACKAGED_MODEL, dimensions=64))
     vectors, whole = short.embed(TEXTS), minilm.embed(TEXTS)[:, :64]
     assert short.dimensions == vectors.shape[1] == 64
-    np.testing.assert_allclose(vectors, whole / np.linalg.norm(whole, axis=1, keepdims=True), atol=1e-5)
+    np.testing.assert_allclose(vectors, whole / np.linalg.norm(whole, axis=1, keepdims=True), atol=1e-6)
     assert dict(short.identity) != dict(minilm.identity)
 
 
@@ -194,7 +194,6 @@ numbers = st.floats(-1e6, 1e6, width=32)
 
 
 @given(arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 5)), elements=numbers))
-@settings(deadline=None)
 def test_unit_vectors_and_cosines_are_those_of_float64(vectors: Any) -> None:
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
     if (lengths == 0).any():
@@ -202,14 +201,14 @@ def test_unit_vectors_and_cosines_are_those_of_float64(vectors: Any) -> None:
             unit_vectors(vectors, [""] * len(vectors))
         return
     unit = unit_vectors(vectors, [""] * len(vectors))
-    np.testing.assert_allclose(unit, vectors / lengths[:, None], atol=1e-5)
+    np.testing.assert_allclose(unit, vectors / lengths[:, None], atol=1e-6)
     other = unit[::-1]
     found = cosine(unit, other)
     assert found.dtype == np.float64
     assert (np.abs(found) <= 1).all()
-    np.testing.assert_allclose(found, (unit.astype(np.float64) * other).sum(axis=1), atol=1e-5)
-    np.testing.assert_allclose(cosine(unit, unit), 1.0, atol=1e-5)
-    np.testing.assert_allclose(cosine(unit, -unit), -1.0, atol=1e-5)
+    np.testing.assert_allclose(found, (unit.astype(np.float64) * other).sum(axis=1), atol=1e-6)
+    np.testing.assert_allclose(cosine(unit, unit), 1.0, atol=1e-6)
+    np.testing.assert_allclose(cosine(unit, -unit), -1.0, atol=1e-6)
 
 
 # Special tokens within texts
@@ -248,7 +247,7 @@ def test_special_tokens_in_a_text_are_letters(kind: str, tmp_path: Path) -> None
     for text in ("Why does bread rise?", "é你\U0001f35e < s > [", "yeast " * 99):
         assert tokens_of(embedder.model, text) == tokens_of(plain, text)
     forged = embedder.embed(FORGED * 9)
-    np.testing.assert_allclose(forged, np.vstack([embedder.embed([text]) for text in FORGED * 9]), atol=1e-5)
+    np.testing.assert_allclose(forged, np.vstack([embedder.embed([text]) for text in FORGED * 9]), atol=1e-6)
     assert np.abs(forged[1] - unit_vectors(plain.encode([FORGED[1]]), [""])[0]).max() > 1e-3
 
 

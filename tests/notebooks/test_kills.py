@@ -47,6 +47,10 @@ def test_a_killed_run_leaves_no_litter(killed: Path) -> None:
 def test_another_seed_gives_another_combiner(project: Project, whole: Path, killed: Path) -> None:
     """After everything else: this one really trains again, on the killed run's features, and is stopped there."""
     before = times(killed, "features/*", "notebooks/0[01]*")
+    planned = project.make("killed", "--dry-run", **{"training.seed": "7"})
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    assert sorted(re.findall(r'"running (\w+)', planned.stdout)) == STEPS[2:]
+    assert "rendering" in planned.stdout
     trained = times(killed, "metrics/combiner.json")
     said = project.make_until(
         "killed", lambda: times(killed, "metrics/combiner.json") not in ({}, trained), **{"training.seed": "7"}

@@ -123,7 +123,7 @@ def test_log_probabilities_are_the_same_in_the_batches_that_fit(policy: Policy, 
         found = response_log_probs(policy.model, prompts, answers, batch_size=8)
     assert tried == [8, 4, 2, 2, 2, 2]
     for own, other in zip(found, whole, strict=True):
-        np.testing.assert_allclose(own, other, atol=1e-4)
+        np.testing.assert_allclose(own, other, atol=1e-5)
 
 
 # PPO
@@ -149,8 +149,8 @@ def test_a_rollout_is_the_same_in_the_batches_that_fit(folder: Path) -> None:
     assert tight.models.policy.fits == {"sampling": 2, "forward passes": 2}
     for own, other in zip(found, whole, strict=True):
         assert (own.index, own.response_ids, own.told) == (other.index, other.response_ids, other.told)
-        np.testing.assert_allclose(own.log_probs, other.log_probs, atol=1e-4)
-        np.testing.assert_allclose(own.reference_log_probs, other.reference_log_probs, atol=1e-4)
+        np.testing.assert_allclose(own.log_probs, other.log_probs, atol=1e-5)
+        np.testing.assert_allclose(own.reference_log_probs, other.reference_log_probs, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")

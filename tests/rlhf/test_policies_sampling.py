@@ -135,7 +135,7 @@ def test_policy_and_reference_are_one_before_an_update_and_two_after(drawn: Draw
     with models.training():
         told = models.evaluate(drawn.prompts, drawn.alone, 1.0)
         reference = models.reference_log_probs(drawn.prompts, drawn.alone, 1.0)
-        torch.testing.assert_close(told.log_probs.detach(), reference, atol=5e-4, rtol=0)
+        torch.testing.assert_close(told.log_probs.detach(), reference, atol=5e-5, rtol=1e-4)
         assert told.entropies is not None
         assert float(told.entropies.min()) >= 0
         (told.log_probs.sum() + told.values.sum()).backward()
