@@ -34,14 +34,14 @@ def logistic_regression(
         margins = offset + inputs @ coefficients
         return float(np.logaddexp(0, -margins).sum() + ridge / 2 * coefficients @ coefficients)
 
-    coefficients = np.zeros(inputs.shape[1])
+    coefficients: Floats = np.zeros(inputs.shape[1])
     before = loss(coefficients)
     for _ in range(_MOST_STEPS):
         wrong = expit(-(offset + inputs @ coefficients))
         gradient = ridge * coefficients - wrong @ inputs
         hessian: Floats = (inputs * (wrong * (1 - wrong))[:, None]).T @ inputs
         hessian += ridge * np.eye(len(coefficients))
-        step = np.linalg.solve(hessian, gradient)
+        step: Floats = np.linalg.solve(hessian, gradient)
         while (after := loss(coefficients - step)) > before and np.abs(step).max() > _SMALLEST_STEP:
             step = step / 2
         if np.abs(step).max() <= _SMALLEST_STEP:
@@ -57,12 +57,13 @@ def fit_weights(differences: Floats, not_negative: Sequence[int] = ()) -> tuple[
     covariance is that of Laplace's approximation, the inverse Hessian of the log-loss.
     """
     weights, hessian = logistic_regression(differences)
-    covariance = np.linalg.inv(hessian)
+    covariance: Floats = np.linalg.inv(hessian)
     used = np.arange(len(weights))
     while negative := [place for place in not_negative if weights[place] < 0]:
         used = np.setdiff1d(used, negative)
         weights = np.zeros(len(weights))
-        weights[used], _ = logistic_regression(differences[:, used])
+        if used.size:
+            weights[used], _ = logistic_regression(differences[:, used])
     return weights, covariance
 
 

@@ -35,7 +35,7 @@ from realm_lib.runs.seeds import derive_seed
 _FOLDS = 5
 _MOST_PAIRS = 20_000
 """Pairs of the cross-fit: more say no more about how far to believe the network."""
-_ALMOST_NONE = 1e-6  # of a ridge: margins that order all pairs rightly would have no best factor
+_ALMOST_NONE = 1e-9  # of a ridge: margins that order all pairs rightly would have no best factor
 _DOUBT = 4.0
 """How large t² has to be before anything of f is believed; the classical shrinkage takes 1 to 2."""
 
