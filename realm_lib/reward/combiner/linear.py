@@ -57,7 +57,7 @@ def fit_weights(differences: Floats, not_negative: Sequence[int] = ()) -> tuple[
     covariance is that of Laplace's approximation, the inverse Hessian of the log-loss.
     """
     weights, hessian = logistic_regression(differences)
-    covariance: Floats = np.linalg.inv(hessian)
+    covariance = np.linalg.inv(hessian).astype(np.float64)
     used = np.arange(len(weights))
     while negative := [place for place in not_negative if weights[place] < 0]:
         used = np.setdiff1d(used, negative)
