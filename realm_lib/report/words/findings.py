@@ -50,8 +50,8 @@ def combiner(metrics: Metrics, *, simulated: bool) -> str:
     text = "" if metrics["evidence"] is None else f"{_bend(metrics)} "
     return (
         f"{text}{'On simulated pairs, the' if simulated else 'The'} best epoch was **{metrics['best_epoch']}**: "
-        f"training loss {metrics['train_loss']:.3f}, validation loss {metrics['validation_loss']:.3f} nats (knowing nothing: "
-        f"{math.log(2):.3f}), validation accuracy **{percent(metrics['validation_accuracy'])}**, after "
+        f"training loss {metrics['train_loss']:.3f}, validation loss {metrics['validation_loss']:.3f} nats (knowing "
+        f"nothing: {math.log(2):.3f}), validation accuracy **{percent(metrics['validation_accuracy'])}**, after "
         f"{metrics['seconds']:.1f} s of training. The validation pairs ask for {metrics['temperature']:.2f} times the "
         "differences that training made, and the reward has them."
     )
