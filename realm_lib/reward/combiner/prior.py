@@ -169,7 +169,7 @@ class _Training:
             return list(range(len(asked))) if waited < self.params.patience else []
 
         names = [("combiner", "fold", number) for number in range(len(asked))]
-        state = self._train(rows, names, self.params.num_epochs, judge, running, checkpoint)
+        state = self._train(rows, names, "combiner, folds", self.params.num_epochs, judge, running, checkpoint)
         return (offset, state.kept["margins"]), state.history
 
     def train_members(self, epochs: int, checkpoint: Path | None) -> State:
@@ -189,12 +189,21 @@ class _Training:
 
         everything = torch.arange(len(self.pairs.train))
         names = [("combiner", member) for member in members]
-        return self._train([everything for _ in members], names, epochs, judge, lambda _: list(members), checkpoint)
+        return self._train(
+            [everything for _ in members],
+            names,
+            "combiner, members",
+            epochs,
+            judge,
+            lambda _: list(members),
+            checkpoint,
+        )
 
     def _train(
         self,
         rows: Sequence[Tensor],
         names: Sequence[tuple[str | int, ...]],
+        what: str,
         epochs: int,
         judge: Callable[[State, list[int]], None],
         running: Callable[[State], list[int]],
@@ -217,6 +226,7 @@ class _Training:
             begin=lambda state: judge(state, []),
             judge=judge,
             running=running,
+            what=what,
             progress=self.progress,
             checkpoint=checkpoint,
         )
