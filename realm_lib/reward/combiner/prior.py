@@ -33,7 +33,7 @@ from realm_lib.reward.combiner.training import (
 from realm_lib.runs.seeds import derive_seed
 
 _FOLDS = 5
-_MOST_PAIRS = 20_000
+_MOST_PAIRS = 10_000
 """Pairs of the cross-fit: more say no more about how far to believe the network."""
 _ALMOST_NONE = 1e-9  # of a ridge: margins that order all pairs rightly would have no best factor
 _DOUBT = 4.0
@@ -111,7 +111,7 @@ def train_with_prior(
 
 
 def draw_folds(posts: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """The fold of each pair of ``posts`` [pairs], from 0; -1 for pairs beyond the 20,000 that are cross-fitted.
+    """The fold of each pair of ``posts`` [pairs], from 0; -1 for pairs beyond the 10,000 that are cross-fitted.
 
     A post's pairs stay together: what they share must not be known of a pair that is asked.
     """
