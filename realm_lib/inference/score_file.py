@@ -19,7 +19,8 @@ from realm_lib.data.chats import PairsError, Prompt, as_response, as_text
 from realm_lib.data.lengths import cut_prompt
 from realm_lib.data.responses import split_prompt
 from realm_lib.data.tables import PLACE, SCORES, SUFFIXES, is_table, read_table, storable, told
-from realm_lib.features.extraction import score_texts, votes_renamed
+from realm_lib.features.extraction import votes_renamed
+from realm_lib.features.scores import score_texts
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.reward_models import LongResponseError, build_scorer
 from realm_lib.runs.files import atomic_path
@@ -80,7 +81,7 @@ def score_file(run: str | Path, source: str | Path, target: str | Path) -> Score
             distinct["response"].tolist(),
             FeatureStore(resolve_path(preprocessing.cache_dir)),
             batch_size=preprocessing.batch_size,
-            progress=show_progress(),
+            label="scoring" if show_progress() else None,
         )
     except LongResponseError as error:
         rows_named = ", ".join(str(row) for row in distinct.iloc[error.places[:5]]["row"])
