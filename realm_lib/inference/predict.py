@@ -136,3 +136,12 @@ def rank(answers: Iterable[tuple[Question, dict[str, Any]]]) -> list[dict[str, A
             better = sum(other > answer["reward"] for other in rewards)
             ranked.append({"rank": 1 + better, "number": question.number, **answer})
     return ranked
+
+
+def told_outside(outside: Sequence[bool]) -> str:
+    """How many of the responses lay outside the range of the training responses."""
+    beyond, asked = sum(outside), len(outside)
+    return (
+        f"{beyond:,} of {asked:,} responses ({100 * beyond / asked:.1f} %) lay outside the range of the training "
+        "responses: there a feature counts as if it were at the border"
+    )

@@ -38,8 +38,8 @@ class RealmReward:
     """The combined reward, callable with the signature of a TRL reward function.
 
     A scorer and an embedder give the first two features, ``signals`` the others by name, the combiner makes one number
-    of them. Each can be any object that keeps the protocol. Prompts are cut to ``max_prompt_words`` first, as those were that the combiner was trained on
-    (:func:`realm_lib.data.lengths.cut_prompt`); None cuts nothing.
+    of them. Each can be any object that keeps the protocol. Prompts are cut to ``max_prompt_words`` first, as those
+    were that the combiner was trained on (:func:`realm_lib.data.lengths.cut_prompt`); None cuts nothing.
     """
 
     def __init__(
@@ -114,8 +114,10 @@ class RealmReward:
         return [float(reward) for reward in self.explain(prompts, completions)["reward"]]
 
     def explain(self, prompts: Sequence[Prompt], completions: Sequence[Prompt]) -> pd.DataFrame:
-        """One row a completion: reward, spread (standard deviation over the ensemble), score, similarity, each signal by
-        its name, and outside: whether one of these lies beyond the range of the training responses.
+        """One row a completion: reward, spread, score, similarity, each signal by its name, outside.
+
+        spread is the standard deviation over the ensemble; outside says whether one of the features lies beyond the
+        range of the training responses.
 
         Equal texts are computed once. Raises :class:`LongResponseError` with the places, among ``completions``, of
         those that are too long for a reward model, what the models and :class:`SignalError` of functions raise, and

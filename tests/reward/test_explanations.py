@@ -102,6 +102,9 @@ def test_a_combiner_that_answers_nan_is_an_error_that_names_the_numbers(run_rewa
     class Broken:
         """Gives NaN where a real one gives a reward."""
 
+        features = run_reward.combiner.features
+        outside = run_reward.combiner.outside
+
         def reward_and_spread(self, features: Any) -> Any:
             return np.full(len(features), np.nan), np.zeros(len(features))
 
@@ -143,5 +146,5 @@ def test_another_fault_is_ours_and_is_raised(run_reward: RealmReward) -> None:
 
 def test_an_explanation_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Explanation(1.0, 0.0, 1.0, 0.0).reward = 2.0  # type: ignore[misc]
+        Explanation(1.0, 0.0, 1.0, 0.0, outside=False).reward = 2.0  # type: ignore[misc]
     assert issubclass(LongResponseError, ScorerError)

@@ -76,7 +76,13 @@ def evaluate_file(
         raise PairsError(f"{path}: {error}") from None
     store, batch_size = FeatureStore(resolve_path(reading.cache_dir)), reading.batch_size
     features = extract_features(
-        pairs, reward.scorer, reward.embedder, store, batch_size=batch_size, progress=show_progress()
+        pairs,
+        reward.scorer,
+        reward.embedder,
+        store,
+        signals=reward.signals,
+        batch_size=batch_size,
+        progress=show_progress(),
     )
     fitted = fit_rewards(known["train"], known["validation"], reward.combiner, params.model, params.training)
     on_validation = {reward_name: reward_of(known["validation"]) for reward_name, reward_of in fitted.items()}
