@@ -25,12 +25,18 @@ class RewardModelSignal(Section):
     kind: Literal["reward_model"]
     reward_model: RewardModelParams
 
+    def __str__(self) -> str:
+        return f"the score of {self.reward_model.model_id}"
+
 
 class EmbeddingSignal(Section):
     """The cosine of prompt and response under a further embedding model."""
 
     kind: Literal["embedding"]
     embedding: EmbeddingParams
+
+    def __str__(self) -> str:
+        return f"the cosine of prompt and response under {self.embedding.model_id}"
 
 
 class LengthSignal(Section):
@@ -40,6 +46,9 @@ class LengthSignal(Section):
     unit: Literal["words", "characters"] = "words"
     """Of any script: words by Unicode's boundaries, characters as a reader counts them."""
 
+    def __str__(self) -> str:
+        return f"log(1 + {self.unit} of the response)"
+
 
 class PythonSignal(Section):
     """The numbers of a function of your own."""
@@ -48,6 +57,9 @@ class PythonSignal(Section):
     function: Annotated[str, AfterValidator(_check_function)]
     """``module:name``, called with a list of prompts and one of responses, texts; it returns a number for each. The
     module is looked for where Python looks, then in the working directory, the project's folder and its ``params/``."""
+
+    def __str__(self) -> str:
+        return f"the function {self.function}"
 
 
 SignalParams = Annotated[RewardModelSignal | EmbeddingSignal | LengthSignal | PythonSignal, Field(discriminator="kind")]

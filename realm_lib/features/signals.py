@@ -201,7 +201,7 @@ def build_signal(name: str, params: SignalParams, run_folder: Path | None = None
         if isinstance(params, LengthSignal):
             count = _COUNTS[params.unit]
             return FunctionSignal(
-                name, {"model": f"log(1 + {params.unit})"}, lambda _, responses: np.log1p(counted(count, responses))
+                name, {"model": str(params)}, lambda _, responses: np.log1p(counted(count, responses))
             )
         function = load_function(params.function)
         return FunctionSignal(name, {"model": params.function, "weights": function.digest}, function.call)

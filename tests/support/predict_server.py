@@ -14,7 +14,14 @@ MODELS = {"reward_model": "letters@1", "embedding": "none", "combiner": "2", "re
 def numbers(prompt: str, response: str) -> dict[str, Any]:
     """The reward of a response and its parts."""
     score = float(len(response))
-    return {"reward": score - len(prompt) / 16, "spread": score / 8, "score": score, "similarity": 0.5, "outside": len(prompt) > 999, "signals": {}}
+    return {
+        "reward": score - len(prompt) / 16,
+        "spread": score / 8,
+        "score": score,
+        "similarity": 0.5,
+        "outside": len(prompt) > 999,
+        "signals": {},
+    }
 
 
 @dataclass

@@ -93,8 +93,8 @@ def evaluate_file(
     source: dict[str, Any] = {name: getattr(report, name) for name in ("read", "dropped", "posts_cut")}
     source |= {name: getattr(report, name) for name in ("ids", "annotators", "other_ratios")}
     source |= seen.to_dict()
-    if trained_on["reward_model"] is None:
-        source["not_known"] = reward.scorer.identity["model"]
+    if unknown := [name for name, posts in trained_on.items() if posts is None and name in reward.models]:
+        source["not_known"] = " and ".join(reward.models[name].partition("@")[0] for name in unknown)
     added = {"verdict": verdict(evaluation), "length_bias": lengths, "source": source}
     metrics = run.write_metrics(f"evaluation_{name}", evaluation.to_dict() | added)
     run.write_table(evaluation.per_pair, "metrics", f"pairs_{name}.parquet")
