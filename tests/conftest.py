@@ -145,7 +145,7 @@ def signals_folder(tmp_path_factory: pytest.TempPathFactory, inform_folder: Path
     signals = {
         "second": {"kind": "reward_model", "reward_model": second},
         "words": {"kind": "length"},
-        "asked": {"kind": "python", "function": "support.user_signals:shares"},
+        "repeats": {"kind": "python", "function": "support.user_signals:shares"},
     }
     return _trained_run(
         tmp_path_factory.mktemp("signals"), inform_folder, Params.from_sections(signals=signals).signals
