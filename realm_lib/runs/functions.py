@@ -15,9 +15,10 @@ _loaded: dict[str, str] = {}
 
 
 class UserFunction(NamedTuple):
-    """A function, and the SHA-256 of the file that it is written in: an edited function has other values."""
+    """A function, the file that it is written in, and that file's SHA-256: an edited function has other values."""
 
     call: Callable[..., Any]
+    file: Path
     digest: str
 
 
@@ -49,14 +50,19 @@ def load_function(reference: str) -> UserFunction:
     if not callable(function) or getattr(function, "__module__", None) != module_name:
         # Of another file nobody would notice that it changed.
         raise ParamsError(f"{reference}: no function {name} is written in {file}")
-    return UserFunction(function, digest)
+    return UserFunction(function, file, digest)
 
 
-def check_functions(signals: SignalsParams) -> None:
-    """Raise :class:`ParamsError` naming the first of ``signals`` whose function is not there."""
+def function_files(signals: SignalsParams) -> list[Path]:
+    """The files that the functions of ``signals`` are written in.
+
+    Raises :class:`ParamsError` naming the first signal whose function is not there.
+    """
+    files = []
     for name, signal in signals.items():
         if isinstance(signal, PythonSignal):
             try:
-                load_function(signal.function)
+                files.append(load_function(signal.function).file)
             except ParamsError as error:
                 raise ParamsError(f"signals.{name}.function: {error}") from error
+    return files

@@ -1,8 +1,9 @@
 """Running notebooks for make: which parameters and files each depends on, and one execution at a time.
 
 make decides what is out of date. This module resolves a profile into a run's folder, writes for every notebook the
-sections that its ``parameters`` cell declares and the library files that it imports, and executes a notebook with
-papermill so that a failure is kept for reading and never stands where a result would.
+sections that its ``parameters`` cell declares and the files that it imports (the library's, and those of the user's own
+functions), and executes a notebook with papermill so that a failure is kept for reading and never stands where a result
+would.
 """
 
 import ast
@@ -19,6 +20,7 @@ import yaml
 from realm_lib.config.base import project_root
 from realm_lib.config.profile import SECTIONS, dump_yaml, load_params
 from realm_lib.runs.files import write_text
+from realm_lib.runs.functions import function_files
 from realm_lib.runs.run import Run, open_run
 
 
@@ -46,6 +48,8 @@ def prepare(profile: str, overrides: list[str]) -> Run:
         _write_if_changed(run.path(".steps", f"{notebook.stem}.yaml"), dump_yaml(params, sections))
         after = [f"$(RUN)/notebooks/{name}.ipynb" for name in _after(notebook, before)]
         needs = [*map(str, imported_modules(notebook)), *after]
+        if "signals" in sections:
+            needs += [str(file).replace(" ", "\\ ") for file in function_files(params.signals)]
         rules.append(f"$(RUN)/notebooks/{notebook.stem}.ipynb: {' '.join(needs)}")
         before.append(notebook.stem)
     _write_if_changed(run.path(".steps", "depends.mk"), "\n".join(rules) + "\n")

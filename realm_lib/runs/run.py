@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from realm_lib.config.base import ParamsError, project_root
 from realm_lib.config.profile import Params, dump_yaml
 from realm_lib.runs.files import atomic_path, write_json, write_table
-from realm_lib.runs.functions import check_functions
+from realm_lib.runs.functions import function_files
 from realm_lib.runs.seeds import seed_everything
 from realm_lib.runs.threads import take_threads
 
@@ -166,7 +166,7 @@ def open_run(params: Params) -> Run:
     anything is computed.
     """
     if "signals" in params.sections:
-        check_functions(params.signals)
+        function_files(params.signals)
     run = Run(params.run.folder)
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
