@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from realm_lib.config.base import project_root
+from realm_lib.config.overrides import overrides_of
 from realm_lib.config.profile import SECTIONS, dump_yaml, load_params
 from realm_lib.runs.files import write_text
 from realm_lib.runs.functions import function_files
@@ -36,7 +37,7 @@ def prepare(profile: str, overrides: list[str]) -> Run:
     content is unchanged keeps its time, so that make reruns only what a changed parameter reaches.
     """
     path = Path(profile) if profile.endswith((".yaml", ".yml")) else project_root() / "params" / f"{profile}.yaml"
-    params = load_params(path, overrides)
+    params = load_params(path, overrides_of(overrides))
     run = open_run(params)
     _write_if_changed(run.path("params.yaml"), dump_yaml(params))
     notebooks = sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
