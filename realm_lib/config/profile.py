@@ -111,8 +111,8 @@ def _validated(content: Mapping[str, Any], source: str, required: Iterable[str] 
             sections[name] = _TYPES[name].validate_python(content[name])
         except ValidationError as error:
             faults += _faults(error, name)
-    if required:
-        faults += _feature_faults(sections.get("model"), list(content.get("signals") or ()))
+    if required and "signals" in sections:
+        faults += _feature_faults(sections.get("model"), sections["signals"])
     if faults:
         raise ParamsError("\n".join(f"{source}: {fault}" for fault in faults))
     return sections
