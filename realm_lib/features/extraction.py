@@ -191,6 +191,7 @@ def add_signals(
         for extraction in features.values():
             _refuse_taken(extraction.table, name)
     for name, params in signals.items():
+        release_memory()
         signal = build_signal(name, params, run_folder)
         if isinstance(signal, SimilaritySignal):
             with naming(name):
@@ -200,7 +201,6 @@ def add_signals(
         for split, extraction in features.items():
             features[split] = add_signal(extraction, name, signal, store, batch_size=batch_size, progress=progress)
         del signal
-        release_memory()
     return features
 
 

@@ -145,7 +145,8 @@ class FunctionSignal:
         called = self.identity["model"]
         try:
             told = self.function([readable(prompt) for prompt in prompts], list(responses))
-            numbers = np.asarray(told, dtype=np.float64).astype(np.float32)
+            with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused below
+                numbers = np.asarray(told, dtype=np.float64).astype(np.float32)
         except Exception as error:
             raise SignalError(self.name, f"{called} failed: {type(error).__name__}: {error}") from error
         if numbers.shape != (len(prompts),):

@@ -102,6 +102,7 @@ def _features(params: Params, run: Run, source: Path, distinct: pd.DataFrame) ->
         **{name: partial(build_signal, name, section, run.folder) for name, section in params.signals.items()},
     }
     for name, build in builders.items():
+        release_memory()
         label = name if name in params.signals else "scoring"
         try:
             with naming(name) if name in params.signals else nullcontext():
@@ -113,7 +114,6 @@ def _features(params: Params, run: Run, source: Path, distinct: pd.DataFrame) ->
                 rows = ", ".join(str(row) for row in distinct.iloc[error.places[:5]]["row"])
                 error.args = (f"{source} row {rows}: {error}",)
             raise
-        release_memory()
     return found
 
 
