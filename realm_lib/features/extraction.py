@@ -87,8 +87,10 @@ def extract_features(
     batch_size: int = 256,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """``pairs`` with the columns score_A, score_B, similarity_A, similarity_B and NAME_A, NAME_B of each signal beside
-    their own; see :func:`extract` and :func:`add_signal`."""
+    """``pairs`` with their features beside their own columns; see :func:`extract` and :func:`add_signal`.
+
+    These are score_A, score_B, similarity_A, similarity_B, and NAME_A, NAME_B of each of the ``signals``.
+    """
     extraction = extract(pairs, scorer, embedder, store, batch_size=batch_size, progress=progress)
     for name, signal in (signals or {}).items():
         extraction = add_signal(extraction, name, signal, store, batch_size=batch_size, progress=progress)

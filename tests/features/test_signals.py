@@ -190,8 +190,10 @@ def test_a_response_too_long_for_a_further_reward_model_names_signal_and_post(
 
 def test_a_column_of_the_pairs_is_not_overwritten(first: extraction.Extraction, tmp_path: Path) -> None:
     taken = extraction.Extraction(first.table.assign(words_B=1.0), first.counts, first.costs)
+    section = params_of(letters={"kind": "length", "unit": "characters"}, words={"kind": "length"})
     with pytest.raises(PairsError, match=r"signals\.words: the pairs have a column words_B already"):
-        add_signals({"test": taken}, params_of(words={"kind": "length"}), FeatureStore(tmp_path), progress=False)
+        add_signals({"test": taken}, section, FeatureStore(tmp_path), progress=False)
+    assert not list(tmp_path.iterdir()), "before anything is computed"
 
 
 def test_a_paid_embedder_is_quoted_whole_and_stopped_by_its_own_budget(
