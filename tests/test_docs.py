@@ -19,7 +19,7 @@ from support.ppo_run import make_policy
 from support.server_process import ServerProcess
 
 from realm_lib import cli
-from realm_lib.config.profile import dump_yaml, load_params
+from realm_lib.config.profile import Params, dump_yaml, load_params
 from realm_lib.report.documents import write_documents
 
 ROOT = Path(__file__).parents[1]
@@ -253,12 +253,18 @@ def run_in(place: Path, command: list[str]) -> str:
 
 
 def test_every_snippet_is_run_or_has_a_reason() -> None:
-    assert {language for blocks in BLOCKS.values() for language, _ in blocks} == {"python", "bash", "bibtex"}
+    assert {language for blocks in BLOCKS.values() for language, _ in blocks} == {"python", "bash", "yaml", "bibtex"}
     firsts = [code.split("\n")[0] for _, code in BASH]
     assert [start for start in ELSEWHERE if not any(line.startswith(start) for line in firsts)] == []
     for name, code in BASH:
         if not elsewhere(code):
             assert not any(map(elsewhere, code.splitlines())), f"{name}: one block, one way of testing it"
+
+
+def test_the_yaml_of_a_document_is_sections_of_a_profile() -> None:
+    shown = [yaml.safe_load(code) for blocks in BLOCKS.values() for language, code in blocks if language == "yaml"]
+    kinds = {signal.kind for content in shown for signal in Params.from_sections(**content).signals.values()}
+    assert kinds == {"reward_model", "embedding", "length", "python"}, "an example of each"
 
 
 @pytest.mark.slow

@@ -1,10 +1,16 @@
 """The models whose numbers a combiner combines, and the prompts that they are shown."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from pydantic import TypeAdapter
 
 from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.config.reward_model import RewardModelParams
+from realm_lib.config.signals import SignalsParams
+
+_SIGNALS: TypeAdapter[SignalsParams] = TypeAdapter(SignalsParams)
 
 
 @dataclass(frozen=True)
@@ -15,8 +21,25 @@ class FeatureModels:
     embedding: EmbeddingParams
     max_prompt_words: int | None = None
     """Words to which their prompts were cut (``data.preprocessing.max_length``); None where nothing cut them."""
+    signals: SignalsParams = field(default_factory=dict)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of the features, in the combiner's order."""
+        return ("score", "similarity", *self.signals)
 
     def to_dict(self) -> dict[str, Any]:
-        """Both sections and the number of words, for JSON."""
+        """The three sections and the number of words, for JSON."""
         sections = {name: getattr(self, name).model_dump(mode="json") for name in ("reward_model", "embedding")}
-        return {**sections, "max_prompt_words": self.max_prompt_words}
+        signals = _SIGNALS.dump_python(self.signals, mode="json")
+        return {**sections, "signals": signals, "max_prompt_words": self.max_prompt_words}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """What :meth:`to_dict` gave; without signals where an earlier version, which had none, wrote it."""
+        return cls(
+            RewardModelParams.model_validate(content["reward_model"]),
+            EmbeddingParams.model_validate(content["embedding"]),
+            content["max_prompt_words"],
+            _SIGNALS.validate_python(content.get("signals", {})),
+        )

@@ -1,6 +1,6 @@
-"""Names that a judge cannot have."""
+"""Names that a judge cannot have, nor a signal."""
 
-_REWARD = {"reward", "score", "similarity", "spread", "floored"}
+_REWARD = {"reward", "score", "similarity", "spread", "outside", "floored"}
 _ANSWERS = {"policy", "prompt", "post", "row", "number", "answer", "response", "before", "after", "weight", "picked"}
 _ANSWERS |= {"log_ratio"}
 _MEASURES = {"length", "characters", "ended", "entropy", "distinct_1", "distinct_2"}
@@ -18,3 +18,9 @@ RESERVED_JUDGES = frozenset(_REWARD | _ANSWERS | _MEASURES | _KL | _WINS | _DPO 
 """What stands beside the judges in tables and metrics of policies: a judge of that name would overwrite it. Written out
 here, because a profile is checked before anything that makes those tables is loaded; the tests of PPO, DPO and the
 comparison hold that none of their columns is missing."""
+
+_MODELS = {"reward_model", "embedding", "combiner", "realm_lib", "models", "signals"}
+_REWARDS = {"realm", "gold", "linear", "trees", "ceiling", "feature_ceiling"}
+_OF_PAIRS = {"human_ref", "votes", "rating", "labels", "chosen", "rejected"}
+RESERVED_SIGNALS = RESERVED_JUDGES | _MODELS | _REWARDS | _OF_PAIRS
+"""What a signal cannot be called: it would overwrite a column of the pairs, a reward of the evaluation or a model."""

@@ -1,5 +1,7 @@
 """Changes to a profile from the command line: ``training.seed=7``."""
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from realm_lib.config.base import ParamsError
@@ -24,6 +26,18 @@ def merge_override(content: dict[str, Any], override: str) -> None:
         if not isinstance(target, dict):
             raise ParamsError(f"override {key!r}: {parent} is a value, not a section")
     target[last] = _merged(target.get(last), value)
+
+
+def overrides_of(words: Iterable[str]) -> list[str]:
+    """The overrides of ``make SET="..."``, which make splits at spaces: a word that begins none goes on with the one
+    before."""
+    overrides: list[str] = []
+    for word in words:
+        if overrides and not re.match(r"[^{}\[\],:'\"=]+=", word):
+            overrides[-1] += f" {word}"
+        else:
+            overrides.append(word)
+    return overrides
 
 
 def _merged(old: Any, new: Any) -> Any:

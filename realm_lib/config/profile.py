@@ -20,6 +20,7 @@ from realm_lib.config.overrides import merge_override
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.rlhf import RlhfParams
 from realm_lib.config.run import RunParams
+from realm_lib.config.signals import SignalsParams
 from realm_lib.config.text import read_yaml, write_yaml
 from realm_lib.config.training import ModelParams, OfflineModelsParams, TrainingParams
 
@@ -27,7 +28,7 @@ from realm_lib.config.training import ModelParams, OfflineModelsParams, Training
 def _given(name: str) -> Any:
     """A read-only attribute: the section ``name``, or an error that names it where it was not given."""
 
-    def get(params: "Params") -> Section | None:
+    def get(params: "Params") -> Any:
         if name not in params.sections:
             raise ParamsError(f"section {name!r} is not in this notebook's parameters cell")
         return params.sections[name]
@@ -41,13 +42,14 @@ class Params:  # noqa: PLW1641, its sections hold lists: there is nothing to has
     run: RunParams = _given("run")
     reward_model: RewardModelParams = _given("reward_model")
     embedding: EmbeddingParams = _given("embedding")
+    signals: SignalsParams = _given("signals")
     data: DataParams = _given("data")
     model: ModelParams = _given("model")
     training: TrainingParams = _given("training")
     offline_models: OfflineModelsParams | None = _given("offline_models")
     rlhf: RlhfParams | None = _given("rlhf")
 
-    def __init__(self, sections: Mapping[str, Section | None]) -> None:
+    def __init__(self, sections: Mapping[str, Section | SignalsParams | None]) -> None:
         self.sections: Final = sections
 
     @classmethod
@@ -65,7 +67,7 @@ class Params:  # noqa: PLW1641, its sections hold lists: there is nothing to has
         return f"Params({self.sections})"
 
 
-_TYPES = {name: TypeAdapter(kind) for name, kind in get_type_hints(Params).items()}
+_TYPES = {name: TypeAdapter(kind) for name, kind in get_type_hints(Params, include_extras=True).items()}
 SECTIONS = tuple(_TYPES)
 """The names of the sections, in a profile's order."""
 
@@ -90,16 +92,16 @@ def load_params(path: str | Path, overrides: Iterable[str] = ()) -> Params:
     for override in overrides:
         merge_override(content, override)
         source = f"{path} with overrides"
-    return Params(_validated({"offline_models": None, "rlhf": None} | content, source, SECTIONS))
+    return Params(_validated({"signals": {}, "offline_models": None, "rlhf": None} | content, source, SECTIONS))
 
 
 def dump_yaml(params: Params, sections: Iterable[str] | None = None) -> str:
     """The parameters (or only ``sections`` of them), every default written out, as YAML that reads back equal."""
     chosen = {name: params.sections[name] for name in (params.sections if sections is None else sections)}
-    return write_yaml({name: section and section.model_dump(mode="json") for name, section in chosen.items()})
+    return write_yaml({name: _TYPES[name].dump_python(section, mode="json") for name, section in chosen.items()})
 
 
-def _validated(content: Mapping[str, Any], source: str, required: Iterable[str] = ()) -> dict[str, Section | None]:
+def _validated(content: Mapping[str, Any], source: str, required: Iterable[str] = ()) -> dict[str, Any]:
     """The sections of ``content``, in a profile's order. Raises :class:`ParamsError` with a line for each fault."""
     faults = [f"{name}: unknown section; there are {', '.join(SECTIONS)}" for name in content if name not in SECTIONS]
     faults += [f"{name}: missing" for name in required if name not in content]
@@ -109,8 +111,8 @@ def _validated(content: Mapping[str, Any], source: str, required: Iterable[str] 
             sections[name] = _TYPES[name].validate_python(content[name])
         except ValidationError as error:
             faults += _faults(error, name)
-    if required:
-        faults += _feature_faults(sections.get("model"), list(content.get("signals") or ()))
+    if required and "signals" in sections:
+        faults += _feature_faults(sections.get("model"), sections["signals"])
     if faults:
         raise ParamsError("\n".join(f"{source}: {fault}" for fault in faults))
     return sections
@@ -131,14 +133,19 @@ def _feature_faults(model: Section | None, signals: Iterable[str]) -> Iterator[s
 def _faults(error: ValidationError, section: str) -> Iterator[str]:
     """A line for each fault of a section: the key, what is wrong, what was found."""
     for fault in error.errors(include_url=False, include_input=True):
-        key = ".".join([section, *map(str, fault["loc"])])
+        place = [str(part) for part in fault["loc"]]
+        if section == "signals":
+            del place[1:2]  # the signal's kind once more, or that the fault is in its name
+        key = ".".join([section, *place])
         kind, value = fault["type"], fault["input"]
         message = fault["msg"].removeprefix("Value error, ")
         if kind == "extra_forbidden":
             message = "unknown key"
         elif kind == "missing":
             message = "missing"
-        elif kind == "model_type":
+        elif kind == "union_tag_not_found":
+            key, message = f"{key}.kind", "missing"
+        elif kind in ("model_type", "model_attributes_type", "dict_type", "mapping_type"):
             message = f"a section is a mapping of keys, not a {type(value).__name__}"
         elif kind.endswith(("_type", "_parsing")) and not key.endswith("api_key"):
             # A list or mapping is not repeated: there may be a key somewhere in it.

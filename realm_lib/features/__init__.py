@@ -1,1 +1,2 @@
-"""From preference pairs to one row of features: a score and a similarity for every response, each computed once."""
+"""From preference pairs to one row of features: a score, a similarity and further signals for every response, each
+computed once."""

@@ -1,21 +1,25 @@
-"""Preference pairs to features: a reward-model score and a prompt-response cosine for every response, once each."""
+"""Preference pairs to features: a number of each kind for every response, computed once."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from realm_lib.config.signals import SignalsParams
+from realm_lib.data.chats import PairsError
 from realm_lib.data.pairs import all_texts, distinct_texts
-from realm_lib.features.filling import fill, fill_from_stream
-from realm_lib.features.similarity import quote_embeddings, similarities, stored_similarities
-from realm_lib.features.store import FeatureStore, text_key
+from realm_lib.features.scores import score_texts
+from realm_lib.features.signals import Signal, SignalError, SimilaritySignal, Stored, build_signal, naming
+from realm_lib.features.similarity import quote_embeddings, stored_similarities
+from realm_lib.features.store import FeatureStore
 from realm_lib.models.embedders import Embedder
-from realm_lib.models.reward_models import HostedScorer, LongResponseError, Scorer
+from realm_lib.models.reward_models import LongResponseError, Scorer
+from realm_lib.runs.memory import release_memory
 
 FEATURE_COLUMNS = ("score_A", "score_B", "similarity_A", "similarity_B")
 
@@ -40,11 +44,37 @@ class FeatureCounts:
 
 
 @dataclass(frozen=True)
+class FeatureCost:
+    """What one feature takes; None where there is nothing to count."""
+
+    computed: int
+    """Numbers computed now; of a cosine the texts that were embedded."""
+    cache_hits: int
+    """The others, which were in the store."""
+    tokens: int | None
+    """Of all distinct texts, whether they were in the store or not: what the feature takes from nothing."""
+    seconds: float
+    """For what was computed now."""
+    cost: float | None
+    """US dollars for all distinct texts, estimated, of an embedder that is paid."""
+
+    def __add__(self, other: "FeatureCost") -> "FeatureCost":
+        return FeatureCost(
+            self.computed + other.computed,
+            self.cache_hits + other.cache_hits,
+            None if self.tokens is None or other.tokens is None else self.tokens + other.tokens,
+            round(self.seconds + other.seconds, 2),
+            None if self.cost is None or other.cost is None else self.cost + other.cost,
+        )
+
+
+@dataclass(frozen=True)
 class Extraction:
-    """Pairs with their features, one row a pair, and what it took."""
+    """Pairs with their features, one row a pair, and what it took: in all, and each feature by its name."""
 
     table: pd.DataFrame
     counts: FeatureCounts
+    costs: Mapping[str, FeatureCost]
 
 
 def extract_features(
@@ -53,11 +83,18 @@ def extract_features(
     embedder: Embedder,
     store: FeatureStore,
     *,
+    signals: Mapping[str, Signal] | None = None,
     batch_size: int = 256,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """``pairs`` with the columns score_A, score_B, similarity_A, similarity_B beside their own; see :func:`extract`."""
-    return extract(pairs, scorer, embedder, store, batch_size=batch_size, progress=progress).table
+    """``pairs`` with their features beside their own columns; see :func:`extract` and :func:`add_signal`.
+
+    These are score_A, score_B, similarity_A, similarity_B, and NAME_A, NAME_B of each of the ``signals``.
+    """
+    extraction = extract(pairs, scorer, embedder, store, batch_size=batch_size, progress=progress)
+    for name, signal in (signals or {}).items():
+        extraction = add_signal(extraction, name, signal, store, batch_size=batch_size, progress=progress)
+    return extraction.table
 
 
 def extract(
@@ -69,7 +106,7 @@ def extract(
     batch_size: int = 256,
     progress: bool = True,
 ) -> Extraction:
-    """The features of ``pairs`` and what they took.
+    """The score and the similarity of every response of ``pairs``, and what they took.
 
     Every distinct (prompt, response) is scored once and every distinct text embedded once, however many pairs hold
     it, and each ``batch_size`` of them is committed to ``store`` before the next is computed: an interrupted call goes
@@ -84,23 +121,20 @@ def extract(
         tqdm.write(f"embedding: {quote}")
     texts = distinct_texts(pairs)
     prompts, responses = texts["prompt"].tolist(), texts["response"].tolist()
-    try:
-        scores = score_texts(scorer, prompts, responses, store, batch_size=batch_size, progress=progress)
-    except LongResponseError as error:
-        long = texts.iloc[error.places]["response"]
-        posts = pairs.loc[pairs["human_ref_A"].isin(long) | pairs["human_ref_B"].isin(long), "post_id"].unique()
-        message = f"{error} (post_id {', '.join(map(str, posts[:5]))})"
-        raise LongResponseError(message, error.tokens, error.limit) from None
-    texts["score"] = scores.values
-    texts["similarity"] = similarities(prompts, responses, embedder, store, batch_size, progress)
-
-    table = votes_renamed(pairs)
-    for side in "AB":
-        values = texts.set_axis(["history", f"human_ref_{side}", f"score_{side}", f"similarity_{side}"], axis=1)
-        table = table.merge(values, on=["history", f"human_ref_{side}"], how="left", validate="many_to_one")
+    label = "scoring" if progress else None
+    with _naming_posts(texts, pairs):
+        scores = score_texts(scorer, prompts, responses, store, batch_size=batch_size, label=label)
+    scored = time.monotonic()
+    label = "embedding" if progress else None
+    found = SimilaritySignal(embedder).stored(prompts, responses, store, batch_size, label)
+    costs = {
+        "score": _cost(Stored.of(scores), scored - start),
+        "similarity": _cost(found, time.monotonic() - scored),
+    }
+    table = _with_columns(votes_renamed(pairs), texts, {"score": scores.values, "similarity": found.values})
     for name, (a, b) in stored_similarities(pairs, embedder, store).items():
         table[f"similarity_A under {name}"], table[f"similarity_B under {name}"] = a, b
-    times_used = all_texts(pairs).value_counts().reindex(pd.MultiIndex.from_frame(texts[["prompt", "response"]]))
+    times_used = all_texts(pairs).value_counts().reindex(pd.MultiIndex.from_frame(texts))
     counts = FeatureCounts(
         pairs=len(pairs),
         unique_responses=len(texts),
@@ -110,7 +144,75 @@ def extract(
         tokens_naive=int((scores.tokens * times_used.to_numpy()).sum()),
         seconds=round(time.monotonic() - start, 2),
     )
-    return Extraction(table, counts)
+    return Extraction(table, counts, costs)
+
+
+def add_signal(
+    extraction: Extraction,
+    name: str,
+    signal: Signal,
+    store: FeatureStore,
+    *,
+    batch_size: int = 256,
+    progress: bool = True,
+) -> Extraction:
+    """``extraction`` with the columns NAME_A and NAME_B of a signal, computed and kept as the first two features are.
+
+    Raises :class:`PairsError` where the pairs have such a column, and what the signal raises, naming it.
+    """
+    start = time.monotonic()
+    _refuse_taken(extraction.table, name)
+    texts = distinct_texts(extraction.table)
+    prompts, responses = texts["prompt"].tolist(), texts["response"].tolist()
+    with naming(name), _naming_posts(texts, extraction.table):
+        found = signal.stored(prompts, responses, store, batch_size, name if progress else None)
+    seconds = time.monotonic() - start
+    return Extraction(
+        _with_columns(extraction.table, texts, {name: found.values}),
+        replace(extraction.counts, seconds=round(extraction.counts.seconds + seconds, 2)),
+        {**extraction.costs, name: _cost(found, seconds)},
+    )
+
+
+def add_signals(
+    features: Mapping[str, Extraction],
+    signals: SignalsParams,
+    store: FeatureStore,
+    run_folder: Path | None = None,
+    *,
+    batch_size: int = 256,
+    progress: bool = True,
+) -> dict[str, Extraction]:
+    """The signals of a profile added to each split, by :func:`add_signal`: one model at a time is in memory.
+
+    With an embedder that is paid, what all splits take is printed, and refused when it is over its budget, before any
+    is embedded. Raises what :func:`build_signal` raises too.
+    """
+    features = dict(features)
+    for name in signals:
+        for extraction in features.values():
+            _refuse_taken(extraction.table, name)
+    for name, params in signals.items():
+        release_memory()
+        signal = build_signal(name, params, run_folder)
+        if isinstance(signal, SimilaritySignal):
+            with naming(name):
+                tables = [extraction.table for extraction in features.values()]
+                if (quote := quote_embeddings(tables, signal.embedder, store)) and quote.texts:
+                    tqdm.write(f"{name}: {quote}")
+        for split, extraction in features.items():
+            features[split] = add_signal(extraction, name, signal, store, batch_size=batch_size, progress=progress)
+        del signal
+    return features
+
+
+def total_costs(extractions: Iterable[Extraction]) -> dict[str, dict[str, int | float | None]]:
+    """What each feature takes in all splits, for JSON: computed, cache_hits, tokens, seconds, cost."""
+    totals: dict[str, FeatureCost] = {}
+    for extraction in extractions:
+        for name, cost in extraction.costs.items():
+            totals[name] = totals[name] + cost if name in totals else cost
+    return {name: asdict(cost) for name, cost in totals.items()}
 
 
 def votes_renamed(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -118,66 +220,32 @@ def votes_renamed(pairs: pd.DataFrame) -> pd.DataFrame:
     return pairs.rename(columns={f"score_{side}": f"votes_{side}" for side in "AB"})
 
 
-class Scores(NamedTuple):
-    """Scores of some texts, float32 [n], the tokens of each, int64 [n], and the rows that were not in the store."""
-
-    values: NDArray[np.float32]
-    tokens: NDArray[np.int64]
-    computed: list[int]
+def _cost(found: Stored, seconds: float) -> FeatureCost:
+    return FeatureCost(found.computed, found.cache_hits, found.tokens, round(seconds, 2), found.cost)
 
 
-def score_texts(
-    scorer: Scorer,
-    prompts: Sequence[str],
-    responses: Sequence[str],
-    store: FeatureStore,
-    *,
-    batch_size: int = 256,
-    progress: bool = True,
-) -> Scores:
-    """The score of each distinct (prompt, response), from ``store`` or computed and committed to it.
-
-    Raises what the scorer raises, :class:`LongResponseError` before anything is scored.
-    """
-    tokens = scorer.count_tokens(prompts, responses)
-    keys = [text_key(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
-    order = _scoring_order(prompts, tokens)
-    table = store.table("score", scorer.identity, 1)
-    label = "scoring" if progress else None
-    if isinstance(scorer, HostedScorer):
-        hosted = scorer
-        computed = fill_from_stream(
-            table,
-            keys,
-            order,
-            lambda rows: hosted.stream([prompts[n] for n in rows], [responses[n] for n in rows]),
-            batch_size,
-            label,
-        )
-    else:
-        computed = fill(
-            table,
-            keys,
-            lambda rows: scorer.score([prompts[n] for n in rows], [responses[n] for n in rows])[:, None],
-            order=order,
-            groups=prompts,
-            sizes=tokens,
-            batch_size=batch_size,
-            label=label,
-        )
-    values = table.get(keys)[:, 0]
-    table.close()
-    return Scores(values, tokens, computed)
+def _refuse_taken(table: pd.DataFrame, name: str) -> None:
+    if taken := sorted({f"{name}_A", f"{name}_B"} & set(table.columns)):
+        raise PairsError(f"signals.{name}: the pairs have a column {taken[0]} already: give the signal another name")
 
 
-def _scoring_order(prompts: Sequence[str], tokens: NDArray[np.int64]) -> list[int]:
-    """The rows in the order in which they are scored.
+def _with_columns(table: pd.DataFrame, texts: pd.DataFrame, values: Mapping[str, Any]) -> pd.DataFrame:
+    """``table`` with NAME_A and NAME_B for the ``values`` by NAME of the distinct ``texts``."""
+    of_texts = texts.assign(**values)
+    for side in "AB":
+        named = of_texts.set_axis(["history", f"human_ref_{side}", *(f"{name}_{side}" for name in values)], axis=1)
+        table = table.merge(named, on=["history", f"human_ref_{side}"], how="left", validate="many_to_one")
+    return table
 
-    Responses to one prompt go to the scorer together, which computes what they share once. Prompts of like length go
-    together too, so that little is padded; the longest first, so that memory runs out at once if it does at all.
-    """
-    prompt_of, distinct = pd.factorize(np.array(prompts, dtype=object))
-    longest = np.zeros(len(distinct), dtype=np.int64)
-    np.maximum.at(longest, prompt_of, tokens)
-    order: list[int] = np.lexsort((-tokens, prompt_of, -longest[prompt_of])).tolist()
-    return order
+
+@contextmanager
+def _naming_posts(texts: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[None]:
+    """Errors about some of the distinct ``texts`` say which posts of ``pairs`` they are of."""
+    try:
+        yield
+    except (LongResponseError, SignalError) as error:
+        if error.places:
+            at_fault = texts.iloc[error.places]["response"]
+            posts = pairs.loc[pairs["human_ref_A"].isin(at_fault) | pairs["human_ref_B"].isin(at_fault), "post_id"]
+            error.args = (f"{error} (post_id {', '.join(map(str, posts.unique()[:5]))})",)
+        raise

@@ -21,20 +21,20 @@ def fill(
     order: Sequence[int],
     groups: Sequence[Hashable],
     sizes: NDArray[np.int64],
+    unit: str,
     batch_size: int,
     label: str | None,
 ) -> list[int]:
     """Compute and commit what ``table`` lacks, in pieces of neighbours in ``order``; returns the indices computed.
 
     Each process takes the pieces in a random order of its own: two that share a store and began together would
-    otherwise compute each piece at the same moment, and neither would gain. ``sizes`` (tokens of a score, characters
-    of an embedding) are what progress is counted in.
+    otherwise compute each piece at the same moment, and neither would gain. ``sizes``, in ``unit`` (tokens or
+    characters), are what progress is counted in.
     """
     missing = [index for index in order if keys[index] not in table]
     pieces = _pieces(missing, groups, batch_size)
     random.SystemRandom().shuffle(pieces)  # not the run's seed, which every process has
     computed: list[int] = []
-    unit = "tok" if label == "scoring" else "char"
     total = int(sizes[missing].sum())
     with tqdm(total=total, desc=label, unit=unit, unit_scale=True, disable=label is None, mininterval=1.0) as bar:
         done = 0

@@ -5,9 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.config.feature_models import FeatureModels
-from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.features.extraction import FEATURE_COLUMNS, Extraction
 from realm_lib.runs.files import read_note
 from realm_lib.runs.run import MissingStepError, Run
@@ -46,6 +44,4 @@ def feature_models(run: Run, splits: Sequence[str] = ("train", "validation")) ->
     if any(note != notes[0] for note in notes):
         fault = f"the features of {', '.join(splits)} were made by different models"
         raise MissingStepError(f"{run.folder}: {fault}: run notebook {_MADE_BY} again")
-    reward_model = RewardModelParams.model_validate(notes[0]["reward_model"])
-    embedding = EmbeddingParams.model_validate(notes[0]["embedding"])
-    return FeatureModels(reward_model, embedding, notes[0]["max_prompt_words"])
+    return FeatureModels.from_dict(notes[0])

@@ -17,36 +17,56 @@ _RESPONSES = ("human_ref_A", "human_ref_B")
 _COSINES_AT_ONCE = 8192  # bounds memory: two matrices of that many vectors
 
 
+class Similarities(NamedTuple):
+    """Cosines, float64 [n]; the distinct texts behind them, and how many of those were not in the store."""
+
+    values: NDArray[np.float64]
+    texts: int
+    computed: int
+    quote: Quote | None
+    """What embedding all these texts takes; None for an embedder that is not paid."""
+
+
 def similarities(
     prompts: Sequence[str],
     responses: Sequence[str],
     embedder: Embedder,
     store: FeatureStore,
     batch_size: int,
-    progress: bool,
-) -> NDArray[np.float64]:
-    """The cosine of each prompt and its response, float64 [n], from ``store`` or computed and committed to it."""
+    label: str | None,
+) -> Similarities:
+    """The cosine of each prompt and its response, from ``store`` or computed and committed to it.
+
+    ``label`` names the bar of progress; None shows none.
+    """
     prompts = list(map(readable, prompts))
     prompt_side, response_side = _sides(prompts, responses, embedder, store)
+    texts = computed = 0
+    quote: Quote | None = None
     for side in dict.fromkeys((prompt_side, response_side)):
         order = sorted(range(len(side.texts)), key=lambda index: -len(side.texts[index]))
-        label = "embedding" if progress else None
+        texts += len(side.texts)
         keys = [text_key(text) for text in side.texts]
         if isinstance(side.embedder, HostedEmbedder):
-            fill_from_stream(side.table, keys, order, side.stream, batch_size, label)
+            asked = side.embedder.quote(side.texts)
+            quote = asked if quote is None else quote + asked
+            computed += len(fill_from_stream(side.table, keys, order, side.stream, batch_size, label))
         else:
-            fill(
+            done = fill(
                 side.table,
                 keys,
                 side.compute,
                 order=order,
                 groups=side.texts,
                 sizes=np.array([len(text) for text in side.texts]),
+                unit="char",
                 batch_size=batch_size,
                 label=label,
             )
+            computed += len(done)
     prompt_keys, response_keys = ([text_key(text) for text in texts] for texts in (prompts, responses))
-    return _cosines(prompt_side.table, prompt_keys, response_side.table, response_keys)
+    values = _cosines(prompt_side.table, prompt_keys, response_side.table, response_keys)
+    return Similarities(values, texts, computed, quote)
 
 
 def quote_embeddings(frames: Iterable[pd.DataFrame], embedder: Embedder, store: FeatureStore) -> Quote | None:

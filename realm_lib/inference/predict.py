@@ -1,5 +1,6 @@
 """``realm predict``: responses from options or from lines of JSON, their rewards as JSON objects."""
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def _read(read: Callable[[Prompt], str], value: Prompt, place: str) -> str:
 
 
 def predict(reward: RealmReward, questions: Iterable[Question]) -> Iterator[tuple[Question, dict[str, Any]]]:
-    """Each question with reward, spread, score, similarity and ``models``, in order, some lines at a time.
+    """Each question with the fields of :class:`Explanation` and ``models``, in order, some lines at a time.
 
     Raises :class:`PredictionError` naming the place of the first response that has no reward, after all before it.
     """
@@ -103,7 +104,10 @@ def predict(reward: RealmReward, questions: Iterable[Question]) -> Iterator[tupl
 
 def _about_line(line: str, message: str) -> str:
     """``message`` about the only text that was asked for, naming its line instead of its number, 0."""
-    return line + message.removeprefix("text 0") if message.startswith("text 0") else f"{line}: {message}"
+    if message.startswith("text 0"):
+        return line + message.removeprefix("text 0")
+    about = re.sub(r"^(signals\.\w+: )text 0 ", r"\1", message)
+    return f"{line}: {about}"
 
 
 def _next(asked: Iterator[Question]) -> tuple[list[Question], PredictionError | None] | None:
@@ -132,3 +136,12 @@ def rank(answers: Iterable[tuple[Question, dict[str, Any]]]) -> list[dict[str, A
             better = sum(other > answer["reward"] for other in rewards)
             ranked.append({"rank": 1 + better, "number": question.number, **answer})
     return ranked
+
+
+def told_outside(outside: Sequence[bool]) -> str:
+    """How many of the responses lay outside the range of the training responses."""
+    beyond, asked = sum(outside), len(outside)
+    return (
+        f"{beyond:,} of {asked:,} responses ({100 * beyond / asked:.1f} %) lay outside the range of the training "
+        "responses: there a feature counts as if it were at the border"
+    )

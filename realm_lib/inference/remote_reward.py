@@ -20,7 +20,7 @@ _HINTS = {
     413: "a single prompt and response are too large for the server",
     422: "the server does not take the request; its limits are 256 responses and 100,000 characters a text",
 }
-_COLUMNS = ("reward", "spread", "score", "similarity")
+_NUMBERS = ("reward", "spread", "score", "similarity")
 _QUESTION = ["Are you ready?"], ["Yes."]
 """What is asked to know whose rewards these are: the server's queue waits for the model, /readyz does not."""
 
@@ -43,6 +43,8 @@ class RemoteReward:
         self._limiter = RateLimiter()
         self._client: httpx.Client | None = None
         self._models: dict[str, str] | None = None
+        self._columns = [*_NUMBERS, "outside"]
+        """Of the first answer, which may have signals before the last."""
 
     @property
     def __name__(self) -> str:
@@ -65,7 +67,7 @@ class RemoteReward:
         return [float(reward) for reward in self.explain(prompts, completions)["reward"]]
 
     def explain(self, prompts: Sequence[Prompt], completions: Sequence[Prompt]) -> pd.DataFrame:
-        """One row a completion: reward, spread, score, similarity. Equal texts are sent once.
+        """One row a completion, with the columns of :meth:`RealmReward.explain`. Equal texts are sent once.
 
         Raises what :func:`asked_texts` raises, :class:`UnscorableError` with the completions that are too long for the
         server's reward, :class:`realm_lib.models.hosted.RemoteError` for requests that failed to the end,
@@ -85,10 +87,11 @@ class RemoteReward:
         if refused:
             places = [index for index, texts in enumerate(asked) if texts in refused]
             raise UnscorableError(f"{len(places)} of {len(asked)}: {next(iter(refused.values()))}", places)
-        return pd.DataFrame([told[texts] for texts in asked], columns=list(_COLUMNS), dtype=float)
+        table = pd.DataFrame([told[texts] for texts in asked], columns=self._columns, dtype=float)
+        return table.astype({"outside": bool})
 
     def _ask(self, batch: Sequence[tuple[str, str]]) -> list[list[float]]:
-        """The numbers of each, in the order of ``_COLUMNS``; a body that is too large is sent as two."""
+        """The numbers of each, in the order of the columns; a body that is too large is sent as two."""
         try:
             return with_retries(
                 lambda: self._request(batch),
@@ -126,22 +129,35 @@ class RemoteReward:
     def _read(self, content: bytes, asked: int) -> list[list[float]]:
         try:
             results = json.loads(content)["results"]
-            rows = [[result[name] for name in _COLUMNS] for result in results]
             told = [dict(result["models"]) for result in results]
+            if not all({"outside", "signals"} <= result.keys() for result in results):
+                raise RemoteRewardError(
+                    f"{self._service.name} does not say outside and signals, as an earlier version did not: update "
+                    "realm_lib where it runs, and start it again"
+                )
+            rows = [
+                {name: result[name] for name in _NUMBERS} | result["signals"] | {"outside": result["outside"]}
+                for result in results
+            ]
         except (ValueError, KeyError, TypeError, RecursionError):
             said = self._service.shown(content.decode(errors="replace"))
             raise RemoteRewardError(f"{self._service.name}: its answer cannot be read: {said!r}") from None
         if len(rows) != asked:
             raise RemoteRewardError(f"{self._service.name} answered {len(rows)} rewards for {asked} responses")
         for row in rows:
-            for name, value in zip(_COLUMNS, row, strict=True):
-                if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                    raise RemoteRewardError(
-                        f"{self._service.name} answered {name} {value!r}, which is no finite number"
-                    )
-        for models in told:
+            for name, value in row.items():
+                if not _is_good(name, value):
+                    what = "neither true nor false" if name == "outside" else "no finite number"
+                    raise RemoteRewardError(f"{self._service.name} answered {name} {value!r}, which is {what}")
+        for models, row in zip(told, rows, strict=True):
+            if self._models is None:
+                self._columns = list(row)
             self._check_models(models)
-        return rows
+            if list(row) != self._columns:
+                raise RemoteRewardError(
+                    f"{self._service.name} answered {', '.join(row)}, and before that {', '.join(self._columns)}"
+                )
+        return [list(row.values()) for row in rows]
 
     def _check_models(self, models: Mapping[str, str]) -> None:
         """One training has one reward, also after the server has been started again."""
@@ -162,6 +178,12 @@ class RemoteReward:
         if self._client is None:  # in the process that asks: connections are not shared by those that are forked
             self._client = httpx.Client(timeout=self.params.timeout, follow_redirects=False)
         return self._client
+
+
+def _is_good(name: str, value: object) -> bool:
+    if name == "outside" or isinstance(value, bool):
+        return name == "outside" and isinstance(value, bool)
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _unscorable(content: bytes, asked: int) -> list[int]:

@@ -1,11 +1,13 @@
-"""Reward-model scores for a file of prompts and responses: ``realm score``.
+"""Reward-model scores, and a run's signals, for a file of prompts and responses: ``realm score``.
 
 A score is looked for in the run's feature store and put there when it is new, so an interrupted call goes on from
 where it was, and what a notebook has scored is not scored again.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,16 +15,18 @@ import numpy as np
 import pandas as pd
 
 from realm_lib.config.base import resolve_path
-from realm_lib.config.profile import load_params
+from realm_lib.config.profile import Params, load_params
 from realm_lib.data.cells import given
 from realm_lib.data.chats import PairsError, Prompt, as_response, as_text
 from realm_lib.data.lengths import cut_prompt
 from realm_lib.data.responses import split_prompt
 from realm_lib.data.tables import PLACE, SCORES, SUFFIXES, is_table, read_table, storable, told
-from realm_lib.features.extraction import score_texts, votes_renamed
+from realm_lib.features.extraction import votes_renamed
+from realm_lib.features.signals import ScoreSignal, Signal, SignalError, Stored, build_signal, naming
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.reward_models import LongResponseError, build_scorer
 from realm_lib.runs.files import atomic_path
+from realm_lib.runs.memory import release_memory
 from realm_lib.runs.run import Run, show_progress
 
 FORMS: Mapping[tuple[str, ...], Mapping[str, str]] = {
@@ -44,6 +48,8 @@ class ScoredFile(NamedTuple):
 
 def score_file(run: str | Path, source: str | Path, target: str | Path) -> ScoredFile:
     """Score the texts of ``source`` with a run's reward model; ``target`` (.parquet) gets its rows and their scores.
+
+    Each of the run's signals has columns of its own beside them, with its name in the place of ``score``.
 
     ``source``, a file that :func:`read_table` reads, has {prompt, response}, {prompt, chosen, rejected} (strings or
     chat messages; without prompt the dialogues must share it) or SHP's columns, whose votes (score_A and score_B there)
@@ -67,38 +73,55 @@ def score_file(run: str | Path, source: str | Path, target: str | Path) -> Score
     table = read_table(source)
     if "human_ref_A" in table:
         table = votes_renamed(table)
-    columns = _form(table, source)
+    columns = _form(table, source, params.signals)
     rows = storable(table.drop(columns=list(PLACE)))
     texts = _texts(table, columns, source)
     texts["prompt"] = texts["prompt"].map(lambda prompt: cut_prompt(prompt, preprocessing.max_length))
     distinct = texts.drop_duplicates(["prompt", "response"], ignore_index=True)
-    scorer = build_scorer(params.reward_model, outputs.folder)
-    try:
-        scores = score_texts(
-            scorer,
-            distinct["prompt"].tolist(),
-            distinct["response"].tolist(),
-            FeatureStore(resolve_path(preprocessing.cache_dir)),
-            batch_size=preprocessing.batch_size,
-            progress=show_progress(),
-        )
-    except LongResponseError as error:
-        rows_named = ", ".join(str(row) for row in distinct.iloc[error.places[:5]]["row"])
-        raise LongResponseError(f"{source} row {rows_named}: {error}", error.tokens, error.limit) from None
-    scored = texts.merge(distinct[["prompt", "response"]].assign(score=scores.values), on=["prompt", "response"])
-    for column, name in columns.items():
-        of_row = scored[scored["column"] == column].set_index("row")["score"]
-        rows[name] = table["_row"].map(of_row).astype(np.float32)
-    rows.attrs[SCORES] = list(columns.values())
+    found = _features(params, outputs, source, distinct)
+    values = distinct[["prompt", "response"]].assign(**{name: stored.values for name, stored in found.items()})
+    scored = texts.merge(values, on=["prompt", "response"])
+    for name in found:
+        for column, target_column in columns.items():
+            of_row = scored[scored["column"] == column].set_index("row")[name]
+            rows[target_column.replace("score", name)] = table["_row"].map(of_row).astype(np.float32)
+    rows.attrs[SCORES] = [column.replace("score", name) for name in found for column in columns.values()]
     with atomic_path(target) as temporary:
         rows.to_parquet(temporary, index=False)
-    return ScoredFile(len(rows), len(distinct), len(scores.computed), time.monotonic() - start)
+    return ScoredFile(len(rows), len(distinct), found["score"].computed, time.monotonic() - start)
 
 
-def _form(table: pd.DataFrame, source: Path) -> Mapping[str, str]:
+def _features(params: Params, run: Run, source: Path, distinct: pd.DataFrame) -> dict[str, Stored]:
+    """The score and the signals of the ``distinct`` texts, one model after the other in memory."""
+    preprocessing = params.data.preprocessing
+    store = FeatureStore(resolve_path(preprocessing.cache_dir))
+    prompts, responses = distinct["prompt"].tolist(), distinct["response"].tolist()
+    found: dict[str, Stored] = {}
+    builders: dict[str, Callable[[], Signal]] = {
+        "score": lambda: ScoreSignal(build_scorer(params.reward_model, run.folder)),
+        **{name: partial(build_signal, name, section, run.folder) for name, section in params.signals.items()},
+    }
+    for name, build in builders.items():
+        release_memory()
+        label = name if name in params.signals else "scoring"
+        try:
+            with naming(name) if name in params.signals else nullcontext():
+                found[name] = build().stored(
+                    prompts, responses, store, preprocessing.batch_size, label if show_progress() else None
+                )
+        except (LongResponseError, SignalError) as error:
+            if error.places:
+                rows = ", ".join(str(row) for row in distinct.iloc[error.places[:5]]["row"])
+                error.args = (f"{source} row {rows}: {error}",)
+            raise
+    return found
+
+
+def _form(table: pd.DataFrame, source: Path, signals: Iterable[str]) -> Mapping[str, str]:
     for needed, columns in FORMS.items():
         if set(needed) <= set(table.columns):
-            if taken := sorted(set(columns.values()) & set(table.columns)):
+            added = {column.replace("score", name) for column in columns.values() for name in ("score", *signals)}
+            if taken := sorted(added & set(table.columns)):
                 raise PairsError(f"{source}: has a column {taken[0]} already, where the scores would go: rename it")
             return columns
     forms = "; or ".join(", ".join(needed) for needed in FORMS)

@@ -5,10 +5,12 @@ a file of many lines, want the fault of one text to stay with that text.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, get_args
 
 from realm_lib.data.chats import PairsError
+from realm_lib.features.signals import SignalError, SimilaritySignal
 from realm_lib.models.embedders import EmbedderError, HostedEmbedder
 from realm_lib.models.reward_models import ScorerError
 from realm_lib.reward.combiner import CombinerError
@@ -34,15 +36,19 @@ class Explanation:
     """Of the reward model."""
     similarity: float
     """Cosine of prompt and response."""
+    outside: bool
+    """Whether one of the features lies beyond the range of the training responses: the reward is a guess."""
+    signals: Mapping[str, float] = field(default_factory=dict)
+    """The further features, by name."""
 
-    def to_dict(self) -> dict[str, float]:
-        """The numbers by name."""
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers by name, those of signals in a dict of their own."""
         return asdict(self)
 
 
-Outcome = (
-    Explanation | PairsError | ScorerError | EmbedderError | CombinerError | RewardNotFiniteError | HostedModelError
-)
+Fault = PairsError | ScorerError | EmbedderError | SignalError | CombinerError
+"""What is a text's own."""
+Outcome = Explanation | Fault | RewardNotFiniteError | HostedModelError
 
 
 def explain_each(reward: RealmReward, prompts: Sequence[str], responses: Sequence[str]) -> list[Outcome]:
@@ -52,12 +58,17 @@ def explain_each(reward: RealmReward, prompts: Sequence[str], responses: Sequenc
     is not asked again, since it has had its retries: there every text gets :class:`HostedModelError`.
     """
     outcomes: dict[int, Outcome] = {}
-    if isinstance(reward.embedder, HostedEmbedder):
-        outcomes |= _refused_by_host(reward.embedder, prompts, responses)
+    for embedder in _hosted_embedders(reward):
+        outcomes |= _refused_by_host(embedder, prompts, responses)
     rest = [index for index in range(len(prompts)) if index not in outcomes]
     computed = _computed(reward, [prompts[index] for index in rest], [responses[index] for index in rest])
     outcomes |= dict(zip(rest, computed, strict=True))
     return [outcomes[index] for index in range(len(prompts))]
+
+
+def _hosted_embedders(reward: RealmReward) -> list[HostedEmbedder]:
+    signals = [signal.embedder for signal in reward.signals.values() if isinstance(signal, SimilaritySignal)]
+    return [embedder for embedder in (reward.embedder, *signals) if isinstance(embedder, HostedEmbedder)]
 
 
 def _refused_by_host(
@@ -77,8 +88,8 @@ def _computed(reward: RealmReward, prompts: Sequence[str], responses: Sequence[s
     """As :func:`explain_each`, for texts that can be sent: together, or else by halves."""
     try:
         table = reward.explain(prompts, responses)
-    except (PairsError, ScorerError, EmbedderError, CombinerError) as error:
-        if isinstance(error, EmbedderError) and isinstance(reward.embedder, HostedEmbedder):
+    except get_args(Fault) as error:
+        if isinstance(error, EmbedderError) and _hosted_embedders(reward):
             return [HostedModelError(str(error)) for _ in prompts]
         if len(prompts) == 1:
             return [error]
@@ -87,12 +98,13 @@ def _computed(reward: RealmReward, prompts: Sequence[str], responses: Sequence[s
             *_computed(reward, prompts[:half], responses[:half]),
             *_computed(reward, prompts[half:], responses[half:]),
         ]
-    return [_checked(*row) for row in table.itertuples(index=False, name=None)]
+    return [_checked(row) for row in table.to_dict("records")]
 
 
-def _checked(reward: float, spread: float, score: float, similarity: float) -> Explanation | RewardNotFiniteError:
-    explanation = Explanation(float(reward), float(spread), float(score), float(similarity))
-    bad = [name for name, value in explanation.to_dict().items() if not math.isfinite(value)]
+def _checked(row: Mapping[Any, Any]) -> Explanation | RewardNotFiniteError:
+    numbers = {name: float(value) for name, value in row.items()}
+    bad = [name for name, value in numbers.items() if not math.isfinite(value)]
     if bad:
         return RewardNotFiniteError(f"its {' and '.join(bad)} {'is' if len(bad) == 1 else 'are'} not finite")
-    return explanation
+    own = {name: numbers.pop(name) for name in ("reward", "spread", "score", "similarity")}
+    return Explanation(**own, outside=bool(numbers.pop("outside")), signals=numbers)

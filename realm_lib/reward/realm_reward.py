@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from realm_lib.config.base import ParamsError
 from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.profile import Params
-from realm_lib.data.chats import Prompt, as_text, asked_texts, readable
+from realm_lib.data.chats import Prompt, as_text, asked_texts
 from realm_lib.data.lengths import cut_prompt
-from realm_lib.models.embedders import Embedder, build_embedder, by_role, cosine
+from realm_lib.features.signals import ScoreSignal, Signal, SignalError, SimilaritySignal, build_signal, naming
+from realm_lib.models.embedders import Embedder, build_embedder
 from realm_lib.models.reward_models import LongResponseError, Scorer, build_scorer
 from realm_lib.runs.files import write_json
 from realm_lib.runs.run import MissingStepError
@@ -27,22 +29,38 @@ if TYPE_CHECKING:
     from realm_lib.reward.combiner import Combiner
 
 _FILE = "realm_reward.json"  # beside the combiner: the models whose numbers it combines
-_SECTIONS = ("reward_model", "embedding")
-_WORDS = "max_prompt_words"
+_SECTIONS = {"reward_model", "embedding"}
+_WORDS, _SIGNALS = "max_prompt_words", "signals"  # the first is written from one version on, the second from the next
 _DIGITS = 12  # of a digest, where it is shown
 
 
 class RealmReward:
     """The combined reward, callable with the signature of a TRL reward function.
 
-    A scorer and an embedder give the two features, the combiner makes one number of them. Each can be any object that
-    keeps the protocol. Prompts are cut to ``max_prompt_words`` first, as those were that the combiner was trained on
-    (:func:`realm_lib.data.lengths.cut_prompt`); None cuts nothing.
+    A scorer and an embedder give the first two features, ``signals`` the others by name, the combiner makes one number
+    of them. Each can be any object that keeps the protocol. Prompts are cut to ``max_prompt_words`` first, as those
+    were that the combiner was trained on (:func:`realm_lib.data.lengths.cut_prompt`); None cuts nothing.
     """
 
     def __init__(
-        self, scorer: Scorer, embedder: Embedder, combiner: "Combiner", *, max_prompt_words: int | None = None
+        self,
+        scorer: Scorer,
+        embedder: Embedder,
+        combiner: "Combiner",
+        *,
+        signals: Mapping[str, Signal] | None = None,
+        max_prompt_words: int | None = None,
     ) -> None:
+        """Raise :class:`ParamsError` where the combiner's features are others than these models give."""
+        self.signals = dict(signals or {})
+        self._features: dict[str, Signal] = {"score": ScoreSignal(scorer), "similarity": SimilaritySignal(embedder)}
+        self._features |= self.signals
+        if tuple(combiner.features) != tuple(self._features):
+            taken, given = ", ".join(combiner.features), ", ".join(self._features)
+            raise ParamsError(
+                f"the combiner takes the features {taken}, the models and signals give {given}: run notebook "
+                "02_combiner_training again"
+            )
         self.scorer = scorer
         self.embedder = embedder
         self.combiner = combiner
@@ -56,7 +74,8 @@ class RealmReward:
 
     @property
     def models(self) -> dict[str, str]:
-        """What the numbers depend on: ``NAME@WEIGHTS`` of the reward model and of the embedding model, the combiner.
+        """What the numbers depend on: ``NAME@WEIGHTS`` of the reward model, the embedding model and each signal's model
+        or function; the combiner.
 
         WEIGHTS are the first 12 digits of the SHA-256 or of the hub's commit, where there are weights to know; the
         combiner's are those of ``weights_sha256`` in its config.json.
@@ -64,23 +83,27 @@ class RealmReward:
         return {
             "reward_model": _name_and_weights(self.scorer.identity),
             "embedding": _name_and_weights(self.embedder.identity),
+            **{name: _name_and_weights(signal.identity) for name, signal in self.signals.items()},
             "combiner": hashlib.sha256(self.combiner.serialized()).hexdigest()[:_DIGITS],
             "realm_lib": importlib.metadata.version("realm-lib"),
         }
 
     def trained_on(self) -> dict[str, frozenset[str] | None]:
-        """Keys of the posts that the reward model and the combiner were trained on or chosen by; None: not known.
+        """Keys of the posts that the reward models and the combiner were trained on or chosen by; None: not known.
 
-        Whoever judges the reward leaves those posts out. Raises what :func:`posts_behind` raises.
+        A signal's reward model has the signal's name. Whoever judges the reward leaves those posts out. Raises what
+        :func:`posts_behind` raises.
         """
-        model_id = getattr(getattr(self.scorer, "params", None), "model_id", None)  # a scorer of your own has none
+        scorers = {name: signal.scorer for name, signal in self.signals.items() if isinstance(signal, ScoreSignal)}
         of_combiner: frozenset[str] | None = getattr(self.combiner, "trained_on", None)
         if of_combiner is None and self._run_folder is not None:
             of_combiner = posts_behind("run:models/combiner", self._run_folder)
-        return {
-            "reward_model": None if model_id is None else posts_behind(model_id, self._run_folder),
-            "combiner": of_combiner,
-        }
+        of_models = {name: self._posts_of(scorer) for name, scorer in {"reward_model": self.scorer, **scorers}.items()}
+        return {**of_models, "combiner": of_combiner}
+
+    def _posts_of(self, scorer: Scorer) -> frozenset[str] | None:
+        model_id = getattr(getattr(scorer, "params", None), "model_id", None)  # a scorer of your own has none
+        return None if model_id is None else posts_behind(model_id, self._run_folder)
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], **columns: Any) -> list[float]:  # noqa: ARG002
         """The reward of each completion under its prompt.
@@ -91,46 +114,48 @@ class RealmReward:
         return [float(reward) for reward in self.explain(prompts, completions)["reward"]]
 
     def explain(self, prompts: Sequence[Prompt], completions: Sequence[Prompt]) -> pd.DataFrame:
-        """One row a completion: reward, spread (standard deviation over the ensemble), score, similarity.
+        """One row a completion: reward, spread, score, similarity, each signal by its name, outside.
+
+        spread is the standard deviation over the ensemble; outside says whether one of the features lies beyond the
+        range of the training responses.
 
         Equal texts are computed once. Raises :class:`LongResponseError` with the places, among ``completions``, of
-        those that are too long for the reward model, and what :func:`asked_texts` raises.
+        those that are too long for a reward model, what the models and :class:`SignalError` of functions raise, and
+        what :func:`asked_texts` raises.
         """
         texts = asked_texts(prompts, completions, self._prompt)
         asked = pd.DataFrame(texts, columns=["prompt", "response"], dtype=object)
-        columns = ["reward", "spread", "score", "similarity"]
+        columns = ["reward", "spread", *self._features, "outside"]
         if asked.empty:
-            return pd.DataFrame(columns=columns, dtype=float)
+            return pd.DataFrame(columns=columns, dtype=float).astype({"outside": bool})
         distinct = asked.drop_duplicates(ignore_index=True)
-        sides = self._embed_sides(distinct["prompt"].map(readable).tolist(), distinct["response"].tolist())
-        distinct["score"] = self._score(distinct, asked)
-        distinct["similarity"] = cosine(*sides)
-        features = distinct[["score", "similarity"]].to_numpy(dtype=np.float32)
+        for name in self._features:
+            distinct[name] = self._values(name, distinct[["prompt", "response"]], asked)
+        features = distinct[list(self._features)].to_numpy(dtype=np.float32)
         distinct["reward"], distinct["spread"] = self.combiner.reward_and_spread(features)
+        distinct["outside"] = self.combiner.outside(features)
         return asked.merge(distinct, on=["prompt", "response"], how="left", validate="many_to_one")[columns]
 
     def _prompt(self, prompt: Prompt) -> str:
         text = as_text(prompt)
         return text if self.max_prompt_words is None else cut_prompt(text, self.max_prompt_words)
 
-    def _score(self, distinct: pd.DataFrame, asked: pd.DataFrame) -> NDArray[np.float32]:
-        """Scores of the ``distinct`` texts of ``asked``; texts without one are named by their places in ``asked``."""
+    def _values(self, name: str, distinct: pd.DataFrame, asked: pd.DataFrame) -> NDArray[np.floating[Any]]:
+        """A feature of the ``distinct`` texts of ``asked``; errors about some name their places in ``asked``."""
+        texts = list(distinct.itertuples(index=False, name=None))
         try:
-            return self.scorer.score(distinct["prompt"].tolist(), distinct["response"].tolist())
+            with naming(name) if name in self.signals else nullcontext():
+                return self._features[name].values(*map(list, zip(*texts, strict=True)))
         except LongResponseError as error:
-            tokens = {texts: error.tokens.get(place) for place, texts in enumerate(distinct.itertuples(False, None))}
-            of_asked = {place: tokens[texts] for place, texts in enumerate(asked.itertuples(False, None))}
-            long = {place: number for place, number in of_asked.items() if number is not None}
+            tokens = {texts[place]: number for place, number in error.tokens.items()}
+            of_asked = enumerate(asked.itertuples(index=False, name=None))
+            long = {place: tokens[text] for place, text in of_asked if text in tokens}
             raise LongResponseError(str(error), long, error.limit) from None
-
-    def _embed_sides(self, prompts: list[str], responses: list[str]) -> list[NDArray[np.float32]]:
-        """Vectors of prompts and of responses, each distinct text embedded once where the model treats both alike."""
-        of_prompts, of_responses = by_role(self.embedder)
-        if of_prompts is not of_responses:
-            return [of_prompts.embed(prompts), of_responses.embed(responses)]
-        texts = list(dict.fromkeys([*prompts, *responses]))
-        vectors = dict(zip(texts, of_responses.embed(texts), strict=True))
-        return [np.stack([vectors[text] for text in side]) for side in (prompts, responses)]
+        except SignalError as error:
+            at_fault = {texts[place] for place in error.places}
+            of_asked = enumerate(asked.itertuples(index=False, name=None))
+            error.places = [place for place, text in of_asked if text in at_fault]
+            raise
 
     @staticmethod
     def save_pretrained(folder: str | Path, combiner: "Combiner", models: FeatureModels) -> None:
@@ -155,10 +180,11 @@ class RealmReward:
             raise MissingStepError(f"{file} is missing: run notebook 02_combiner_training first") from None
         except json.JSONDecodeError as error:
             raise ParamsError(f"{file}: not JSON: {error}") from error
-        if not isinstance(content, dict) or set(content) - {_WORDS} != set(_SECTIONS):
-            raise ParamsError(f"{file}: must hold {' and '.join(_SECTIONS)}: run 02_combiner_training again")
+        if not isinstance(content, dict) or set(content) - {_WORDS, _SIGNALS} != _SECTIONS:
+            raise ParamsError(f"{file}: must hold reward_model and embedding: run 02_combiner_training again")
+        sections = {name: value for name, value in content.items() if name != _WORDS}
         try:
-            params = Params.from_sections(**{name: content[name] for name in _SECTIONS})
+            params = Params.from_sections(**{_SIGNALS: {}, **sections})
         except ParamsError as error:
             raise ParamsError(f"{file}: {error}") from error
         words = content.get(_WORDS, 0)  # 0 is what no file says
@@ -169,8 +195,13 @@ class RealmReward:
             )
         from realm_lib.reward.combiner import Combiner
 
-        scorer, embedder = build_scorer(params.reward_model, run), build_embedder(params.embedding, run)
-        reward = cls(scorer, embedder, Combiner.from_pretrained(file.parent), max_prompt_words=words)
+        reward = cls(
+            build_scorer(params.reward_model, run),
+            build_embedder(params.embedding, run),
+            Combiner.from_pretrained(file.parent),
+            signals={name: build_signal(name, signal, run) for name, signal in params.signals.items()},
+            max_prompt_words=words,
+        )
         reward._run_folder = run
         return reward
 

@@ -1,5 +1,6 @@
 """Work that does not fit the memory there is: told from other failures, and done again in smaller parts."""
 
+import gc
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -30,9 +31,17 @@ def within_memory(work: Callable[[], _Found]) -> _Found | None:
         if not any(words in str(error) for words in _CPU_SAYS):
             raise
     # Only here, where the exception and with it the frames that hold the tensors are gone.
+    release_memory()
+    return None
+
+
+def release_memory() -> None:
+    """Give back what nothing refers to any more, a model's weights on a GPU among it."""
+    import torch
+
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return None
 
 
 def halving(size: int, work: Callable[[int], _Found], what: str) -> tuple[_Found, int]:

@@ -1,8 +1,9 @@
 """Running notebooks for make: which parameters and files each depends on, and one execution at a time.
 
 make decides what is out of date. This module resolves a profile into a run's folder, writes for every notebook the
-sections that its ``parameters`` cell declares and the library files that it imports, and executes a notebook with
-papermill so that a failure is kept for reading and never stands where a result would.
+sections that its ``parameters`` cell declares and the files that it imports (the library's, and those of the user's own
+functions), and executes a notebook with papermill so that a failure is kept for reading and never stands where a result
+would.
 """
 
 import ast
@@ -17,8 +18,10 @@ from typing import Any
 import yaml
 
 from realm_lib.config.base import project_root
+from realm_lib.config.overrides import overrides_of
 from realm_lib.config.profile import SECTIONS, dump_yaml, load_params
 from realm_lib.runs.files import write_text
+from realm_lib.runs.functions import function_files
 from realm_lib.runs.run import Run, open_run
 
 
@@ -34,7 +37,7 @@ def prepare(profile: str, overrides: list[str]) -> Run:
     content is unchanged keeps its time, so that make reruns only what a changed parameter reaches.
     """
     path = Path(profile) if profile.endswith((".yaml", ".yml")) else project_root() / "params" / f"{profile}.yaml"
-    params = load_params(path, overrides)
+    params = load_params(path, overrides_of(overrides))
     run = open_run(params)
     _write_if_changed(run.path("params.yaml"), dump_yaml(params))
     notebooks = sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -46,6 +49,8 @@ def prepare(profile: str, overrides: list[str]) -> Run:
         _write_if_changed(run.path(".steps", f"{notebook.stem}.yaml"), dump_yaml(params, sections))
         after = [f"$(RUN)/notebooks/{name}.ipynb" for name in _after(notebook, before)]
         needs = [*map(str, imported_modules(notebook)), *after]
+        if "signals" in sections:
+            needs += [str(file).replace(" ", "\\ ") for file in function_files(params.signals)]
         rules.append(f"$(RUN)/notebooks/{notebook.stem}.ipynb: {' '.join(needs)}")
         before.append(notebook.stem)
     _write_if_changed(run.path(".steps", "depends.mk"), "\n".join(rules) + "\n")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from realm_lib.config.base import ParamsError, project_root
 from realm_lib.config.profile import Params, dump_yaml
 from realm_lib.runs.files import atomic_path, write_json, write_table
+from realm_lib.runs.functions import function_files
 from realm_lib.runs.seeds import seed_everything
 from realm_lib.runs.threads import take_threads
 
@@ -161,8 +162,11 @@ class Run:
 def open_run(params: Params) -> Run:
     """Make the run's folder, seed everything from ``run.seed``, take ``run.threads``; what a notebook calls first.
 
-    Raises :class:`ParamsError` when the folder cannot be written.
+    Raises :class:`ParamsError` when the folder cannot be written, and for a signal's function that is not there: before
+    anything is computed.
     """
+    if "signals" in params.sections:
+        function_files(params.signals)
     run = Run(params.run.folder)
     try:
         run.folder.mkdir(parents=True, exist_ok=True)

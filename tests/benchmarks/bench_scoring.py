@@ -28,7 +28,7 @@ import torch
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.pairs import distinct_texts, read_pairs
 from realm_lib.data.simulator.knowledge import DOMAINS, load_domain
-from realm_lib.features.extraction import score_texts
+from realm_lib.features.scores import score_texts
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.offline import train_tokenizer
 from realm_lib.models.reward_models.forward import last_states
@@ -256,7 +256,7 @@ class Ways:
         texts = distinct_texts(pairs)
         prompts, responses = texts["prompt"].tolist(), texts["response"].tolist()
         with tempfile.TemporaryDirectory() as folder:
-            found = score_texts(self.scorer, prompts, responses, FeatureStore(folder), progress=False)
+            found = score_texts(self.scorer, prompts, responses, FeatureStore(folder), label=None)
         return dict(zip(zip(prompts, responses, strict=True), found.values.tolist(), strict=True))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from support.profiles import LITERAL, profile, put, refusal, write
 
+from realm_lib.config.overrides import overrides_of
 from realm_lib.config.profile import load_params
 
 
@@ -70,3 +71,18 @@ def test_bad_overrides(tmp_path: Path, override: str, says: str) -> None:
 )
 def test_an_override_with_a_key_in_it_is_refused_without_the_key(tmp_path: Path, override: str) -> None:
     assert "embedding" in refusal(write(tmp_path, profile()), (override,))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["training.seed=7"],
+        ["signals={words: {kind: length}}", "run.name=mine"],
+        ["run.name=mine", "data.domains=[askbaking, askphysics]", "a-b.c=1", "training..seed=3"],
+        ["training.seed", "run.name=x y"],
+        [],
+    ],
+)
+def test_what_make_splits_at_spaces_is_whole_again(overrides: list[str]) -> None:
+    assert overrides_of(" ".join(overrides).split()) == overrides
+    assert overrides_of(overrides) == overrides

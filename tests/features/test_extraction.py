@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.chats import Prompt
 from realm_lib.features import extraction
-from realm_lib.features.extraction import FEATURE_COLUMNS, FeatureCounts, extract_features, score_texts
+from realm_lib.features.extraction import FEATURE_COLUMNS, FeatureCounts, extract_features
+from realm_lib.features.scores import score_texts
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.embedders import EmbedderError
 from realm_lib.models.embedders.vectors import unit_vectors
@@ -256,7 +257,7 @@ def test_processes_in_lockstep_do_not_repeat_each_others_work(
     def run(scorer: Marching) -> None:
         texts = sorted(texts_of(many))
         prompts, responses = [prompt for prompt, _ in texts], [response for _, response in texts]
-        score_texts(scorer, prompts, responses, FeatureStore(tmp_path), batch_size=4, progress=False)
+        score_texts(scorer, prompts, responses, FeatureStore(tmp_path), batch_size=4, label=None)
         together.abort()  # the other goes on alone
 
     both = [Marching(inform_folder), Marching(inform_folder)]

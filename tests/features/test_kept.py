@@ -8,6 +8,7 @@ import pytest
 from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.reward_model import RewardModelParams
+from realm_lib.config.signals import LengthSignal, RewardModelSignal
 from realm_lib.features.extraction import Extraction, FeatureCounts
 from realm_lib.features.kept import feature_models, keep_features, read_features
 from realm_lib.runs.run import MissingStepError, Run
@@ -21,11 +22,17 @@ def models(name: str = "run:models/reward_model") -> FeatureModels:
         RewardModelParams(backend="inform", model_id=name),
         EmbeddingParams(backend="gemini", model_id="gemini-embedding-001", api_key="${SOME_KEY}"),
         max_prompt_words=1024,
+        signals={
+            "words": LengthSignal(kind="length"),
+            "second": RewardModelSignal(
+                kind="reward_model", reward_model=RewardModelParams(backend="nim", model_id="n", api_key="${SOME_KEY}")
+            ),
+        },
     )
 
 
 def keep(run: Run, *splits: str, made_by: FeatureModels | None = None) -> None:
-    keep_features(run, {split: Extraction(TABLE, COUNTS) for split in splits}, made_by or models())
+    keep_features(run, {split: Extraction(TABLE, COUNTS, {}) for split in splits}, made_by or models())
 
 
 def test_features_and_their_models_come_back(tmp_path: Path) -> None:
@@ -35,6 +42,7 @@ def test_features_and_their_models_come_back(tmp_path: Path) -> None:
     assert list(features) == ["train", "test"]
     pd.testing.assert_frame_equal(features["test"], TABLE)
     assert feature_models(run) == models()
+    assert feature_models(run).features == ("score", "similarity", "words", "second")
 
 
 def test_a_missing_split_names_its_notebook(tmp_path: Path) -> None:

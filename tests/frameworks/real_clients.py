@@ -73,7 +73,7 @@ def openrlhf(where: str, tokenizer: Any) -> list[float]:
 
     found = asyncio.run(main())
     assert all(0 <= float(one["scores"][0]) <= 1 for one in found), found
-    assert all(set(one["extra_logs"]) == {"score", "similarity", "spread"} for one in found)
+    assert all(set(one["extra_logs"]) == {"score", "similarity", "spread", "outside"} for one in found)
     return [float(one["reward"][0]) for one in found]
 
 

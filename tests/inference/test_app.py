@@ -71,7 +71,7 @@ def test_one_response(client: TestClient, wanted: Any, run_reward: RealmReward) 
     answer = client.post("/predict", json={"prompt": PROMPT, "response": RESPONSE})
     assert answer.status_code == 200
     assert answer.json()["reward"] == wanted(RESPONSE)
-    assert set(answer.json()) == {"reward", "spread", "score", "similarity", "models"}
+    assert set(answer.json()) == {"reward", "spread", "score", "similarity", "outside", "signals", "models"}
     assert answer.json()["models"] == run_reward.models == client.get("/readyz").json()["models"]
 
 
@@ -90,6 +90,31 @@ def test_a_byte_order_mark_and_what_is_not_asked_for_are_passed_over(client: Tes
     asked = json.dumps({"prompt": PROMPT, "response": RESPONSE, "mine": {"\ud83d": ["\ud83d"]}})
     answer = client.post("/predict", content=asked.encode("utf-8-sig"), headers=JSON)
     assert answer.json()["reward"] == wanted(RESPONSE)
+
+
+def test_signals_are_answered_and_logged(signals_folder: Path, signals_reward: RealmReward) -> None:
+    service = RewardService(signals_folder, LIMITS)
+    (row,) = signals_reward.explain([PROMPT], [RESPONSE]).to_dict("records")
+    with TestClient(create_app(service), raise_server_exceptions=False) as opened:
+        client = ready(opened)
+        answer = client.post("/predict", json={"prompt": PROMPT, "response": RESPONSE}).json()
+        assert answer["signals"] == pytest.approx(
+            {name: row[name] for name in ("second", "words", "repeats")}, abs=1e-4
+        )
+        assert answer["outside"] is row["outside"]
+        assert answer["models"]["repeats"] == signals_reward.models["repeats"]
+        logs = client.post("/get_reward", json={"query": [PROMPT + RESPONSE], "prompts": [PROMPT]}).json()["extra_logs"]
+        assert set(logs) == {"score", "similarity", "spread", "outside", "second", "words", "repeats"}
+        assert (logs["words"], logs["outside"]) == ([answer["signals"]["words"]], [float(row["outside"])])
+        failed = client.post("/predict", json={"prompt": PROMPT, "response": [RESPONSE, "no number"]})
+        assert (failed.status_code, failed.json()["detail"]) == (
+            500,
+            "the function of the signal repeats has no number for response 1",
+        )
+        long = client.post("/predict", json={"prompt": PROMPT, "response": [RESPONSE, "word " * 200]})
+        assert (long.status_code, long.json()["unscorable"]) == (422, [1])
+        shown = client.get("/openapi.json").json()["components"]["schemas"]["Explained"]["properties"]
+        assert (shown["outside"]["type"], shown["signals"]["type"]) == ("boolean", "object")
 
 
 def test_openrlhf(client: TestClient, wanted: Any) -> None:

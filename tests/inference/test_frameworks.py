@@ -47,12 +47,24 @@ def test_openrlhf_from_a_file(run_reward: RealmReward, tiny_tokenizer: Any, tmp_
     found = module.reward_func(queries=queries, prompts=prompts, labels=["", ""])
     assert found["rewards"].tolist() == pytest.approx(run_reward(PROMPTS, RESPONSES), abs=1e-5)
     np.testing.assert_allclose(found["scores"], 1 / (1 + np.exp(-found["rewards"].numpy())), atol=1e-6)
-    assert set(found["extra_logs"]) == {"spread", "score", "similarity"}
+    assert set(found["extra_logs"]) == {"spread", "score", "similarity", "outside"}
     assert all(values.shape == (2,) for values in found["extra_logs"].values())
     with pytest.raises(frameworks.FrameworkError, match="query 1 does not begin with its prompt"):
         module.reward_func(queries=queries, prompts=[prompts[0], "other"], labels=["", ""])
     empty = module.reward_func(queries=[], prompts=[], labels=[])
     assert empty["rewards"].shape == (0,)
+
+
+def test_signals_are_logged(signals_folder: Path, signals_reward: RealmReward) -> None:
+    wanted = signals_reward.explain(PROMPTS, RESPONSES)
+    queries = [prompt + response for prompt, response in zip(PROMPTS, RESPONSES, strict=True)]
+    logs = frameworks.reward_func(queries, PROMPTS, run=str(signals_folder))["extra_logs"]
+    assert set(logs) == set(wanted.columns) - {"reward"}
+    np.testing.assert_allclose(logs["words"], wanted["words"], atol=1e-6)
+    np.testing.assert_allclose(logs["outside"], wanted["outside"], atol=0)
+    found = frameworks.compute_score("x", RESPONSES[0], None, {"prompt": PROMPTS[0]}, run=str(signals_folder))
+    assert found["realm_words"] == pytest.approx(wanted["words"][0])
+    assert found["realm_outside"] == float(wanted["outside"][0])
 
 
 @pytest.mark.parametrize(
@@ -74,7 +86,7 @@ def test_verl(run_folder: Path, run_reward: RealmReward, prompt: Any) -> None:
         reward_router_address=None,
     )
     assert found["score"] == pytest.approx(run_reward(PROMPTS[:1], RESPONSES[:1])[0], abs=1e-5)
-    assert set(found) == {"score", "realm_spread", "realm_score", "realm_similarity"}
+    assert set(found) == {"score", "realm_spread", "realm_score", "realm_similarity", "realm_outside"}
     assert all(type(value) is float for value in found.values())
 
 

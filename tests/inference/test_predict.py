@@ -20,7 +20,7 @@ ROWS = [
     {"prompt": "How do cats purr?", "response": "With the larynx."},
     {"prompt": "Why does bread rise?", "response": "No idea."},
 ]
-KEYS = ["reward", "spread", "score", "similarity", "models"]
+KEYS = ["reward", "spread", "score", "similarity", "outside", "signals", "models"]
 
 
 def realm(
@@ -222,6 +222,35 @@ def test_an_archive_that_is_cut_short_is_answered_up_to_there(run_reward: RealmR
     with pytest.raises(PredictionError, match=r"asked\.jsonl\.gz (after|line)"):
         answered.extend(predict(run_reward, read_questions(str(path))))
     assert len(answered) == 1
+
+
+def test_signals_and_what_lies_outside_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], signals_reward: RealmReward, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(RealmReward, "from_pretrained", lambda _: signals_reward)
+    path = tmp_path / "asked.jsonl"
+    far = {"prompt": "Why does bread rise?", "response": "a " * 40}  # log(41) is beyond a normal's 99.9 %
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*ROWS, far]), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["realm", "predict", "--run", "r", "--input", str(path)])
+    with pytest.raises(SystemExit):
+        cli.main()
+    out, said = capsys.readouterr()
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [set(answer["signals"]) for answer in answers] == [{"second", "words", "repeats"}] * 4
+    assert answers[-1]["outside"] is True
+    outside = sum(answer["outside"] for answer in answers)
+    assert said.startswith(
+        f"{outside} of 4 responses ({25 * outside}.0 %) lay outside the range of the training responses"
+    )
+    assert said.count("\n") == 1
+
+
+def test_a_fault_of_a_signal_names_line_and_signal(signals_reward: RealmReward, tmp_path: Path) -> None:
+    path = tmp_path / "asked.jsonl"
+    path.write_text(json.dumps({"prompt": "a", "response": "no number"}) + "\n", encoding="utf-8")
+    with pytest.raises(PredictionError) as found:
+        list(predict(signals_reward, read_questions(str(path))))
+    assert str(found.value).startswith(f"{path} line 1: signals.repeats: ('no number'): support.user_signals:shares")
 
 
 def test_a_prompt_is_the_same_however_it_is_written(run_reward: RealmReward, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_the_numbers_are_those_of_the_same_reward_here(served: str, run_reward: 
     pd.testing.assert_frame_equal(reward.explain(prompts, answers), here, check_dtype=False, atol=1e-5)
     assert reward(prompts=prompts, completions=answers, other=1) == pytest.approx(here["reward"].tolist(), abs=1e-5)
     assert reward.models == remote(served, token=REFERENCE).models == run_reward.models
-    assert reward.explain([], []).shape == (0, 4)
+    assert reward.explain([], []).shape == (0, 5)
     with pytest.raises(ValueError, match="1 prompts but 0"):
         reward.explain(["a"], [])
 
@@ -144,6 +144,7 @@ def test_what_passes_is_asked_again(stub: PredictServer, fault: Fault) -> None:
     stub.faults = [fault, fault]
     found = remote(stub.url, timeout=0.5, max_attempts=3).explain(ASKED, ANSWERS)
     wanted = [numbers(*texts) for texts in zip(ASKED, ANSWERS, strict=True)]
+    assert [row.pop("signals") for row in wanted] == [{}] * 5
     assert found.to_dict("records") == wanted
     assert stub.asked == [[*ANSWERS[:3], ANSWERS[4]]] * 3
     assert stub.authorizations == {None}
@@ -190,6 +191,10 @@ def answer(**changes: Any) -> bytes:
         (answer(spread=None), "answered spread None"),
         (answer(score="1.0"), "answered score '1.0'"),
         (answer(similarity=True), "answered similarity True"),
+        (answer(outside=0), "answered outside 0, which is neither true nor false"),
+        (answer(signals={"words": None}), "answered words None"),
+        (answer(signals=[1.0]), "cannot be read"),
+        (answer().replace(b'"outside"', b'"outsid"'), "does not say outside and signals, as an earlier version"),
     ],
     ids=lambda value: repr(value)[:20],
 )
@@ -209,6 +214,18 @@ def test_another_reward_behind_the_same_address_is_refused(stub: PredictServer) 
     with pytest.raises(RemoteRewardError, match=r"another reward than before: combiner 2 became 3\."):
         reward(ASKED, ANSWERS)
     assert reward(["a"], ["b"]) == [numbers("a", "b")["reward"]]
+
+
+def test_signals_are_columns_by_the_servers_names(stub: PredictServer) -> None:
+    told = answer(signals={"words": 1.5, "second": -2.0}, outside=True)
+    stub.faults = [Fault(body=told)]
+    reward = remote(stub.url)
+    found = reward.explain(["a"], ["b"])
+    assert list(found.columns) == ["reward", "spread", "score", "similarity", "words", "second", "outside"]
+    assert (found["words"][0], found["second"][0], found["outside"][0]) == (1.5, -2.0, True)
+    assert list(reward.explain([], []).columns) == list(found.columns)
+    with pytest.raises(RemoteRewardError, match="answered reward, spread, score, similarity, outside, and before that"):
+        reward(["a"], ["b"])
 
 
 def test_a_body_that_is_too_large_is_sent_in_parts(stub: PredictServer) -> None:

@@ -57,6 +57,25 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+def test_signals_have_columns_of_their_own(tmp_path: Path, run: Path, direct: Any) -> None:
+    profile = yaml.safe_load((run / "params.yaml").read_text())
+    second = {"kind": "reward_model", "reward_model": {**profile["reward_model"], "max_length": 64}}
+    profile["signals"] = {"words": {"kind": "length"}, "second": second}
+    (run / "params.yaml").write_text(yaml.safe_dump(profile, sort_keys=False))
+    rows = [{"prompt": "Why?", "chosen": "Two words.", "rejected": "No."}]
+    score_file(run, write(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet")
+    out = pd.read_parquet(tmp_path / "out.parquet")
+    names = [f"{name}_{side}" for name in ("score", "words", "second") for side in ("chosen", "rejected")]
+    assert list(out.columns) == ["prompt", "chosen", "rejected", *names]
+    np.testing.assert_allclose(out[["words_chosen", "words_rejected"]], [[np.log(3), np.log(2)]], atol=1e-6)
+    np.testing.assert_allclose(out["second_chosen"], direct("Why?", "Two words."), atol=1e-4)
+    assert out.attrs["realm_scores"] == names, "a run that reads the file as pairs leaves them out"
+    with pytest.raises(PairsError, match="has a column words_chosen already"):
+        score_file(run, write(tmp_path / "in.jsonl", [rows[0] | {"words_chosen": 1}]), tmp_path / "out.parquet")
+    with pytest.raises(LongResponseError, match=r"in\.jsonl row 1: signals\.second: "):
+        score_file(run, write(tmp_path / "in.jsonl", [rows[0] | {"rejected": "and " * 80}]), tmp_path / "out.parquet")
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
 def test_prompts_and_responses(tmp_path: Path, run: Path, direct: Any, suffix: str) -> None:
     rows = [{"prompt": f"Question {n // 3}?", "response": f"Answer {n % 4}", "mine": n} for n in range(14)]

@@ -551,6 +551,11 @@ def test_the_reward_embeds_each_side_its_own_way(server: GeminiServer) -> None:
     from realm_lib.reward.realm_reward import RealmReward
 
     class Similarity:
+        features = ("score", "similarity")
+
+        def outside(self, features: NDArray[np.float32]) -> NDArray[np.bool_]:
+            return np.zeros(len(features), dtype=bool)
+
         def reward_and_spread(self, features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
             return features[:, 1], features[:, 0]
 

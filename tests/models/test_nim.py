@@ -12,7 +12,7 @@ from support.reward_server import MODEL, Fault, RewardServer, reward, running_se
 
 from realm_lib.config.base import ParamsError
 from realm_lib.config.reward_model import RewardModelParams
-from realm_lib.features.extraction import score_texts
+from realm_lib.features.scores import score_texts
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.reward_models import HostedScorer, ScorerError, build_scorer
 from realm_lib.models.reward_models.nim import NIMScorer
@@ -124,10 +124,10 @@ def test_an_answer_that_is_no_reward_is_an_error_and_never_cached(
     store = FeatureStore(tmp_path)
     scorer = scorer_at(server, max_in_flight=1)
     with pytest.raises(ScorerError, match=r"(?s)is not one reward.*new scores are in the feature store") as caught:
-        score_texts(scorer, PROMPTS, RESPONSES, store, progress=False)
+        score_texts(scorer, PROMPTS, RESPONSES, store, label=None)
     assert RESPONSES[4][:20] in str(caught.value)
     first = len(server.asked)
-    again = score_texts(scorer, PROMPTS, RESPONSES, store, progress=False)
+    again = score_texts(scorer, PROMPTS, RESPONSES, store, label=None)
     np.testing.assert_array_equal(again.values, [expected(*text) for text in TEXTS])
     assert len(server.asked) == len(TEXTS) + 1  # what was answered before the error was kept
     assert first < len(server.asked)

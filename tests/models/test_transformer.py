@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from realm_lib.config.reward_model import RewardModelParams
-from realm_lib.features.extraction import score_texts
+from realm_lib.features.scores import score_texts
 from realm_lib.features.store import FeatureStore, text_key
 from realm_lib.models.reward_models import ScorerError, build_scorer
 from realm_lib.models.reward_models.chat import ChatEncoder
@@ -409,7 +409,7 @@ def test_a_score_that_is_no_number_names_its_text_and_is_never_cached(
     np.testing.assert_allclose(scorer.score(["a", "b"], ["x", "y"]), oracle(["a", "b"], ["x", "y"]), atol=1e-4, rtol=0)
     store = FeatureStore(tmp_path / "store")
     with pytest.raises(ScorerError, match=r"response '~'\) is nan") as caught:
-        score_texts(scorer, ["a", "c"], ["x", "~"], store, batch_size=1, progress=False)
+        score_texts(scorer, ["a", "c"], ["x", "~"], store, batch_size=1, label=None)
     assert text_key("c", "~").hex()[:12] in str(caught.value)  # the id is the start of its key
     assert text_key("c", "~") not in store.table("score", scorer.identity, 1)
 

@@ -142,7 +142,7 @@ def test_predict_prints_the_reward_of_each_response(project: Project, whole: Pat
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = pd.DataFrame([json.loads(line) for line in done.stdout.splitlines()])
-    assert list(found.columns) == ["reward", "spread", "score", "similarity", "models"]
+    assert list(found.columns) == ["reward", "spread", "score", "similarity", "outside", "signals", "models"]
     np.testing.assert_allclose(found["score"], pair[["score_A", "score_B"]].astype(float), atol=1e-4)
     np.testing.assert_allclose(found["similarity"], pair[["similarity_A", "similarity_B"]].astype(float), atol=1e-4)
     expected = pd.read_parquet(whole / "metrics" / "pairs.parquet").loc[0, ["realm_A", "realm_B"]]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from realm_lib.data.chats import PairsError
+from realm_lib.features.signals import SignalError
 from realm_lib.models.embedders import EmbedderError, HostedEmbedder, Quote
 from realm_lib.models.reward_models import LongResponseError, ScorerError
 from realm_lib.reward.explanations import Explanation, HostedModelError, RewardNotFiniteError, explain_each
@@ -63,7 +64,7 @@ class Infinite:
 def test_each_gets_the_numbers_of_the_reward(run_reward: RealmReward) -> None:
     prompts, responses = ["Why?", "How?", "Why?"], ["Because.", "So.", "Because."]
     found = explain_each(run_reward, prompts, responses)
-    wanted = run_reward.explain(prompts, responses).to_dict("records")
+    wanted = [{**row, "signals": {}} for row in run_reward.explain(prompts, responses).to_dict("records")]
     assert [outcome.to_dict() for outcome in found if isinstance(outcome, Explanation)] == wanted
     assert explain_each(run_reward, [], []) == []
 
@@ -101,6 +102,9 @@ def test_a_number_that_is_not_finite_is_an_error(run_reward: RealmReward) -> Non
 def test_a_combiner_that_answers_nan_is_an_error_that_names_the_numbers(run_reward: RealmReward) -> None:
     class Broken:
         """Gives NaN where a real one gives a reward."""
+
+        features = run_reward.combiner.features
+        outside = run_reward.combiner.outside
 
         def reward_and_spread(self, features: Any) -> Any:
             return np.full(len(features), np.nan), np.zeros(len(features))
@@ -141,7 +145,19 @@ def test_another_fault_is_ours_and_is_raised(run_reward: RealmReward) -> None:
         explain_each(RealmReward(Wrong(), run_reward.embedder, run_reward.combiner), ["a"], ["b"])  # type: ignore[arg-type]
 
 
+def test_signals_are_told_and_their_faults_stay_with_their_text(signals_reward: RealmReward) -> None:
+    prompts, responses = ["Why does bread rise?"] * 3, ["Bread makes gas.", "no number", "word " * 50]
+    good, bad, long = explain_each(signals_reward, prompts, responses)
+    assert isinstance(good, Explanation)
+    (row,) = signals_reward.explain(prompts[:1], responses[:1]).to_dict("records")
+    assert good.signals == pytest.approx({name: row[name] for name in ("second", "words", "repeats")}, abs=1e-4)
+    assert good.outside is row["outside"]
+    assert isinstance(bad, SignalError)
+    assert isinstance(long, LongResponseError)
+    assert str(long).startswith("signals.second: text 0")
+
+
 def test_an_explanation_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Explanation(1.0, 0.0, 1.0, 0.0).reward = 2.0  # type: ignore[misc]
+        Explanation(1.0, 0.0, 1.0, 0.0, outside=False).reward = 2.0  # type: ignore[misc]
     assert issubclass(LongResponseError, ScorerError)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.user_signals import shares
 
 from realm_lib.config.base import ParamsError
 from realm_lib.config.embedding import EmbeddingParams
@@ -21,12 +23,14 @@ from realm_lib.data.chats import PairsError, as_text
 from realm_lib.data.lengths import cut_prompt
 from realm_lib.data.pairs import read_pairs
 from realm_lib.features.extraction import extract_features
+from realm_lib.features.signals import SignalError
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.embedders import cosine
 from realm_lib.models.reward_models import Scorer, ScorerError, build_scorer
 from realm_lib.reward.combiner import Combiner, CombinerError
 from realm_lib.reward.realm_reward import RealmReward
 from realm_lib.runs.run import MissingStepError
+from realm_lib.runs.trained_on import write_trained_on
 
 PROMPTS = ["Why does bread rise?", "How do cats purr?", "Why does bread rise?", "What is a quark?"]
 RESPONSES = ["Yeast makes gas.", "With the larynx, it is thought.", "No idea, sorry.", "A part of a proton."]
@@ -85,7 +89,7 @@ def test_the_reward_is_the_combiners_of_score_and_cosine(
 
 def test_explain_shows_what_the_reward_is_made_of(reward: RealmReward, combiner: Combiner) -> None:
     explained = reward.explain(PROMPTS, RESPONSES)
-    assert list(explained.columns) == ["reward", "spread", "score", "similarity"]
+    assert list(explained.columns) == ["reward", "spread", "score", "similarity", "outside"]
     assert list(explained.index) == [0, 1, 2, 3]
     assert explained["reward"].tolist() == reward(PROMPTS, RESPONSES)
     again, spread = combiner.reward_and_spread(explained[["score", "similarity"]].to_numpy(dtype=np.float32))
@@ -121,7 +125,7 @@ def test_nothing_asked_is_nothing_answered(reward: RealmReward) -> None:
     assert reward([], []) == []
     explained = reward.explain([], [])
     assert explained.empty
-    assert list(explained.columns) == ["reward", "spread", "score", "similarity"]
+    assert list(explained.columns) == ["reward", "spread", "score", "similarity", "outside"]
 
 
 @pytest.mark.parametrize(("prompts", "completions"), [([], ["a"]), (["a"], []), (["a", "b"], ["a"])])
@@ -223,6 +227,88 @@ def test_a_reward_that_does_not_say_how_it_cuts_is_refused(run: Path, words: Any
     file.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ParamsError, match=r"max_prompt_words must be .* run 01_feature_extraction and 02_combiner"):
         RealmReward.from_pretrained(run)
+
+
+# Further signals
+
+
+def test_signals_are_features_by_name(signals_reward: RealmReward, run_reward: RealmReward) -> None:
+    responses = [*RESPONSES[:3], RESPONSES[0]]
+    found = signals_reward.explain(PROMPTS, responses)
+    names = ["score", "similarity", "second", "words", "repeats"]
+    assert list(found.columns) == ["reward", "spread", *names, "outside"]
+    standard = run_reward.explain(PROMPTS, responses)
+    np.testing.assert_allclose(found[["score", "similarity"]], standard[["score", "similarity"]], atol=1e-4)
+    np.testing.assert_allclose(
+        found["words"], [math.log1p(len(re.findall(r"\w+", text))) for text in responses], atol=1e-6
+    )
+    np.testing.assert_allclose(found["repeats"], shares(PROMPTS, responses), atol=1e-6)
+    features = found[names].to_numpy(dtype=np.float32)
+    np.testing.assert_allclose(found["reward"], signals_reward.combiner.reward(features), atol=1e-6)
+    assert found["outside"].tolist() == signals_reward.combiner.outside(features).tolist()
+    assert found["outside"].dtype == bool
+
+
+def test_what_lies_beyond_the_training_range_is_said(scorer: Scorer, minilm: Any, combiner: Combiner) -> None:
+    class Far:
+        """A scorer beyond any that the combiner has seen, for one response."""
+
+        identity = scorer.identity
+        count_tokens = scorer.count_tokens
+
+        def score(self, _: Any, responses: Any) -> Any:
+            return np.array([1e6 if response == "far" else 0.0 for response in responses], dtype=np.float32)
+
+    found = RealmReward(Far(), minilm, combiner).explain(
+        ["Why does bread rise?"] * 2, ["far", "Yeast makes bread rise."]
+    )
+    assert found["outside"].tolist() == [True, False]
+    assert np.isfinite(found["reward"]).all()
+
+
+def test_every_signals_model_is_named(signals_reward: RealmReward, run_reward: RealmReward) -> None:
+    models = signals_reward.models
+    assert list(models) == ["reward_model", "embedding", "second", "words", "repeats", "combiner", "realm_lib"]
+    assert models["second"] == models["reward_model"] == run_reward.models["reward_model"]
+    assert models["words"] == "log(1 + words of the response)"
+    assert re.fullmatch(r"support\.user_signals:shares@[0-9a-f]{12}", models["repeats"])
+
+
+def test_posts_of_every_reward_model_are_known(signals_reward: RealmReward, signals_folder: Path) -> None:
+    file = signals_folder / "models" / "reward_model" / "trained_on.json"
+    write_trained_on(file.parent, ["a post"])
+    try:
+        assert signals_reward.trained_on() == {
+            "reward_model": frozenset(["a post"]),
+            "second": frozenset(["a post"]),
+            "combiner": signals_reward.combiner.trained_on,
+        }
+    finally:
+        file.unlink()
+
+
+def test_other_features_than_the_combiners_are_refused(
+    signals_reward: RealmReward, signals_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ParamsError, match="takes the features score, similarity, second, words, repeats, the models and"
+    ):
+        RealmReward(signals_reward.scorer, signals_reward.embedder, signals_reward.combiner)
+    shutil.copytree(signals_folder, tmp_path / "run")
+    file = tmp_path / "run" / "models" / "combiner" / "realm_reward.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    del content["signals"]["words"]
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(
+        ParamsError, match=r"give score, similarity, second, repeats: run notebook 02_combiner_training"
+    ):
+        RealmReward.from_pretrained(tmp_path / "run")
+
+
+def test_a_signal_without_a_number_names_the_places(signals_reward: RealmReward) -> None:
+    with pytest.raises(SignalError, match=r"signals\.repeats: text 1 \('no number'\)") as caught:
+        signals_reward(["Why?"] * 4, ["Because.", "no number", "Because.", "no number"])
+    assert caught.value.places == [1, 3]
 
 
 # From a run's folder

@@ -306,6 +306,7 @@ def test_a_profile_may_be_a_file_anywhere(three: Path, tmp_path: Path) -> None:
         ("test", ["training.seed=seven"], "training.seed"),
         ("test", ["traning.seed=7"], "traning"),
         ("test", ["training.seed"], "section.key=value"),
+        ("test", ["signals.mine={kind: python, function: 'nope:f'}"], "signals.mine.function: nope:f: nope cannot be"),
     ],
 )
 def test_a_faulty_profile_is_refused_before_anything_is_written(
@@ -314,6 +315,17 @@ def test_a_faulty_profile_is_refused_before_anything_is_written(
     with pytest.raises(ParamsError, match=message):
         prepare(profile, overrides)
     assert not (three / "outputs").exists()
+
+
+def test_signals_reach_the_notebook_that_adds_them_and_an_edited_function_runs_it_again(three: Path) -> None:
+    write_notebook(three / "notebooks" / "01_first.ipynb", parameters=["run = {}\nsignals = {}"])
+    (three / "number_of.py").write_text("def number(prompts, responses):\n    return [1.0] * len(responses)\n")
+    signals = {"mine": {"kind": "python", "function": "number_of:number"}, "words": {"kind": "length", "unit": "words"}}
+    run = prepare("test", [f"signals={json.dumps(signals)}"])
+    assert yaml.safe_load(run.path(".steps", "01_first.yaml").read_text())["signals"] == signals
+    assert yaml.safe_load(run.path("params.yaml").read_text())["signals"] == signals
+    rules = run.path(".steps", "depends.mk").read_text().splitlines()
+    assert [str(three / "number_of.py") in rule for rule in rules] == [False, False, True, False]
 
 
 def test_a_faulty_notebook_is_refused_by_name(three: Path) -> None:

@@ -11,10 +11,17 @@ from support.faulty_server import AnyFault, FaultyHandler, FaultyServer, running
 MODELS = {"reward_model": "letters@1", "embedding": "none", "combiner": "2", "realm_lib": "0"}
 
 
-def numbers(prompt: str, response: str) -> dict[str, float]:
+def numbers(prompt: str, response: str) -> dict[str, Any]:
     """The reward of a response and its parts."""
     score = float(len(response))
-    return {"reward": score - len(prompt) / 16, "spread": score / 8, "score": score, "similarity": 0.5}
+    return {
+        "reward": score - len(prompt) / 16,
+        "spread": score / 8,
+        "score": score,
+        "similarity": 0.5,
+        "outside": len(prompt) > 999,
+        "signals": {},
+    }
 
 
 @dataclass

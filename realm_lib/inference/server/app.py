@@ -38,6 +38,7 @@ from realm_lib.inference.server.wire import (
 
 log = logging.getLogger("realm_lib.inference.server")
 
+_LOGGED = ("score", "similarity", "spread", "outside")
 _KEYS = {"body", "prompt", "response", "query", "prompts", "messages", "role", "content"}
 _FAULTS: dict[int | str, dict[str, Any]] = {
     status: {"model": Failure, "description": description}
@@ -131,6 +132,7 @@ class RewardService:
 
     def _refuse(self, index: int, error: object) -> NoReturn:
         """The messages of the models' errors may hold a piece of a text: none is passed on."""
+        from realm_lib.features.signals import SignalError
         from realm_lib.models.embedders import EmbedderError
         from realm_lib.models.reward_models import ScorerError
         from realm_lib.reward.explanations import HostedModelError, RewardNotFiniteError
@@ -147,6 +149,8 @@ class RewardService:
             raise HTTPException(500, f"the reward model could not score response {index}")
         if isinstance(error, EmbedderError):
             raise HTTPException(500, f"response {index} or its prompt could not be embedded")
+        if isinstance(error, SignalError):
+            raise HTTPException(500, f"the function of the signal {error.name} has no number for response {index}")
         raise HTTPException(500, f"response {index} has no reward: {type(error).__name__}")
 
 
@@ -213,7 +217,7 @@ def create_app(service: RewardService, on_failure: Callable[[], None] = lambda: 
     app = FastAPI(
         title="REALM",
         version=version("realm-lib"),
-        summary="A reward for RLHF: a reward model's score and prompt-response similarity, combined.",
+        summary="A reward for RLHF: a reward model's score, prompt-response similarity and more, combined.",
         lifespan=lifespan,
         docs_url=None,  # FastAPI's own pages load their scripts from a CDN
         redoc_url=None,
@@ -260,7 +264,9 @@ def _add_rewards(app: FastAPI, service: RewardService) -> None:
         """OpenRLHF's remote reward (`--remote_rm_url`). Empty lists are answered with empty lists."""
         explained = await service.explain(pairs_of(request, service.limits))
         rewards = [answer.reward for answer in explained]
-        logs = {name: [getattr(answer, name) for answer in explained] for name in ("score", "similarity", "spread")}
+        logs = {name: [float(getattr(answer, name)) for answer in explained] for name in _LOGGED}
+        signals = explained[0].signals if explained else {}
+        logs |= {name: [answer.signals[name] for answer in explained] for name in signals}
         return GetRewardAnswer(rewards=rewards, scores=[probability(reward) for reward in rewards], extra_logs=logs)
 
     @app.post("/v1/score/evaluation", responses=_FAULTS, tags=["rewards"])

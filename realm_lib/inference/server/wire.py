@@ -47,19 +47,26 @@ class PredictRequest(BaseModel):
 
 
 class Explained(BaseModel):
-    """A response's reward and what it is made of."""
+    """A response's reward and what it is made of; ``signals`` are the run's further features, by name.
+
+    ``outside``: one of the features lies beyond the range of the training responses.
+    """
 
     model_config = _example(
         reward=0.83,
         spread=0.04,
         score=1.91,
         similarity=0.62,
+        outside=False,
+        signals={},
         models={"reward_model": "NAME@WEIGHTS", "embedding": "NAME@WEIGHTS", "combiner": "WEIGHTS", "realm_lib": "0"},
     )
     reward: float
     spread: float
     score: float
     similarity: float
+    outside: bool
+    signals: dict[str, float]
     models: dict[str, str]
 
 
@@ -82,10 +89,12 @@ class GetRewardRequest(BaseModel):
 
 
 class GetRewardAnswer(BaseModel):
-    """OpenRLHF's: rewards, their sigmoids as scores between 0 and 1 (dynamic filtering), and logs."""
+    """OpenRLHF's: rewards, their sigmoids as scores between 0 and 1 (dynamic filtering), and logs, signals' too."""
 
     model_config = _example(
-        rewards=[0.83], scores=[0.7], extra_logs={"score": [1.91], "similarity": [0.62], "spread": [0.04]}
+        rewards=[0.83],
+        scores=[0.7],
+        extra_logs={"score": [1.91], "similarity": [0.62], "spread": [0.04], "outside": [0.0]},
     )
     rewards: list[float]
     scores: list[float]

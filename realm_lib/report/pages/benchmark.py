@@ -76,7 +76,13 @@ def evaluate_file(
         raise PairsError(f"{path}: {error}") from None
     store, batch_size = FeatureStore(resolve_path(reading.cache_dir)), reading.batch_size
     features = extract_features(
-        pairs, reward.scorer, reward.embedder, store, batch_size=batch_size, progress=show_progress()
+        pairs,
+        reward.scorer,
+        reward.embedder,
+        store,
+        signals=reward.signals,
+        batch_size=batch_size,
+        progress=show_progress(),
     )
     fitted = fit_rewards(known["train"], known["validation"], reward.combiner, params.model, params.training)
     on_validation = {reward_name: reward_of(known["validation"]) for reward_name, reward_of in fitted.items()}
@@ -87,8 +93,8 @@ def evaluate_file(
     source: dict[str, Any] = {name: getattr(report, name) for name in ("read", "dropped", "posts_cut")}
     source |= {name: getattr(report, name) for name in ("ids", "annotators", "other_ratios")}
     source |= seen.to_dict()
-    if trained_on["reward_model"] is None:
-        source["not_known"] = reward.scorer.identity["model"]
+    if unknown := [name for name, posts in trained_on.items() if posts is None and name in reward.models]:
+        source["not_known"] = " and ".join(reward.models[name].partition("@")[0] for name in unknown)
     added = {"verdict": verdict(evaluation), "length_bias": lengths, "source": source}
     metrics = run.write_metrics(f"evaluation_{name}", evaluation.to_dict() | added)
     run.write_table(evaluation.per_pair, "metrics", f"pairs_{name}.parquet")

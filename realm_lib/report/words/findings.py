@@ -33,7 +33,9 @@ def offline_models(metrics: Metrics, *, simulated: bool) -> str:
 
 
 def features(metrics: Metrics, *, simulated: bool, rank_correlation: float) -> str:
-    """Notebook 01, from metrics/features.json: what was computed; ``rank_correlation`` is that of the two features."""
+    """Notebook 01, from metrics/features.json: what was computed; ``rank_correlation`` is of score and similarity."""
+    signals = [name for name in metrics.get("costs", {}) if name not in ("score", "similarity")]
+    further = f" Further signals: {', '.join(signals)}." if signals else ""
     saved = 1 - metrics["tokens_scored"] / metrics["tokens_naive"]
     related = "unknown, since one of them never varies" if math.isnan(rank_correlation) else f"{rank_correlation:.2f}"
     return (
@@ -41,7 +43,7 @@ def features(metrics: Metrics, *, simulated: bool, rank_correlation: float) -> s
         f"{counted(metrics['unique_responses'], 'distinct responses')}: {metrics['scored']:,} scored now, "
         f"{metrics['cache_hits']:,} from the store. Tokens read: {metrics['tokens_scored']:,}, where one pass "
         f"over every pair would read {metrics['tokens_naive']:,} ({100 * saved:.0f} % fewer). "
-        f"Rank correlation between the two features: {related}."
+        f"Rank correlation between score and similarity: {related}.{further}"
     )
 
 
