@@ -12,7 +12,7 @@ from realm_lib.data.lengths import counted, word_count
 from realm_lib.data.pairs import bare_domain
 from realm_lib.evaluation.resampling import EvaluationError, Floats
 
-_RESERVED = ("gold", "feature_ceiling", "pairs", "posts", "words", "score_ratio")
+_RESERVED = ("gold", "feature_ceiling", "pairs", "posts", "word_count", "score_ratio")
 
 
 def check_features(features: pd.DataFrame) -> NDArray[np.int64]:
@@ -75,7 +75,7 @@ def make_per_pair(
         "labels": labels,
     }
     for side in "AB" if "human_ref_A" in features else "":
-        content[f"words_{side}"] = counted(word_count, features[f"human_ref_{side}"])
+        content[f"word_count_{side}"] = counted(word_count, features[f"human_ref_{side}"])
     if "score_ratio" in features:
         content["score_ratio"] = features["score_ratio"].to_numpy(dtype=np.float64)
     for name, values in columns.items():
@@ -85,6 +85,12 @@ def make_per_pair(
             content[f"{name}_p"] = expit(scales[name] * margin)
         content[f"{name}_correct"] = (1 + np.sign(margin) * np.where(labels == 1, 1, -1)) / 2
     return pd.DataFrame(content)
+
+
+def chosen_margins(per_pair: pd.DataFrame, name: str) -> Floats:
+    """Reward ``name`` of the chosen response less that of the rejected one, [pairs]."""
+    margins: Floats = (per_pair[f"{name}_A"] - per_pair[f"{name}_B"]).to_numpy()
+    return margins * np.where(per_pair["labels"] == 1, 1.0, -1.0)
 
 
 def wrong_pairs(per_pair: pd.DataFrame, features: pd.DataFrame, name: str) -> pd.DataFrame:

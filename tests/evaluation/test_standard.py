@@ -176,7 +176,7 @@ def test_length_bias_is_a_rank_correlation_and_its_partial_one(trained):
     table = evaluation.per_pair
     gaps = {
         "x": (table["realm_A"] - table["realm_B"]).to_numpy(),
-        "l": np.log1p(table["words_A"]).to_numpy() - np.log1p(table["words_B"]).to_numpy(),
+        "l": np.log1p(table["word_count_A"]).to_numpy() - np.log1p(table["word_count_B"]).to_numpy(),
         "q": (table["gold_A"] - table["gold_B"]).to_numpy(),
     }
     # Each pair in both orders: means are 0, so that Pearson's formula applies to the signed ranks.
