@@ -67,8 +67,8 @@ def signals_table(worth: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 def feature_correlations(features: pd.DataFrame, names: Sequence[str]) -> dict[str, dict[str, float | None]]:
     """Rank correlation of each two features' differences between the responses of a pair, {one: {other: number}}.
 
-    Spearman's, with each pair in both orders, so that it does not matter which response is called A
-    (:func:`signed_ranks`). Null where a feature never differs within a pair.
+    Differences count by their signed ranks, so that it does not matter which response is called A. Null where a feature
+    never differs within a pair.
     """
     a, b = feature_matrix(features, names)
     ranks = [signed_ranks(difference) for difference in (a - b).astype(np.float64).T]

@@ -16,7 +16,7 @@ import pytest
 
 from realm_lib import figures
 from realm_lib.evaluation.judging import evaluate_rewards
-from realm_lib.evaluation.learned import partial_effects
+from realm_lib.reward.effects import partial_effects
 
 DOMAINS = [f"domain{number:02d}" for number in range(18)]
 

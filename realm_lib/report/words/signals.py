@@ -21,7 +21,7 @@ def combiner_is(metrics: Metrics) -> str:
     """
     factor = metrics["temperature"]
     folded = f"Its differences were divided by {1 / factor:.3g}, so that they are log-odds on the validation pairs."
-    if not metrics.get("linear"):
+    if metrics["evidence"] is None:
         return f"The reward is a plain network, without a weighted sum to lean on. {folded}"
     weights = listed([f"{value:+.2f} for {name}" for name, value in metrics["linear"].items()])
     t = metrics["evidence"]["t"]
