@@ -50,7 +50,8 @@ def accuracy_bars(evaluation: "Evaluation", ax: Axes | None = None) -> Axes:
     if "feature_ceiling" in evaluation.metrics:
         ends.append(best := evaluation.metrics["feature_ceiling"]["accuracy"])
         ax.axvline(best, color=theme.COLOURS["feature_ceiling"], linewidth=1.2, linestyle=(0, (3, 2)))
-        theme.line_label(ax, best, f"best use of {all_features(known)} features {percent(best)}", "right")
+        of = all_features(known).replace("the two", "both features")
+        theme.line_label(ax, best, f"best of {of} {percent(best)}", "right")
     _accuracy_axis(ax, ends)
     theme.label_rows(ax, [theme.label_of(name, known) for name, _ in rewards], fontsize=10)
     ax.set_ylim(-0.6, len(rewards) - 0.4)

@@ -19,7 +19,7 @@ from realm_lib.report.words.numbers import (
 )
 from realm_lib.report.words.rewards import all_features, reward_name
 from realm_lib.report.words.seeds import seeds
-from realm_lib.report.words.signals import calibration
+from realm_lib.report.words.signals import calibration, worth_paying
 
 _BEYOND_LENGTH = {
     "above": ("It is more than length", "No"),
@@ -103,6 +103,8 @@ def questions_answered(metrics: Metrics) -> list[tuple[str, str]]:
     ]
     if (domains := _domains(metrics)) is not None:
         answers.append(("On which domains?", domains))
+    if "signals" in metrics:
+        answers.append(("Which signals are worth paying for?", worth_paying(metrics["signals"], metrics["pairs"])))
     return [*answers, ("Is it only length?", _length(metrics)[1])]
 
 

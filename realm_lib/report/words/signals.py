@@ -41,8 +41,7 @@ def worth_paying(worth: Mapping[str, Metrics], pairs: int) -> str:
         return "The reward has one feature: there is nothing to leave out."
     told: dict[str, list[str]] = {outcome: [] for outcome in _WORTH}
     for name, entry in worth.items():
-        cost = spent(entry["cost"])
-        told[in_words(entry["gained"])].append(f"{name} ({points(entry['gained'])}{f'; {cost}' if cost else ''})")
+        told[in_words(entry["gained"])].append(f"{name} ({points(entry['gained'])}; {spent(entry['cost'])})")
     clauses = [f"{_WORTH[outcome]}: {listed(those)}." for outcome, those in told.items() if those]
     return (
         f"By what the reward loses without each, on {counted(pairs, 'pairs')}. {' '.join(clauses)} Each is left out "
@@ -52,10 +51,12 @@ def worth_paying(worth: Mapping[str, Metrics], pairs: int) -> str:
 
 def spent(cost: Mapping[str, Any]) -> str:
     """What a feature cost: ``12,000 computed, 1,234,567 tokens, 81 s, $0.40``; what is not known is left out."""
-    said = [f"{cost[key]:,} {word}" for key, word in (("computed", "computed"), ("tokens", "tokens")) if cost[key]]
-    if cost["computed"] == 0:
-        said.append("all from the store")
-    elif cost["seconds"] is not None:
+    computed, found = cost["computed"], cost["cache_hits"]
+    of = f"{computed:,} of {computed + found:,}" if found else f"{computed:,}"
+    said = [f"{of} computed" if computed else "all from the store"]
+    if cost["tokens"]:
+        said.append(counted(cost["tokens"], "tokens"))
+    if computed and cost["seconds"] is not None:
         said.append(f"{cost['seconds']:,.0f} s" if cost["seconds"] >= 1 else "under 1 s")
     if cost["cost"]:
         said.append(f"${cost['cost']:,.2f}")
@@ -91,7 +92,10 @@ def correlated(correlations: Mapping[str, Mapping[str, float | None]], strong: f
 def calibration(folded: Metrics) -> str:
     """The calibration error of the bare differences before and after the combiner's factor, from folded_calibration."""
     before, after = (folded[when] for when in ("before", "after"))
-    return f"their calibration error is {_error(after)}, before the factor {folded['factor']:.3g} {_error(before)}."
+    return (
+        f"their calibration error is {_error(after)}; before the factor {folded['factor']:.3g} was folded in, it was "
+        f"{_error(before)}."
+    )
 
 
 def _error(scores: Metrics) -> str:
