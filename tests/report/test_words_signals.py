@@ -82,14 +82,15 @@ COMBINER = {"temperature": 0.8, "bend": 0.83, "linear": {"score": 0.61, "Log_wor
 def test_what_the_combiner_is_says_how_much_of_the_bend_the_evidence_supports() -> None:
     text = combiner_is(COMBINER | {"evidence": {"alpha": 1.0, "se": 0.1, "t": 9.9, "pairs": 2180}})
     check_language(text)
-    assert "+0.61 for score and -0.05 for Log_words" in text
-    assert "the evidence supports 83.0 % of the bend (t = 9.9 on 2,180 pairs that it was not trained on)" in text
+    assert "(in log-odds for one standard deviation: +0.61 for score, -0.05 for Log_words)" in text
+    assert "the evidence supports 83 % of the bend (t = 9.9 on 2,180 pairs that it was not trained on)" in text
     assert "divided by 1.25" in text
     flat = combiner_is(COMBINER | {"bend": 0.0, "evidence": {"alpha": 0.1, "se": 0.2, "t": 0.4, "pairs": 200}})
     check_language(flat)
-    assert "nothing more: the network's bend is not supported (t = 0.4)" in flat
+    assert "nothing more: the network's bend was not supported (t = 0.4)" in flat
     plain = combiner_is(COMBINER | {"bend": 1.0, "evidence": None})
     assert plain.startswith("The reward is a plain network, without a weighted sum")
+    assert "as training left them" in combiner_is(COMBINER | {"temperature": 1.0, "evidence": None})
 
 
 def test_rewards_are_named_by_what_they_are_made_of() -> None:

@@ -19,20 +19,20 @@ def combiner_is(metrics: Metrics) -> str:
 
     A plain network (``model.prior`` null) has no weights to tell.
     """
-    factor = metrics["temperature"]
-    folded = f"Its differences were divided by {1 / factor:.3g}, so that they are log-odds on the validation pairs."
-    if metrics["evidence"] is None:
+    factor, evidence = metrics["temperature"], metrics["evidence"]
+    folded = "Its differences are as training left them."
+    if factor != 1:
+        folded = f"Its differences were divided by {1 / factor:.3g}, so that they are log-odds on the validation pairs."
+    if evidence is None:
         return f"The reward is a plain network, without a weighted sum to lean on. {folded}"
-    weights = listed([f"{value:+.2f} for {name}" for name, value in metrics["linear"].items()])
-    t = metrics["evidence"]["t"]
-    if metrics["bend"] > 0:
-        bend = (
-            f"the network bends it, and the evidence supports {percent(metrics['bend'])} of the bend (t = {t:.1f} on "
-            f"{counted(metrics['evidence']['pairs'], 'pairs')} that it was not trained on)"
-        )
-    else:
-        bend = f"nothing more: the network's bend is not supported (t = {t:.1f})"
-    return f"The reward is a weighted sum, in log-odds for one standard deviation {weights}, and {bend}. {folded}"
+    weights = ", ".join(f"{value:+.2f} for {name}" for name, value in metrics["linear"].items())
+    start = f"The reward is a weighted sum (in log-odds for one standard deviation: {weights})"
+    if metrics["bend"] == 0:
+        return f"{start} and nothing more: the network's bend was not supported (t = {evidence['t']:.1f}). {folded}"
+    return (
+        f"{start} and a network that bends it: the evidence supports {100 * metrics['bend']:.0f} % of the bend "
+        f"(t = {evidence['t']:.1f} on {counted(evidence['pairs'], 'pairs')} that it was not trained on). {folded}"
+    )
 
 
 def worth_paying(worth: Mapping[str, Metrics], pairs: int) -> str:
