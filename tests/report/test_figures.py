@@ -399,7 +399,9 @@ def test_each_feature_has_an_effect_and_names_what_is_held():
     assert len(axes[0].figure.axes) == 4
     for ax in axes:
         assert [line.get_label() for line in ax.lines] == ["10 % quantile", "median", "90 % quantile"]
-        assert ax.get_legend().get_title().get_text() == "each other one held at its"
+    legends = [ax.get_legend() for ax in axes]
+    assert legends[0].get_title().get_text() == "each other one held at its"
+    assert legends[1:] == [None] * 3, "it is the same for all"
 
 
 def test_the_surface_is_over_the_two_features_that_matter_most():

@@ -281,6 +281,10 @@ def test_the_front_page_says_which_signals_are_worth_paying_for() -> None:
     cost = {"computed": 10, "cache_hits": 0, "tokens": None, "seconds": 3.0, "cost": None}
     metrics = with_signal() | {"signals": {"score": {"gained": difference(0.1, 0.05, 0.15), "cost": cost}}}
     answer = dict(questions_answered(metrics))["Which signals are worth paying for?"]
+    shown = captions(metrics)
+    assert "holds zero" in shown["evaluation_signals"][1]
+    assert "the two features that matter most" in shown["combiner_surface"][1]
+    assert "matter most" not in captions(changed())["combiner_surface"][1]
     assert answer.startswith("By what the reward loses without each, on 1,234 pairs. Shown to add something: score (")
 
 

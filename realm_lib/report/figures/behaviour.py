@@ -42,9 +42,10 @@ def effect_lines(
             part = effects[(effects["feature"] == name) & (effects["held"] == held)]
             label = f"{words} ({part['held_value'].iloc[0]:.2f})" if len(others) == 1 else words
             ax.plot(part["value"], part["reward"], color=colour, label=label)
-        if others:
-            title = f"{others[0]} held at" if len(others) == 1 else "each other one held at its"
-            ax.legend(title=title, title_fontsize=9, loc="best")
+        if len(others) == 1:
+            ax.legend(title=f"{others[0]} held at", title_fontsize=9, loc="best")
+        elif others and index == 0:  # the same for all
+            ax.legend(title="each other one held at its", title_fontsize=9, loc="best")
         ax.set_xlabel(theme.axis_label(name).replace(" (", "\n("))
         ax.set_ylim(low - room, high + room)
         theme.draw_title(ax, f"Along the {name}" if name in theme.AXIS_LABELS else f"Along {name}",

@@ -109,10 +109,11 @@ def questions_answered(metrics: Metrics) -> list[tuple[str, str]]:
 
 
 def captions(metrics: Metrics) -> dict[str, tuple[str, str]]:
-    """Title and caption of the five figures that matter: what to see in each, with this run's own numbers."""
+    """Title and caption of the figures that matter: what to see in each, with this run's own numbers."""
     intervals = [entry["ci"] for entry in metrics["differences"].values()]
     right, left = sum(low > 0 for low, _ in intervals), sum(high < 0 for _, high in intervals)
-    return {
+    others = "" if all_features(metrics["rewards"]) == "the two" else " Drawn are the two features that matter most."
+    found = {
         "evaluation_differences": (
             "How much better, and how sure.",
             f"Intervals that lie wholly right of zero, where the combined reward is better: {right} of "
@@ -132,10 +133,17 @@ def captions(metrics: Metrics) -> dict[str, tuple[str, str]]:
             "What the combiner has learned.",
             "Brighter is a higher reward. Straight parallel bands order responses as a weighted sum does; where they "
             "bend, how much each feature counts depends on the response. White lines hold the densest 50 % and 90 % of "
-            "the responses: far outside them the surface is a guess.",
+            f"the responses: far outside them the surface is a guess.{others}",
         ),
         "evaluation_reliability": ("Whether its probabilities can be trusted.", _reliability(metrics)),
     }
+    if "signals" in metrics:
+        found["evaluation_signals"] = (
+            "What each signal adds.",
+            "The accuracy that is lost where the reward is trained without it, and what it cost. An interval that "
+            "holds zero: it is not shown to be worth that.",
+        )
+    return found
 
 
 def runs_compared(names: Sequence[str], runs: Sequence[Metrics], changed: Sequence[str]) -> str:
