@@ -10,7 +10,8 @@ import pandas as pd
 
 from realm_lib.evaluation.calibration import calibration_bins, calibration_places, confidences
 from realm_lib.evaluation.display import counted, interval, measured, with_interval
-from realm_lib.evaluation.resampling import EvaluationError, bootstrap_over_posts
+from realm_lib.evaluation.per_pair import chosen_margins
+from realm_lib.evaluation.resampling import EvaluationError, Floats, bootstrap_over_posts
 
 
 @dataclass(frozen=True)
@@ -111,17 +112,20 @@ class Evaluation:
         """The reward that all others are compared with: realm, or else the first."""
         return "realm" if "realm" in self.scales else next(iter(self.scales))
 
+    def sure(self, name: str, scale: float | None = None) -> Floats:
+        """The probability that reward ``name`` gives its preferred response, [pairs]; ``scale`` as in reliability."""
+        if name not in self.scales:
+            raise EvaluationError(f"no reward {name!r} was evaluated; there are: {', '.join(self.scales)}")
+        return confidences(chosen_margins(self.per_pair, name), self.scales[name] if scale is None else scale)
+
     def reliability(self, name: str, bins: int = 10, scale: float | None = None) -> pd.DataFrame:
         """Bins of equal mass of reward ``name``: predicted and observed share of right answers, its interval, pairs.
 
         The interval (low, high) resamples the posts of the bin. ``scale`` makes probabilities of differences instead of
         the factor that was fitted to validation pairs.
         """
-        if name not in self.scales:
-            raise EvaluationError(f"no reward {name!r} was evaluated; there are: {', '.join(self.scales)}")
-        margins = (self.per_pair[f"{name}_A"] - self.per_pair[f"{name}_B"]).to_numpy()
+        sure = self.sure(name, scale)
         correct = self.per_pair[f"{name}_correct"].to_numpy()
-        sure = confidences(margins, self.scales[name] if scale is None else scale)
         table = calibration_bins(sure, correct, bins)
         bin_of = calibration_places(sure, bins)
         posts = self.per_pair["post_id"].to_numpy()

@@ -40,6 +40,7 @@ _SMOOTH = {
     *("log_loss", "brier", "temperature", "p_value", "p_holm", "detectable", "sd", "members_sd"),
     *("bend", "evidence"),
     *("correlation", "given_quality", "given_quality_ci", "change", "train_loss", "validation_loss"),
+    *("correlations", "factor"),
 }
 """Measures that one flipped pair hardly moves; the others are shares of pairs and their intervals."""
 

@@ -72,6 +72,22 @@ def test_the_spread_is_that_of_accuracies_counted_by_hand(features):
         assert found["sd"][name] == pytest.approx(np.std(found[name], ddof=1))
 
 
+def test_the_other_features_of_a_run_are_used_too(features):
+    rng = np.random.default_rng(2)
+    names = ("score", "similarity", "Log_words")
+    known = {
+        split: table.assign(**{f"Log_words_{side}": rng.normal(size=len(table)) for side in "AB"})
+        for split, table in features.items()
+    }
+    own = dict.fromkeys(("reward_model", "linear", "realm"), 0.5)
+    found = retrained_spread(own, [known], MODEL, TRAINING, names)
+    linear = LinearCombiner(names).fit(known["train"])
+    a, b = (known["test"][[f"{name}_{side}" for name in names]].to_numpy(np.float32) for side in "AB")
+    sign = np.where(known["test"]["labels"] == 1, 1, -1)
+    assert found["linear"][1] == pytest.approx(((linear.reward(a) - linear.reward(b)) * sign > 0).mean())
+    assert found["reward_model"][1] == pytest.approx(((a[:, 0] - b[:, 0]) * sign > 0).mean())
+
+
 def test_the_combiner_has_another_seed_too(features):
     """A spread that kept the combiner's seed would leave a part of the luck out."""
     own = dict.fromkeys(("reward_model", "linear", "realm"), 0.5)

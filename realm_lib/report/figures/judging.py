@@ -7,9 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from realm_lib.evaluation.calibration import confidences
 from realm_lib.evaluation.parts import alone
-from realm_lib.evaluation.per_pair import chosen_margins
 from realm_lib.report.figures import theme
 from realm_lib.report.words.numbers import p_value, percent
 from realm_lib.report.words.rewards import all_features
@@ -179,8 +177,7 @@ def reliability(
         ax.vlines(bins["predicted"], bins["low"], bins["high"], color=colour, linewidth=1.2, alpha=0.55)
         told = f"{label}, error {100 * error:.1f} points"
         ax.plot(bins["predicted"], bins["observed"], "o-", color=colour, markersize=6, label=told)
-        sure = confidences(chosen_margins(evaluation.per_pair, name), scale)
-        number, edges = np.histogram(sure, np.linspace(0.5, 1, 26))
+        number, edges = np.histogram(evaluation.sure(name, scale), np.linspace(0.5, 1, 26))
         counts.stairs(number, edges, color=colour, linewidth=1.6)
     ax.set_xlim(0.49, 1.01)
     ax.set_ylim(max(0.0, lowest - 0.03), 1.02)
