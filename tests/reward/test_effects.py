@@ -36,7 +36,7 @@ def test_of_three_all_others_are_held_together(features: pd.DataFrame) -> None:
 
 
 def test_the_strongest_two_are_those_along_which_the_reward_moves_most(features: pd.DataFrame) -> None:
-    found = partial_effects(lambda x: 3 * x[:, 0] + 0.1 * x[:, 1] - 5 * x[:, 2], features, NAMES)
+    found = partial_effects(lambda x: 3 * x[:, 0] + 0.1 * x[:, 1] - 5 * abs(x[:, 2]), features, NAMES)
     assert strongest_two(found) == ("score", "Log_words"), "in the order of the features, not of their strength"
     assert strongest_two(partial_effects(lambda x: x[:, 0], features, ["score"])) == ("score",)
     assert strongest_two(partial_effects(lambda x: 0 * x[:, 0], features, NAMES)) == ("score", "similarity")
