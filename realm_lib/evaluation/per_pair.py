@@ -12,7 +12,8 @@ from realm_lib.data.lengths import counted, word_count
 from realm_lib.data.pairs import bare_domain
 from realm_lib.evaluation.resampling import EvaluationError, Floats
 
-_RESERVED = ("gold", "feature_ceiling", "pairs", "posts", "word_count", "score_ratio")
+RESERVED_REWARDS = ("gold", "feature_ceiling", "pairs", "posts", "word_count", "score_ratio")
+"""Names of what stands beside the rewards: none of them can have one."""
 
 
 def check_features(features: pd.DataFrame) -> NDArray[np.int64]:
@@ -52,8 +53,10 @@ def check_reward(name: str, values: ArrayLike, features: pd.DataFrame) -> Floats
 
 def check_scale(name: str, scales: Mapping[str, float]) -> float:
     """The scale of reward ``name``, a finite number >= 0; raises :class:`EvaluationError`."""
-    if name in _RESERVED:
-        raise EvaluationError(f"a reward cannot be called {name!r}; these names are taken: {', '.join(_RESERVED)}")
+    if name in RESERVED_REWARDS:
+        raise EvaluationError(
+            f"a reward cannot be called {name!r}; these names are taken: {', '.join(RESERVED_REWARDS)}"
+        )
     if name not in scales:
         raise EvaluationError(f"reward {name!r} has no scale: fit one with fit_scale on validation pairs")
     scale = float(scales[name])
