@@ -21,6 +21,7 @@ comparison hold that none of their columns is missing."""
 
 _MODELS = {"reward_model", "embedding", "combiner", "realm_lib", "models", "signals"}
 _REWARDS = {"realm", "gold", "linear", "trees", "ceiling", "feature_ceiling"}
+_REWARDS |= {"posts", "responses", "score_ratio", "word_count"}  # what the evaluation counts beside them
 _OF_PAIRS = {"human_ref", "votes", "rating", "labels", "chosen", "rejected"}
 RESERVED_SIGNALS = RESERVED_JUDGES | _MODELS | _REWARDS | _OF_PAIRS
 """What a signal cannot be called: it would overwrite a column of the pairs, a reward of the evaluation or a model."""

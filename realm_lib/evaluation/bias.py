@@ -25,17 +25,17 @@ def length_bias(evaluation: Evaluation, *, resamples: int = 10_000, seed: int = 
     Raises :class:`EvaluationError` when the pairs' lengths are not known.
     """
     table = evaluation.per_pair
-    if "words_A" not in table:
+    if "word_count_A" not in table:
         raise EvaluationError("the features hold no human_ref_A and human_ref_B, so lengths are not known")
     kind, quality = _quality(table, evaluation.simulated)
     known = ~np.isnan(quality)  # an infinite ratio of votes is known: only one response has any
-    table, quality = table[known], _signed_ranks(quality[known])
-    length = _signed_ranks(np.log1p(table["words_A"]).to_numpy() - np.log1p(table["words_B"]).to_numpy())
+    table, quality = table[known], signed_ranks(quality[known])
+    length = signed_ranks(np.log1p(table["word_count_A"]).to_numpy() - np.log1p(table["word_count_B"]).to_numpy())
     posts = table["post_id"].to_numpy()
     level, seed = evaluation.confidence, derive_seed(seed, "length bias")
     rewards: dict[str, Any] = {}
     for name in evaluation.scales:
-        reward = _signed_ranks((table[f"{name}_A"] - table[f"{name}_B"]).to_numpy())
+        reward = signed_ranks((table[f"{name}_A"] - table[f"{name}_B"]).to_numpy())
         squares = [reward**2, length**2, quality**2]
         products = np.column_stack([*squares, reward * length, reward * quality, length * quality])
         drawn = bootstrap_over_posts(products, posts, resamples=resamples, seed=seed, confidence=level)
@@ -65,6 +65,14 @@ def length_bias_table(evaluation: Evaluation, lengths: dict[str, Any]) -> pd.Dat
     return pd.DataFrame(rows)
 
 
+def signed_ranks(differences: Floats) -> Floats:
+    """Sign times rank of the size of ``differences`` [pairs], over the largest: -1 to 1, all 0 where none differ."""
+    from scipy.stats import rankdata
+
+    ranks: Floats = np.sign(differences) * rankdata(np.abs(differences))
+    return ranks / max(1.0, float(np.abs(ranks).max(initial=0.0)))
+
+
 def _correlation(value: float | None, ci: list[float]) -> str:
     return "" if value is None else measured(value, ci)
 
@@ -78,13 +86,6 @@ def _quality(table: pd.DataFrame, simulated: bool) -> tuple[str, Floats]:
         # At least 1; a hair more, so that a pair without a margin still has its label.
         return "votes", sign * (np.log(table["score_ratio"].clip(lower=1).to_numpy()) + 1e-6)
     return "preference", sign
-
-
-def _signed_ranks(differences: Floats) -> Floats:
-    from scipy.stats import rankdata
-
-    ranks: Floats = np.sign(differences) * rankdata(np.abs(differences))
-    return ranks / max(1.0, float(np.abs(ranks).max(initial=0.0)))
 
 
 def _correlations(moments: Floats) -> tuple[Floats, Floats]:

@@ -1,10 +1,48 @@
 """From reward differences to probabilities, and how far those can be trusted."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from realm_lib.evaluation.resampling import Floats, bootstrap_over_posts
+
+
+def probability_scores(
+    margins: ArrayLike,
+    post_ids: ArrayLike,
+    scale: float,
+    *,
+    resamples: int = 10_000,
+    seed: int = 42,
+    level: float = 0.95,
+) -> dict[str, Any]:
+    """How good the probabilities sigmoid(``scale`` * margin) are; ``margins`` [pairs] are of the chosen response.
+
+    {log_loss (nats a pair), brier, ece, ece_ci, ece_by_chance}, the last three of :func:`calibration_interval`.
+    """
+    from scipy.special import expit
+
+    m = np.asarray(margins, dtype=np.float64)
+    correct, sure = (1 + np.sign(m)) / 2, confidences(m, scale)
+    low, high, chance = calibration_interval(sure, correct, post_ids, resamples=resamples, seed=seed, level=level)
+    return {
+        "log_loss": float(pair_losses(m, scale).mean()),
+        "brier": float((expit(-scale * m) ** 2).mean()),
+        "ece": expected_calibration_error(sure, correct),
+        "ece_ci": [low, high],
+        "ece_by_chance": chance,
+    }
+
+
+def pair_losses(margins: ArrayLike, scale: float) -> Floats:
+    """The log-loss of each pair in nats [pairs] where sigmoid(``scale`` * margin) is the chosen response's probability.
+
+    From the margin, not from the probability, which rounds to 0 or 1 for a reward that is very sure.
+    """
+    losses: Floats = np.logaddexp(0, -scale * np.asarray(margins, dtype=np.float64))
+    return losses
 
 
 def confidences(margins: ArrayLike, scale: float) -> Floats:

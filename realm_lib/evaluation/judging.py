@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from realm_lib.evaluation.calibration import calibration_interval, confidences, expected_calibration_error
+from realm_lib.evaluation.calibration import pair_losses, probability_scores
 from realm_lib.evaluation.domain_means import DomainAccuracy, domain_mean, pooled_domains
 from realm_lib.evaluation.intervals import resample_variance
-from realm_lib.evaluation.per_pair import check_features, check_reward, check_scale, make_per_pair
+from realm_lib.evaluation.per_pair import check_features, check_reward, check_scale, chosen_margins, make_per_pair
 from realm_lib.evaluation.resampling import (
     Bootstrap,
     EvaluationError,
@@ -142,7 +142,9 @@ class _Judge:
 
     def _tested(self, left: str, right: str, scales: Mapping[str, float]) -> dict[str, Any]:
         moved = self.per_pair[f"{left}_correct"].to_numpy() - self.per_pair[f"{right}_correct"].to_numpy()
-        losses = self._losses(left, scales[left]) - self._losses(right, scales[right])
+        losses = np.subtract(
+            *(pair_losses(chosen_margins(self.per_pair, name), scales[name]) for name in (left, right))
+        )
         loss_seed, flip_seed = (derive_seed(self.seed, use, left, right) for use in ("log-loss", "permutation"))
         loss = bootstrap_over_posts(losses, self.posts, seed=loss_seed, **self.options)
         return self.difference(left, right) | {
@@ -200,7 +202,7 @@ class _Judge:
 
     def length_controlled(self, name: str) -> dict[str, Any]:
         """Mean of the accuracies where the longer and where the shorter response was chosen: length alone gets half."""
-        if "words_A" not in self.per_pair:
+        if "word_count_A" not in self.per_pair:
             return {}
         sign = longer_chosen(self.per_pair)
         if not ((sign > 0).any() and (sign < 0).any()):
@@ -222,38 +224,19 @@ class _Judge:
 
     def probability_scores(self, name: str, scale: float) -> dict[str, Any]:
         """Ties, log-loss (nats a pair), Brier score and calibration error of one reward."""
-        from scipy.special import expit
-
-        correct, margins = self.per_pair[f"{name}_correct"].to_numpy(), self._margins(name)
-        sure = confidences(margins, scale)
         seed, level = derive_seed(self.seed, "calibration", name), self.options["confidence"]
-        low, high, chance = calibration_interval(
-            sure, correct, self.posts, resamples=self.options["resamples"], seed=seed, level=level
-        )
+        resamples = self.options["resamples"]
         return {
-            "ties": int((correct == 0.5).sum()),
-            "log_loss": float(self._losses(name, scale).mean()),
-            "brier": float((expit(-scale * margins) ** 2).mean()),
-            "ece": expected_calibration_error(sure, correct),
-            "ece_ci": [low, high],
-            "ece_by_chance": chance,
+            "ties": int((self.per_pair[f"{name}_correct"] == 0.5).sum()),
+            **probability_scores(
+                chosen_margins(self.per_pair, name), self.posts, scale, resamples=resamples, seed=seed, level=level
+            ),
             "temperature": 1 / scale if scale > 0 else None,
         }
 
     def _resampled(self, left: str, right: str) -> Floats:
         """The paired differences in accuracy of all resamples."""
         return self.whole.resampled[:, self.columns.index(left)] - self.whole.resampled[:, self.columns.index(right)]
-
-    def _margins(self, name: str) -> Floats:
-        """reward(chosen) - reward(rejected)"""
-        sign = np.where(self.per_pair["labels"] == 1, 1.0, -1.0)
-        margins: Floats = (self.per_pair[f"{name}_A"] - self.per_pair[f"{name}_B"]).to_numpy() * sign
-        return margins
-
-    def _losses(self, name: str, scale: float) -> Floats:
-        # From the margin, not from p, which rounds to 0 or 1 for a reward that is very sure.
-        losses: Floats = np.logaddexp(0, -scale * self._margins(name))
-        return losses
 
 
 def _accuracy(bootstrap: Bootstrap, column: int) -> dict[str, Any]:

@@ -7,33 +7,32 @@ import numpy as np
 import pandas as pd
 
 from realm_lib.config.training import ModelParams, TrainingParams
+from realm_lib.evaluation.calibration import probability_scores
 from realm_lib.evaluation.display import percent, with_interval
+from realm_lib.evaluation.per_pair import chosen_margins
 from realm_lib.evaluation.resampling import EvaluationError, bootstrap_over_posts
 from realm_lib.evaluation.result import Evaluation
-from realm_lib.evaluation.standard import RewardOf
-from realm_lib.reward.combiner import FEATURES, Combiner, chosen_and_rejected
+from realm_lib.reward.combiner import Combiner, chosen_and_rejected
 from realm_lib.runs.seeds import derive_seed
 
-_HELD = {"low": 0.1, "middle": 0.5, "high": 0.9}
 
+def folded_calibration(
+    evaluation: Evaluation, factor: float, *, resamples: int = 10_000, seed: int = 42
+) -> dict[str, Any]:
+    """How well the reward's bare differences do as log-odds, before and after ``factor`` was folded into them.
 
-def partial_effects(reward_of: RewardOf, features: pd.DataFrame, points: int = 60) -> pd.DataFrame:
-    """The reward along one feature while the other is held at its 10 %, 50 % and 90 % quantile.
-
-    Columns: feature, held (low, middle, high), held_value, value, reward. The range is that of 99 % of the responses;
-    the quantiles are over the responses of ``features``. Lines that are not parallel are an interaction.
+    ``factor`` is the combiner's ``temperature``, from validation pairs; the differences before it are those of the
+    reward over it. Returns {factor, before, after}, the last two as :func:`probability_scores`.
     """
-    table = np.concatenate(chosen_and_rejected(features)).astype(np.float64)
-    rows = []
-    for index, name in enumerate(FEATURES):
-        low, high = np.quantile(table[:, index], [0.005, 0.995])
-        for held, share in _HELD.items():
-            grid = np.empty((points, 2), dtype=np.float32)
-            grid[:, index] = np.linspace(low, high, points)
-            grid[:, 1 - index] = level = float(np.quantile(table[:, 1 - index], share))
-            part = {"feature": name, "held": held, "held_value": level, "value": grid[:, index]}
-            rows.append(pd.DataFrame(part | {"reward": np.asarray(reward_of(grid), dtype=np.float64)}))
-    return pd.concat(rows, ignore_index=True)
+    name, level = evaluation.subject, evaluation.confidence
+    margins, posts = chosen_margins(evaluation.per_pair, name), evaluation.per_pair["post_id"]
+    scores = {
+        when: probability_scores(
+            margins, posts, scale, resamples=resamples, seed=derive_seed(seed, "calibration", name, when), level=level
+        )
+        for when, scale in (("before", 1 / factor), ("after", 1.0))
+    }
+    return {"factor": factor, **scores}
 
 
 def disagreement(
@@ -87,7 +86,8 @@ def spread_against_error(
     """
     if combiner.params.ensemble < 2:
         raise EvaluationError("one member has no spread: set model.ensemble to 2 or more")
-    chosen, rejected = (combiner.member_rewards(side).astype(np.float64) for side in chosen_and_rejected(features))
+    sides = chosen_and_rejected(features, combiner.features)
+    chosen, rejected = (combiner.member_rewards(side).astype(np.float64) for side in sides)
     margins = chosen - rejected
     mean = margins.mean(axis=0)
     table = pd.DataFrame({"spread": margins.std(axis=0), "margin": np.abs(mean), "right": (1 + np.sign(mean)) / 2})
@@ -119,13 +119,14 @@ def seed_spread(
     Returns {ensemble: [accuracies], members: [accuracies of every single network], sd, members_sd}.
     """
     ensembles, members = [], []
+    sides = chosen_and_rejected(features["test"], combiner.features)
     for number in range(seeds + 1):
         trained = combiner
         if number:
-            trained = Combiner(model)
             settings = training.model_copy(update={"seed": derive_seed(training.seed, "other seed", number)})
+            trained = Combiner(model, combiner.features)
             trained.fit(features["train"], features["validation"], settings)
-        chosen, rejected = (trained.member_rewards(side) for side in chosen_and_rejected(features["test"]))
+        chosen, rejected = (trained.member_rewards(side) for side in sides)
         margins = (chosen - rejected).astype(np.float64)
         ensembles.append(float((1 + np.sign(margins.mean(axis=0))).mean() / 2))
         members += ((1 + np.sign(margins)).mean(axis=1) / 2).tolist()

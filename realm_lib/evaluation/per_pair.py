@@ -12,7 +12,8 @@ from realm_lib.data.lengths import counted, word_count
 from realm_lib.data.pairs import bare_domain
 from realm_lib.evaluation.resampling import EvaluationError, Floats
 
-_RESERVED = ("gold", "feature_ceiling", "pairs", "posts", "words", "score_ratio")
+RESERVED_REWARDS = ("gold", "feature_ceiling", "pairs", "posts", "word_count", "score_ratio")
+"""Names of what stands beside the rewards: none of them can have one."""
 
 
 def check_features(features: pd.DataFrame) -> NDArray[np.int64]:
@@ -52,8 +53,10 @@ def check_reward(name: str, values: ArrayLike, features: pd.DataFrame) -> Floats
 
 def check_scale(name: str, scales: Mapping[str, float]) -> float:
     """The scale of reward ``name``, a finite number >= 0; raises :class:`EvaluationError`."""
-    if name in _RESERVED:
-        raise EvaluationError(f"a reward cannot be called {name!r}; these names are taken: {', '.join(_RESERVED)}")
+    if name in RESERVED_REWARDS:
+        raise EvaluationError(
+            f"a reward cannot be called {name!r}; these names are taken: {', '.join(RESERVED_REWARDS)}"
+        )
     if name not in scales:
         raise EvaluationError(f"reward {name!r} has no scale: fit one with fit_scale on validation pairs")
     scale = float(scales[name])
@@ -75,7 +78,7 @@ def make_per_pair(
         "labels": labels,
     }
     for side in "AB" if "human_ref_A" in features else "":
-        content[f"words_{side}"] = counted(word_count, features[f"human_ref_{side}"])
+        content[f"word_count_{side}"] = counted(word_count, features[f"human_ref_{side}"])
     if "score_ratio" in features:
         content["score_ratio"] = features["score_ratio"].to_numpy(dtype=np.float64)
     for name, values in columns.items():
@@ -85,6 +88,12 @@ def make_per_pair(
             content[f"{name}_p"] = expit(scales[name] * margin)
         content[f"{name}_correct"] = (1 + np.sign(margin) * np.where(labels == 1, 1, -1)) / 2
     return pd.DataFrame(content)
+
+
+def chosen_margins(per_pair: pd.DataFrame, name: str) -> Floats:
+    """Reward ``name`` of the chosen response less that of the rejected one, [pairs]."""
+    margins: Floats = (per_pair[f"{name}_A"] - per_pair[f"{name}_B"]).to_numpy()
+    return margins * np.where(per_pair["labels"] == 1, 1.0, -1.0)
 
 
 def wrong_pairs(per_pair: pd.DataFrame, features: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -9,11 +9,13 @@ import pandas as pd
 import regex
 
 from realm_lib.evaluation.display import measured
+from realm_lib.evaluation.parts import alone
 from realm_lib.evaluation.resampling import EvaluationError, Floats, bootstrap_over_posts
+from realm_lib.reward.combiner import FEATURES
 from realm_lib.runs.seeds import derive_seed
 
 Explain = Callable[[Sequence[str], Sequence[str]], pd.DataFrame]
-"""Prompts and responses to a table with the columns reward, score, similarity, as RealmReward.explain."""
+"""Prompts and responses to a table with a reward and its features, as RealmReward.explain."""
 
 _PADDING = (
     "I hope that this answers what you asked. There is of course a great deal more that one could say about it, and "
@@ -23,7 +25,6 @@ _OPENING = "Thank you for asking, what a great question!"
 _NO_SPACE_AFTER = r"(?<=[。！？｡][”’」』）]*)"
 _SENTENCE_END = regex.compile(rf"(?<=\p{{Sentence_Terminal}})\s+|{_NO_SPACE_AFTER}(?![”’」』）]|$)")
 _LATIN, _LETTER = regex.compile(r"\p{Latin}"), regex.compile(r"\p{L}")
-_COLUMNS = {"realm": "reward", "reward_model": "score", "similarity": "similarity"}
 
 PERTURBATIONS = {
     "padded": "empty phrases at the end",
@@ -66,6 +67,7 @@ def wrong_prompts(prompts: Sequence[str]) -> dict[str, str]:
 def perturbation_suite(
     features: pd.DataFrame,
     explain: Explain,
+    names: Sequence[str] = FEATURES,
     *,
     gold: Callable[[str, str], float] | None = None,
     pairs: int = 100,
@@ -74,8 +76,9 @@ def perturbation_suite(
 ) -> dict[str, Any]:
     """How rewards change on some ``pairs`` of ``features`` when a response is perturbed in ways that add nothing.
 
-    ``explain`` gives the three rewards realm, reward_model and similarity; ``gold`` the true utility of a simulated
-    response, to see whether a perturbation really leaves quality alone.
+    ``explain`` gives the reward (realm) and each feature of ``names`` (called as :func:`alone` does); ``gold`` the true
+    utility of a simulated response, to see whether a perturbation really leaves quality alone. A feature that is the
+    same for all these responses has no scale and is left out.
 
     For each kind of :data:`PERTURBATIONS` and each reward: ``change``, the mean change of a response's reward in
     standard deviations of that reward over the unperturbed responses, with ``ci`` over posts; ``raised``, the share of
@@ -98,20 +101,21 @@ def perturbation_suite(
     everything = pd.concat([rows.assign(kind=""), *changed], ignore_index=True)
     # One call, so that equal texts are computed once.
     values = explain(everything["prompt"].tolist(), everything["response"].tolist())
-    for name, column in _COLUMNS.items():
-        everything[name] = values[column].to_numpy(dtype=np.float64)
-    names = list(_COLUMNS)
+    before = (everything["kind"] == "").to_numpy()
+    varying = [name for name in names if values[name][before].nunique() > 1]
+    columns = {"realm": "reward", **{alone(name): name for name in varying}}
+    numbers = {name: values[column].to_numpy(dtype=np.float64) for name, column in columns.items()}
     if gold is not None:
-        names.append("gold")
         texts = zip(everything["prompt"], everything["response"], strict=True)
-        everything["gold"] = [gold(prompt, response) for prompt, response in texts]
-    before = everything[everything["kind"] == ""].reset_index(drop=True)
+        numbers["gold"] = np.array([gold(prompt, response) for prompt, response in texts], dtype=np.float64)
     kinds: dict[str, dict[str, Any]] = {}
     for kind in PERTURBATIONS:
-        after = everything[everything["kind"] == kind]
+        of_kind = (everything["kind"] == kind).to_numpy()
+        after = everything[of_kind]
         kinds[kind] = {"responses": len(after)}
-        for name in names if len(after) else ():
-            kinds[kind][name] = _change(before, after, name, resamples, derive_seed(seed, kind, name))
+        for name, rewards_of in numbers.items() if len(after) else ():
+            drawn = derive_seed(seed, kind, name)
+            kinds[kind][name] = _change(name, rewards_of[before], rewards_of[of_kind], after, resamples, drawn)
             if kind == "wrong_prompt":
                 kinds[kind][name]["won"] = None
     return {"pairs": len(chosen), "posts": int(chosen["post_id"].nunique()), "kinds": kinds}
@@ -142,20 +146,22 @@ def _sample(features: pd.DataFrame, pairs: int, seed: int) -> pd.DataFrame:
     return shuffled.loc[turn.index[:pairs]]
 
 
-def _change(before: pd.DataFrame, after: pd.DataFrame, name: str, resamples: int, seed: int) -> dict[str, Any]:
-    start: Floats = before[name].to_numpy()
-    change = after[name].to_numpy() - start[after["row"]]
+def _change(
+    name: str, start: Floats, changed: Floats, after: pd.DataFrame, resamples: int, seed: int
+) -> dict[str, Any]:
+    """How far rewards ``changed`` of the rows ``after`` are from those that they had; ``start`` holds all of these."""
+    row = after["row"].to_numpy()
+    change = changed - start[row]
     spread = float(start.std())
     if spread == 0:
         raise EvaluationError(f"{name} is the same for every response: there is no scale to measure a change on")
     drawn = bootstrap_over_posts(change / spread, after["post_id"].to_numpy(), resamples=resamples, seed=seed)
-    count = len(before) // 2
-    row = after["row"].to_numpy()
+    count = len(start) // 2
     rival = start[(row + count) % (2 * count)]
     lost = start[row] < rival
     return {
         "change": float(drawn.means[0]),
         "ci": drawn.interval(),
         "raised": float((change > 0).mean()),
-        "won": float((after[name].to_numpy()[lost] > rival[lost]).mean()) if lost.any() else None,
+        "won": float((changed[lost] > rival[lost]).mean()) if lost.any() else None,
     }

@@ -1,7 +1,7 @@
 """What an evaluation found: the numbers, and tables of them for readers."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ import pandas as pd
 
 from realm_lib.evaluation.calibration import calibration_bins, calibration_places, confidences
 from realm_lib.evaluation.display import counted, interval, measured, with_interval
-from realm_lib.evaluation.resampling import EvaluationError, bootstrap_over_posts
+from realm_lib.evaluation.per_pair import chosen_margins
+from realm_lib.evaluation.resampling import EvaluationError, Floats, bootstrap_over_posts
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Evaluation:
     metrics: dict[str, Any]
     per_pair: pd.DataFrame
     """One row a pair: pair_id, post_id, domain, labels, and for each reward NAME_A, NAME_B, NAME_p (probability that A
-    is preferred) and NAME_correct (1, 0, 1/2 for a tie); words_A, words_B, gold_A, gold_B where the features allow."""
+    is preferred) and NAME_correct (1, 0, 1/2 for a tie); word_count_A, word_count_B, gold_A, gold_B where the features
+    allow."""
     scales: dict[str, float]
     confidence: float
     simulated: bool
@@ -67,8 +69,15 @@ class Evaluation:
         ]
         return pd.DataFrame(rows)
 
-    def calibration_table(self) -> pd.DataFrame:
-        """One row a reward, the smallest calibration error first: can its probabilities be trusted?"""
+    def calibration_table(self, folded: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """One row a reward, the smallest calibration error first: can its probabilities be trusted?
+
+        Rows of the bare differences, before and after the combiner's factor, come with ``folded``, which is what
+        :func:`realm_lib.evaluation.learned.folded_calibration` returns.
+        """
+        entries = dict(self.metrics["rewards"])
+        if folded is not None:
+            entries |= {f"{self.subject}, bare, {when}": folded[when] for when in ("before", "after")}
         rows = [
             {
                 "reward": name,
@@ -76,9 +85,9 @@ class Evaluation:
                 "by chance alone": f"{100 * entry['ece_by_chance']:.1f}",
                 "Brier score": f"{entry['brier']:.3f}",
                 "log-loss": f"{entry['log_loss']:.3f}",
-                "temperature": "" if entry["temperature"] is None else f"{entry['temperature']:.3g}",
+                "temperature": "" if entry.get("temperature") is None else f"{entry['temperature']:.3g}",
             }
-            for name, entry in sorted(self.metrics["rewards"].items(), key=lambda item: item[1]["ece"])
+            for name, entry in sorted(entries.items(), key=lambda item: item[1]["ece"])
         ]
         return pd.DataFrame(rows)
 
@@ -103,16 +112,20 @@ class Evaluation:
         """The reward that all others are compared with: realm, or else the first."""
         return "realm" if "realm" in self.scales else next(iter(self.scales))
 
-    def reliability(self, name: str, bins: int = 10) -> pd.DataFrame:
-        """Bins of equal mass of reward ``name``: predicted and observed share of right answers, its interval, pairs.
-
-        The interval (low, high) resamples the posts of the bin.
-        """
+    def sure(self, name: str, scale: float | None = None) -> Floats:
+        """The probability that reward ``name`` gives its preferred response, [pairs]; ``scale`` as in reliability."""
         if name not in self.scales:
             raise EvaluationError(f"no reward {name!r} was evaluated; there are: {', '.join(self.scales)}")
-        margins = (self.per_pair[f"{name}_A"] - self.per_pair[f"{name}_B"]).to_numpy()
+        return confidences(chosen_margins(self.per_pair, name), self.scales[name] if scale is None else scale)
+
+    def reliability(self, name: str, bins: int = 10, scale: float | None = None) -> pd.DataFrame:
+        """Bins of equal mass of reward ``name``: predicted and observed share of right answers, its interval, pairs.
+
+        The interval (low, high) resamples the posts of the bin. ``scale`` makes probabilities of differences instead of
+        the factor that was fitted to validation pairs.
+        """
+        sure = self.sure(name, scale)
         correct = self.per_pair[f"{name}_correct"].to_numpy()
-        sure = confidences(margins, self.scales[name])
         table = calibration_bins(sure, correct, bins)
         bin_of = calibration_places(sure, bins)
         posts = self.per_pair["post_id"].to_numpy()

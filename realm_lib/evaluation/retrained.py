@@ -12,7 +12,7 @@ from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.training import ModelParams, OfflineRewardModelParams, TrainingParams
 from realm_lib.models.offline import train_reward_model
 from realm_lib.models.reward_models import build_scorer
-from realm_lib.reward.combiner import Combiner, LinearCombiner, chosen_and_rejected
+from realm_lib.reward.combiner import FEATURES, Combiner, LinearCombiner, chosen_and_rejected
 from realm_lib.runs.seeds import derive_seed
 
 Features = Mapping[str, pd.DataFrame]
@@ -43,23 +43,28 @@ def retrained_features(
 
 
 def retrained_spread(
-    accuracies: Mapping[str, float], others: Sequence[Features], model: ModelParams, training: TrainingParams
+    accuracies: Mapping[str, float],
+    others: Sequence[Features],
+    model: ModelParams,
+    training: TrainingParams,
+    names: Sequence[str] = FEATURES,
 ) -> dict[str, Any]:
     """Accuracies on the test pairs of this run and of ``others``, features of :func:`retrained_features`.
 
     ``accuracies`` are this run's, of reward_model, linear and realm. Beside each other reward model a weighted sum and
-    a combiner are trained on its scores, the combiner from another seed too.
+    a combiner are trained on its scores and the other features of ``names``, the combiner from another seed too.
     Returns {reward_model, linear, realm: [this run's, then the others'], sd: {of each, with n - 1}}.
     """
     found = {name: [float(accuracies[name])] for name in ("reward_model", "linear", "realm")}
     for number, features in enumerate(others, start=1):
         settings = training.model_copy(update={"seed": derive_seed(training.seed, "retrained", number)})
-        combiner = Combiner(model)
+        combiner = Combiner(model, names)
         combiner.fit(features["train"], features["validation"], settings)
-        linear = LinearCombiner().fit(features["train"])
-        chosen, rejected = chosen_and_rejected(features["test"])
+        linear = LinearCombiner(names).fit(features["train"])
+        chosen, rejected = chosen_and_rejected(features["test"], names)
+        score = names.index("score")
         margins = {
-            "reward_model": chosen[:, 0] - rejected[:, 0],
+            "reward_model": chosen[:, score] - rejected[:, score],
             "linear": linear.reward(chosen) - linear.reward(rejected),
             "realm": combiner.reward(chosen) - combiner.reward(rejected),
         }

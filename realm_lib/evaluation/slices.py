@@ -19,7 +19,7 @@ Masks = dict[str, NDArray[np.bool_]]
 
 def longer_chosen(per_pair: pd.DataFrame) -> NDArray[np.int64]:
     """1 where the chosen response has more words, -1 where it has fewer, 0 where both have as many: [pairs]."""
-    words = (per_pair["words_A"] - per_pair["words_B"]).to_numpy()
+    words = (per_pair["word_count_A"] - per_pair["word_count_B"]).to_numpy()
     signs: NDArray[np.int64] = np.sign(words * np.where(per_pair["labels"] == 1, 1, -1)).astype(np.int64)
     return signs
 
@@ -36,14 +36,14 @@ def slices(per_pair: pd.DataFrame) -> dict[str, Masks]:
     """
     domains = per_pair["domain"].to_numpy()
     groups: dict[str, Masks] = {"by_domain": {str(name): domains == name for name in sorted(set(domains))}}
-    if "words_A" in per_pair:
+    if "word_count_A" in per_pair:
         sign = longer_chosen(per_pair)
         groups["length_split"] = {"chosen_longer": sign > 0, "chosen_shorter": sign < 0}
         a_chosen = per_pair["labels"] == 1
         # A response of signs alone, as "?!", has no word.
         chosen, rejected = (
             np.maximum(np.where(a_chosen, per_pair[first], per_pair[second]), 1)
-            for first, second in (("words_A", "words_B"), ("words_B", "words_A"))
+            for first, second in (("word_count_A", "word_count_B"), ("word_count_B", "word_count_A"))
         )
         groups["by_length_difference"] = {
             name: (chosen / rejected >= low) & (chosen / rejected < high) for name, (low, high) in _LENGTHS.items()

@@ -1,60 +1,70 @@
 """The rewards that are always compared, trained on the features of notebook 01."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from realm_lib.config.training import ModelParams, TrainingParams
 from realm_lib.data.lengths import counted, letter_count, word_count
+from realm_lib.evaluation.parts import WITHOUT, alone
 from realm_lib.evaluation.resampling import EvaluationError, Floats
-from realm_lib.reward.combiner import Combiner, LinearCombiner, TreePreference, feature_matrix
+from realm_lib.reward.combiner import FEATURES, Combiner, LinearCombiner, TreePreference, feature_matrix
+from realm_lib.reward.effects import RewardOf
 from realm_lib.reward.temperature import fit_scale
-
-RewardOf = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Features [n, 2] (score, similarity) to rewards [n]."""
 
 PairReward = Callable[[pd.DataFrame], Floats]
 """A table of pairs with their features to the rewards of A and B, [pairs, 2]."""
 
-_ABLATIONS = {
-    "realm_with_length": ("score", "similarity", "log_words"),
-    "realm_without_score": ("similarity",),
-    "realm_without_similarity": ("score",),
-}
+_WORDS = "log of words"  # no identifier, so that no signal can be called so
+_TERMS = 70
 
 
-def standard_rewards(features: pd.DataFrame, **combined: RewardOf) -> dict[str, Floats]:
-    """The rewards of A and B, each [pairs, 2]: those ``combined`` from the features, and the baselines.
+def standard_rewards(
+    features: pd.DataFrame, names: Sequence[str] = FEATURES, /, **combined: RewardOf
+) -> dict[str, Floats]:
+    """The rewards of A and B, each [pairs, 2]: those ``combined`` from the features ``names``, and the baselines.
 
-    The baselines are each feature alone (reward_model, similarity) and the response's length in words (length) and in
+    The baselines are each feature alone (:func:`alone` names them) and the response's length in words (length) and in
     characters as a reader sees them (characters).
     """
-    rewards = {name: _combined(reward_of) for name, reward_of in combined.items()} | _BASELINES
+    rewards = {name: _combined(reward_of, names) for name, reward_of in combined.items()} | _baselines(names)
     return {name: of_pairs(features) for name, of_pairs in rewards.items()}
 
 
 def fit_rewards(
-    train: pd.DataFrame, validation: pd.DataFrame, combiner: Combiner, model: ModelParams, training: TrainingParams
+    train: pd.DataFrame,
+    validation: pd.DataFrame,
+    combiner: Combiner,
+    model: ModelParams,
+    training: TrainingParams,
+    *,
+    with_length: bool = True,
 ) -> dict[str, PairReward]:
     """Every reward that REALM is compared with, trained where it needs to be on the pairs that trained ``combiner``.
 
     - realm: ``combiner``, as it is
-    - reward_model, similarity, length, characters: no training
-    - linear: logistic regression on both features
+    - reward_model, similarity, each signal by its name, length, characters: no training
+    - linear: logistic regression on all features
     - trees: boosted trees on both responses' features, freer than any reward could be
-    - realm_with_length, realm_without_score, realm_without_similarity: the same network and training, with the
-      logarithm of the number of words as a third feature, and without one of the two
+    - realm_with_length: the same network and training, with the logarithm of the number of words as one more feature;
+      not where ``with_length`` is False, since a signal is the length already
+    - realm_without_NAME for each feature, where there are two or more: the same without it
 
     Raises what :meth:`Combiner.fit` raises. An ablation whose only feature is constant cannot be trained: it is an
     error too, for it says that an earlier step is broken.
     """
-    linear = LinearCombiner().fit(train)
-    trees = TreePreference().fit(train, validation)
+    names = combiner.features
+    linear = LinearCombiner(names).fit(train)
+    trees = TreePreference(names).fit(train, validation)
+    ablations = {"realm_with_length": (*names, _WORDS)} if with_length else {}
+    if len(names) > 1:
+        ablations |= {f"{WITHOUT}{left_out}": tuple(name for name in names if name != left_out) for left_out in names}
     known = _with_words(train), _with_words(validation)
-    ablations = {name: Combiner(model, names) for name, names in _ABLATIONS.items()}
-    for ablation in ablations.values():
+    trained = {name: Combiner(model, kept) for name, kept in ablations.items()}
+    for ablation in trained.values():
         ablation.fit(*known, training)
 
     def tree_rewards(features: pd.DataFrame) -> Floats:
@@ -62,29 +72,28 @@ def fit_rewards(
         return np.stack([margins / 2, -margins / 2], axis=1)
 
     def ablated(ablation: Combiner) -> PairReward:
-        def rewards(features: pd.DataFrame) -> Floats:
-            known = _with_words(features) if "log_words" in ablation.features else features
-            sides = feature_matrix(known, ablation.features)
-            return np.stack([ablation.reward(side) for side in sides], axis=1).astype(np.float64)
-
-        return rewards
+        of_features = _combined(ablation.reward, ablation.features)
+        return lambda features: of_features(_with_words(features) if _WORDS in ablation.features else features)
 
     return {
-        "realm": _combined(combiner.reward),
-        **_BASELINES,
-        "linear": _combined(linear.reward),
+        "realm": _combined(combiner.reward, names),
+        **_baselines(names),
+        "linear": _combined(linear.reward, names),
         "trees": tree_rewards,
-        **{name: ablated(ablation) for name, ablation in ablations.items()},
+        **{name: ablated(ablation) for name, ablation in trained.items()},
     }
 
 
-def feature_ceiling(features: Mapping[str, pd.DataFrame], folds: int = 5) -> Floats | None:
-    """Margins [pairs] on the test pairs of the best preference that both features allow; None unless simulated.
+def feature_ceiling(
+    features: Mapping[str, pd.DataFrame], names: Sequence[str] = FEATURES, folds: int = 5
+) -> Floats | None:
+    """Margins [pairs] on the test pairs of the best preference that the features allow; None unless simulated.
 
     The best is to prefer the response that wins with more than probability one half given the features. A Bradley-Terry
-    reward, a polynomial of degree 4 in both, is fitted to the true probabilities of the simulator, free of the votes'
+    reward, a polynomial in all ``names``, is fitted to the true probabilities of the simulator, free of the votes'
     noise, on all splits: on test pairs by folds of posts, so that no post judges itself. No reward that learns from
-    votes has as much to learn from. Beside it, regression trees and other degrees came out the same within a point.
+    votes has as much to learn from. The degree is 4, less from five features on, where there would be over 70 terms.
+    With two features, regression trees and other degrees came out the same within a point.
     """
     if any("gold_A" not in table for table in features.values()):
         return None
@@ -95,19 +104,20 @@ def feature_ceiling(features: Mapping[str, pd.DataFrame], folds: int = 5) -> Flo
         held = fold == number
         if held.any():
             known = pd.concat([features["train"], features["validation"], test[~held]], ignore_index=True)
-            margins[held] = _true_preference(known, test[held])
+            margins[held] = _true_preference(known, test[held], names)
     return margins
 
 
-def _true_preference(known: pd.DataFrame, asked: pd.DataFrame) -> Floats:
+def _true_preference(known: pd.DataFrame, asked: pd.DataFrame, names: Sequence[str]) -> Floats:
     from scipy.special import expit
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import PolynomialFeatures
 
-    sides = [side.astype(np.float64) for side in feature_matrix(known)]
+    sides = [side.astype(np.float64) for side in feature_matrix(known, names)]
     pooled = np.concatenate(sides)
     mean, std = pooled.mean(axis=0), pooled.std(axis=0)
-    powers = PolynomialFeatures(4, include_bias=False)
+    degree = max(degree for degree in range(1, 5) if degree == 1 or math.comb(len(names) + degree, degree) <= _TERMS)
+    powers = PolynomialFeatures(degree, include_bias=False)
 
     def difference(a: Floats, b: Floats) -> Floats:
         # Beyond three deviations a polynomial runs away from what it has seen.
@@ -120,7 +130,7 @@ def _true_preference(known: pd.DataFrame, asked: pd.DataFrame) -> Floats:
     model = LogisticRegression(fit_intercept=False, max_iter=2000)
     both = np.concatenate([inputs, inputs])
     model.fit(both, np.repeat([1, 0], len(inputs)), sample_weight=np.concatenate([wins, 1 - wins]))
-    a, b = feature_matrix(asked)
+    a, b = feature_matrix(asked, names)
     margins: Floats = difference(a.astype(np.float64), b.astype(np.float64)) @ model.coef_[0]
     return margins
 
@@ -131,8 +141,11 @@ def fit_scales(features: pd.DataFrame, rewards: Mapping[str, ArrayLike]) -> dict
     return {name: fit_scale(sign * -np.diff(np.asarray(values), axis=1)[:, 0]) for name, values in rewards.items()}
 
 
-def _combined(reward_of: RewardOf) -> PairReward:
-    return lambda features: np.stack([reward_of(side) for side in feature_matrix(features)], axis=1).astype(np.float64)
+def _combined(reward_of: RewardOf, names: Sequence[str]) -> PairReward:
+    def rewards(features: pd.DataFrame) -> Floats:
+        return np.stack([reward_of(side) for side in feature_matrix(features, names)], axis=1).astype(np.float64)
+
+    return rewards
 
 
 def _length(count: Callable[[str], int]) -> PairReward:
@@ -147,14 +160,11 @@ def _length(count: Callable[[str], int]) -> PairReward:
     return lengths
 
 
-_BASELINES: dict[str, PairReward] = {
-    "reward_model": _combined(lambda side: side[:, 0]),
-    "similarity": _combined(lambda side: side[:, 1]),
-    "length": _length(word_count),
-    "characters": _length(letter_count),
-}
+def _baselines(names: Sequence[str]) -> dict[str, PairReward]:
+    features = {alone(name): _combined(lambda side: side[:, 0], [name]) for name in names}
+    return features | {"length": _length(word_count), "characters": _length(letter_count)}
 
 
 def _with_words(features: pd.DataFrame) -> pd.DataFrame:
-    a, b = np.log1p(_BASELINES["length"](features)).T
-    return features.assign(log_words_A=a, log_words_B=b)
+    a, b = np.log1p(_length(word_count)(features)).T
+    return features.assign(**{f"{_WORDS}_A": a, f"{_WORDS}_B": b})

@@ -12,6 +12,7 @@ Key = tuple[str | int, ...]
 
 _COLLECTIONS = {
     *("rewards", "policies", "by_judge", "pairwise", "win_rates", "kinds", "splits"),
+    *("signals", "by_feature"),
     *("by_domain", "length_split", "by_length_difference", "by_post_size", "by_score_ratio"),
 }
 """Keys whose children are names (of rewards, judges, groups), not measures; so is every key with a space in it."""
@@ -24,7 +25,7 @@ _COUNTS = ("held_out_prompts", "prompts", "responses", "validation_pairs", "pair
 """What an entry counts its pairs by, the first that it has."""
 
 _OF_PAIRS = {
-    *("rewards", "differences", "disagreements", "feature_ceiling"),
+    *("rewards", "differences", "disagreements", "feature_ceiling", "signals"),
     *("by_domain", "length_split", "by_length_difference", "by_post_size", "by_score_ratio"),
 }
 """What notebook 03 counts pairs in: shares of n pairs and their intervals move alike, by about the root of n pairs."""
@@ -39,6 +40,7 @@ _SMOOTH = {
     *("log_loss", "brier", "temperature", "p_value", "p_holm", "detectable", "sd", "members_sd"),
     *("bend", "evidence"),
     *("correlation", "given_quality", "given_quality_ci", "change", "train_loss", "validation_loss"),
+    *("correlations", "factor"),
 }
 """Measures that one flipped pair hardly moves; the others are shares of pairs and their intervals."""
 

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 from sklearn.metrics import log_loss
 
-from realm_lib.evaluation.calibration import expected_calibration_error, fit_scale
+from realm_lib.evaluation.calibration import expected_calibration_error
 from realm_lib.evaluation.judging import evaluate_rewards
 from realm_lib.evaluation.resampling import EvaluationError, bootstrap_over_posts, permutation_p_value
 from realm_lib.evaluation.result import Evaluation
+from realm_lib.reward.temperature import fit_scale
 from realm_lib.runs.files import write_json
 
 
@@ -302,7 +303,7 @@ def test_fit_scale_at_its_bounds():
 
 @pytest.mark.parametrize("margins", [[], [[1.0, 2.0]], [1.0, math.nan], [math.inf]])
 def test_fit_scale_refuses(margins):
-    with pytest.raises(EvaluationError, match="fit_scale"):
+    with pytest.raises(ValueError, match="fit_scale"):
         fit_scale(np.array(margins))
 
 
@@ -353,7 +354,7 @@ def test_everything_can_be_computed_again_from_per_pair():
     features, rewards, evaluation = metrics_of(gold=True, texts=True)
     frame = evaluation.per_pair.assign(human_ref_A="", human_ref_B="")
     for side in "AB":
-        frame[f"human_ref_{side}"] = ["w " * count for count in frame[f"words_{side}"]]
+        frame[f"human_ref_{side}"] = ["w " * count for count in frame[f"word_count_{side}"]]
     again = judge(frame, {name: frame[[f"{name}_A", f"{name}_B"]].to_numpy() for name in rewards})
     assert again.to_dict() == evaluation.to_dict()
     assert list(frame["post_id"]) == list(features["post_id"])

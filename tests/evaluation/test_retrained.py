@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 OFFLINE = OfflineRewardModelParams(vocab_size=400, hidden_size=16, num_heads=2, max_length=512, num_epochs=1)
 SCORER = RewardModelParams(backend="inform", model_id="run:models/reward_model", max_length=512)
-MODEL = ModelParams(hidden_dims=[8], ensemble=2)
+MODEL = ModelParams(hidden_dims=[8], ensemble=2, prior=None)  # where all is the weighted sum, no seed tells
 TRAINING = TrainingParams(num_epochs=5, learning_rate=3e-3, batch_size=32)
 
 
@@ -70,6 +70,22 @@ def test_the_spread_is_that_of_accuracies_counted_by_hand(features):
     for name in ("reward_model", "linear", "realm"):
         assert len(found[name]) == 3
         assert found["sd"][name] == pytest.approx(np.std(found[name], ddof=1))
+
+
+def test_the_other_features_of_a_run_are_used_too(features):
+    rng = np.random.default_rng(2)
+    names = ("score", "similarity", "Log_words")
+    known = {
+        split: table.assign(**{f"Log_words_{side}": rng.normal(size=len(table)) for side in "AB"})
+        for split, table in features.items()
+    }
+    own = dict.fromkeys(("reward_model", "linear", "realm"), 0.5)
+    found = retrained_spread(own, [known], MODEL, TRAINING, names)
+    linear = LinearCombiner(names).fit(known["train"])
+    a, b = (known["test"][[f"{name}_{side}" for name in names]].to_numpy(np.float32) for side in "AB")
+    sign = np.where(known["test"]["labels"] == 1, 1, -1)
+    assert found["linear"][1] == pytest.approx(((linear.reward(a) - linear.reward(b)) * sign > 0).mean())
+    assert found["reward_model"][1] == pytest.approx(((a[:, 0] - b[:, 0]) * sign > 0).mean())
 
 
 def test_the_combiner_has_another_seed_too(features):

@@ -13,7 +13,7 @@ from realm_lib.evaluation.judging import evaluate_rewards
 from realm_lib.evaluation.learned import (
     disagreement,
     disagreement_table,
-    partial_effects,
+    folded_calibration,
     seed_spread,
     spread_against_error,
 )
@@ -47,12 +47,16 @@ def make_pairs(pairs, seed):
     return table.assign(labels=(rng.random(pairs) < wins).astype(int))
 
 
-@pytest.fixture(scope="module")
-def trained():
-    features = {
+def make_splits():
+    return {
         name: make_pairs(count, seed)
         for name, count, seed in (("train", 1500, 1), ("validation", 300, 2), ("test", 900, 3))
     }
+
+
+@pytest.fixture(scope="module")
+def trained():
+    features = make_splits()
     combiner = Combiner(MODEL)
     combiner.fit(features["train"], features["validation"], TRAINING)
     fitted = fit_rewards(features["train"], features["validation"], combiner, MODEL, TRAINING)
@@ -107,6 +111,56 @@ def test_two_features_can_do_no_better_than_their_ceiling(trained):
     )
 
 
+NAMES = ("score", "similarity", "Log_Words", "noise2")
+
+
+def with_signals(table, seed):
+    """A third feature that counts, and a fourth that does not."""
+    rng = np.random.default_rng(seed)
+    extra = {f"noise2_{side}": rng.normal(size=len(table)) for side in "AB"}
+    extra |= {f"Log_Words_{side}": np.log1p(table[f"human_ref_{side}"].str.split().str.len()) for side in "AB"}
+    table = table.assign(**extra)
+    for side in "AB":
+        table[f"gold_{side}"] += 2 * table[f"Log_Words_{side}"]
+    wins = stats.logistic.cdf(table["gold_A"] - table["gold_B"])
+    return table.assign(labels=(rng.random(len(table)) < wins).astype(int))
+
+
+def test_any_number_of_features_is_compared_with_each_alone_and_without_each():
+    features = {name: with_signals(table, seed) for seed, (name, table) in enumerate(make_splits().items())}
+    combiner = Combiner(MODEL, NAMES)
+    combiner.fit(features["train"], features["validation"], TRAINING)
+    fitted = fit_rewards(features["train"], features["validation"], combiner, MODEL, TRAINING, with_length=False)
+    assert set(fitted) == {
+        "realm", "reward_model", "similarity", "Log_Words", "noise2", "length", "characters", "linear", "trees",
+        *(f"realm_without_{name}" for name in NAMES),
+    }  # fmt: skip
+    rewards = {name: reward_of(features["test"]) for name, reward_of in fitted.items()}
+    np.testing.assert_array_equal(rewards["Log_Words"][:, 0], features["test"]["Log_Words_A"].astype(np.float32))
+    # A reward that was trained without a feature cannot know it, and knows all others.
+    for left_out in NAMES:
+        without = fitted[f"realm_without_{left_out}"]
+        for name in NAMES:
+            moved = features["test"].assign(**{f"{name}_A": features["test"][f"{name}_A"] - 1.0})
+            same = np.array_equal(without(moved), rewards[f"realm_without_{left_out}"])
+            assert same == (name == left_out), (left_out, name)
+    ceiling = feature_ceiling(features, NAMES)
+    found = evaluate_rewards(
+        features["test"], rewards, scales=dict.fromkeys(rewards, 1.0), feature_ceiling=ceiling, resamples=50
+    )
+    # The utility is a function of three of the four features.
+    expected = found.metrics["feature_ceiling"]["expected_accuracy"]
+    assert expected == pytest.approx(found.metrics["ceiling"]["expected"], abs=0.01)
+    assert accuracy(found, "realm") > accuracy(found, "realm_without_Log_Words") + 0.03
+
+
+def test_the_degree_of_the_ceilings_polynomial_falls_where_features_are_many():
+    names = [f"f{number}" for number in range(9)]
+    rng = np.random.default_rng(0)
+    table = make_pairs(90, 1).assign(**{f"{name}_{side}": rng.normal(size=90) for name in names for side in "AB"})
+    assert feature_ceiling(dict.fromkeys(("train", "validation", "test"), table), names).shape == (90,)
+
+
 def test_trees_turn_their_sign_with_the_pair_and_find_an_intransitive_preference():
     rng = np.random.default_rng(0)
     pairs = pd.DataFrame(
@@ -131,16 +185,13 @@ def test_trees_refuse_what_they_cannot_use():
         TreePreference().fit(pairs, pairs[:0])
 
 
-def test_a_combiner_of_other_features_is_an_ablation(tmp_path):
+def test_a_combiner_of_other_features_takes_those_alone():
     pairs = make_pairs(60, 1)
     ablation = Combiner(MODEL, ("similarity",))
     ablation.fit(pairs, pairs, TRAINING)
     assert ablation.reward(pairs[["similarity_A"]].to_numpy()).shape == (60,)
     with pytest.raises(CombinerError, match=r"expected features of shape \[n, 1\]"):
         ablation.reward(np.zeros((2, 2)))
-    with pytest.raises(CombinerError, match="is an ablation"):
-        ablation.save_pretrained(tmp_path)
-    assert list(tmp_path.iterdir()) == []
     with pytest.raises(CombinerError, match=r"lack the columns \['votes_A'"):
         Combiner(MODEL, ("votes",)).fit(pairs, pairs, TRAINING)
 
@@ -176,7 +227,7 @@ def test_length_bias_is_a_rank_correlation_and_its_partial_one(trained):
     table = evaluation.per_pair
     gaps = {
         "x": (table["realm_A"] - table["realm_B"]).to_numpy(),
-        "l": np.log1p(table["words_A"]).to_numpy() - np.log1p(table["words_B"]).to_numpy(),
+        "l": np.log1p(table["word_count_A"]).to_numpy() - np.log1p(table["word_count_B"]).to_numpy(),
         "q": (table["gold_A"] - table["gold_B"]).to_numpy(),
     }
     # Each pair in both orders: means are 0, so that Pearson's formula applies to the signed ranks.
@@ -316,6 +367,16 @@ def test_the_suite_measures_what_was_done_to_the_texts():
     }  # fmt: skip
 
 
+def test_the_suite_follows_every_feature_that_varies():
+    def with_more(prompts, responses):
+        return explain(prompts, responses).assign(kind=[float(len(text)) for text in responses], Flat=1.0)
+
+    names = ("score", "similarity", "kind", "Flat")
+    found = perturbation_suite(make_texts(), with_more, names, pairs=40, resamples=50)["kinds"]["padded"]
+    assert found.keys() == {"responses", "realm", "reward_model", "similarity", "kind"}
+    assert found["kind"]["raised"] == 1.0
+
+
 def test_won_counts_the_losers_that_come_out_first():
     table = make_texts(30)
     found = perturbation_suite(table, explain, pairs=30, resamples=20)["kinds"]["padded"]["reward_model"]["won"]
@@ -328,15 +389,20 @@ def test_won_counts_the_losers_that_come_out_first():
 # What the combiner learned
 
 
-def test_partial_effects_follow_one_feature_and_hold_the_other(trained):
-    features = trained[0]["test"]
-    found = partial_effects(lambda x: x[:, 0] * 10 + x[:, 1], features, points=5)
-    values = np.concatenate([features["similarity_A"], features["similarity_B"]])
-    part = found[(found["feature"] == "score") & (found["held"] == "high")]
-    level = np.quantile(values.astype(np.float32), 0.9)
-    assert part["held_value"].iloc[0] == pytest.approx(level, abs=1e-5)
-    np.testing.assert_allclose(part["reward"], 10 * part["value"] + level, rtol=1e-4, atol=1e-4)
-    assert len(found) == 2 * 3 * 5
+def test_calibration_is_that_of_the_bare_differences_before_and_after_the_factor(trained):
+    evaluation = trained[3]
+    table = evaluation.per_pair
+    margins = np.where(table["labels"] == 1, 1, -1) * (table["realm_A"] - table["realm_B"])
+    found = folded_calibration(evaluation, 0.25, resamples=100)
+    assert found["factor"] == 0.25
+    for when, scale in (("before", 4.0), ("after", 1.0)):
+        assert found[when]["log_loss"] == pytest.approx(np.log1p(np.exp(-scale * margins)).mean())
+        assert found[when]["brier"] == pytest.approx((stats.logistic.cdf(-scale * margins) ** 2).mean())
+    assert found["before"]["ece"] > found["after"]["ece"], "four times too sure"
+    assert found["before"]["ece_ci"][0] > 0
+    shown = evaluation.calibration_table(found)
+    assert {"realm, bare, before", "realm, bare, after", "realm"} <= set(shown["reward"])
+    assert len(shown) == len(evaluation.calibration_table()) + 2
 
 
 def test_disagreement_equals_a_plain_loop(trained):

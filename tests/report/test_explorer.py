@@ -3,7 +3,7 @@
 import io
 import math
 import re
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,21 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from PIL import Image
 
+from realm_lib.config.training import ModelParams, TrainingParams
 from realm_lib.evaluation.judging import evaluate_rewards
 from realm_lib.evaluation.result import Evaluation
 from realm_lib.evaluation.standard import standard_rewards
+from realm_lib.features.signals import FunctionSignal
 from realm_lib.report.explorer import Explorer, ExplorerError, WrongPairs, compare
+from realm_lib.reward.combiner import Combiner
+from realm_lib.reward.explanations import Explanation
 from realm_lib.reward.realm_reward import RealmReward
 
 pytestmark = pytest.mark.slow
 
 PROMPT = "Why does bread rise?"
 TEXTS = ["Yeast makes gas, and gluten holds it.", "No idea.", "Because of the gas that yeast makes from sugar.", "Ask."]
-SCALE = 1.7
+SCALE = 0.2
 
 
 def make_features(pairs: int = 60) -> pd.DataFrame:
@@ -64,7 +68,9 @@ def test_a_comparison_holds_the_rewards_own_numbers(run_reward: RealmReward) -> 
     found = compare(run_reward, PROMPT, (TEXTS[0], TEXTS[1]), scale=SCALE)
     table = run_reward.explain([PROMPT, PROMPT], TEXTS[:2])
     for one, row in zip(found.explanations, table.to_dict("records"), strict=True):
-        assert one.to_dict() == pytest.approx(row)
+        numbers = one.to_dict()
+        assert numbers.pop("signals") == {}
+        assert numbers == pytest.approx(row)
     difference = table["reward"][0] - table["reward"][1]
     assert found.probability == pytest.approx(1 / (1 + math.exp(-SCALE * difference)))
     swapped = compare(run_reward, PROMPT, (TEXTS[1], TEXTS[0]), scale=SCALE)
@@ -232,9 +238,31 @@ def test_where_somebody_watches_it_is_a_panel(explorer: Explorer) -> None:
 
 
 def test_a_response_outside_the_usual_area_is_still_on_the_picture(explorer: Explorer) -> None:
-    far = SimpleNamespace(score=40.0, similarity=-0.9)
-    explorer.shown = SimpleNamespace(explanations=(far, far))  # type: ignore[assignment]
+    far = Explanation(reward=0.0, spread=0.0, score=40.0, similarity=-0.9, outside=True)
+    explorer.shown = replace(explorer.shown, explanations=(far, far))
     (ax, *_) = explorer.figure().axes
     assert ax.get_xlim()[1] >= 40
     assert ax.get_ylim()[0] <= -0.9
     assert [text.get_text() for text in ax.texts][-2:] == ["A", "B"]
+    assert "Responses A and B lie outside the training range" in explorer.shown.to_html()
+
+
+def test_further_signals_are_shown_and_each_response_has_a_surface(run_reward: RealmReward) -> None:
+    features = make_features()
+    for side in "AB":
+        features[f"Letters_{side}"] = features[f"human_ref_{side}"].str.len().astype(float)
+    names = ("score", "similarity", "Letters")
+    combiner = Combiner(ModelParams(), names)
+    combiner.fit(features, features, TrainingParams())
+    letters = FunctionSignal("Letters", {"model": "letters"}, lambda _, responses: [len(text) for text in responses])
+    reward = RealmReward(run_reward.scorer, run_reward.embedder, combiner, signals={"Letters": letters})
+    rewards = standard_rewards(features, names, realm=combiner.reward)
+    evaluation = evaluate_rewards(features, rewards, scales=dict.fromkeys(rewards, 1.0), resamples=20)
+    explorer = Explorer(reward, features, evaluation, interactive=True)
+    explorer.prompt.value, explorer.first.value, explorer.second.value = PROMPT, TEXTS[0], TEXTS[1]
+    explorer.button.click()
+    assert ">Letters</th>" in explorer.answer.value
+    for text in TEXTS[:2]:
+        assert f">{len(text)}.00</td>" in explorer.answer.value
+    titles = [ax.get_title("left") for ax in explorer.figure().axes]
+    assert [title for title in titles if title] == [f"The reward, other features as in {name}" for name in "AB"]

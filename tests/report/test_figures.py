@@ -16,7 +16,8 @@ import pytest
 
 from realm_lib import figures
 from realm_lib.evaluation.judging import evaluate_rewards
-from realm_lib.evaluation.learned import partial_effects
+from realm_lib.report.figures import theme as theme_of
+from realm_lib.reward.effects import partial_effects
 
 DOMAINS = [f"domain{number:02d}" for number in range(18)]
 
@@ -328,3 +329,127 @@ def test_the_readmes_pipeline_is_the_one_that_is_drawn(tmp_path):
     main(str(tmp_path / "pipeline.svg"))
     committed = Path(__file__).parents[2] / "outputs" / "reference" / "demo" / "figures" / "pipeline.svg"
     assert (tmp_path / "pipeline.svg").read_bytes() == committed.read_bytes()
+
+
+# A reward of more than two features
+
+NAMES = ("score", "similarity", "Log_words", "a_reward_model_with_a_long_name")
+SIGNALS = ("reward_model", *NAMES[1:])
+
+
+def make_signals(simulated=False):
+    features = make_features(simulated)
+    rng = np.random.default_rng(3)
+    for name in NAMES[2:]:
+        features[[f"{name}_A", f"{name}_B"]] = rng.normal(size=(180, 2))
+    lift = np.where(features["labels"] == 1, 1, -1)[:, None] * [[0.8, 0]]
+    names = ["realm", *SIGNALS, "linear", *(f"realm_without_{name}" for name in NAMES)]
+    rewards = {name: lift / (1 + place / 3) + rng.normal(size=(180, 2)) for place, name in enumerate(names)}
+    return features, evaluate_rewards(features, rewards, scales=dict.fromkeys(rewards, 1.0), resamples=100)
+
+
+def worth_of(evaluation):
+    cost = {"computed": 1200, "cache_hits": 0, "tokens": 34567, "seconds": 81.0, "cost": 0.5}
+    return {
+        name: {"gained": evaluation.metrics["differences"][f"realm - realm_without_{name}"], "cost": cost}
+        for name in NAMES
+    }
+
+
+def test_every_reward_of_any_signal_has_a_label_and_a_colour_of_its_own():
+    _, evaluation = make_signals()
+    rewards = evaluation.scales
+    colours = [theme_of.colour_of(name, rewards) for name in rewards]
+    assert len(set(colours)) == len(rewards)
+    assert theme_of.INK not in colours
+    assert [theme_of.label_of(name, rewards) for name in ("Log_words", "realm_without_Log_words", "my_own")] == [
+        "Log_words alone", "REALM without Log_words", "my_own",
+    ]  # fmt: skip
+    assert theme_of.colour_of("my_own", rewards) == theme_of.INK
+    for draw in (figures.accuracy_bars, figures.difference_bars):
+        ax = draw(evaluation)
+        ax.figure.canvas.draw()
+        labels = ax.get_yticklabels()
+        assert {"Log_words alone", "REALM without Log_words"} <= {label.get_text() for label in labels}
+        boxes = [label.get_window_extent() for label in labels]
+        assert all(not one.overlaps(other) for one, other in itertools.pairwise(boxes))
+
+
+def test_what_a_feature_adds_stands_beside_what_it_cost():
+    _, evaluation = make_signals()
+    worth = worth_of(evaluation)
+    ax = figures.signal_points(evaluation, worth)
+    shown = [label.get_text() for label in ax.get_yticklabels()]
+    assert shown == sorted(NAMES, key=lambda name: worth[name]["gained"]["value"])
+    for row, name in enumerate(shown):
+        gained = worth[name]["gained"]
+        lines = [line for line in ax.lines if list(line.get_ydata()) == [row, row]]
+        assert [list(line.get_xdata()) for line in lines] == [gained["ci"]]
+        assert f"{100 * gained['value']:+.1f}   1,200 computed, 34,567 tokens, 81 s, $0.50" in texts(ax)
+    assert any("n = 180 pairs" in text for text in texts(ax))
+
+
+def test_each_feature_has_an_effect_and_names_what_is_held():
+    features, _ = make_signals()
+    effects = partial_effects(lambda x: x @ np.array([1, 2, 3, 4]), features, NAMES, points=4)
+    axes = figures.effect_lines(effects, responses=360)
+    assert [ax.get_title("left") for ax in axes] == [
+        "Along the score", "Along the similarity", "Along Log_words", "Along a_reward_model_with_a_long_name",
+    ]  # fmt: skip
+    assert len(axes[0].figure.axes) == 4
+    for ax in axes:
+        assert [line.get_label() for line in ax.lines] == ["10 % quantile", "median", "90 % quantile"]
+    legends = [ax.get_legend() for ax in axes]
+    assert legends[0].get_title().get_text() == "each other one held at its"
+    assert legends[1:] == [None] * 3, "it is the same for all"
+
+
+def test_the_surface_is_over_the_two_features_that_matter_most():
+    features, _ = make_signals()
+    asked = []
+
+    def reward_of(points):
+        asked.append(points)
+        return 5 * points[:, 2] + points[:, 1] + 0.1 * points[:, 0]
+
+    ax = figures.response_surface(reward_of, features, names=NAMES)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("Cosine similarity of prompt and response (-1 to 1)", "Log_words")
+    medians = [np.median(features[[f"{name}_A", f"{name}_B"]]) for name in NAMES]
+    for place in (0, 3):
+        np.testing.assert_allclose(asked[-1][:, place], medians[place], rtol=1e-6)
+    assert ax.get_title("left") == "The reward, other features at their medians"
+
+
+def test_responses_of_more_than_two_features_have_a_surface_each_in_the_same_colours():
+    features, _ = make_signals()
+    held = []
+
+    def reward_of(points):
+        held.append(float(points[0, 3]))
+        return points @ np.array([1.0, 5.0, 1.0, 0.5], dtype=np.float32)
+
+    axes = plt.subplots(1, 2)[1]
+    responses = [("A", [0.0, 0.4, 0.0, 2.0]), ("B", [40.0, 0.1, 0.0, -2.0])]
+    figures.responses_on_surface(reward_of, features, responses, axes, names=NAMES)
+    assert held[-2:] == [2.0, -2.0]
+    for ax, (name, values) in zip(axes, responses, strict=True):
+        assert ax.texts[-1].get_text() == name
+        assert tuple(ax.lines[-1].get_xydata()[0]) == (values[0], values[1])
+        assert ax.get_xlim()[1] >= 40
+        assert ax.get_title("left") == f"The reward, other features as in {name}"
+    first, second = (ax.collections[0] for ax in axes)
+    assert first.get_clim() == second.get_clim()
+
+
+def test_reliability_shows_the_bare_differences_before_and_after_the_factor():
+    evaluation = make_evaluation(False)
+    folded = {"factor": 0.5, "before": {"ece": 0.08}, "after": {"ece": 0.021}}
+    ax = figures.reliability(evaluation, ("realm", "reward_model"), folded=folded)
+    shown = {line.get_label(): line for line in ax.lines}
+    before, after = (
+        shown[f"REALM (combined), {label}"] for label in ("before, error 8.0 points", "after, error 2.1 points")
+    )
+    for line, scale in ((before, 2.0), (after, 1.0)):
+        np.testing.assert_allclose(line.get_xdata(), evaluation.reliability("realm", scale=scale)["predicted"])
+    assert before.get_xdata().max() > after.get_xdata().max()
+    assert ax.child_axes[0].get_xlabel() == "Probability of its preferred response"

@@ -11,7 +11,15 @@ from support.evaluation_made_up import EVALUATION, SEEDS, difference, reward
 
 from realm_lib.evaluation.judging import evaluate_rewards
 from realm_lib.evaluation.result import Evaluation
-from realm_lib.report.words.evaluation import power, questions_answered, runs_compared, seeds, two_sentences, verdict
+from realm_lib.report.words.evaluation import (
+    captions,
+    power,
+    questions_answered,
+    runs_compared,
+    seeds,
+    two_sentences,
+    verdict,
+)
 from realm_lib.report.words.numbers import in_words, listed, p_value, points
 
 
@@ -238,3 +246,53 @@ def test_what_holm_takes_back_is_said_where_an_interval_claims_something() -> No
 def test_small_words() -> None:
     assert [listed(list(names)) for names in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
     assert [p_value(p) for p in (0.0004, 0.0016)] == ["p < 0.001", "p = 0.002"]
+
+
+def with_signal() -> dict[str, Any]:
+    """The made-up evaluation of a reward with a third feature, each left out in turn."""
+    metrics = changed(
+        Log_words=difference(0.2, 0.1, 0.3),
+        trees=difference(0.0, -0.1, 0.1),
+        **{f"realm_without_{name}": difference(0.01, -0.01, 0.03) for name in ("score", "similarity", "Log_words")},
+    )
+    others = [name.removeprefix("realm - ") for name in metrics["differences"]]
+    metrics["rewards"] |= {name: reward(0.6, 0.5, 0.7) for name in others if name not in metrics["rewards"]}
+    metrics["feature_ceiling"] = reward(0.705, 0.6, 0.8) | {"difference": {"value": -0.004, "ci": [-0.01, 0.002]}}
+    return metrics
+
+
+def test_the_verdict_on_three_features_names_each_and_counts_them() -> None:
+    metrics = with_signal()
+    text = verdict(evaluation_of(metrics))
+    assert "it is better than the reward model alone (+5.1 points, +2.0 to +8.0) and Log_words alone (+20.0 " in text
+    assert "not to be told from a plain weighted sum of all three (" in text
+    assert "boosted trees on all three (" in text
+    assert "The best use of all three features that could be fitted" in text
+    assert "realm_without" not in text
+    assert "the two" not in text
+    answers = dict(questions_answered(metrics))
+    assert "against Log_words alone +20.0 points" in answers["By how much?"]
+    assert "than a plain weighted sum of all three." in answers["Is it better?"]
+    assert "against Log_words alone" in answers["How sure is that?"]
+    assert "Which signals are worth paying for?" not in answers
+
+
+def test_the_front_page_says_which_signals_are_worth_paying_for() -> None:
+    cost = {"computed": 10, "cache_hits": 0, "tokens": None, "seconds": 3.0, "cost": None}
+    metrics = with_signal() | {"signals": {"score": {"gained": difference(0.1, 0.05, 0.15), "cost": cost}}}
+    answer = dict(questions_answered(metrics))["Which signals are worth paying for?"]
+    shown = captions(metrics)
+    assert "holds zero" in shown["evaluation_signals"][1]
+    assert "the two features that matter most" in shown["combiner_surface"][1]
+    assert "matter most" not in captions(changed())["combiner_surface"][1]
+    assert answer.startswith("By what the reward loses without each, on 1,234 pairs. Shown to add something: score (")
+
+
+def test_the_caption_of_the_reliability_figure_follows_the_bare_differences() -> None:
+    metrics = changed()
+    assert "were divided by 1.44, the temperature that fits" in captions(metrics)["evaluation_reliability"][1]
+    after = {"ece": 0.021, "ece_ci": [0, 0.05], "ece_by_chance": 0.019}
+    folded = {"factor": 0.69, "before": {"ece": 0.08, "ece_ci": [0.06, 0.1]}, "after": after}
+    text = captions(metrics | {"calibration": folded})["evaluation_reliability"][1]
+    assert "their calibration error is 2.1 points (0.0 to 5.0); before the factor 0.69 was folded in, it was " in text
+    assert "REALM's distance from the line is 2.1 points on average; that of a perfect one would be about 1.9" in text

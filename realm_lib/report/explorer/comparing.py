@@ -1,6 +1,6 @@
 """What the explorer shows, without its widgets: two responses compared, and the pairs that the reward gets wrong."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
@@ -11,7 +11,7 @@ from realm_lib.data.lengths import counted, word_count
 from realm_lib.evaluation.calibration import confidences
 from realm_lib.evaluation.per_pair import wrong_pairs
 from realm_lib.evaluation.result import Evaluation
-from realm_lib.report.words.pairs import preferred
+from realm_lib.report.words.pairs import lies_outside, preferred
 from realm_lib.reward.explanations import Explanation, explain_each
 from realm_lib.reward.realm_reward import RealmReward
 
@@ -45,20 +45,29 @@ class Comparison:
         return preferred((first, second), self.probability, self.preferred)
 
     def to_html(self) -> str:
-        """The sentence and a table: score, similarity, combined reward and spread of each response."""
+        """The sentence and a table: each feature, combined reward and spread of each response; and who is outside."""
+        signals = list(self.explanations[0].signals)
         rows = "".join(
             f"<tr><th scope='row'>{name}</th>{_cell(f'{parts.score:+.2f}')}{_cell(f'{parts.similarity:.2f}')}"
+            f"{''.join(_cell(f'{parts.signals[signal]:.2f}') for signal in signals)}"
             f"{_cell(f'<b>{parts.reward:+.2f}</b>')}{_cell(f'{parts.spread:.2f}')}</tr>"
             for name, parts in zip("AB", self.explanations, strict=True)
         )
         heads = "".join(
-            f"<th scope='col' style='padding: 2px 14px'>{name}</th>"
-            for name in ("Score", "Similarity", "Combined reward", "Spread")
+            f"<th scope='col' style='padding: 2px 14px'>{escape(name)}</th>"
+            for name in ("Score", "Similarity", *signals, "Combined reward", "Spread")
         )
+        beyond = [name for name, parts in zip("AB", self.explanations, strict=True) if parts.outside]
+        note = f"<p>{escape(lies_outside(beyond))}</p>" if beyond else ""
         return (
             f"<p><b>{escape(self.sentence())}</b></p>"
-            f"<table><thead><tr><td></td>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+            f"<table><thead><tr><td></td>{heads}</tr></thead><tbody>{rows}</tbody></table>{note}"
         )
+
+    def values(self, names: Sequence[str]) -> list[tuple[str, list[float]]]:
+        """A and B with their features ``names``."""
+        of_each = [{"score": e.score, "similarity": e.similarity, **e.signals} for e in self.explanations]
+        return [(side, [own[name] for name in names]) for side, own in zip("AB", of_each, strict=True)]
 
     def texts_to_html(self) -> str:
         """The prompt and both responses, for where nobody can type."""

@@ -53,12 +53,13 @@ class Explorer:
         return compare(self.reward, prompt, (first, second), scale=self.scale, preferred=preferred)
 
     def figure(self) -> Figure:
-        """Where the responses on display fall on the surface of the combined reward."""
+        """Where the responses on display fall on the surface of the combined reward over its two strongest features."""
         set_theme()
-        figure = Figure(figsize=(6.6, 4.6), layout="constrained")
-        first, second = self.shown.explanations
-        points = [("A", first.score, first.similarity), ("B", second.score, second.similarity)]
-        responses_on_surface(self.reward.combiner.reward, self.features, points, ax=figure.subplots())
+        combiner = self.reward.combiner
+        panels = 1 if len(combiner.features) == 2 else 2
+        figure = Figure(figsize=(6.6 * panels, 4.6), layout="constrained")
+        axes, names = figure.subplots(1, panels, squeeze=False)[0], combiner.features
+        responses_on_surface(combiner.reward, self.features, self.shown.values(names), axes, names=names)
         return figure
 
     def picture(self) -> bytes:

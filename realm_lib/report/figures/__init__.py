@@ -11,6 +11,7 @@ from realm_lib.report.figures.judging import (
     accuracy_by_group,
     difference_bars,
     reliability,
+    signal_points,
 )
 from realm_lib.report.figures.learning import (
     feature_distributions,
@@ -41,6 +42,7 @@ __all__ = [
     "reward_model_training",
     "seed_points",
     "set_theme",
+    "signal_points",
     "spread_points",
     "token_credit",
     "training_curves",

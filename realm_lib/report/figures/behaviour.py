@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from realm_lib.evaluation.parts import WITHOUT
 from realm_lib.report.figures import theme
 
 _HELD = {"low": ("#9ECAE1", "10 % quantile"), "middle": ("#3B8FC4", "median"), "high": ("#08306B", "90 % quantile")}
@@ -26,25 +27,32 @@ def effect_lines(
     *,
     responses: int,
     simulated: bool = False,
-) -> tuple[Axes, Axes]:
-    """The reward along each feature, the other held low, in the middle and high.
+) -> list[Axes]:
+    """The reward along each feature, all others held low, in the middle and high: an axes a feature.
 
-    ``effects`` is what realm_lib.evaluation.partial_effects returns, ``responses`` how many gave its quantiles.
+    ``effects`` is what realm_lib.reward.effects.partial_effects returns, ``responses`` how many gave its quantiles.
     """
-    left, right = axes if axes is not None else theme.new_pair(7.6, 3.7)
+    names = list(effects["feature"].unique())
+    axes = list(axes) if axes is not None else theme.new_grid(len(names), 3.8, 3.7)
     low, high = effects["reward"].min(), effects["reward"].max()
     room = 0.05 * (high - low) + 1e-9
-    for ax, name, other in ((left, "score", "similarity"), (right, "similarity", "score")):
+    for index, (ax, name) in enumerate(zip(axes, names, strict=True)):
+        others = [other for other in names if other != name]
         for held, (colour, words) in _HELD.items():
             part = effects[(effects["feature"] == name) & (effects["held"] == held)]
-            label = f"{words} ({part['held_value'].iloc[0]:.2f})"
+            label = f"{words} ({part['held_value'].iloc[0]:.2f})" if len(others) == 1 else words
             ax.plot(part["value"], part["reward"], color=colour, label=label)
-        ax.legend(title=f"{other} held at", title_fontsize=9, loc="best")
-        ax.set_xlabel(theme.AXIS_LABELS[name].replace(" (", "\n("))
+        if len(others) == 1:
+            ax.legend(title=f"{others[0]} held at", title_fontsize=9, loc="best")
+        elif others and index == 0:  # the same for all
+            ax.legend(title="each other one held at its", title_fontsize=9, loc="best")
+        ax.set_xlabel(theme.axis_label(name).replace(" (", "\n("))
         ax.set_ylim(low - room, high + room)
-        theme.draw_title(ax, f"Along the {name}", [theme.counted(responses, "response")], simulated)
-    left.set_ylabel("Combined reward (its own units)")
-    return left, right
+        theme.draw_title(ax, f"Along the {name}" if name in theme.AXIS_LABELS else f"Along {name}",
+                         [theme.counted(responses, "response")], simulated)  # fmt: skip
+        if index % 2 == 0:
+            ax.set_ylabel("Combined reward (log-odds)")
+    return axes
 
 
 def perturbation_points(metrics: Mapping[str, Any], ax: Axes | None = None) -> Axes:
@@ -54,14 +62,15 @@ def perturbation_points(metrics: Mapping[str, Any], ax: Axes | None = None) -> A
     """
     kinds = {kind: entry for kind, entry in metrics["kinds"].items() if entry["responses"]}
     names = [name for name in next(iter(kinds.values())) if name != "responses"]
-    ax = ax or theme.new_axes(6.8, 1.9 + 0.75 * len(kinds))
+    known = [*names, *(f"{WITHOUT}{name}" for name in names)]  # all but REALM and the truth are features alone
+    ax = ax or theme.new_axes(6.8, 1.9 + max(0.75, 0.19 * len(names)) * len(kinds))
     offsets = np.linspace(-0.27, 0.27, len(names))
     for name, offset in zip(names, offsets, strict=True):
-        colour = theme.colour_of("ceiling" if name == "gold" else name)
+        colour = theme.colour_of("ceiling" if name == "gold" else name, known)
         for row, entry in enumerate(kinds.values()):
             ax.plot(entry[name]["ci"], [row + offset] * 2, color=colour, linewidth=2.4, solid_capstyle="round")
             ax.plot(entry[name]["change"], row + offset, "o", color=colour, markersize=6.5, markeredgecolor="white")
-        label = "True utility" if name == "gold" else theme.label_of(name)
+        label = "True utility" if name == "gold" else theme.label_of(name, known)
         ax.plot([], [], "o-", color=colour, markersize=6, label=label)
     ax.axvline(0, **theme.DOTTED)
     theme.label_rows(ax, [f"{_KINDS[kind]} (n = {entry['responses']})" for kind, entry in kinds.items()])

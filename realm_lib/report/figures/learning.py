@@ -1,7 +1,8 @@
 """Figures of the features, the training and the reward that was learned."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from realm_lib.report.figures import theme
+from realm_lib.reward.effects import RewardOf, partial_effects, responses_of, strongest_two
+
+_FEATURES = ("score", "similarity")
 
 
 class _TrainingRecord(Protocol):
@@ -32,7 +36,7 @@ class _TrainingRecord(Protocol):
 
 
 def feature_distributions(features: pd.DataFrame, column: str, ax: Axes | None = None) -> Axes:
-    """Histograms of feature ``column`` ("score", "similarity") for chosen and rejected responses, with medians."""
+    """Histograms of ``column`` ("score", "similarity", a signal) for chosen and rejected responses, with medians."""
     chosen, rejected = _by_preference(features, column)
     ax = ax or theme.new_axes(6.4, 3.8)
     edges = np.histogram_bin_edges(np.concatenate([chosen, rejected]), bins=int(np.clip(len(chosen) ** 0.5, 12, 45)))
@@ -48,7 +52,7 @@ def feature_distributions(features: pd.DataFrame, column: str, ax: Axes | None =
     ax.yaxis.set_major_formatter(theme.PERCENT)
     ax.set_ylim(0, 1.25 * peak)  # room for the legend
     ax.grid(visible=False, axis="x")
-    ax.set_xlabel(theme.AXIS_LABELS.get(column, column))
+    ax.set_xlabel(theme.axis_label(column))
     ax.set_ylabel("Share of the responses in a bin")
     ax.legend(loc="upper left", ncols=2, columnspacing=1.5, handlelength=1.4)
     subject = {"score": "Reward-model score", "similarity": "Similarity"}.get(column, column)
@@ -59,56 +63,76 @@ def feature_distributions(features: pd.DataFrame, column: str, ax: Axes | None =
 
 
 def response_surface(
-    reward_of: Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]],
+    reward_of: RewardOf,
     features: pd.DataFrame,
     ax: Axes | None = None,
     *,
+    names: Sequence[str] = _FEATURES,
+    over: Sequence[str] | None = None,
+    at: tuple[str, Sequence[float]] | None = None,
     including: Sequence[Sequence[float]] = (),
+    levels: int | NDArray[np.float64] = 24,
 ) -> Axes:
-    """The combined reward over both features, with lines around the half and around nine tenths of the responses.
+    """The combined reward over two features, with lines around the half and around nine tenths of the responses.
 
-    ``reward_of`` maps features float32 [n, 2], reward-model score and similarity, to rewards [n]. The area drawn holds
-    nearly all responses, and the points of ``including`` (score, similarity).
+    ``reward_of`` maps float32 [n, k], the features ``names`` in their order, to rewards [n]. Drawn are the two ``over``
+    or those that matter most; any others are held at their medians, or where the response ``at`` has them, a name and
+    its k features. The area holds nearly all responses, and the points of ``including`` (two numbers each).
     """
-    sides = [features[[f"score_{side}", f"similarity_{side}"]] for side in "AB"]
-    points = np.concatenate([side.to_numpy(dtype=np.float64) for side in sides])
-    _need_finite(points, "score or similarity")
+    over = over or _two_of(reward_of, features, names)
+    places = [list(names).index(name) for name in over]
+    table = responses_of(features, names)
+    _need_finite(table, " or ".join(names))
+    points, held = table[:, places], np.median(table, axis=0) if at is None else np.asarray(at[1], dtype=np.float64)
     ax = ax or theme.new_axes(6.4, 4.6)
-    low, high = np.quantile(points, [0.002, 0.998], axis=0)
-    for point in including:
-        low, high = np.minimum(low, point), np.maximum(high, point)
-    room = 0.03 * (high - low) + 1e-9  # a constant feature still gets an area
-    xs, ys = (np.linspace(low[i] - room[i], high[i] + room[i], 120) for i in (0, 1))
-    grid = np.stack(np.meshgrid(xs, ys), axis=-1)
-    reward = np.asarray(reward_of(grid.reshape(-1, 2).astype(np.float32)), dtype=np.float64).reshape(grid.shape[:2])
-    filled = ax.contourf(xs, ys, reward, levels=24, cmap="viridis")
+    xs, ys = _area(points, including)
+    reward = _rewards_over(reward_of, xs, ys, places, held)
+    filled = ax.contourf(xs, ys, reward, levels=levels, cmap="viridis")
     filled.set_edgecolor("face")  # no hairlines between the bands in SVG
     _mass_contours(ax, points, xs, ys)
     bar = ax.figure.colorbar(filled, ax=ax, pad=0.02, ticks=MaxNLocator(6))
-    bar.set_label("Combined reward (its own units)")
+    bar.set_label("Combined reward (log-odds)")
     bar.outline.set_visible(False)
     ax.grid(visible=False)
-    ax.set_xlabel(theme.AXIS_LABELS["score"])
-    ax.set_ylabel("Cosine similarity of prompt and response")
+    ax.set_xlabel(theme.axis_label(over[0]))
+    ax.set_ylabel(theme.axis_label(over[1]).removesuffix(" (-1 to 1)"))
     facts = [theme.counted(len(points), "response"), "white lines hold 50 % and 90 % of them"]
-    theme.draw_title(ax, "The reward that the combiner has learned", facts, "gold_A" in features)
+    title = "The reward that the combiner has learned"
+    if len(names) > 2:
+        title = f"{title[:10]}, other features {'at their medians' if at is None else f'as in {at[0]}'}"
+    theme.draw_title(ax, title, facts, "gold_A" in features)
     return ax
 
 
 def responses_on_surface(
-    reward_of: Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]],
+    reward_of: RewardOf,
     features: pd.DataFrame,
-    responses: Sequence[tuple[str, float, float]],
-    ax: Axes | None = None,
-) -> Axes:
-    """:func:`response_surface` with single responses marked: each a name, its score and its similarity."""
-    ax = response_surface(reward_of, features, ax, including=[point for _, *point in responses])
-    for name, score, similarity in responses:
-        ax.plot(score, similarity, "o", color="white", markersize=17, markeredgecolor=theme.INK, markeredgewidth=1.6,
-                zorder=5)  # fmt: skip
-        ax.annotate(name, (score, similarity), ha="center", va="center_baseline", fontsize=10, fontweight="bold",
-                    color=theme.INK, zorder=6)  # fmt: skip
-    return ax
+    responses: Sequence[tuple[str, Sequence[float]]],
+    axes: Sequence[Axes],
+    *,
+    names: Sequence[str] = _FEATURES,
+) -> None:
+    """:func:`response_surface` with single responses marked: each a name and its features in the order of ``names``.
+
+    With two features all stand on the first of ``axes``. With more, each needs one of its own: a surface with the other
+    features as that response has them, in the same colours for the same reward.
+    """
+    over = _two_of(reward_of, features, names)
+    places = [list(names).index(name) for name in over]
+    marked = [(name, [values[place] for place in places]) for name, values in responses]
+    including = [point for _, point in marked]
+    surface = partial(response_surface, reward_of, features, names=names, over=over, including=including)
+    if len(names) == 2:
+        surface(axes[0])
+        for name, point in marked:
+            _mark(axes[0], name, point)
+        return
+    xs, ys = _area(responses_of(features, over), including)
+    heights = [_rewards_over(reward_of, xs, ys, places, np.asarray(values)) for _, values in responses]
+    levels = np.linspace(min(map(np.min, heights)), max(map(np.max, heights)) + 1e-9, 25)
+    for ax, response, (name, point) in zip(axes, responses, marked, strict=True):
+        surface(ax, at=response, levels=levels)
+        _mark(ax, name, point)
 
 
 def training_curves(
@@ -170,6 +194,42 @@ def reward_model_training(history: Sequence[Mapping[str, float]], ax: Axes | Non
     ax.set(xlabel="Training step", ylabel="Bradley-Terry loss (nats)")
     ax.set_title("Reward model: loss on its training batches")
     return ax
+
+
+def _two_of(reward_of: RewardOf, features: pd.DataFrame, names: Sequence[str]) -> Sequence[str]:
+    return names if len(names) == 2 else strongest_two(partial_effects(reward_of, features, names))
+
+
+def _area(
+    points: NDArray[np.float64], including: Sequence[Sequence[float]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The values along both axes of an area with nearly all ``points`` [n, 2], and all of ``including``."""
+    low, high = np.quantile(points, [0.002, 0.998], axis=0)
+    for point in including:
+        low, high = np.minimum(low, point), np.maximum(high, point)
+    room = 0.03 * (high - low) + 1e-9  # a constant feature still gets an area
+    xs, ys = (np.linspace(low[i] - room[i], high[i] + room[i], 120) for i in (0, 1))
+    return xs, ys
+
+
+def _rewards_over(
+    reward_of: RewardOf,
+    xs: NDArray[np.float64],
+    ys: NDArray[np.float64],
+    places: Sequence[int],
+    held: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """The rewards where the features at ``places`` are ``xs`` and ``ys``, and the others as ``held``: [ys, xs]."""
+    grid = np.tile(held, (len(ys), len(xs), 1))
+    grid[..., places[0]], grid[..., places[1]] = np.meshgrid(xs, ys)
+    rewards = reward_of(grid.reshape(-1, len(held)).astype(np.float32))
+    return np.asarray(rewards, dtype=np.float64).reshape(len(ys), len(xs))
+
+
+def _mark(ax: Axes, name: str, point: Sequence[float]) -> None:
+    ax.plot(*point, "o", color="white", markersize=17, markeredgecolor=theme.INK, markeredgewidth=1.6, zorder=5)
+    ax.annotate(name, (point[0], point[1]), ha="center", va="center_baseline", fontsize=10, fontweight="bold",
+                color=theme.INK, zorder=6)  # fmt: skip
 
 
 def _by_preference(features: pd.DataFrame, column: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

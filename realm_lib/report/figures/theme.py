@@ -1,6 +1,6 @@
 """The look of every figure: colours and names of rewards, titles with their facts, axes, legends."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib.pyplot as plt
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import ScaledTranslation
 
+from realm_lib.evaluation.parts import WITHOUT, parts
 from realm_lib.report.words import numbers
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ COLOURS: dict[str, str] = {
 """From the palette of Okabe and Ito (2008), which readers with any colour vision can tell apart; ablations of REALM are
 other blues, and always stand beside their names."""
 
+_SIGNALS = ("#8C6D1F", "#C0392B", "#2F7F7F", "#9C4F96", "#5B7F1F", "#B8578A", "#4B4BA8", "#A65628")
+_WITHOUT_SIGNALS = ("#2C6E9B", "#8FB4D9", "#1F2F4F", "#5F8FBF", "#A9BCD0", "#3D5A80", "#6C8EBF", "#24476B")
+"""Colours of a profile's own signals in their order, and of the reward without each; from the ninth on they repeat."""
+
 LABELS: dict[str, str] = {
     "realm": "REALM (combined)",
     "reward_model": "Reward model alone",
@@ -45,7 +50,7 @@ LABELS: dict[str, str] = {
     "realm_without_score": "REALM without score",
     "realm_without_similarity": "REALM without similarity",
     "ceiling": "True utility (ceiling)",
-    "feature_ceiling": "Best use of both features",
+    "feature_ceiling": "Best use of the features",
     "chosen": "Chosen",
     "rejected": "Rejected",
 }
@@ -117,6 +122,16 @@ def new_pair(width: float, height: float) -> tuple[Axes, Axes]:
     return left, right
 
 
+def new_grid(count: int, width: float, height: float) -> list[Axes]:
+    """``count`` axes of this size each, two in a row."""
+    columns = min(2, count)
+    rows = -(-count // columns)
+    grid = plt.subplots(rows, columns, figsize=(columns * width, rows * height), squeeze=False)[1].ravel()
+    for unused in grid[count:]:
+        unused.set_axis_off()
+    return list(grid[:count])
+
+
 def draw_title(ax: Axes, title: str, facts: Sequence[str], simulated: bool, above: bool = False) -> None:
     """A title with a smaller line of facts under it; ``above`` leaves a line for the labels of vertical lines."""
     lift = 20 if above else 6
@@ -139,14 +154,27 @@ def sizes(evaluation: "Evaluation") -> list[str]:
             f"{100 * evaluation.confidence:g} % intervals"]  # fmt: skip
 
 
-def label_of(name: str) -> str:
-    """The reward's name in figures and tables; its own where the project does not know it."""
-    return LABELS.get(name, name)
+def label_of(name: str, rewards: Iterable[str] = ()) -> str:
+    """The name of one of ``rewards`` in figures and tables; its own where the project does not know it."""
+    if name in LABELS:
+        return LABELS[name]
+    if name.startswith(WITHOUT):
+        return f"REALM without {name.removeprefix(WITHOUT)}"
+    return f"{name} alone" if name in parts(rewards) else name
 
 
-def colour_of(name: str) -> str:
-    """The reward's own colour; black for a reward that the project does not know."""
-    return COLOURS.get(name, INK)
+def colour_of(name: str, rewards: Iterable[str] = ()) -> str:
+    """The colour of one of ``rewards``, a signal's by its place among them; black for what is no part of the reward."""
+    if name in COLOURS:
+        return COLOURS[name]
+    signals = [part for part in parts(rewards) if part not in COLOURS]
+    signal, colours = (name.removeprefix(WITHOUT), _WITHOUT_SIGNALS) if name.startswith(WITHOUT) else (name, _SIGNALS)
+    return colours[signals.index(signal) % len(colours)] if signal in signals else INK
+
+
+def axis_label(feature: str) -> str:
+    """What stands at an axis of ``feature``; a signal's own name."""
+    return AXIS_LABELS.get(feature, feature)
 
 
 def legend_below(ax: Axes, lowest: Axes, columns: int) -> None:

@@ -15,12 +15,15 @@ from realm_lib.data.seen import keys_of, unseen_pairs
 from realm_lib.data.tables import without_suffix
 from realm_lib.evaluation.bias import length_bias, length_bias_table
 from realm_lib.evaluation.judging import evaluate_rewards
+from realm_lib.evaluation.parts import parts
 from realm_lib.evaluation.result import Evaluation
+from realm_lib.evaluation.signals import outside_range
 from realm_lib.evaluation.standard import fit_rewards, fit_scales
 from realm_lib.features.extraction import extract_features
 from realm_lib.features.kept import read_features
 from realm_lib.features.store import FeatureStore
 from realm_lib.report.pages.pages import Page, write_page
+from realm_lib.report.words import signals as words
 from realm_lib.report.words.evaluation import verdict
 from realm_lib.report.words.reading import pairs_judged
 from realm_lib.reward.realm_reward import RealmReward
@@ -84,7 +87,14 @@ def evaluate_file(
         batch_size=batch_size,
         progress=show_progress(),
     )
-    fitted = fit_rewards(known["train"], known["validation"], reward.combiner, params.model, params.training)
+    fitted = fit_rewards(
+        known["train"],
+        known["validation"],
+        reward.combiner,
+        params.model,
+        params.training,
+        with_length=not any(signal.kind == "length" for signal in params.signals.values()),
+    )
     on_validation = {reward_name: reward_of(known["validation"]) for reward_name, reward_of in fitted.items()}
     scales = fit_scales(known["validation"], on_validation)
     rewards = {reward_name: reward_of(features) for reward_name, reward_of in fitted.items()}
@@ -95,7 +105,8 @@ def evaluate_file(
     source |= seen.to_dict()
     if unknown := [name for name, posts in trained_on.items() if posts is None and name in reward.models]:
         source["not_known"] = " and ".join(reward.models[name].partition("@")[0] for name in unknown)
-    added = {"verdict": verdict(evaluation), "length_bias": lengths, "source": source}
+    outside = outside_range(reward.combiner, features)
+    added = {"verdict": verdict(evaluation), "length_bias": lengths, "outside": outside, "source": source}
     metrics = run.write_metrics(f"evaluation_{name}", evaluation.to_dict() | added)
     run.write_table(evaluation.per_pair, "metrics", f"pairs_{name}.parquet")
     judged = pairs_judged(path.name, source, metrics)
@@ -114,7 +125,7 @@ def evaluate_file(
         "verdict": metrics["verdict"],
         "simulated": evaluation.simulated,
         "trained_on_simulated": "gold_A" in known["train"],
-        "pairs_judged": judged,
+        "pairs_judged": f"{judged} {words.outside(outside)}",
         "figures": [_svg(ax) for ax in axes],
         "tables": _tables(evaluation, lengths),
         "footer": "Every number here can be recomputed from the run's metrics folder.",
@@ -144,7 +155,7 @@ def _tables(evaluation: Evaluation, lengths: dict[str, Any]) -> list[tuple[str, 
         ("Can the probabilities be trusted?", evaluation.calibration_table()),
     ]
     if len(evaluation.metrics["by_domain"]) > 1:
-        shown = ["realm", "reward_model", "similarity", "linear", "length"]
+        shown = ["realm", *parts(evaluation.scales), "linear", "length"]
         tables.insert(2, ("By subset", evaluation.slice_table("by_domain", shown)))
     return [(title, Markup(table.to_html(index=False, border=0))) for title, table in tables]
 

@@ -1,7 +1,7 @@
 """The content of a run's index page: the page that is sent to a colleague."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,9 @@ def index_content(run: Run, notebooks: Sequence[Path], files: Sequence[str]) -> 
         "sizes": f"{counted(evaluation['pairs'], 'pairs')} of {counted(evaluation['posts'], 'posts')}",
         "rewards": rows,
         "axis": axis,
-        "differences": [_difference_row(name, entry) for name, entry in evaluation["differences"].items()],
+        "differences": [
+            _difference_row(name, entry, evaluation["rewards"]) for name, entry in evaluation["differences"].items()
+        ],
         "figures": _figures(run, captions(evaluation)),
         "policies": policies,
         "policy_figures": _figures(run, policies["captions"]) if policies else [],
@@ -64,8 +66,7 @@ def _figures(run: Run, explained: Mapping[str, tuple[str, str]]) -> list[dict[st
 
 def reward_rows(evaluation: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[int, int]]:
     """The headline table, best first, with the positions of points and intervals on a common axis in percent."""
-    from realm_lib.report.figures import COLOURS
-    from realm_lib.report.figures.theme import label_of
+    from realm_lib.report.figures.theme import colour_of, label_of
 
     rewards = evaluation["rewards"] | ({"ceiling": evaluation["ceiling"]} if "ceiling" in evaluation else {})
     ends = [end for entry in rewards.values() for end in entry["ci"]]
@@ -78,8 +79,8 @@ def reward_rows(evaluation: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tu
     rows = [
         {
             "name": name,
-            "label": label_of(name),
-            "colour": COLOURS.get(name, "#777777"),
+            "label": label_of(name, rewards),
+            "colour": colour_of(name, rewards),
             "accuracy": percent(entry["accuracy"]),
             "interval": " to ".join(map(percent, entry["ci"])),
             "position": position(entry["accuracy"]),
@@ -128,17 +129,17 @@ def failed_steps(steps: Mapping[str, Any]) -> list[str]:
     return [name for name, step in steps.items() if step.get("exit") != "ok"]
 
 
-def rewards_compared(difference: str) -> str:
-    """The key of a difference, as ``realm - length``, in words."""
+def rewards_compared(difference: str, rewards: Iterable[str]) -> str:
+    """The key of a difference between two of ``rewards``, as ``realm - length``, in words."""
     from realm_lib.report.figures.theme import label_of
 
-    return " minus ".join(label_of(name) for name in difference.split(" - "))
+    return " minus ".join(label_of(name, rewards) for name in difference.split(" - "))
 
 
-def _difference_row(name: str, entry: Mapping[str, Any]) -> dict[str, str]:
+def _difference_row(name: str, entry: Mapping[str, Any], rewards: Iterable[str]) -> dict[str, str]:
     p = entry["p_holm"]
     return {
-        "label": rewards_compared(name),
+        "label": rewards_compared(name, rewards),
         "value": f"{100 * entry['value']:+.1f}",
         "interval": interval(entry["ci"], "+.1f"),
         "p": f"{p:.4f}" if p >= 0.0001 else "below 0.0001",

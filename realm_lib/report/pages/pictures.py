@@ -24,6 +24,17 @@ _DARK_COLOURS = {
     "#d55e00": "#ee7f2d",
     "#009e73": "#2fc097",
     "#3b8fc4": "#5fade0",
+    "#8c6d1f": "#c29f45",  # signals
+    "#c0392b": "#e46f63",
+    "#2f7f7f": "#55b0b0",
+    "#9c4f96": "#cf8bc9",
+    "#5b7f1f": "#96bd52",
+    "#4b4ba8": "#9292e0",
+    "#a65628": "#d6875a",
+    "#2c6e9b": "#5fa5d6",  # the reward without one of them
+    "#1f2f4f": "#9fb3d9",
+    "#3d5a80": "#8fa9cf",
+    "#24476b": "#86aede",
 }
 """The theme's colours on white, and what has the same part, and contrast enough, on a dark page."""
 
@@ -34,16 +45,17 @@ DESCRIPTIONS = {
     "offline_policy": "Loss of the small policy by training step",
     "features_chosen_rejected": "Distributions of score and of similarity over chosen and rejected responses",
     "combiner_training": "Loss and validation accuracy of the combiner by epoch, the kept epoch marked",
-    "combiner_surface": "Combined reward over the plane of score and similarity",
+    "combiner_surface": "Combined reward over the two features that matter most",
     "evaluation_accuracy": "Accuracy of each reward as a point with its interval",
     "evaluation_differences": "Differences in accuracy between REALM and each other reward, with intervals",
+    "evaluation_signals": "Accuracy lost without each feature, with intervals, beside what the feature cost",
     "evaluation_seeds": "Accuracy of combiners trained from other seeds, beside the interval over posts",
     "evaluation_domains": "Accuracy of REALM and of the reward model by domain, with intervals",
     "evaluation_score_ratio": "Accuracy by how clear the votes were",
     "evaluation_length": "Accuracy by how much longer the preferred response is",
     "evaluation_perturbations": "Change of each reward when a response is padded, made polite, reordered or misplaced",
     "evaluation_reliability": "How often the reward is right against how sure it is",
-    "evaluation_effects": "Reward against each feature while the other is held",
+    "evaluation_effects": "Reward against each feature while the others are held",
     "evaluation_spread": "Accuracy against the ensemble's disagreement",
     "evaluation_explorer": "Two responses to a prompt on the surface of the combined reward",
     "ppo_progress": "What is watched during PPO, by episode: reward and its parts, KL, entropy, length and others",

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from realm_lib.evaluation.parts import parts
 from realm_lib.report.pages.index import failed_steps, rewards_compared, seconds_in_all
 from realm_lib.report.pages.pages import Page, write_page
 from realm_lib.report.pages.policies import read_policies, training_rows
@@ -14,9 +15,6 @@ from realm_lib.report.words.evaluation import runs_compared
 from realm_lib.report.words.numbers import counted, in_words, points, with_interval
 from realm_lib.report.words.policies import policy_name
 from realm_lib.runs.run import Run
-
-_REWARDS = ("realm", "linear", "reward_model", "similarity", "length", "ceiling")
-_DIFFERENCES = ("realm - reward_model", "realm - similarity", "realm - linear", "realm - length")
 
 
 class ComparisonOfRunsError(ValueError):
@@ -97,19 +95,22 @@ def _flat(content: Any, key: str = "") -> dict[str, str]:
 
 def _tables(runs: Sequence[Run], evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Title, note and rows of each table that has rows; a row is its label and a cell a run."""
-    from realm_lib.report.figures import LABELS
+    from realm_lib.report.figures.theme import label_of
 
+    every = list(dict.fromkeys(name for metrics in evaluations for name in metrics["rewards"]))
+    of_features = parts(every)
+    shown = ("realm", "linear", *of_features, "length", "ceiling")
     rewards = [metrics["rewards"] | {"ceiling": metrics.get("ceiling")} for metrics in evaluations]
     policies = [(read_policies(run) or {"policies": {}})["policies"] for run in runs]
     trainings = [{row["name"]: row["reward"] for row in training_rows(run)} for run in runs]
     steps = [run.manifest.get("steps", {}) for run in runs]
     accuracy = [
         ("Test pairs", [f"{metrics['pairs']:,} of {counted(metrics['posts'], 'posts')}" for metrics in evaluations]),
-        *((LABELS[name], [_share(entries.get(name), "accuracy") for entries in rewards]) for name in _REWARDS),
+        *((label_of(name, every), [_share(entries.get(name), "accuracy") for entries in rewards]) for name in shown),
     ]
     differences = [
-        (rewards_compared(name), [_difference(metrics["differences"].get(name)) for metrics in evaluations])
-        for name in _DIFFERENCES
+        (rewards_compared(name, every), [_difference(metrics["differences"].get(name)) for metrics in evaluations])
+        for name in (f"realm - {other}" for other in (*of_features, "linear", "length"))
     ]
     trained = [(name, [rows.get(name, "") for rows in trainings]) for name in ("PPO", "DPO")]
     wins = [

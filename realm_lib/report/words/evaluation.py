@@ -1,7 +1,8 @@
 """An evaluation in words, made from metrics/evaluation.json: the verdict, five answers, captions, and runs compared."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from realm_lib.evaluation.parts import parts
 from realm_lib.evaluation.result import Evaluation
 from realm_lib.report.words.numbers import (
     Metrics,
@@ -16,16 +17,10 @@ from realm_lib.report.words.numbers import (
     points,
     with_interval,
 )
+from realm_lib.report.words.rewards import all_features, reward_name
 from realm_lib.report.words.seeds import seeds
+from realm_lib.report.words.signals import calibration, worth_paying
 
-_NAMES = {
-    "realm": "the combined reward",
-    "reward_model": "the reward model alone",
-    "similarity": "similarity alone",
-    "linear": "a plain weighted sum of the two",
-    "trees": "boosted trees on both",
-    "length": "taking the longer response",
-}
 _BEYOND_LENGTH = {
     "above": ("It is more than length", "No"),
     "holds": ("It is not shown to be more than length", "More than length is not shown"),
@@ -39,13 +34,12 @@ _STANDING = {
     "the data cannot tell": "not to be told from",
 }
 _AGAINST_LINEAR = {
-    "better": "It is better than a weighted sum of the two: the network earns its place.",
-    "better, not surely": "It seems better than a weighted sum of the two, but not surely.",
-    "worse": "A weighted sum of the two does better than the network.",
-    "worse, not surely": "A weighted sum of the two seems to do better than the network.",
-    "the data cannot tell": "The network is not shown to be better than a plain weighted sum of the two.",
+    "better": "It is better than a weighted sum of {all}: the network earns its place.",
+    "better, not surely": "It seems better than a weighted sum of {all}, but not surely.",
+    "worse": "A weighted sum of {all} does better than the network.",
+    "worse, not surely": "A weighted sum of {all} seems to do better than the network.",
+    "the data cannot tell": "The network is not shown to be better than a plain weighted sum of {all}.",
 }
-_PARTS = ("reward_model", "similarity")
 _NAMED_PAIRS = 30
 """A domain of fewer pairs is counted but not named: its accuracy is mostly luck."""
 
@@ -57,11 +51,11 @@ def verdict(evaluation: Evaluation) -> str:
     longer counts once all comparisons are corrected for.
     """
     metrics, subject = evaluation.metrics, evaluation.subject
-    others = [*_PARTS, "linear", "trees"]
+    others = [*parts(metrics["rewards"]), "linear", "trees"]
     sentences = [_ranking(metrics, others, evaluation.confidence), _length(metrics)[0]]
     if "reward_model" in _differences(metrics):
         sentences.append(power(metrics))
-    name, accuracy = _name(subject), metrics["rewards"][subject]["accuracy"]
+    name, accuracy = _name(subject, metrics), metrics["rewards"][subject]["accuracy"]
     if "ceiling" in metrics:
         ceiling = metrics["ceiling"]["accuracy"]
         away = f"{100 * abs(ceiling - accuracy):.1f}"
@@ -72,21 +66,21 @@ def verdict(evaluation: Evaluation) -> str:
     if "feature_ceiling" in metrics:
         best = metrics["feature_ceiling"]
         sentences.append(
-            "The best use of the two features that could be fitted to the known truth reaches "
-            f"{percent(best['accuracy'])}: {name} differs from it by {points(best['difference'])}."
+            f"The best use of {all_features(metrics['rewards'])} features that could be fitted to the known truth "
+            f"reaches {percent(best['accuracy'])}: {name} differs from it by {points(best['difference'])}."
         )
     return " ".join(sentences)
 
 
 def two_sentences(metrics: Metrics) -> str:
     """Is the combined reward better than its parts, and is it more than length: a sentence each."""
-    return f"{_ranking(metrics, [*_PARTS, 'linear'])} {_length(metrics)[0]}"
+    return f"{_ranking(metrics, [*parts(metrics['rewards']), 'linear'])} {_length(metrics)[0]}"
 
 
 def power(metrics: Metrics) -> str:
     """What the pairs could have shown: the smallest difference from the reward model alone with 80 % power."""
     detectable = _differences(metrics)["reward_model"]["detectable"]
-    both = f"{_name(_subject(metrics))} and {_NAMES['reward_model']}"
+    both = f"{_name(_subject(metrics), metrics)} and {_name('reward_model', metrics)}"
     if detectable < 1e-9:
         return (
             f"How large a difference between {both} these pairs would show cannot be said: it is the same in each post."
@@ -100,23 +94,26 @@ def power(metrics: Metrics) -> str:
 def questions_answered(metrics: Metrics) -> list[tuple[str, str]]:
     """The questions that a reader of one page has, each with its answer in numbers."""
     differences = _differences(metrics)
-    parts = {name: differences[name] for name in _PARTS if name in differences}
-    much = "; ".join(f"against {_name(name)} {points(difference)}" for name, difference in parts.items())
+    compared = {name: differences[name] for name in parts(metrics["rewards"]) if name in differences}
+    much = "; ".join(f"against {_name(name, metrics)} {points(entry)}" for name, entry in compared.items())
     answers = [
-        ("Is it better?", _better(differences, parts)),
+        ("Is it better?", _better(metrics, compared)),
         ("By how much?", f"{capital(much)} (95 % intervals over posts)." if much else "Not compared with its parts."),
-        ("How sure is that?", _how_sure(metrics, parts) or "That was not tested."),
+        ("How sure is that?", _how_sure(metrics, compared) or "That was not tested."),
     ]
     if (domains := _domains(metrics)) is not None:
         answers.append(("On which domains?", domains))
+    if "signals" in metrics:
+        answers.append(("Which signals are worth paying for?", worth_paying(metrics["signals"], metrics["pairs"])))
     return [*answers, ("Is it only length?", _length(metrics)[1])]
 
 
 def captions(metrics: Metrics) -> dict[str, tuple[str, str]]:
-    """Title and caption of the five figures that matter: what to see in each, with this run's own numbers."""
-    intervals, realm = [entry["ci"] for entry in metrics["differences"].values()], metrics["rewards"]["realm"]
+    """Title and caption of the figures that matter: what to see in each, with this run's own numbers."""
+    intervals = [entry["ci"] for entry in metrics["differences"].values()]
     right, left = sum(low > 0 for low, _ in intervals), sum(high < 0 for _, high in intervals)
-    return {
+    others = "" if all_features(metrics["rewards"]) == "the two" else " Drawn are the two features that matter most."
+    found = {
         "evaluation_differences": (
             "How much better, and how sure.",
             f"Intervals that lie wholly right of zero, where the combined reward is better: {right} of "
@@ -136,10 +133,17 @@ def captions(metrics: Metrics) -> dict[str, tuple[str, str]]:
             "What the combiner has learned.",
             "Brighter is a higher reward. Straight parallel bands order responses as a weighted sum does; where they "
             "bend, how much each feature counts depends on the response. White lines hold the densest 50 % and 90 % of "
-            "the responses: far outside them the surface is a guess.",
+            f"the responses: far outside them the surface is a guess.{others}",
         ),
-        "evaluation_reliability": ("Whether its probabilities can be trusted.", _reliability(realm)),
+        "evaluation_reliability": ("Whether its probabilities can be trusted.", _reliability(metrics)),
     }
+    if "signals" in metrics:
+        found["evaluation_signals"] = (
+            "What each signal adds.",
+            "The accuracy that is lost where the reward is trained without it, and what it cost. An interval that "
+            "holds zero: it is not shown to be worth that.",
+        )
+    return found
 
 
 def runs_compared(names: Sequence[str], runs: Sequence[Metrics], changed: Sequence[str]) -> str:
@@ -156,8 +160,8 @@ def runs_compared(names: Sequence[str], runs: Sequence[Metrics], changed: Sequen
     return text
 
 
-def _name(reward: str) -> str:
-    return _NAMES.get(reward, reward)
+def _name(reward: str, metrics: Metrics) -> str:
+    return reward_name(reward, metrics["rewards"])
 
 
 def _subject(metrics: Metrics) -> str:
@@ -178,18 +182,20 @@ def _ranking(metrics: Metrics, others: Sequence[str], confidence: float = 0.95) 
     pairs = "simulated pairs" if "ceiling" in metrics else "pairs"
     ties = f"; ties, {reward['ties']:,} here, count half" if reward["ties"] else ""
     start = (
-        f"On {counted(metrics['pairs'], pairs)} of {counted(metrics['posts'], 'posts')} {_name(subject)} ranks "
-        f"{percent(reward['accuracy'])} rightly ({100 * confidence:g} % interval {interval(reward['ci'])}{ties})"
+        f"On {counted(metrics['pairs'], pairs)} of {counted(metrics['posts'], 'posts')} {_name(subject, metrics)} "
+        f"ranks {percent(reward['accuracy'])} rightly ({100 * confidence:g} % interval {interval(reward['ci'])}{ties})"
     )
-    standing = _standing({name: differences[name] for name in others if name in differences}, numbers=True)
+    standing = _standing(metrics, [name for name in others if name in differences], numbers=True)
     return f"{start}: {standing}." if standing else f"{start}."
 
 
-def _standing(differences: Mapping[str, Metrics], *, numbers: bool = False) -> str:
-    """How the subject stands to other rewards, a clause an outcome, with the ``numbers`` if wanted."""
+def _standing(metrics: Metrics, others: Iterable[str], *, numbers: bool = False) -> str:
+    """How the subject stands to ``others``, a clause an outcome, with the ``numbers`` if wanted."""
+    differences = _differences(metrics)
     names: dict[str, list[str]] = {outcome: [] for outcome in _STANDING}
-    for name, difference in differences.items():
-        names[in_words(difference)].append(f"{_name(name)} ({points(difference)})" if numbers else _name(name))
+    for other in others:
+        told = f"{_name(other, metrics)} ({points(differences[other])})" if numbers else _name(other, metrics)
+        names[in_words(differences[other])].append(told)
     return "; ".join(f"it is {_STANDING[outcome]} {listed(those)}" for outcome, those in names.items() if those)
 
 
@@ -213,45 +219,54 @@ def _length(metrics: Metrics) -> tuple[str, str]:
             f"{with_interval(controlled['accuracy'], controlled['ci'])}"
         ]
     if "length" in differences:
-        against = _standing({"length": differences["length"]}, numbers=True)
+        against = _standing(metrics, ["length"], numbers=True)
         clauses.append(f"{against}, which is right in {percent(metrics['rewards']['length']['accuracy'])}")
     text = "; ".join(clauses)
     return f"{start}: {text}." if text else f"{start}.", f"{answer}. {capital(text)}." if text else f"{answer}."
 
 
-def _reliability(realm: Metrics) -> str:
-    """What the reliability diagram shows of the reward ``realm``, and by what its differences were divided."""
-    if realm["temperature"] is None:
-        scaled = "On the validation pairs REALM was no better than chance: it says 50 % everywhere."
+def _reliability(metrics: Metrics) -> str:
+    """What the reliability diagram shows of the reward, and what its probabilities are made of."""
+    realm = metrics["rewards"]["realm"]
+    if "calibration" in metrics:
+        folded = metrics["calibration"]
+        scaled = f"REALM's differences are taken as the log-odds that they are: {calibration(folded)}"
+        shown = folded["after"]
+    elif realm["temperature"] is None:
+        scaled, shown = "On the validation pairs REALM was no better than chance: it says 50 % everywhere.", realm
     else:
         scaled = (
             f"REALM's differences were divided by {realm['temperature']:.3g}, the temperature that fits the validation "
             "pairs."
         )
+        shown = realm
     return (
         f"On the dotted line a reward is as often right as it says. {scaled} REALM's distance from the line is "
-        f"{100 * realm['ece']:.1f} points on average; that of a perfect one would be about "
-        f"{100 * realm['ece_by_chance']:.1f} in a sample of this size."
+        f"{100 * shown['ece']:.1f} points on average; that of a perfect one would be about "
+        f"{100 * shown['ece_by_chance']:.1f} in a sample of this size."
     )
 
 
-def _better(differences: Mapping[str, Metrics], parts: Mapping[str, Metrics]) -> str:
-    words = {in_words(difference) for difference in parts.values()}
+def _better(metrics: Metrics, compared: Mapping[str, Metrics]) -> str:
+    words = {in_words(difference) for difference in compared.values()}
     if not words:
         text = "Not compared with its parts."
     elif "worse" in words:
-        text = f"No: {_standing(parts)}."
+        text = f"No: {_standing(metrics, compared)}."
     elif words == {"better"}:
-        text = f"Yes: {_standing(parts)}."
+        text = f"Yes: {_standing(metrics, compared)}."
     else:
-        text = f"{'In part' if 'better' in words else 'Not shown'}: {_standing(parts)}."
-    return f"{text} {_AGAINST_LINEAR[in_words(differences['linear'])]}" if "linear" in differences else text
+        text = f"{'In part' if 'better' in words else 'Not shown'}: {_standing(metrics, compared)}."
+    if (linear := _differences(metrics).get("linear")) is None:
+        return text
+    everything = all_features(metrics["rewards"])
+    return f"{text} {_AGAINST_LINEAR[in_words(linear)].format(all=everything)}"
 
 
-def _how_sure(metrics: Metrics, parts: Mapping[str, Metrics]) -> str:
-    p_values = [f"{p_value(difference['p_holm'])} against {_name(name)}" for name, difference in parts.items()]
+def _how_sure(metrics: Metrics, compared: Mapping[str, Metrics]) -> str:
+    p_values = [f"{p_value(entry['p_holm'])} against {_name(name, metrics)}" for name, entry in compared.items()]
     sentences = [f"{listed(p_values)}, after correction for all comparisons made."] if p_values else []
-    if "reward_model" in parts:
+    if "reward_model" in compared:
         sentences.append(power(metrics))
     if "seeds" in metrics:
         sentences.append(seeds(metrics["seeds"], metrics["rewards"]["realm"]["ci"]))

@@ -10,6 +10,7 @@ __all__ = [
     "between",
     "capital",
     "counted",
+    "in_letters",
     "in_words",
     "interval",
     "is_sure",
@@ -22,6 +23,14 @@ __all__ = [
 ]
 
 Metrics = Mapping[str, Any]
+
+
+_WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+def in_letters(count: int) -> str:
+    """A small number as a word: ``three``; 10 and more in digits."""
+    return _WORDS[count] if count < len(_WORDS) else f"{count:,}"
 
 
 def points(difference: Metrics) -> str:

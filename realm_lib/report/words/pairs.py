@@ -1,12 +1,12 @@
 """Pairs of responses in words: which one a reward prefers, what pairs were made or read, and the ones it gets wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from realm_lib.evaluation.per_pair import wrong_pairs
-from realm_lib.report.words.numbers import counted, interval, percent
+from realm_lib.report.words.numbers import counted, interval, listed, percent
 
 if TYPE_CHECKING:
     from realm_lib.rlhf.dpo.pairs import PreferencePairs
@@ -30,6 +30,13 @@ def preferred(rewards: tuple[float, float], probability: float, readers: int | N
     if readers is None:
         return text
     return f"{text} Readers preferred {'AB'[readers]}: the reward is {'right' if winner == readers else 'wrong'}."
+
+
+def lies_outside(responses: Sequence[str]) -> str:
+    """That ``responses``, A or B or both, are beyond what the combiner was trained on, and what the reward is there."""
+    if len(responses) > 1:
+        return f"Responses {listed(responses)} lie outside the training range: the reward takes the border's value."
+    return f"Response {responses[0]} lies outside the training range: the reward takes the border's value."
 
 
 def pairs_made(pairs: "PreferencePairs") -> str:
