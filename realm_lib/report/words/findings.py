@@ -67,13 +67,41 @@ def ppo(metrics: Metrics, *, simulated: bool) -> str:
         f"On {_held_out(metrics, simulated)} the mean reward went {_change(metrics['reward'])} at "
         f"{max(0.0, metrics['kl']):.1f} nats from the reference, after {metrics['best_step']} of "
         f"{counted(metrics['updates'], 'updates')} ({counted(metrics['episodes'], 'episodes')}, "
-        f"{speed:{'.0f' if speed >= 10 else '.2g'}} a second).{floored(metrics)}"
+        f"{speed:{'.0f' if speed >= 10 else '.2g'}} a second).{floored(metrics)}{_outside(metrics)}"
     )
     if metrics["best_step"] == 0:
         return f"{text} The policy that was kept is the one that training began with."
     if "gold" not in metrics:
         return text
     return f"{text} The simulated true utility went {_change(metrics['gold'])}: {_by_the_truth(metrics)}."
+
+
+def between_prompts(metrics: Metrics, transform: str) -> str:
+    """Notebook 04, from metrics/ppo.json: how much of the reward is the prompt's, what ``transform`` makes of it."""
+    found = metrics["between_prompts"]
+    if found is None:
+        return (
+            "How much of the reward's variance lies between prompts cannot be told here: that takes several responses "
+            "to one prompt (`rlhf.ppo.samples_per_prompt`) that do not all earn the same."
+        )
+    part = found["none"]
+    text = (
+        f"Of the variance of {counted(found['prompts'] * found['responses'], 'rewards')} "
+        f"({counted(found['prompts'], 'prompts')}, {found['responses']} responses each) "
+        f"**{100 * part['share']:.0f} %** ({interval([100 * end for end in part['ci']], '.0f')}) lies between prompts "
+        "and says nothing about which response is better. "
+    )
+    if transform == "none":
+        return text + "Each response is compared with the others to its prompt, so that this part teaches nothing."
+    if transform == "centred":
+        return text + (
+            "Centring takes it off. Comparing each response with the others to its prompt takes off the same, so that "
+            "here the gradient is that of the plain reward."
+        )
+    return text + (
+        "The log-sigmoid is of the reward less its prompt's reference: it takes this part off too, and lets a gain "
+        "count the less, the better a response already is."
+    )
 
 
 def dpo(metrics: Metrics, *, simulated: bool, trained_here: bool) -> str:
@@ -127,6 +155,21 @@ def _change(entry: Metrics) -> str:
         f"from {entry['before']:.2f} to **{entry['after']:.2f}** (difference "
         f"{entry['difference']:+.2f}, {between(entry['ci_of_difference'], '+.2f')})"
     )
+
+
+def _outside(metrics: Metrics) -> str:
+    """How many responses lie where the combiner has not been; nothing of a reward that does not tell."""
+    if "outside" not in metrics:
+        return ""
+    share = metrics["outside"]
+    return (
+        f" {_share(share['after'])} of the responses after training have a feature outside the range that the combiner "
+        f"was trained on ({_share(share['before'])} before): there it is held at the edge of that range."
+    )
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.0f} %" if share == 0 or share >= 0.01 else f"{100 * share:.1f} %"
 
 
 def _by_the_truth(metrics: Metrics) -> str:
