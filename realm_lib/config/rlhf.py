@@ -104,8 +104,8 @@ class PPOParams(PolicyParams, RolloutParams, TransformParams, TrackedParams):
     """How far ahead an advantage looks before it trusts the value head (GAE); 1: to the end, whatever the head says.
     Below 1 a head that has learned nothing leaves the first tokens without credit: ``gae_lambda ** (T - t)`` of it."""
     kl_coefficient: Annotated[float, Field(ge=0)] = 0.05
-    """Weight of the per-token KL to the reference in the reward (Ziegler et al.): what a nat costs, in the reward's unit
-    (RealmReward's is log-odds). Its start, with ``kl_target``."""
+    """Weight of the per-token KL to the reference in the reward (Ziegler et al.): what a nat costs, in the unit of
+    the reward (RealmReward's is log-odds). Its start, with ``kl_target``."""
     kl_target: Annotated[float, Field(gt=0)] | None = None
     """Nats a response that an adaptive coefficient steers to (Ziegler et al., arXiv 1909.08593); null: fixed."""
     kl_horizon: Annotated[int, Field(ge=1)] | None = None

@@ -136,27 +136,35 @@ def ppo_progress(
 
 
 def rewards_by_prompt(
-    rollouts: pd.DataFrame, between: Mapping[str, Any], axes: Sequence[Axes] | None = None, *, simulated: bool = False
+    rollouts: pd.DataFrame,
+    between: Mapping[str, Any] | None,
+    axes: Sequence[Axes] | None = None,
+    *,
+    simulated: bool = False,
 ) -> Sequence[Axes]:
     """Rewards of the first rollouts, a column of points a prompt in the order of their means: plain and transformed.
 
     ``rollouts`` as :class:`PPOResult` holds them, ``between`` their entry between_prompts of metrics/ppo.json. A prompt
-    has its place of the first panel in all of them.
+    has its place of the first panel in all of them. Without rollouts the one panel is empty.
     """
-    kinds = [kind for kind in _TRANSFORMS if kind in rollouts]
+    kinds = [kind for kind in _TRANSFORMS if kind in rollouts] or ["none"]
     if axes is None:
         figure, grid = plt.subplots(1, len(kinds), figsize=(11, 3.4), squeeze=False)
         figure.set_layout_engine("constrained", w_pad=0.1)
         axes = list(grid.flat)
+    if rollouts.empty:
+        axes[0].set_axis_off()
+        return axes
     means = rollouts.groupby(["step", "question"])["none"].transform("mean")
     places = means.rank(method="dense")
     for ax, kind in zip(axes, kinds, strict=True):
         ax.scatter(places, rollouts[kind], s=9, color=COLOURS["realm"], alpha=0.35, linewidths=0)
-        ax.set(xlabel="Prompt, in the order of its mean reward", ylabel=_TRANSFORMS[kind])
+        ax.set_xlabel("Prompt, by its mean reward")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        part = between[kind]
-        facts = [f"{100 * part['share']:.0f} % of the variance between prompts"] if part is not None else []
-        draw_title(ax, _TRANSFORMS[kind], facts, simulated and ax is axes[0])
+        part = None if between is None else between[kind]
+        facts = [] if part is None else [f"{100 * part['share']:.0f} % of the variance between prompts"]
+        draw_title(ax, _TRANSFORMS[kind], facts, simulated)
+    axes[0].set_ylabel("Of each response")
     return axes
 
 

@@ -84,23 +84,23 @@ def between_prompts(metrics: Metrics, transform: str) -> str:
             "How much of the reward's variance lies between prompts cannot be told here: that takes several responses "
             "to one prompt (`rlhf.ppo.samples_per_prompt`) that do not all earn the same."
         )
-    part = found["none"]
+    prompts, responses, plain = found["prompts"], found["responses"], found["none"]
     text = (
-        f"Of the variance of {counted(found['prompts'] * found['responses'], 'rewards')} "
-        f"({counted(found['prompts'], 'prompts')}, {found['responses']} responses each) "
-        f"**{100 * part['share']:.0f} %** ({interval([100 * end for end in part['ci']], '.0f')}) lies between prompts "
-        "and says nothing about which response is better. "
+        f"Of the variance of {counted(prompts * responses, 'rewards')} ({counted(prompts, 'prompts')}, {responses} "
+        f"responses each) **{_share(plain['share'])}** ({interval([100 * end for end in plain['ci']], '.0f')}) lies "
+        "between prompts and says nothing about which response is better. "
     )
     if transform == "none":
         return text + "Each response is compared with the others to its prompt, so that this part teaches nothing."
+    left = "it" if found[transform] is None else f"all but {_share(found[transform]['share'])}"
     if transform == "centred":
         return text + (
-            "Centring takes it off. Comparing each response with the others to its prompt takes off the same, so that "
+            f"Centring takes {left} off. Comparing each response with the others to its prompt does so in any case: "
             "here the gradient is that of the plain reward."
         )
     return text + (
-        "The log-sigmoid is of the reward less its prompt's reference: it takes this part off too, and lets a gain "
-        "count the less, the better a response already is."
+        f"The log-sigmoid of the reward less its prompt's reference takes {left} off, and lets a gain count the less, "
+        "the better a response already is."
     )
 
 
@@ -169,7 +169,7 @@ def _outside(metrics: Metrics) -> str:
 
 
 def _share(share: float) -> str:
-    return f"{100 * share:.0f} %" if share == 0 or share >= 0.01 else f"{100 * share:.1f} %"
+    return f"{100 * share:.0f} %" if share == 0 or share >= 0.01 else f"{100 * share:.1g} %"
 
 
 def _by_the_truth(metrics: Metrics) -> str:
