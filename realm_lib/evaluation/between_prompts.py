@@ -41,6 +41,6 @@ def between_prompts(values: Floats) -> BetweenPrompts | None:
         return None
     share, high, low = (
         max(0.0, (between - within * by) / (between + (responses - 1) * within * by))
-        for by in (1.0, *f_distribution.ppf([0.025, 0.975], *freedom))
+        for by in (1.0, *f_distribution.ppf([0.025, 0.975], *freedom).tolist())
     )
     return BetweenPrompts(max(0.0, between - within) / responses, within, share, [low, high])
