@@ -87,16 +87,17 @@ def between_prompts(metrics: Metrics, transform: str) -> str:
     prompts, responses, plain = found["prompts"], found["responses"], found["none"]
     text = (
         f"Of the variance of {counted(prompts * responses, 'rewards')} ({counted(prompts, 'prompts')}, {responses} "
-        f"responses each) **{_share(plain['share'])}** ({interval([100 * end for end in plain['ci']], '.0f')}) lies "
-        "between prompts and says nothing about which response is better. "
+        f"responses each) **{with_interval(plain['share'], plain['ci'])}** lies between prompts and says nothing about "
+        "which response is better. "
     )
     if transform == "none":
         return text + "Each response is compared with the others to its prompt, so that this part teaches nothing."
-    left = "it" if found[transform] is None else f"all but {_share(found[transform]['share'])}"
+    part = found[transform]
+    left = "it" if part is None or part["share"] < 0.001 else f"all but {percent(part['share'])}"
     if transform == "centred":
         return text + (
             f"Centring takes {left} off. Comparing each response with the others to its prompt does so in any case: "
-            "here the gradient is that of the plain reward."
+            "but for `reward_scaling` the gradient is that of the plain reward."
         )
     return text + (
         f"The log-sigmoid of the reward less its prompt's reference takes {left} off, and lets a gain count the less, "
@@ -163,13 +164,9 @@ def _outside(metrics: Metrics) -> str:
         return ""
     share = metrics["outside"]
     return (
-        f" {_share(share['after'])} of the responses after training have a feature outside the range that the combiner "
-        f"was trained on ({_share(share['before'])} before): there it is held at the edge of that range."
+        f" {percent(share['after'])} of the responses after training have a feature outside the range that the "
+        f"combiner was trained on ({percent(share['before'])} before): there it is held at the edge of that range."
     )
-
-
-def _share(share: float) -> str:
-    return f"{100 * share:.0f} %" if share == 0 or share >= 0.01 else f"{100 * share:.1g} %"
 
 
 def _by_the_truth(metrics: Metrics) -> str:
