@@ -201,7 +201,7 @@ def test_the_log_and_the_metrics_say_how_much_is_the_prompts_and_what_lies_outsi
     assert between["centred"]["share"] == 0
     after = result.judged[result.judged["step"] == result.best_step]
     assert found["outside"]["after"] == after["outside"].mean()
-    assert found["outside"]["last"] == result.history["outside"].iloc[-1]
+    assert found["outside"]["training"] == result.history["outside"].mean()
     assert "of the responses after training have a feature outside" in findings.ppo(found, simulated=False)
 
 

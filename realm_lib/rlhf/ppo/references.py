@@ -74,8 +74,8 @@ def draw_references(
 def first_rewards(step: int, episodes: Sequence[Episode], params: PPOParams) -> list[dict[str, float]]:
     """Rows step, question, and the reward as each transform makes it, of a rollout among the first; else none.
 
-    Responses with one ``question``, a number within the rollout, answer one prompt together.
-    Where nothing says what a prompt's reference is, there is the plain reward alone.
+    Responses with one ``question``, a number within the rollout, answer one prompt together. Where a prompt has no
+    reference there is the plain reward alone.
     """
     if step * params.batch_size > max(_FIRST, params.batch_size):
         return []

@@ -73,10 +73,10 @@ class PPOResult:
         """What metrics/ppo.json holds; means are over the held-out prompts, kl in nats a response.
 
         reward, and each judge's name, have before, after, difference and ci_of_difference. floored counts the responses
-        that got ``rlhf.floor_reward``, while training and of the held-out prompts' answers. outside (of a reward that
-        tells it) are shares of responses with a feature beyond those of the combiner's training: first and last of the
-        updates' rollouts, before and after on the held-out prompts. between_prompts is how much of the variance of the
-        first rollouts' rewards lies between prompts, by transform (:func:`between_prompts`); null where it is unknown.
+        that got ``rlhf.floor_reward``, while training and of the held-out prompts' answers. outside is the share, of
+        the same responses, with a feature beyond those of the combiner's training; it is there where the reward tells
+        it. between_prompts is how much of the variance of the first rollouts' rewards lies between prompts, by
+        transform (:func:`between_prompts`); null where it is unknown.
         """
         both = self.comparison()
         seconds = float(self.history["seconds"].sum()) if len(self.history) else 0.0
@@ -88,7 +88,7 @@ class PPOResult:
             "length": {when: float(both[f"length_{when}"].mean()) for when in ("before", "after")},
             "ended": {when: float(both[f"ended_{when}"].mean()) for when in ("before", "after")},
             "floored": self._floored(both),
-            **({"outside": self._outside(both)} if "outside" in self.judged else {}),
+            **self._outside(both),
             "between_prompts": self._between_prompts(),
             "held_out_prompts": len(both),
             "best_step": self.best_step,
@@ -99,11 +99,13 @@ class PPOResult:
             "stopped": self.stopped,
         }
 
-    def _outside(self, both: pd.DataFrame) -> dict[str, float]:
-        updates = self.history["outside"].iloc[[0, -1]] if len(self.history) else [float("nan")] * 2
-        shares = dict(zip(("first", "last"), map(float, updates), strict=True))
-        shares |= {when: float(both[f"outside_{when}"].mean()) for when in ("before", "after")}
-        return {when: share for when, share in shares.items() if not math.isnan(share)}
+    def _outside(self, both: pd.DataFrame) -> dict[str, Any]:
+        if "outside" not in self.judged:
+            return {}
+        shares = {when: float(both[f"outside_{when}"].mean()) for when in ("before", "after")}
+        if "outside" in self.history:
+            shares["training"] = float(self.history["outside"].mean())
+        return {} if any(map(math.isnan, shares.values())) else {"outside": shares}
 
     def _between_prompts(self) -> dict[str, Any] | None:
         if self.rollouts.empty:
