@@ -84,7 +84,8 @@ class TransformParams(Section):
     ``reference_samples``."""
     reference_samples: Annotated[int, Field(ge=1)] | None = None
     """Responses of the policy before training to each prompt, drawn and rewarded once: what they get is the reference,
-    and stays it. Null takes the rollout's own, of which there must be several to a prompt."""
+    and stays it. Of few it is noisy: it can add as much as it takes off. Null takes the rollout's own, of which there
+    must be several to a prompt."""
     reference_quantile: Annotated[float, Field(ge=0, le=1)] | None = None
     """Of those responses' rewards; null is their mean. Wang et al. take a high one (0.85): log_sigmoid then asks for
     responses as good as the start's best."""

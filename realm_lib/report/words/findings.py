@@ -18,6 +18,7 @@ from realm_lib.report.words.numbers import (
 from realm_lib.report.words.policies import floored, limits, verdict
 
 _SHOWN_WARNINGS = 8
+_TRANSFORMS = {"centred": "centring", "log_sigmoid": "the log-sigmoid"}
 
 
 def offline_models(metrics: Metrics, *, simulated: bool) -> str:
@@ -90,19 +91,15 @@ def between_prompts(metrics: Metrics, transform: str) -> str:
         f"responses each) **{with_interval(plain['share'], plain['ci'])}** lies between prompts and says nothing about "
         "which response is better. "
     )
-    if transform == "none":
-        return text + "Each response is compared with the others to its prompt, so that this part teaches nothing."
-    part = found[transform]
-    left = "it" if part is None or part["share"] < 0.001 else f"all but {percent(part['share'])}"
+    part = None if transform == "none" else found[transform]
+    if part is not None:
+        text += f"Of what {_TRANSFORMS[transform]} makes of it, it is {percent(part['share'])}. "
+    text += "Each response is then compared with the others to its prompt, so that this part teaches nothing"
     if transform == "centred":
-        return text + (
-            f"Centring takes {left} off. Comparing each response with the others to its prompt does so in any case: "
-            "but for `reward_scaling` the gradient is that of the plain reward."
-        )
-    return text + (
-        f"The log-sigmoid of the reward less its prompt's reference takes {left} off, and lets a gain count the less, "
-        "the better a response already is."
-    )
+        return f"{text}: but for `reward_scaling` the gradient is that of the plain reward."
+    if transform == "log_sigmoid":
+        return f"{text}. A gain counts the less, the better a response already is."
+    return f"{text}."
 
 
 def dpo(metrics: Metrics, *, simulated: bool, trained_here: bool) -> str:
