@@ -13,6 +13,7 @@ _PPO = {"step", "episodes", "updates", "best_step", "stopped", "prompts", "objec
 _PPO_LOG = {"reward_std", "kl_coefficient", "policy_loss", "value_loss", "clip_fraction", "approximate_kl", "warnings"}
 _PPO_LOG |= {"value_error", "explained_variance", "grad_norm", "learning_rate", "tokens", "episodes_per_second"}
 _PPO_LOG |= {"seconds_sampling", "seconds_reward", "seconds_forward", "seconds_update"}
+_PPO_LOG |= {"transformed", "between_prompts"}
 _PPO_LOG |= {"sampler_kl", "importance_mean", "importance_max", "importance_truncated"}
 RESERVED_JUDGES = frozenset(_REWARD | _ANSWERS | _MEASURES | _KL | _WINS | _DPO | _PPO | _PPO_LOG)
 """What stands beside the judges in tables and metrics of policies: a judge of that name would overwrite it. Written out

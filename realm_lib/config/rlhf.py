@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from realm_lib.config.base import SecretReference, Section
 from realm_lib.config.judges import RESERVED_JUDGES
-from realm_lib.config.rollouts import RolloutParams, TrackedParams
+from realm_lib.config.rollouts import RolloutParams, TrackedParams, TransformParams
 
 
 class LoraParams(Section):
@@ -62,7 +62,7 @@ class SamplingParams(Section):
     the thinking never ends. What is learned from are all tokens."""
 
 
-class PPOParams(PolicyParams, RolloutParams, TrackedParams):
+class PPOParams(PolicyParams, RolloutParams, TransformParams, TrackedParams):
     """Proximal policy optimisation (Schulman et al., arXiv 1707.06347) of a policy from a text-level reward.
 
     Counts are over all processes of an ``accelerate launch`` together. Sources by their names: N+ is Huang et al., "The
@@ -104,7 +104,8 @@ class PPOParams(PolicyParams, RolloutParams, TrackedParams):
     """How far ahead an advantage looks before it trusts the value head (GAE); 1: to the end, whatever the head says.
     Below 1 a head that has learned nothing leaves the first tokens without credit: ``gae_lambda ** (T - t)`` of it."""
     kl_coefficient: Annotated[float, Field(ge=0)] = 0.05
-    """Weight of the per-token KL to the reference in the reward (Ziegler et al.); its start, with ``kl_target``."""
+    """Weight of the per-token KL to the reference in the reward (Ziegler et al.): what a nat costs, in the unit of
+    the reward (RealmReward's is log-odds). Its start, with ``kl_target``."""
     kl_target: Annotated[float, Field(gt=0)] | None = None
     """Nats a response that an adaptive coefficient steers to (Ziegler et al., arXiv 1909.08593); null: fixed."""
     kl_horizon: Annotated[int, Field(ge=1)] | None = None
@@ -141,6 +142,11 @@ class PPOParams(PolicyParams, RolloutParams, TrackedParams):
             total, size = getattr(self, whole), getattr(self, part)
             if total % size:
                 raise ValueError(f"{whole} {total} is not a multiple of {part} {size}: change one")
+        if self.reward_transform != "none" and self.reference_samples is None and self.samples_per_prompt == 1:
+            raise ValueError(
+                f"reward_transform {self.reward_transform} needs a reference: set samples_per_prompt above 1, or "
+                "reference_samples"
+            )
         if self.value_model == "none" and (self.gae_lambda < 1 or self.value_warmup):
             raise ValueError("value_model none has no values to trust: it needs gae_lambda 1 and value_warmup 0")
         if self.value_warmup * self.batch_size >= self.total_episodes:

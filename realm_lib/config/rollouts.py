@@ -1,4 +1,4 @@
-"""Parts of the ``rlhf`` section: who draws the responses of a rollout, and where its numbers are shown."""
+"""Parts of the ``rlhf`` section: who draws the responses of a rollout, what they earn, where its numbers are shown."""
 
 import re
 from typing import Annotated, Any, Literal, Self
@@ -9,8 +9,9 @@ from realm_lib.config.base import SecretReference, Section
 from realm_lib.config.hosted import SAFE_ENDPOINT
 
 _ADDRESS = re.compile(r"https?://[^@\s/]+(/[^@\s]*)?")
-NOT_OF_THE_RESULT: dict[str, Any] = {"ppo": {"vllm", "report_to"}, "dpo": {"report_to"}}
-"""What a training may change between a kill and going on: where it asks and where it tells, not what it computes."""
+NOT_OF_THE_RESULT: dict[str, Any] = {"reward_server": True, "ppo": {"vllm", "report_to"}, "dpo": {"report_to"}}
+"""What a training may change between a kill and going on: where it asks and where it tells, not what it computes. Which
+models a reward server has is in the reward's own identity."""
 
 
 class VLLMParams(Section):
@@ -69,6 +70,32 @@ class RolloutParams(Section):
     def _server_is_named(self) -> Self:
         if (self.sampler == "vllm") != (self.vllm is not None):
             raise ValueError("sampler vllm needs the section vllm with urls, and the section needs sampler vllm")
+        return self
+
+
+class TransformParams(Section):
+    """What a training makes of rewards, whose differences mean something within a prompt only."""
+
+    reward_transform: Literal["none", "centred", "log_sigmoid"] = "none"
+    """What a response earns for its reward r, less the penalty on its spread. ``centred``: r less its prompt's
+    reference. ``log_sigmoid``: log sigmoid(r - reference), the log-probability that it is preferred to a response worth
+    the reference: a gain counts the less, the better a response already is, and sums read as "and" (Wang et al., arXiv
+    2402.00742). The reference is what the prompt's other responses in the rollout get on average, or see
+    ``reference_samples``."""
+    reference_samples: Annotated[int, Field(ge=1)] | None = None
+    """Responses of the policy before training to each prompt, drawn and rewarded once: what they get is the reference,
+    and stays it. Of few it is noisy: it can add as much as it takes off. Null takes the rollout's own, of which there
+    must be several to a prompt."""
+    reference_quantile: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Of those responses' rewards; null is their mean. Wang et al. take a high one (0.85): log_sigmoid then asks for
+    responses as good as the start's best."""
+
+    @model_validator(mode="after")
+    def _reference_is_used(self) -> Self:
+        if self.reward_transform == "none" and self.reference_samples is not None:
+            raise ValueError("reference_samples are for reward_transform centred or log_sigmoid: set one, or null")
+        if self.reference_samples is None and self.reference_quantile is not None:
+            raise ValueError("reference_quantile is one of reference_samples: say how many, or set it to null")
         return self
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from realm_lib.config.judges import RESERVED_JUDGES
 from realm_lib.config.rlhf import RlhfParams
 from realm_lib.data.chats import Prompt
 from realm_lib.models.reward_models import UnscorableError
@@ -17,12 +18,13 @@ from realm_lib.runs.run import Run
 
 Reward = Callable[..., Sequence[float | None]]
 """``reward(prompts=, completions=) -> list of numbers``: RealmReward, or any of TRL's reward functions. One with
-a method ``explain`` that returns a table (reward, and perhaps spread, score, similarity) is asked through it."""
+a method ``explain`` that returns a table of numbers (reward, and its parts by their names) is asked through it."""
 
 Judge = Callable[..., Sequence[float]]
 """The same signature; its numbers are logged beside the reward's and never trained on: the simulator's utility."""
 
-PARTS = ("score", "similarity", "spread")
+_PARTS = {"score", "similarity", "spread", "outside"}
+"""What RealmReward tells beside its signals' numbers, whose names are theirs."""
 
 
 def reward_identity(reward: Reward) -> dict[str, str] | None:
@@ -62,13 +64,13 @@ def ask_reward(
     needs_spread: bool,
     floor: float | None = None,
 ) -> pd.DataFrame:
-    """One row a response: reward, floored, and spread, score, similarity where the reward tells them. One call.
+    """One row a response: reward, floored, and the reward's parts where it tells them, in its order. One call.
 
     ``indices`` say which of the user's prompts these are. With a ``floor`` (``rlhf.floor_reward``) an empty response
     is not sent, and one that the reward cannot score (:class:`UnscorableError`) is left out of a second call: both
     get the floor, floored is True for them and their parts are NaN. Every other failure stays one.
     Raises :class:`RewardError` naming a prompt for a reward that raises, that answers with another number of rewards,
-    or with None, NaN or infinity; and when ``needs_spread`` and there is none.
+    or with None, NaN or infinity; for a part whose name is taken; and when ``needs_spread`` and there is none.
     """
     completions = [_completion(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
     sent = [place for place, response in enumerate(responses) if floor is None or response.strip()]
@@ -109,6 +111,26 @@ def ask_judge(
     return numbers
 
 
+def ask_all(
+    reward: Reward,
+    judges: Mapping[str, Judge],
+    prompts: Sequence[Prompt],
+    responses: Sequence[str],
+    indices: Sequence[int],
+    *,
+    needs_spread: bool,
+    floor: float | None = None,
+) -> pd.DataFrame:
+    """:func:`ask_reward`'s table with a column for each judge. Raises what both raise, and :class:`RewardError` for a
+    judge that has the name of a part of the reward."""
+    table = ask_reward(reward, prompts, responses, indices, needs_spread=needs_spread, floor=floor)
+    if taken := sorted(judges.keys() & set(table)):
+        raise RewardError(f"the judge {taken[0]!r} has the name of a part of the reward: call it something else")
+    for name, judge in judges.items():
+        table[name] = ask_judge(name, judge, prompts, responses, indices, floor=floor)
+    return table
+
+
 @dataclass(frozen=True)
 class _Asking:
     """Whom one call asks about what; ``places`` are positions in the lists."""
@@ -141,9 +163,17 @@ class _Asking:
         if explain is None:
             return {"reward": self._checked(answer, self.who, places)}
         told = {"reward": self._checked(list(answer["reward"]), self.who, places)}
-        for part in PARTS:
-            if part in answer:
-                told[part] = self._checked(list(answer[part]), f"{self.who}'s {part}", places)
+        for part in answer:
+            if part == "reward":
+                continue
+            if part in RESERVED_JUDGES - _PARTS or not str(part).isidentifier():
+                raise RewardError(
+                    f"{self.who} tells a part {part!r}, a name that is taken or not a plain one: call it something else"
+                )
+            values = np.asarray(answer[part])  # outside is yes or no
+            told[part] = self._checked(
+                values.astype(int) if values.dtype == bool else values, f"{self.who}'s {part}", places
+            )
         return told
 
     def _call(self, function: Callable[..., Any], places: Sequence[int]) -> Any:

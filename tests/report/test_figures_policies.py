@@ -79,3 +79,39 @@ def test_the_credit_of_the_first_token_is_written_beside_its_line() -> None:
     said = [text.get_text() for text in ax.texts]
     assert "λ = 0.5: 25 % for the first" in said
     assert "λ = 1: 100 % for the first" in said
+
+
+def test_every_part_of_a_reward_has_a_panel_beside_the_features_that_are_known() -> None:
+    rows = history(["reward", "score", "kl", "politeness", "outside"])
+    axes = figures.ppo_progress(rows, parts=("score", "politeness"))
+    titles = [ax.get_title("left") or ax.get_title() for ax in axes[:5]]
+    assert titles == [
+        "Reward",
+        "Reward model's score",
+        "politeness",
+        "Outside the training range",
+        "KL from the reference",
+    ]
+
+
+def test_rewards_stand_by_prompt_in_the_order_of_their_means() -> None:
+    means = [2.0, -1.0, 0.5]
+    rows = pd.DataFrame(
+        [
+            {"step": 1, "question": n, "none": mean + own, "centred": own}
+            for n, mean in enumerate(means)
+            for own in (-1, 1)
+        ]
+    )
+    between = {"none": {"share": 0.426}, "centred": None}
+    plain, centred = figures.rewards_by_prompt(rows, between, simulated=True)
+    points = np.asarray(plain.collections[0].get_offsets())
+    assert points[:, 0].tolist() == [3, 3, 1, 1, 2, 2]
+    assert points[:, 1].tolist() == rows["none"].tolist()
+    assert np.asarray(centred.collections[0].get_offsets())[:, 1].tolist() == [-1, 1] * 3
+    assert [text.get_text() for text in plain.texts] == ["simulated · 43 % of the variance between prompts"]
+    assert [text.get_text() for text in centred.texts] == ["simulated"]
+    (alone,) = figures.rewards_by_prompt(rows[["step", "question", "none"]], None)
+    assert alone.get_title("left") == "Reward"
+    (empty,) = figures.rewards_by_prompt(pd.DataFrame(), None)
+    assert not empty.axison

@@ -307,6 +307,21 @@ def test_ppo_says_better_only_where_the_truth_does(metrics: dict[str, Any], simu
     assert text.endswith("cannot be told from chance.") == (truth == "holds")
 
 
+@drawn(made.ppo_metrics(), st.sampled_from(["none", "centred", "log_sigmoid"]))
+def test_what_is_the_prompts_is_said_as_a_share(metrics: dict[str, Any], transform: str) -> None:
+    text = findings.between_prompts(metrics, transform)
+    plain.check_language(text)
+    found = metrics["between_prompts"]
+    assert ("cannot be told here" in text) == (found is None)
+    if found is not None:
+        assert ("the gradient is that of the plain reward" in text) == (transform == "centred")
+        assert ("A gain counts the less" in text) == (transform == "log_sigmoid")
+        share, low, high = (100 * end for end in (found["none"]["share"], *found["none"]["ci"]))
+        assert f"**{share:.1f} % ({low:.1f} to {high:.1f})** lies between prompts" in text
+        part = None if transform == "none" else found[transform]
+        assert ("makes of it, it is" in text) == (part is not None)
+
+
 @drawn(made.dpo_metrics(), st.booleans(), st.booleans())
 def test_dpo_beats_or_loses_only_where_the_interval_does(metrics: dict[str, Any], simulated: bool, here: bool) -> None:
     text = findings.dpo(metrics, simulated=simulated, trained_here=here).split("\n")[0]

@@ -17,7 +17,7 @@ from support.ppo_run import CHOOSE_ON, HELD_OUT, PROMPTS, letters, make_params, 
 
 from realm_lib.config.base import ParamsError
 from realm_lib.config.judges import RESERVED_JUDGES
-from realm_lib.config.rlhf import LoraParams, PPOParams
+from realm_lib.config.rlhf import LoraParams, PPOParams, RewardServerParams
 from realm_lib.rlhf.errors import PPOError, RewardError
 from realm_lib.rlhf.policies import Policy, PolicyError, backbone_of, load_policy, response_log_probs
 from realm_lib.rlhf.ppo.held_out import choose
@@ -554,6 +554,18 @@ class Known:
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any]) -> list[float]:
         return letters(prompts, completions)
+
+
+def test_where_the_reward_is_asked_is_not_what_is_trained(folder: Path) -> None:
+    """Else a training that was killed would start over because its reward server has moved."""
+    params = make_params(folder)
+    moved = params.model_copy(update={"reward_server": RewardServerParams(url="http://gpu-7:8000")})
+    other = params.model_copy(update={"floor_reward": -5.0})
+    identities = [
+        PPOTrainer(each, load_policy(each.ppo, trainable=True), letters, PROMPTS, held_out=HELD_OUT)._identity
+        for each in (params, moved, other)
+    ]
+    assert identities[0] == identities[1] != identities[2]
 
 
 def test_a_training_under_another_reward_does_not_go_on_from_this_one(

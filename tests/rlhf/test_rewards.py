@@ -19,7 +19,7 @@ from realm_lib.rlhf.dpo.pairs import choose_pairs
 from realm_lib.rlhf.dpo.training import train_dpo
 from realm_lib.rlhf.errors import RewardError
 from realm_lib.rlhf.ppo.trainer import train_ppo
-from realm_lib.rlhf.rewards import ask_judge, ask_reward
+from realm_lib.rlhf.rewards import ask_all, ask_judge, ask_reward
 from realm_lib.runs.run import Run
 
 FLOOR = -9.0
@@ -110,6 +110,42 @@ def test_a_judge_is_asked_about_empty_responses_and_may_refuse_some() -> None:
     assert ask_judge("mine", count, ["p"] * 3, ["", "abcd", "ab"], [0, 1, 2], floor=FLOOR).tolist() == [0.0, FLOOR, 2.0]
     with pytest.raises(RewardError, match=r"judge 'mine' failed .*rlhf.floor_reward"):
         ask_judge("mine", count, ["p"] * 3, ["", "abcd", "ab"], [0, 1, 2])
+
+
+class Told(Letters):
+    """A reward with a part of this name."""
+
+    def __init__(self, name: str, value: Any = 1) -> None:
+        super().__init__()
+        self.name, self.value = name, value
+
+    def explain(self, prompts: Sequence[Any], completions: Sequence[str]) -> pd.DataFrame:
+        return super().explain(prompts, completions)[["reward"]].assign(**{self.name: self.value})
+
+
+def test_the_parts_are_whatever_the_reward_tells() -> None:
+    table = ask(Told("politeness", 2), ["abc", ""])
+    assert list(table) == ["reward", "politeness", "floored"]
+    assert table["politeness"].tolist()[0] == 2.0
+    assert ask(Told("outside", [True, False]), ["abc", "ab"])["outside"].tolist() == [1.0, 0.0]
+    for name in ("kl", "length", "two words"):
+        with pytest.raises(RewardError, match=f"tells a part '{name}', a name that is taken"):
+            ask(Told(name), ["abc"])
+    with pytest.raises(RewardError, match="the reward's politeness answered 'very'"):
+        ask(Told("politeness", "very"), ["abc"])
+
+
+def test_a_judge_cannot_have_the_name_of_a_part() -> None:
+    def judge(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+        return [7.0] * len(completions)
+
+    for name, taken in (("mine", False), ("politeness", True)):
+        asked: dict[str, Any] = {"judges": {name: judge}, "prompts": ["p"], "responses": ["abc"], "indices": [0]}
+        if taken:
+            with pytest.raises(RewardError, match="the judge 'politeness' has the name of a part"):
+                ask_all(Told("politeness"), **asked, needs_spread=False)
+        else:
+            assert ask_all(Told("politeness"), **asked, needs_spread=False)["mine"].tolist() == [7.0]
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,7 @@ def made_up_comparison(answer: str = "Yeast makes gas.", *, kl: float = 3.25, pr
         answers=answers,
         kls={"ppo": SequenceKL(k1=kl, k1_error=0.2, k3=1.02 * kl)},
         judges=("realm", "gold"),
+        parts=(),
         best_of=(4,),
         resamples=200,
         dropped="",

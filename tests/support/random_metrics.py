@@ -150,7 +150,16 @@ def ppo_metrics(draw: st.DrawFn) -> Made:
         "kl": draw(st.sampled_from([-0.04, 0.0, 12.3])), "held_out_prompts": draw(COUNTS), "best_step": best,
         "updates": updates, "episodes": draw(COUNTS), "episodes_per_second": speed,
         "floored": draw(st.sampled_from([{}, {"training": 0, "after": 1}, {"before": 1200}])),
+        **draw(st.sampled_from([{}, *({"outside": {"before": 0.0, "after": share}} for share in (0.0, 0.004, 1.0))])),
+        "between_prompts": draw(st.none() | prompt_shares()),
     }  # fmt: skip
+
+
+def prompt_shares() -> st.SearchStrategy[Made]:
+    """How much of the reward lies between prompts, by transform; null where a transform makes all the same."""
+    part = with_ends(SHARES, "share")
+    counts = {"prompts": st.sampled_from([2, 64, 1200]), "responses": st.sampled_from([2, 8])}
+    return st.fixed_dictionaries({**counts, "none": part, "centred": st.none() | part, "log_sigmoid": st.none() | part})
 
 
 @st.composite

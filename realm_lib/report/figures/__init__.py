@@ -20,7 +20,13 @@ from realm_lib.report.figures.learning import (
     reward_model_training,
     training_curves,
 )
-from realm_lib.report.figures.policies import over_optimisation, policy_training, ppo_progress, token_credit
+from realm_lib.report.figures.policies import (
+    over_optimisation,
+    policy_training,
+    ppo_progress,
+    rewards_by_prompt,
+    token_credit,
+)
 from realm_lib.report.figures.theme import COLOURS, LABELS, set_theme
 
 __all__ = [
@@ -40,6 +46,7 @@ __all__ = [
     "response_surface",
     "responses_on_surface",
     "reward_model_training",
+    "rewards_by_prompt",
     "seed_points",
     "set_theme",
     "signal_points",

@@ -1,6 +1,7 @@
 """Figures of policies: how they learn to answer, what happens while a reward trains them, and where it goes too far."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,6 +29,8 @@ _PANELS: dict[str, tuple[str, str]] = {
     "score": ("Reward model's score", "a part of the reward"),
     "similarity": ("Similarity", "a part of the reward, cosine"),
     "spread": ("Spread of the ensemble", "standard deviation, mean"),
+    "outside": ("Outside the training range", "share of responses"),
+    "transformed": ("Transformed reward", "mean: what training maximises"),
     "kl": ("KL from the reference", "nats a response"),
     "kl_coefficient": ("KL coefficient", "reward a nat"),
     "entropy": ("Entropy", "nats a token"),
@@ -42,6 +45,8 @@ _PANELS: dict[str, tuple[str, str]] = {
     "episodes_per_second": ("Speed", "episodes a second"),
 }
 """Columns of a training's log, as :class:`PPOResult` holds it: what they are, and their unit."""
+_PARTS = ("reward", "score", "similarity")
+_TRANSFORMS = {"none": "Reward", "centred": "Centred reward", "log_sigmoid": "Log-sigmoid of the centred reward"}
 _LINES = ("-", "--", ":")
 _COLUMNS = 4
 _LABELLED = 4
@@ -81,14 +86,20 @@ def token_credit(credits: Mapping[float, Sequence[float]], ax: Axes | None = Non
 
 
 def ppo_progress(
-    history: pd.DataFrame, axes: Sequence[Axes] | None = None, *, simulated: bool = False
+    history: pd.DataFrame,
+    axes: Sequence[Axes] | None = None,
+    *,
+    parts: Sequence[str] = (),
+    simulated: bool = False,
 ) -> Sequence[Axes]:
     """What a person watches during PPO, a small panel each; ``history`` as realm_lib.rlhf.ppo returns it.
 
-    There is a panel for every quantity of ``history`` that is known here: a reward without parts has fewer. Without
-    ``axes`` they stand four in a row, over one axis of episodes.
+    There is a panel for every quantity of ``history`` that is known here or is one of the reward's ``parts``: a reward
+    without parts has fewer. Without ``axes`` they stand four in a row, over one axis of episodes.
     """
-    panels = [name for name in _PANELS if name in history]
+    own = {name: (name, "a part of the reward") for name in parts if name not in _PANELS}
+    known = {**{name: _PANELS[name] for name in _PARTS}, **own, **_PANELS}
+    panels = [name for name in known if name in history]
     if axes is None:
         rows = max(1, -(-len(panels) // _COLUMNS))
         figure, grid = plt.subplots(rows, _COLUMNS, figsize=(11, 2.25 * rows + 0.5), sharex=True, squeeze=False)
@@ -103,7 +114,7 @@ def ppo_progress(
     for index, (ax, column) in enumerate(zip(axes, panels, strict=False)):
         values = history[column].astype(float)
         ax.plot(history["episodes"], values, color=COLOURS["realm"], linewidth=1.5)
-        name, unit = _PANELS[column]
+        name, unit = known[column]
         if column == "reward" and "gold" in history:
             ax.plot(history["episodes"], history["gold"], color=INK, linewidth=1.2, linestyle="--")
             unit = "mean; dashes: true utility"
@@ -121,6 +132,39 @@ def ppo_progress(
             ax.tick_params(labelbottom=False)
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
+    return axes
+
+
+def rewards_by_prompt(
+    rollouts: pd.DataFrame,
+    between: Mapping[str, Any] | None,
+    axes: Sequence[Axes] | None = None,
+    *,
+    simulated: bool = False,
+) -> Sequence[Axes]:
+    """Rewards of the first rollouts, a column of points a prompt in the order of their means: plain and transformed.
+
+    ``rollouts`` as :class:`PPOResult` holds them, ``between`` their entry between_prompts of metrics/ppo.json. A prompt
+    has its place of the first panel in all of them. Without rollouts the one panel is empty.
+    """
+    kinds = [kind for kind in _TRANSFORMS if kind in rollouts] or ["none"]
+    if axes is None:
+        figure, grid = plt.subplots(1, len(kinds), figsize=(11, 3.4), squeeze=False)
+        figure.set_layout_engine("constrained", w_pad=0.1)
+        axes = list(grid.flat)
+    if rollouts.empty:
+        axes[0].set_axis_off()
+        return axes
+    means = rollouts.groupby(["step", "question"])["none"].transform("mean")
+    places = means.rank(method="dense")
+    for ax, kind in zip(axes, kinds, strict=True):
+        ax.scatter(places, rollouts[kind], s=9, color=COLOURS["realm"], alpha=0.35, linewidths=0)
+        ax.set_xlabel("Prompt, by its mean reward")
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        part = None if between is None else between[kind]
+        facts = [] if part is None else [f"{100 * part['share']:.0f} % of the variance between prompts"]
+        draw_title(ax, _TRANSFORMS[kind], facts, simulated)
+    axes[0].set_ylabel("Of each response")
     return axes
 
 

@@ -60,6 +60,7 @@ DESCRIPTIONS = {
     "evaluation_explorer": "Two responses to a prompt on the surface of the combined reward",
     "ppo_progress": "What is watched during PPO, by episode: reward and its parts, KL, entropy, length and others",
     "ppo_credit": "Share of the reward that each token of a response gets, for two values of lambda",
+    "ppo_prompts": "Rewards of the first rollouts by prompt, plain, centred and log-sigmoid",
     "ppo_over_optimisation": "Reward, and the truth where it is known, against the distance from the reference",
     "dpo_margins": "Histograms of the margins and of the length differences of the training pairs",
     "dpo_training": "Loss, margin and accuracy of DPO by step",

@@ -18,6 +18,7 @@ from realm_lib.report.words.numbers import (
 from realm_lib.report.words.policies import floored, limits, verdict
 
 _SHOWN_WARNINGS = 8
+_TRANSFORMS = {"centred": "centring", "log_sigmoid": "the log-sigmoid"}
 
 
 def offline_models(metrics: Metrics, *, simulated: bool) -> str:
@@ -85,13 +86,38 @@ def ppo(metrics: Metrics, *, simulated: bool) -> str:
         f"On {_held_out(metrics, simulated)} the mean reward went {_change(metrics['reward'])} at "
         f"{max(0.0, metrics['kl']):.1f} nats from the reference, after {metrics['best_step']} of "
         f"{counted(metrics['updates'], 'updates')} ({counted(metrics['episodes'], 'episodes')}, "
-        f"{speed:{'.0f' if speed >= 10 else '.2g'}} a second).{floored(metrics)}"
+        f"{speed:{'.0f' if speed >= 10 else '.2g'}} a second).{floored(metrics)}{_outside(metrics)}"
     )
     if metrics["best_step"] == 0:
         return f"{text} The policy that was kept is the one that training began with."
     if "gold" not in metrics:
         return text
     return f"{text} The simulated true utility went {_change(metrics['gold'])}: {_by_the_truth(metrics)}."
+
+
+def between_prompts(metrics: Metrics, transform: str) -> str:
+    """Notebook 04, from metrics/ppo.json: how much of the reward is the prompt's, what ``transform`` makes of it."""
+    found = metrics["between_prompts"]
+    if found is None:
+        return (
+            "How much of the reward's variance lies between prompts cannot be told here: that takes several responses "
+            "to one prompt (`rlhf.ppo.samples_per_prompt`) that do not all earn the same."
+        )
+    prompts, responses, plain = found["prompts"], found["responses"], found["none"]
+    text = (
+        f"Of the variance of {counted(prompts * responses, 'rewards')} ({counted(prompts, 'prompts')}, {responses} "
+        f"responses each) **{with_interval(plain['share'], plain['ci'])}** lies between prompts and says nothing about "
+        "which response is better. "
+    )
+    part = None if transform == "none" else found[transform]
+    if part is not None:
+        text += f"Of what {_TRANSFORMS[transform]} makes of it, it is {percent(part['share'])}. "
+    text += "Each response is then compared with the others to its prompt, so that this part teaches nothing"
+    if transform == "centred":
+        return f"{text}: but for `reward_scaling` the gradient is that of the plain reward."
+    if transform == "log_sigmoid":
+        return f"{text}. A gain counts the less, the better a response already is."
+    return f"{text}."
 
 
 def dpo(metrics: Metrics, *, simulated: bool, trained_here: bool) -> str:
@@ -144,6 +170,17 @@ def _change(entry: Metrics) -> str:
     return (
         f"from {entry['before']:.2f} to **{entry['after']:.2f}** (difference "
         f"{entry['difference']:+.2f}, {between(entry['ci_of_difference'], '+.2f')})"
+    )
+
+
+def _outside(metrics: Metrics) -> str:
+    """How many responses lie where the combiner has not been; nothing of a reward that does not tell."""
+    if "outside" not in metrics:
+        return ""
+    share = metrics["outside"]
+    return (
+        f" {percent(share['after'])} of the responses after training have a feature outside the range that the "
+        f"combiner was trained on ({percent(share['before'])} before): there it is held at the edge of that range."
     )
 
 

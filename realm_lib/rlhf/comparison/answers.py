@@ -24,7 +24,7 @@ from realm_lib.rlhf.policies import (
     response_log_probs,
     sequence_kl,
 )
-from realm_lib.rlhf.rewards import Judge, Reward, ask_judge, ask_reward
+from realm_lib.rlhf.rewards import Judge, Reward, ask_all
 from realm_lib.rlhf.samples import SampleStore
 from realm_lib.rlhf.unseen import trained_on, unseen
 from realm_lib.runs.run import Run
@@ -115,11 +115,13 @@ def compare_policies(
     table = pd.concat(frames, ignore_index=True)
     table["prompt"] = [as_text(asked[row]) for row in table["row"]]
     numbers = [places[index] for index in encoded.kept]
+    known = {*table, "realm", "floored", "spread", *judges}
     table = _scored(table, asked, numbers, reward, judges, params.floor_reward)
     return PolicyComparison(
         answers=_with_best_of(table, settings.best_of),
         kls=kls,
         judges=("realm", *judges),
+        parts=tuple(str(name) for name in table if name not in known),
         best_of=tuple(settings.best_of),
         resamples=settings.resamples,
         dropped="; ".join(filter(None, [dropped, encoded.reason])),
@@ -184,11 +186,9 @@ def _scored(
     distinct = table[["row", "answer"]].drop_duplicates(ignore_index=True)
     prompts = [asked[row] for row in distinct["row"]]
     texts, numbers = distinct["answer"].tolist(), [indices[row] for row in distinct["row"]]
-    scores = ask_reward(reward, prompts, texts, numbers, needs_spread=False, floor=floor)
-    scores = scores.rename(columns={"reward": "realm"})
-    for name, judge in judges.items():
-        scores[name] = ask_judge(name, judge, prompts, texts, numbers, floor=floor)
-    return table.merge(pd.concat([distinct, scores], axis=1), on=["row", "answer"], how="left", validate="many_to_one")
+    scores = ask_all(reward, judges, prompts, texts, numbers, needs_spread=False, floor=floor)
+    scored = pd.concat([distinct, scores.rename(columns={"reward": "realm"})], axis=1)
+    return table.merge(scored, on=["row", "answer"], how="left", validate="many_to_one")
 
 
 def _with_best_of(table: pd.DataFrame, best_of: Sequence[int]) -> pd.DataFrame:

@@ -22,7 +22,6 @@ from realm_lib.evaluation.win_rates import (
 )
 from realm_lib.rlhf.policies import SequenceKL
 
-_PARTS = ("score", "similarity")
 _SPENT_ON = ("length", "ended")
 """What a policy may move that no judge pays for: compared with best-of-n at equal distance too."""
 
@@ -37,13 +36,15 @@ class PolicyComparison:
 
     answers: pd.DataFrame
     """One row an answer: policy, row (its prompt), prompt, number, answer, length (tokens), characters, ended, realm,
-    floored (realm is ``rlhf.floor_reward``), score and similarity where the reward tells them (NaN where floored), a
-    column a judge; weight (the weights of a policy's answers to a prompt sum to 1), picked (the one answer of a policy
-    to a prompt that is shown), and log_ratio (of a trained policy's answer, to the start, in nats). number is that of
-    the sample store: no two policies share an answer."""
+    floored (realm is ``rlhf.floor_reward``), what the reward tells beside (NaN where floored), a column a judge; weight
+    (the weights of a policy's answers to a prompt sum to 1), picked (the one answer of a policy to a prompt that is
+    shown), and log_ratio (of a trained policy's answer, to the start, in nats). number is that of the sample store: no
+    two policies share an answer."""
     kls: Mapping[str, SequenceKL]
     """Of the trained policies, to the starting policy."""
     judges: tuple[str, ...]
+    parts: tuple[str, ...]
+    """What the reward is made of, columns of ``answers``: RealmReward's features, and outside."""
     best_of: tuple[int, ...]
     resamples: int
     dropped: str
@@ -83,7 +84,7 @@ class PolicyComparison:
         rows = {
             name: {
                 **{judge: entry[judge]["mean"] for judge in self.judges},
-                **{part: entry[part] for part in _PARTS if part in entry},
+                **{part: entry[part] for part in self.parts if part in entry},
                 "KL": entry["kl"],
                 **{key: entry[key] for key in ("length", "distinct_1", "distinct_2", "ended")},
                 "wins": entry["win_rate"],
@@ -97,7 +98,7 @@ class PolicyComparison:
         """What metrics/policies.json holds.
 
         floored counts the answers of all policies that got ``rlhf.floor_reward``, distinct ones to a prompt.
-        For each policy: mean and 95 % interval by judge (the reward as ``realm``), score, similarity, kl (nats a
+        For each policy: mean and 95 % interval by judge (the reward as ``realm``), the reward's ``parts``, kl (nats a
         response to the start; ``kl_kind`` says whether it is estimated or a bound), length (tokens), characters,
         distinct_1 and distinct_2 (of the shown answers), ended (share ending in EOS), and its win rate over ``base``
         with ci, plain and length_controlled, by ``judge`` and, in by_judge, by each. length_controlled is null where
@@ -127,7 +128,7 @@ class PolicyComparison:
         own = self.answers[self.answers["policy"] == name]
         shown = own.loc[own["picked"], "answer"].tolist()
         entry: dict[str, Any] = {judge: self._mean(name, judge) for judge in self.judges}
-        entry |= {part: self._part(name, part) for part in _PARTS if part in own and own[part].notna().any()}
+        entry |= {part: self._part(name, part) for part in self.parts if own[part].notna().any()}
         entry |= self._kl(name)
         entry |= {key: float(self._means(name, key).mean()) for key in ("length", "characters", "ended")}
         entry |= {f"distinct_{n}": distinct_n(shown, n) for n in (1, 2)}

@@ -37,6 +37,10 @@ class Progress:
     judged: list[dict[str, Any]] = field(default_factory=list)
     """The held-out answers before training, where others choose."""
     best_step: int = 0
+    references: dict[str, float] = field(default_factory=dict)
+    """What the policy as it came gets for each prompt (its index) of the training, with ``reference_samples``."""
+    rollouts: list[dict[str, float]] = field(default_factory=list)
+    """The first responses' rewards, plain and transformed."""
 
 
 def fingerprint(settings: Mapping[str, Any], rows: Sequence[Any], parameters: Mapping[str, Tensor]) -> str:

@@ -6,7 +6,8 @@ the real tokens of some responses, one after another.
 Sources: Schulman et al., "Proximal Policy Optimization Algorithms" (arXiv 1707.06347); Schulman et al., "High-
 Dimensional Continuous Control Using Generalized Advantage Estimation" (1506.02438); Ziegler et al., "Fine-Tuning
 Language Models from Human Preferences" (1909.08593); Huang et al., "The N+ Implementation Details of RLHF with PPO"
-(2403.17031); Ahmadian et al., "Back to Basics" (2402.14740).
+(2403.17031); Ahmadian et al., "Back to Basics" (2402.14740); Wang et al., "Transforming and Combining Rewards for
+Aligning Large Language Models" (2402.00742).
 """
 
 import math
@@ -45,6 +46,27 @@ def leave_one_out(scores: Tensor, group: int) -> Tensor:
     grouped = scores.reshape(-1, group)
     others = (grouped.sum(dim=1, keepdim=True) - grouped) / (group - 1)
     return (grouped - others).flatten()
+
+
+def transformed(rewards: Tensor, kind: str, group: int, references: Tensor | None) -> Tensor:
+    """What training makes of ``rewards`` [b], by ``rlhf.ppo.reward_transform``: none, centred or log_sigmoid.
+
+    ``group`` neighbours answer one prompt; ``references`` [b] are what the start's responses to it get. Without them
+    the neighbours are the reference. ``centred`` takes their common mean off, which :func:`leave_one_out` does not see
+    (taking off the others' mean first would count each difference group / (group - 1) times). ``log_sigmoid`` compares
+    with the others' mean, since a mean that holds a reward's own noise would draw every difference towards zero. It is
+    log sigmoid(r - reference): Wang et al., arXiv 2402.00742.
+    """
+    if kind == "none":
+        return rewards
+    if references is not None:
+        differences = rewards - references
+    elif kind == "centred":
+        grouped = rewards.reshape(-1, group)
+        differences = (grouped - grouped.mean(dim=1, keepdim=True)).flatten()
+    else:
+        differences = leave_one_out(rewards, group)
+    return differences if kind == "centred" else torch.nn.functional.logsigmoid(differences)
 
 
 def generalised_advantages(

@@ -1,5 +1,6 @@
 """What a person watches: the numbers of a step, where its time goes, and warnings where training goes wrong."""
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from realm_lib.config.rlhf import PPOParams
 from realm_lib.rlhf.ppo.importance import sampler_warnings
 from realm_lib.rlhf.ppo.rollout import Episode
 
+_log = logging.getLogger(__name__)
 _RUNAWAY = 2.0
 _COLLAPSED = 0.2
 _EXPLODED = 2.0
@@ -23,9 +25,10 @@ _WINDOW = 5
 def describe(episodes: Sequence[Episode]) -> dict[str, float]:
     """Means over a rollout's responses.
 
-    Keys: reward, reward_std, floored (the share that got ``rlhf.floor_reward``), its parts as the reward tells them
-    (score, similarity, spread; of the others), each judge's, by its name, kl and kl_k3 (nats a response), entropy
-    (nats a token), length (tokens) and ended (share ending in EOS).
+    Keys: reward, reward_std, floored (the share that got ``rlhf.floor_reward``), its parts as the reward tells them (of
+    the others: RealmReward's are its features, spread, and outside, the share with a feature beyond those of the
+    combiner's training), each judge's, by its name, kl and kl_k3 (nats a response), entropy (nats a token), length
+    (tokens) and ended (share ending in EOS).
     """
     names = dict.fromkeys(name for episode in episodes for name in episode.told)
     told = {name: float(np.mean([row.told[name] for row in episodes if name in row.told])) for name in names}
@@ -39,6 +42,21 @@ def describe(episodes: Sequence[Episode]) -> dict[str, float]:
         "length": float(lengths.mean()),
         "ended": float(np.mean([episode.ended for episode in episodes])),
     }
+
+
+def keep_step(
+    history: list[dict[str, Any]], row: dict[str, Any], seconds: Mapping[str, float], params: PPOParams
+) -> None:
+    """Append a step's ``row`` to ``history``, with its time by part and its warnings; new kinds of these are logged."""
+    total = sum(seconds.values())
+    row |= {"seconds": total, **{f"seconds_{part}": value for part, value in seconds.items()}}
+    row["episodes_per_second"] = params.batch_size / total
+    known = {kind_of(warning) for old in history for warning in old["warnings"]}
+    history.append(row)
+    row["warnings"] = warnings_of(history, params)
+    for warning in row["warnings"]:
+        if kind_of(warning) not in known:
+            _log.warning("update %d: %s", row["step"], warning)
 
 
 def warnings_of(history: Sequence[Mapping[str, Any]], params: PPOParams) -> list[str]:

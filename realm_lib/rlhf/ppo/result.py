@@ -1,12 +1,16 @@
 """What a training leaves: its history, the held-out answers at several points, and the numbers for metrics/ppo.json."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from realm_lib.evaluation.between_prompts import between_prompts
 from realm_lib.rlhf.policies import Policy
 from realm_lib.rlhf.ppo.held_out import paired_difference
+from realm_lib.rlhf.ppo.references import TRANSFORMS
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,10 @@ class PPOResult:
     each judge, kl, ..."""
     judged: pd.DataFrame
     """The held-out prompts before training (step 0) and with the policy that is kept; columns as ``samples``."""
+    rollouts: pd.DataFrame
+    """The first responses of training (some 512), one row each: step, question (those of a step with one number answer
+    one prompt), and what each transform of ``rlhf.ppo.reward_transform`` makes of its reward, by the transform's name;
+    none alone where a prompt has no reference."""
     judges: tuple[str, ...]
     """Names of the judges that were asked beside the reward."""
     best_step: int
@@ -31,6 +39,12 @@ class PPOResult:
     """Why training stopped before all episodes; empty when it did not."""
     dropped: str
     """Which prompts were left out, in words; empty when none was."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What the reward is made of, columns of ``samples``: RealmReward's features."""
+        others = {"step", "prompt", "response", "reward", "floored", "spread", "outside", "kl", "length", "ended"}
+        return tuple(str(name) for name in self.samples if name not in others | set(self.judges))
 
     def comparison(self) -> pd.DataFrame:
         """Before and after on each held-out prompt: columns as ``judged`` with the suffixes _before and _after."""
@@ -59,7 +73,10 @@ class PPOResult:
         """What metrics/ppo.json holds; means are over the held-out prompts, kl in nats a response.
 
         reward, and each judge's name, have before, after, difference and ci_of_difference. floored counts the responses
-        that got ``rlhf.floor_reward``, while training and of the held-out prompts' answers.
+        that got ``rlhf.floor_reward``, while training and of the held-out prompts' answers. outside is the share, of
+        the same responses, with a feature beyond those of the combiner's training; it is there where the reward tells
+        it. between_prompts is how much of the variance of the first rollouts' rewards lies between prompts, by
+        transform (:func:`between_prompts`); null where it is unknown.
         """
         both = self.comparison()
         seconds = float(self.history["seconds"].sum()) if len(self.history) else 0.0
@@ -71,6 +88,8 @@ class PPOResult:
             "length": {when: float(both[f"length_{when}"].mean()) for when in ("before", "after")},
             "ended": {when: float(both[f"ended_{when}"].mean()) for when in ("before", "after")},
             "floored": self._floored(both),
+            **self._outside(both),
+            "between_prompts": self._between_prompts(),
             "held_out_prompts": len(both),
             "best_step": self.best_step,
             "updates": len(self.history),
@@ -79,6 +98,26 @@ class PPOResult:
             "seconds": seconds,
             "stopped": self.stopped,
         }
+
+    def _outside(self, both: pd.DataFrame) -> dict[str, Any]:
+        if "outside" not in self.judged:
+            return {}
+        shares = {when: float(both[f"outside_{when}"].mean()) for when in ("before", "after")}
+        if "outside" in self.history:
+            shares["training"] = float(self.history["outside"].mean())
+        return {} if any(map(math.isnan, shares.values())) else {"outside": shares}
+
+    def _between_prompts(self) -> dict[str, Any] | None:
+        if self.rollouts.empty:
+            return None
+        steps, questions = (self.rollouts[name].nunique() for name in ("step", "question"))
+        shape = (steps, questions, -1)
+        kinds = [kind for kind in TRANSFORMS if kind in self.rollouts]
+        parts = {kind: between_prompts(self.rollouts[kind].to_numpy(np.float64).reshape(shape)) for kind in kinds}
+        if parts["none"] is None:
+            return None
+        told = {kind: None if part is None else asdict(part) for kind, part in parts.items()}
+        return {"prompts": steps * questions, "responses": len(self.rollouts) // (steps * questions), **told}
 
     def _floored(self, both: pd.DataFrame) -> dict[str, int]:
         counts = {when: int(both[f"floored_{when}"].sum()) for when in ("before", "after")}

@@ -15,7 +15,7 @@ from realm_lib.rlhf.policies import alike_within_memory
 from realm_lib.rlhf.ppo.actor_critic import ActorCritic, Ids
 from realm_lib.rlhf.ppo.estimators import generalised_advantages, leave_one_out, token_rewards, whiten
 from realm_lib.rlhf.ppo.importance import importance_weights
-from realm_lib.rlhf.rewards import Judge, Reward, ask_judge, ask_reward
+from realm_lib.rlhf.rewards import Judge, Reward, ask_all
 from realm_lib.rlhf.samplers import LocalSampler, Sampler
 
 Floats = NDArray[np.float64]
@@ -51,8 +51,10 @@ class Episode:
     entropy: float
     """Mean over the tokens, in nats."""
     told: dict[str, float] = field(default_factory=dict)
-    """What the reward told: reward, floored (1 where that is ``rlhf.floor_reward``, and then there are no parts), and
-    spread, score, similarity; and each judge's number by its name."""
+    """What the reward told: reward, floored (1 where that is ``rlhf.floor_reward``, and then there are no parts), its
+    parts by their names; and each judge's number by its name."""
+    reference: float | None = None
+    """What the policy as it came gets for the prompt, as :meth:`worth` counts; with ``rlhf.ppo.reference_samples``."""
     sampler_log_probs: Floats | None = None
     """Of the response's tokens as the sampler told them, where it is not the policy itself: [tokens]."""
 
@@ -122,9 +124,7 @@ def play(
     texts = [response.text for response in responses]
     with clock("reward"):
         penalised = params.reward_uncertainty_penalty > 0
-        table = ask_reward(reward, prompts, texts, indices, needs_spread=penalised, floor=floor)
-        for name, judge in judges.items():
-            table[name] = ask_judge(name, judge, prompts, texts, indices, floor=floor)
+        table = ask_all(reward, judges, prompts, texts, indices, needs_spread=penalised, floor=floor)
     told = table.to_dict("records")
     episodes: dict[int, Episode] = {}
     lengths = [len(row.ids) + len(response.ids) for row, response in zip(asked, responses, strict=True)]

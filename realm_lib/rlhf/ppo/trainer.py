@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,13 @@ from realm_lib.rlhf.ppo.checkpoint import Progress
 from realm_lib.rlhf.ppo.checks import check_training
 from realm_lib.rlhf.ppo.estimators import RunningScale
 from realm_lib.rlhf.ppo.held_out import PromptSet, choose, sample_rows, summary, without_held_out, write_lines
-from realm_lib.rlhf.ppo.monitor import Clock, kind_of, warnings_of
+from realm_lib.rlhf.ppo.monitor import Clock, keep_step
 from realm_lib.rlhf.ppo.processes import Processes
+from realm_lib.rlhf.ppo.references import draw_references, first_rewards
 from realm_lib.rlhf.ppo.result import PPOResult
 from realm_lib.rlhf.ppo.rollout import Asked, Episode, play
 from realm_lib.rlhf.ppo.update import Learner
-from realm_lib.rlhf.rewards import Reward, reward_identity
+from realm_lib.rlhf.rewards import Judge, Reward, reward_identity
 from realm_lib.rlhf.samplers import sampler_of
 from realm_lib.rlhf.tracking import Tracking
 from realm_lib.rlhf.unseen import trained_on, with_start
@@ -125,7 +126,7 @@ class PPOTrainer:
         self._identity = checkpoint.fingerprint(settings, rows, self.learner.parameters)
         label = f"{name}-{self._identity[:8]}"
         self._sampler = sampler_of(self.params, label, None if run is None else run.path("models"))
-        self._clock = Clock()
+        self._clock, self._shows = Clock(), False
         self._order: tuple[int, NDArray[np.int64]] | None = None
         is_main = self.processes.is_main
         self._tracking = Tracking.start(self.params.report_to, name, self._identity, settings, run, is_main=is_main)
@@ -136,8 +137,8 @@ class PPOTrainer:
         state, params = self.state, self.params
         steps = params.total_episodes // params.batch_size
         stopped = ""
-        quiet = not (progress and self.processes.is_main)
-        with tqdm(total=steps, initial=state.step, desc=self.name, unit="update", disable=quiet) as bar:
+        self._shows = progress and self.processes.is_main
+        with tqdm(total=steps, initial=state.step, desc=self.name, unit="update", disable=not self._shows) as bar:
             while state.step < steps:
                 if state.step % params.evaluate_every == 0:
                     self._evaluate()
@@ -161,9 +162,17 @@ class PPOTrainer:
         The prompts are gone through in a new order each time; which they are, and each episode's random numbers,
         follow from the seed and the episode's number alone.
         """
-        start = self.state.step * self.params.batch_size
-        numbers = range(start, start + self.params.batch_size)
-        return self._play([self._asked(number) for number in numbers])
+        state, params = self.state, self.params
+        if state.step == 0 and params.reference_samples is not None:  # by the policy as it came
+            asked = map(self._asked, range(0, params.total_episodes, params.samples_per_prompt))
+            draw_references(asked, state.references, self._play, self._save_checkpoint, params, show=self._shows)
+            self._clock.take()
+        start = state.step * params.batch_size
+        numbers = range(start, start + params.batch_size)
+        episodes = self._play([self._asked(number) for number in numbers], self.judges)
+        for episode in episodes:
+            episode.reference = state.references.get(str(episode.index))
+        return episodes
 
     def _asked(self, number: int) -> Asked:
         """What episode ``number`` answers: as many in a row as ``samples_per_prompt`` says answer one prompt."""
@@ -177,14 +186,14 @@ class PPOTrainer:
         seed = derive_seed(self.params.seed, "ppo", "episode", number)
         return Asked(index, self.prompts[index], self._encoded.ids[chosen], seed)
 
-    def _play(self, asked: Sequence[Asked]) -> list[Episode]:
+    def _play(self, asked: Sequence[Asked], judges: Mapping[str, Judge]) -> list[Episode]:
         models, step, processes = self.models, self.state.step, self.processes
         with self._clock("sampling"):
             (version,) = processes.together(
                 lambda: [self._sampler.synchronise(models.policy, step)] if processes.is_main else []
             )
         mine = processes.share(asked)
-        rest = (self.reward, self.judges, self.sampling, self.params, self.floor, self._clock, self._sampler, version)
+        rest = (self.reward, judges, self.sampling, self.params, self.floor, self._clock, self._sampler, version)
         return processes.together(lambda: play(models, mine, *rest))
 
     def update(self, episodes: Sequence[Episode]) -> dict[str, Any]:
@@ -192,20 +201,12 @@ class PPOTrainer:
         with self._clock("update"):
             numbers = self.learner.update(episodes, self.state.step)
         step = self.state.step + 1
+        self.state.rollouts += first_rewards(step, episodes, self.params)
         return {"step": step, "episodes": step * self.params.batch_size, **numbers}
 
     def _record(self, row: dict[str, Any]) -> None:
         """Log a step and what is wrong with it."""
-        seconds = self._clock.take()
-        total = sum(seconds.values())
-        row |= {"seconds": total, **{f"seconds_{part}": value for part, value in seconds.items()}}
-        row["episodes_per_second"] = self.params.batch_size / total
-        self.state.history.append(row)
-        row["warnings"] = warnings_of(self.state.history, self.params)
-        known = {kind_of(warning) for old in self.state.history[:-1] for warning in old["warnings"]}
-        for warning in row["warnings"]:
-            if kind_of(warning) not in known:
-                _log.warning("update %d: %s", row["step"], warning)
+        keep_step(self.state.history, row, self._clock.take(), self.params)
         self.state.step += 1
         if (path := self._log_path) is not None and self.processes.is_main:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -232,7 +233,7 @@ class PPOTrainer:
 
     def _answers(self, prompts: PromptSet) -> tuple[list[Episode], list[dict[str, Any]]]:
         """The policy's answers to prompts that it does not learn from, and their rows for a table."""
-        episodes = self._play(prompts.asked(self.params.seed))
+        episodes = self._play(prompts.asked(self.params.seed), self.judges)
         self._clock.take()
         return episodes, sample_rows(self.state.step, episodes)
 
@@ -260,6 +261,7 @@ class PPOTrainer:
             evaluations=pd.DataFrame(state.evaluations),
             samples=pd.DataFrame(state.samples),
             judged=pd.DataFrame(judged),
+            rollouts=pd.DataFrame(state.rollouts),
             judges=tuple(self.judges),
             best_step=state.best_step,
             stopped=stopped,
@@ -280,8 +282,8 @@ class PPOTrainer:
         state, learner = self.state, self.learner
         state.kl_coefficient, state.reward_scale = learner.kl.coefficient, dict(vars(learner.scale))
         if self.processes.is_main:
-            path = self._checkpoint_path
-            checkpoint.save(path, self._identity, state, learner.parameters, self._best, learner.optimiser)
+            written = (self._identity, state, learner.parameters, self._best, learner.optimiser)
+            checkpoint.save(self._checkpoint_path, *written)
 
     def _resume(self) -> None:
         if self._checkpoint_path is None or self._log_path is None:

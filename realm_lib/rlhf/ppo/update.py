@@ -24,6 +24,7 @@ from realm_lib.rlhf.ppo.estimators import (
 from realm_lib.rlhf.ppo.importance import describe_sampler
 from realm_lib.rlhf.ppo.monitor import describe
 from realm_lib.rlhf.ppo.processes import Processes
+from realm_lib.rlhf.ppo.references import transformed_rewards
 from realm_lib.rlhf.ppo.rollout import Episode, Learnable, learnable
 from realm_lib.runs.memory import MemoryShort, halving
 from realm_lib.runs.seeds import derive_seed
@@ -74,6 +75,7 @@ class Learner:
         self.kl.update(seen["kl"], len(episodes))
         return {
             **seen,
+            **self._transformed(episodes),
             **describe_sampler(episodes, params),
             "kl_coefficient": coefficient,
             **watched,
@@ -101,20 +103,24 @@ class Learner:
         return {**dict(means), "grad_norm": float(np.mean(norms))}
 
     def scores(self, episodes: Sequence[Episode]) -> NDArray[np.float64]:
-        """What each response earns, [episodes]: penalised, scaled, less the penalty for a missing EOS.
+        """What each response earns, [episodes]: penalised, transformed, scaled, less the penalty for a missing EOS.
 
-        The penalty on the ensemble's spread is that of Coste et al. (arXiv 2310.02743). Scaling by the deviation of all
+        The first two are :func:`realm_lib.rlhf.ppo.references.transformed_rewards`. Scaling by the deviation of all
         rewards seen is OpenAI's baselines' (Engstrom et al., 2005.12729, section 3); a reward for responses without an
         EOS that is lower than others is the "EOS trick" of Huang et al. (2403.17031).
         """
         params = self.params
-        scores = np.array([episode.worth(params.reward_uncertainty_penalty) for episode in episodes])
+        scores = transformed_rewards(episodes, params, params.reward_transform)
         if params.reward_scaling:
             self.scale.update(torch.from_numpy(scores))
             scores = scores / self.scale.scale
         if params.missing_eos_penalty is not None:
             scores = scores - params.missing_eos_penalty * np.array([not episode.ended for episode in episodes])
         return scores
+
+    def _transformed(self, episodes: Sequence[Episode]) -> dict[str, float]:
+        kind = self.params.reward_transform
+        return {} if kind == "none" else {"transformed": float(transformed_rewards(episodes, self.params, kind).mean())}
 
     def _step(self, episodes: Sequence[Episode], data: Learnable, chosen: list[int], step: int) -> tuple[Tensor, float]:
         """One optimiser step on a minibatch; means of what is watched over its tokens, and the gradient's norm.
