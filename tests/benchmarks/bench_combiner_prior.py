@@ -1,6 +1,6 @@
 """Is the combiner ever worse than a weighted sum, and does it gain where there is something to gain?
 
-    python tests/benchmarks/bench_combiner_prior.py [--features outputs/RUN/features] [--worlds gated:515 linear:4000 ...]
+    python tests/benchmarks/bench_combiner_prior.py [--features outputs/RUN/features] [--worlds gated:515 ...]
 
 Accuracy in points, against the weighted sum (logistic regression on the training pairs), of the combiner as it is, of
 the same held to rise with the score, of the seed document's plain network, and of two comparisons of scikit-learn's
