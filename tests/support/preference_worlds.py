@@ -24,7 +24,8 @@ class World(NamedTuple):
     train: pd.DataFrame
     validation: pd.DataFrame
     test: pd.DataFrame
-    """With ``log_odds``: the utility of A less that of B."""
+    """Each table has ``log_odds``, the utility of A less that of B, and ``log_votes``, the logarithm of A's votes over
+    B's: the log-odds and what chance added to them, whose sign is the label."""
 
 
 def draw_world(kind: str, pairs: int, seed: int, *, test_pairs: int = 40_000) -> World:
@@ -35,6 +36,8 @@ def draw_world(kind: str, pairs: int, seed: int, *, test_pairs: int = 40_000) ->
     similarity = 0.5 * score + math.sqrt(0.75) * other
     utility = UTILITIES[kind](score, similarity)
     log_odds = utility[:, 0] - utility[:, 1]
+    chance = generator.random(len(score))
+    log_votes = log_odds - np.log(chance / (1 - chance))
     table = pd.DataFrame(
         {
             "post_id": [str(row) for row in range(len(score))],
@@ -42,8 +45,9 @@ def draw_world(kind: str, pairs: int, seed: int, *, test_pairs: int = 40_000) ->
             "score_B": score[:, 1],
             "similarity_A": similarity[:, 0],
             "similarity_B": similarity[:, 1],
-            "labels": (generator.random(len(score)) < 1 / (1 + np.exp(-log_odds))).astype(int),
+            "labels": (log_votes > 0).astype(int),
             "log_odds": log_odds,
+            "log_votes": log_votes,
         }
     )
     parts = np.split(np.arange(len(table)), [pairs, pairs + validation_pairs])
@@ -57,3 +61,19 @@ def expected_accuracy(margins: Floats, log_odds: Floats) -> float:
     """
     probability = 1 / (1 + np.exp(-log_odds))
     return float(np.where(margins > 0, probability, np.where(margins < 0, 1 - probability, 0.5)).mean())
+
+
+def best_slope(margins: Floats, log_odds: Floats) -> float:
+    """The factor of ``margins`` [pairs] with the least expected log-loss, by Newton's method.
+
+    A logistic regression without intercept on the true probabilities instead of labels; 1 says that differences of
+    rewards are log-odds.
+    """
+    probability, slope = 1 / (1 + np.exp(-log_odds)), 0.0
+    for _ in range(100):
+        predicted = 1 / (1 + np.exp(-slope * margins))
+        step = float(((probability - predicted) * margins).sum() / (predicted * (1 - predicted) * margins**2).sum())
+        slope += step
+        if abs(step) < 1e-12 * max(1.0, abs(slope)):
+            return slope
+    raise ValueError("the slope was not found in 100 steps")
