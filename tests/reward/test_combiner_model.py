@@ -119,7 +119,7 @@ def deepest_fall(combiner: Combiner, responses: Matrix) -> float:
 
 
 def test_a_monotone_reward_never_falls_while_the_score_rises_and_a_free_one_does_where_people_do() -> None:
-    """People prefer the response whose score is nearer to the middle: nothing but the constraint keeps the reward up."""
+    """People prefer the response of the middle score: nothing but the constraint keeps the reward up."""
     train, validation, _ = draw_world("linear", 2000, 0, test_pairs=1)
     for pairs in (train, validation):
         pairs["labels"] = (pairs["score_A"].abs() < pairs["score_B"].abs()).astype(int)
