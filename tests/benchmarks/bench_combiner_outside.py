@@ -5,8 +5,8 @@
 Outside: a combiner, one held to rise with the score and the seed document's plain network are trained on the features
 of a run, or on simulated worlds (tests/support/preference_worlds.py). Reward, spread and ``outside`` of responses at
 the ends of the training range (its 0.1 and 99.9 % quantiles) and at 10 standard deviations from the mean. Inversions:
-one feature rises in 200 steps from -10 to 10 standard deviations while the other stands at each of 19 quantiles; the
-deepest fall, in log-odds, from what the reward was before.
+one feature rises in 200 steps from -10 to 10 standard deviations while the other stands at each of 19 quantiles: in
+how many of these the reward falls anywhere, by more than 0.001, and the deepest fall from what it was before, in log-odds.
 
 Sure: simulated worlds whose training pairs are only those of clear votes (``data.min_score_ratio``) while validation
 and test pairs are all. Bare differences, before the temperature is folded in, beside those that the combiner gives:
@@ -40,7 +40,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "monotone": {"prior": "weighted_sum", "monotone": ["score"]},
     "plain network": {"prior": None},
 }
-FARTHEST, STEPS = 10.0, 200
+FARTHEST, STEPS, FALL = 10.0, 200, 0.001
 
 
 def fitted(
@@ -71,17 +71,17 @@ def places(responses: NDArray[np.float32]) -> Iterator[tuple[str, NDArray[np.flo
     yield "both 10 sd above", middle + FARTHEST * deviation
 
 
-def deepest_fall(combiner: Combiner, responses: NDArray[np.float32], rising: int) -> float:
-    """By how much the reward falls at most, in log-odds, while the feature ``rising`` rises and the other stays."""
+def falls(combiner: Combiner, responses: NDArray[np.float32], rising: int) -> NDArray[np.float64]:
+    """By how much the reward falls at most while the feature ``rising`` rises, for each place of the other [19]."""
     middle, deviation = responses.mean(axis=0), responses.std(axis=0)
     line = middle[rising] + deviation[rising] * np.linspace(-FARTHEST, FARTHEST, STEPS + 1)
-    fall = 0.0
+    deepest = []
     for held in np.quantile(responses[:, 1 - rising], np.linspace(0.05, 0.95, 19)):
         features = np.full((len(line), 2), held)
         features[:, rising] = line
         rewards = combiner.reward(features).astype(float)
-        fall = max(fall, float((np.maximum.accumulate(rewards) - rewards).max()))
-    return fall
+        deepest.append((np.maximum.accumulate(rewards) - rewards).max())
+    return np.array(deepest)
 
 
 def print_outside(source: str, combiners: dict[str, Combiner], responses: NDArray[np.float32]) -> None:
@@ -96,8 +96,9 @@ def print_outside(source: str, combiners: dict[str, Combiner], responses: NDArra
             outside.add("yes" if combiner.outside(features[None])[0] else "no")
         print(f"| {name} | {' | '.join(cells)} | {' or '.join(sorted(outside))} |")
     for index, name in enumerate(FEATURES):
-        falls = [f"{deepest_fall(combiner, responses, index):.2f}" for combiner in combiners.values()]
-        print(f"| deepest fall while {name} rises | {' | '.join(falls)} | |")
+        found = [falls(combiner, responses, index) for combiner in combiners.values()]
+        cells = [f"{(of > FALL).sum()} of {len(of)}, {of.max():.3f}" for of in found]
+        print(f"| falls while {name} rises | {' | '.join(cells)} | |")
 
 
 def print_sureness(world: str, ratios: list[float], seeds: int, model: ModelParams, how: TrainingParams) -> None:
