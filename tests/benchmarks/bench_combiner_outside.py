@@ -5,8 +5,8 @@
 Outside: a combiner, one held to rise with the score and the seed document's plain network are trained on the features
 of a run, or on simulated worlds (tests/support/preference_worlds.py). Reward, spread and ``outside`` of responses at
 the ends of the training range (its 0.1 and 99.9 % quantiles) and at 10 standard deviations from the mean. Inversions:
-one feature rises in 200 steps from -10 to 10 standard deviations while the other stands at each of 19 quantiles: in
-how many of these the reward falls anywhere, by more than 0.001, and the deepest fall from what it was before, in log-odds.
+one feature rises in 200 steps from -10 to 10 standard deviations while the other stands at each of 19 quantiles; in
+how many of these the reward falls anywhere by more than 0.001 log-odds, and by how much at most from where it was.
 
 Sure: simulated worlds whose training pairs are only those of clear votes (``data.min_score_ratio``) while validation
 and test pairs are all. Bare differences, before the temperature is folded in, beside those that the combiner gives:
