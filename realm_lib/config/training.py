@@ -10,12 +10,17 @@ from realm_lib.config.base import Section
 class ModelParams(Section):
     """The combiner's network."""
 
-    input_dim: Literal[2] = 2
+    input_dim: Annotated[int, Field(ge=1)] | None = None
+    """Checked where given: the number of features, two and one for each of the section ``signals``."""
     hidden_dims: list[Annotated[int, Field(ge=1)]] = Field(default=[64, 32], min_length=1)
     output_dim: Literal[1] = 1
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     ensemble: Annotated[int, Field(ge=1)] = 1
     """Members trained from different seeds; the reward is their mean, its uncertainty their spread."""
+    prior: Literal["weighted_sum"] | None = "weighted_sum"
+    """What the reward is where the pairs do not say otherwise; null: nothing, the plain network stopped early."""
+    monotone: list[str] = Field(default=[])
+    """Features that the reward cannot fall with."""
 
 
 class TrainingParams(Section):
@@ -28,7 +33,9 @@ class TrainingParams(Section):
     num_epochs: Annotated[int, Field(ge=1)] = 10
     batch_size: Annotated[int, Field(ge=1)] = 4096
     patience: Annotated[int, Field(ge=1)] = 3
-    """Epochs without a better validation loss before training stops."""
+    """Epochs without a better loss on pairs that are not trained on before training stops."""
+    prior_pairs: Annotated[float, Field(ge=0)] = 300
+    """How many pairs the prior weighs as much as: the network's penalty is this by the number of training pairs."""
 
 
 class OfflineModelParams(Section):

@@ -8,9 +8,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from realm_lib.config.training import ModelParams, TrainingParams
 from realm_lib.data.lengths import counted, letter_count, word_count
-from realm_lib.evaluation.calibration import fit_scale
 from realm_lib.evaluation.resampling import EvaluationError, Floats
 from realm_lib.reward.combiner import Combiner, LinearCombiner, TreePreference, feature_matrix
+from realm_lib.reward.temperature import fit_scale
 
 RewardOf = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Features [n, 2] (score, similarity) to rewards [n]."""

@@ -23,15 +23,20 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class TrainingHistory:
-    """How a training went. One value an epoch in the lists, all of the mean over members, without dropout."""
+    """How a training went. One value an epoch in the lists, all of the mean over members, without dropout.
+
+    With the prior the lists begin with epoch 0, the weighted sum; without it with the first epoch.
+    """
 
     train_loss: list[float] = field(default_factory=list)
     """Mean -log sigmoid(margin), in nats, over the training pairs (over 32,768 of them where there are more)."""
     validation_loss: list[float] = field(default_factory=list)
     validation_accuracy: list[float] = field(default_factory=list)
     """Share of the validation pairs in the right order; a tie counts half."""
+    out_of_fold_loss: list[float] = field(default_factory=list)
+    """Of training pairs by networks that were trained without their posts; empty without the prior."""
     best_epoch: int = 0
-    """The epoch, counted from 1, with the lowest validation loss."""
+    """The epoch with the lowest out-of-fold loss, or the lowest validation loss without the prior."""
     member_epochs: list[int] = field(default_factory=list)
     """The epoch whose weights each member kept."""
     seconds: float = 0.0
@@ -39,12 +44,18 @@ class TrainingHistory:
     """Pairs a step, as used: see :func:`effective_batch_size`."""
     learning_rate: float = 0.0
     """Adam's rate, as used: see :func:`effective_learning_rate`."""
+    evidence: dict[str, float | int | None] | None = None
+    """What unseen pairs say of the bend: see :class:`realm_lib.reward.combiner.prior.Evidence`."""
+    bend: float = 1.0
+    temperature: float = 1.0
+    linear: dict[str, float] = field(default_factory=dict)
     kept: dict[str, float] = field(default_factory=dict)
     """train_loss, validation_loss and validation_accuracy of the model as kept."""
 
-    def metrics(self) -> dict[str, float | int]:
+    def metrics(self) -> dict[str, Any]:
         """What metrics/combiner.json holds; the losses and the accuracy are those of the model as kept."""
-        return {"best_epoch": self.best_epoch, **self.kept, "seconds": self.seconds}
+        names = ("seconds", "bend", "temperature", "evidence", "linear")
+        return {"best_epoch": self.best_epoch, **self.kept} | {name: getattr(self, name) for name in names}
 
 
 @dataclass
@@ -52,25 +63,22 @@ class State:
     """All that a training has learned so far, between two epochs."""
 
     layers: Layers
-    best: Layers
-    best_loss: Tensor
-    """float64 [members]"""
+    skip: Tensor
+    """Weights [members, features] that a member adds to the weighted sum's; 0 unless it has to be monotone."""
     optimiser: torch.optim.AdamW
     epoch: int
     """Epochs done."""
     history: TrainingHistory
-
-    def running(self, patience: int) -> list[int]:
-        """The members that still train: their best epoch is less than ``patience`` epochs back."""
-        return [member for member, best in enumerate(self.history.member_epochs) if self.epoch - best < patience]
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    """What the best epochs so far have left."""
 
 
-def fingerprint(pairs: Iterable[Tensor], model: ModelParams, params: TrainingParams) -> str:
+def fingerprint(tensors: Iterable[Tensor], model: ModelParams, params: TrainingParams) -> str:
     """A hash of all that decides the weights: parameters, pairs, and the version of torch, whose sums may differ."""
     digest = hashlib.sha256()
     settings = {"model": model.model_dump(), "training": params.model_dump(), "torch": torch.__version__}
     digest.update(json.dumps(settings, sort_keys=True).encode())
-    for tensor in pairs:
+    for tensor in tensors:
         digest.update(str(list(tensor.shape)).encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
@@ -78,11 +86,11 @@ def fingerprint(pairs: Iterable[Tensor], model: ModelParams, params: TrainingPar
 
 def _tensors(state: State) -> dict[str, Tensor]:
     """Every tensor of the state by name, the optimiser's moments included; those of a new optimiser are not there."""
-    tensors = {"best_loss": state.best_loss}
-    for number, (layer, best) in enumerate(zip(state.layers, state.best, strict=True)):
-        for name, tensor, kept in zip(("weight", "bias"), layer, best, strict=True):
+    tensors = {"skip": state.skip.detach()}
+    for number, layer in enumerate(state.layers):
+        for name, tensor in zip(("weight", "bias"), layer, strict=True):
             tensors[f"layers.{number}.{name}"] = tensor.detach()
-            tensors[f"best.{number}.{name}"] = kept
+    tensors |= {f"kept.{name}": tensor for name, tensor in state.kept.items()}
     for number, moments in state.optimiser.state_dict()["state"].items():
         for name, tensor in moments.items():
             tensors[f"optimiser.{number}.{name}"] = tensor

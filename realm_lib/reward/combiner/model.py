@@ -2,78 +2,113 @@
 
 import hashlib
 import importlib.metadata
-import json
+import math
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from realm_lib.config.training import ModelParams, TrainingParams
 from realm_lib.data.seen import keys_of
 from realm_lib.reward.combiner.checkpoint import TrainingHistory
+from realm_lib.reward.combiner.files import CONFIG_FILE, MODEL_TYPE, WEIGHTS_FILE, locate, read_config, read_weights
 from realm_lib.reward.combiner.network import member_rewards
-from realm_lib.reward.combiner.pairs import FEATURES, CombinerError, check_features, chosen_and_rejected, mean_and_std
-from realm_lib.reward.combiner.training import TrainingPairs, train_members
+from realm_lib.reward.combiner.pairs import (
+    FEATURES,
+    CombinerError,
+    Standardisation,
+    check_features,
+    chosen_and_rejected,
+)
+from realm_lib.reward.combiner.plain import train_plain
+from realm_lib.reward.combiner.prior import train_with_prior
+from realm_lib.reward.combiner.training import Members, TrainingPairs, alone, loss_and_accuracy, sample
+from realm_lib.reward.temperature import fit_scale
 from realm_lib.runs.files import atomic_path, write_json
 from realm_lib.runs.trained_on import read_trained_on, write_trained_on
 
-_WEIGHTS_FILE = "model.safetensors"
-_CONFIG_FILE = "config.json"
-_MODEL_TYPE = "realm_combiner"
 _CHUNK_ROWS = 8192
 
 
 class Combiner(nn.Module):
-    """A small network from (score, similarity) to one reward, learned from preferences.
+    """From the features of a response, (score, similarity) unless others are named, to one reward.
 
-    Standardise, then Linear and ReLU for each of ``hidden_dims``, then Linear to one number; ``ensemble`` such members,
-    whose mean is the reward. Differences of rewards are log-odds of being preferred on pairs of the kind that it was
-    trained on: where those were chosen for clear votes (``data.min_score_ratio``), they are too sure of other pairs,
-    by the factor that the evaluation finds (``temperature``). The zero is the mean training response, for every member
-    alike, so that members disagree about responses and not about an arbitrary constant.
+    A weighted sum of the standardised features, and a small network beside it that bends the sum as far as unseen
+    pairs bear it out (:mod:`realm_lib.reward.combiner.prior`): Linear and ReLU for each of ``hidden_dims``, then Linear
+    to one number. ``ensemble`` such members, whose mean is the reward. With ``prior`` null there is no weighted sum.
+
+    Differences of rewards are log-odds of being preferred on pairs like those of validation. The zero is the mean
+    training response, for every member alike, so that members disagree about responses and not about an arbitrary
+    constant. Beyond the range of the training responses, a feature counts as if it were at the border
+    (:meth:`outside`).
 
     huggingface_hub's PyTorchModelHubMixin is not used, although the files are those that it would write: it loads
     weights that do not fit in silence, falls back to pickled ones, and overwrites a saved model in place.
-
-    ``features`` names other columns than the standard two for an ablation, which cannot be saved.
     """
 
     feature_mean: Tensor
     feature_std: Tensor
+    feature_low: Tensor
+    feature_high: Tensor
 
     def __init__(self, params: ModelParams | None = None, features: Sequence[str] = FEATURES) -> None:
         super().__init__()
         self.params = params if params is not None else ModelParams()
         self.features = tuple(features)
-        widths = [len(self.features), *self.params.hidden_dims, self.params.output_dim]
-        shapes = list(pairwise(widths))
-        members = self.params.ensemble
+        inputs, members = len(self.features), self.params.ensemble
+        shapes = list(pairwise([inputs, *self.params.hidden_dims, self.params.output_dim]))
         # Zeros, which fit or from_pretrained replace; a combiner that has seen neither refuses to answer.
         self.weights = nn.ParameterList([nn.Parameter(torch.zeros(members, *shape)) for shape in shapes])
         self.biases = nn.ParameterList([nn.Parameter(torch.zeros(members, 1, outputs)) for _, outputs in shapes])
-        self.register_buffer("feature_mean", torch.zeros(len(self.features)))
-        self.register_buffer("feature_std", torch.ones(len(self.features)))
+        self.linear_weights = nn.Parameter(torch.zeros(members, inputs, 1))
+        self.register_buffer("feature_mean", torch.zeros(inputs))
+        self.register_buffer("feature_std", torch.ones(inputs))
+        self.register_buffer("feature_low", torch.full((inputs,), -math.inf))
+        self.register_buffer("feature_high", torch.full((inputs,), math.inf))
         self._fitted = False
+        self.temperature = 1.0
+        """The factor that made differences of rewards the log-odds of the validation pairs; it is in the weights."""
+        self.bend = 1.0
+        """How much of the network the evidence has left in the reward, from 0 to 1; it is in the weights too."""
         self.trained_on: frozenset[str] | None = None
         """Keys of the posts that it was trained on and stopped by; None where the tables did not hold them."""
+
+    @property
+    def linear(self) -> dict[str, float]:
+        """The weighted sum's part of the reward: log-odds for one standard deviation of each feature."""
+        weights = self.linear_weights.detach().double().mean(dim=0)[:, 0]
+        return dict(zip(self.features, weights.tolist(), strict=True))
 
     def forward(self, features: Tensor) -> Tensor:
         """The reward that each member gives: [members, n] from raw ``features`` [n, features], differentiable.
 
         Dropout belongs to ``fit`` alone, whatever ``train()`` and ``eval()`` say.
         """
-        standardised = (features - self.feature_mean) / self.feature_std
+        standardised = self._standardised(features).clamp(self.feature_low, self.feature_high)
+        standardised = standardised.expand(self.params.ensemble, -1, -1)
         layers = list(zip(self.weights, self.biases, strict=True))
-        return member_rewards(standardised.expand(self.params.ensemble, -1, -1), layers)
+        return member_rewards(standardised, layers) + (standardised @ self.linear_weights).squeeze(-1)
+
+    def outside(self, features: ArrayLike) -> NDArray[np.bool_]:
+        """Whether some feature of a response lies beyond the training responses' range, bool [n].
+
+        The range is that between their 0.1 % and 99.9 % quantiles; a feature that was constant in training is ignored
+        here as everywhere. Raises as :meth:`reward`.
+        """
+        self._require_fitted()
+        standardised = self._standardised(torch.from_numpy(check_features(features, self.features)))
+        beyond = (standardised < self.feature_low) | (standardised > self.feature_high)
+        result: NDArray[np.bool_] = beyond.any(dim=1).numpy()
+        return result
 
     def fit(
         self,
@@ -84,43 +119,44 @@ class Combiner(nn.Module):
         progress: bool = False,
         checkpoint: Path | None = None,
     ) -> TrainingHistory:
-        """Train from the start on the pairs of ``train``, stop early by those of ``validation``.
+        """Train from the start on the pairs of ``train``; those of ``validation`` set the temperature.
 
-        Both tables have a row a pair, with labels (1: A is preferred) and the features of A and B. The same parameters
-        and pairs give the same weights, bit for bit, on the same machine; member k is, up to rounding, the member k of
-        an ensemble of any size. ``progress`` shows a bar; ``checkpoint`` names a file to go on from after a kill.
+        Both tables have a row a pair, with labels (1: A is preferred) and the features of A and B. Pairs of one post,
+        by the column post_id or history, are held out together. Without a prior ``validation`` stops the training too.
+        The same parameters and pairs give the same weights, bit for bit, on the same machine. ``progress`` shows a
+        bar; ``checkpoint`` names a file to go on from after a kill.
 
-        Raises :class:`CombinerError` for missing columns, values that are not finite, labels other than 0 and 1, no
-        pairs, features that are all constant, a training that diverges, and a damaged checkpoint.
+        Warns where validation pairs say that the reward is no better than chance. Raises :class:`CombinerError` for
+        missing columns, values that are not finite, labels other than 0 and 1, no pairs, features that are all
+        constant, a training that diverges, and a damaged checkpoint.
         """
         chosen, rejected = chosen_and_rejected(train, self.features)
-        mean, std = mean_and_std(chosen, rejected, self.features)
+        standardise = Standardisation.of(chosen, rejected, self.features)
         validation_pairs = np.stack(chosen_and_rejected(validation, self.features), axis=1)
         if not len(validation_pairs):
-            raise CombinerError("there are no validation pairs: without them training cannot know when to stop")
-        train_pairs = np.stack([chosen, rejected], axis=1)
+            raise CombinerError("there are no validation pairs: without them nobody knows how far to trust the reward")
         pairs = TrainingPairs(
-            train=torch.from_numpy((train_pairs - mean) / std),
-            validation=torch.from_numpy((validation_pairs - mean) / std),
+            train=torch.from_numpy(standardise(np.stack([chosen, rejected], axis=1))),
+            validation=torch.from_numpy(standardise(validation_pairs)),
+            posts=torch.from_numpy(_posts(train)),
         )
-        layers, history = train_members(pairs, self.params, params, progress=progress, checkpoint=checkpoint)
-        with torch.no_grad():
-            self.feature_mean.copy_(torch.from_numpy(mean))
-            self.feature_std.copy_(torch.from_numpy(std))
-            for number, (weight, bias) in enumerate(layers):
-                self.weights[number].copy_(weight)
-                self.biases[number].copy_(bias)
-            self._fitted = True
-            # The loss does not know the zero of a reward: set it, or members would differ by where training left it.
-            members = self._member_rewards(train_pairs.reshape(-1, len(self.features)))
-            zeros = torch.from_numpy(members.mean(axis=1, dtype=np.float64))
-            self.biases[-1] -= zeros.view(-1, 1, 1).to(self.biases[-1])
-        with_posts = all("history" in pairs for pairs in (train, validation))
+        # An ablation may lack a feature that the reward cannot fall with.
+        monotone = tuple(place for place, name in enumerate(self.features) if name in self.params.monotone)
+        with alone():
+            how = train_plain if self.params.prior is None else train_with_prior
+            members, history = how(pairs, self.params, params, monotone, progress=progress, checkpoint=checkpoint)
+            history.temperature = self._temperature(members.margins(pairs.validation))
+            self._take(members, history.temperature, standardise, pairs)
+            validation_loss, accuracy = loss_and_accuracy(history.temperature * members.margins(pairs.validation))
+            train_loss, _ = loss_and_accuracy(history.temperature * members.margins(sample(pairs.train)))
+        history.kept = {"train_loss": train_loss, "validation_loss": validation_loss, "validation_accuracy": accuracy}
+        self.bend, self.temperature, history.linear = history.bend, history.temperature, self.linear
+        with_posts = all("history" in table for table in (train, validation))
         self.trained_on = keys_of(train) | keys_of(validation) if with_posts else None
         return history
 
     def reward(self, features: ArrayLike) -> NDArray[np.float32]:
-        """The rewards of responses with ``features`` [n, 2] in the order of ``FEATURES``: float32 [n].
+        """The rewards of responses with ``features`` [n, features] in the order of ``self.features``: float32 [n].
 
         Raises :class:`CombinerError` before training, and for features of another shape or not finite.
         """
@@ -129,7 +165,8 @@ class Combiner(nn.Module):
     def reward_and_spread(self, features: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The mean and the standard deviation over members, each float32 [n]; see :meth:`reward`.
 
-        The spread is what members trained from different seeds disagree by; that of a single member is 0.
+        Members have weighted sums as far apart as the pairs leave them uncertain, and networks from different seeds;
+        the spread of a single member is 0.
         """
         members = self.member_rewards(features)
         return members.mean(axis=0), members.std(axis=0)
@@ -146,24 +183,24 @@ class Combiner(nn.Module):
         """Write model.safetensors, config.json and trained_on.json into ``folder``, each whole or not at all.
 
         The configuration carries the weights' SHA-256: a kill between the files is found on loading. Raises
-        :class:`CombinerError` before training, and for an ablation: only the standard features can be loaded again.
+        :class:`CombinerError` before training.
         """
         self._require_fitted()
-        if self.features != FEATURES:
-            raise CombinerError(f"a combiner of {self.features} is an ablation: only one of {FEATURES} can be saved")
         folder = Path(folder)
         content = self.serialized()
-        with atomic_path(folder / _WEIGHTS_FILE) as temporary:
+        with atomic_path(folder / WEIGHTS_FILE) as temporary:
             temporary.write_bytes(content)
         write_trained_on(folder, self.trained_on)
         config = {
-            "model_type": _MODEL_TYPE,
+            "model_type": MODEL_TYPE,
             "realm_version": importlib.metadata.version("realm-lib"),
-            "features": list(FEATURES),
+            "features": list(self.features),
             "model": self.params.model_dump(mode="json"),
+            "bend": self.bend,
+            "temperature": self.temperature,
             "weights_sha256": hashlib.sha256(content).hexdigest(),
         }
-        write_json(folder / _CONFIG_FILE, config)
+        write_json(folder / CONFIG_FILE, config)
 
     @classmethod
     def from_pretrained(cls, location: str | Path, *, revision: str | None = None, token: str | None = None) -> Self:
@@ -172,15 +209,17 @@ class Combiner(nn.Module):
         Raises :class:`CombinerError` for files that are missing or unreadable, a configuration of another kind of
         model, and weights that do not fit it.
         """
-        config_path, weights_path = _locate(location, revision, token)
-        config = _read_config(config_path)
+        config_path, weights_path = locate(location, revision, token)
+        config = read_config(config_path)
         try:
             params = ModelParams.model_validate(config["model"])
         except ValidationError as error:
             faults = "; ".join(f"model.{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
             raise CombinerError(f"{config_path}: not a network that this version has: {faults}") from error
-        combiner = cls(params)
-        combiner._load_weights(weights_path, config["weights_sha256"])
+        combiner = cls(params, config["features"])
+        combiner.load_state_dict(read_weights(weights_path, config["weights_sha256"], combiner.state_dict()))
+        combiner._fitted = True
+        combiner.bend, combiner.temperature = config["bend"], config["temperature"]
         combiner.trained_on = read_trained_on(weights_path.parent)
         return combiner.eval()
 
@@ -196,65 +235,41 @@ class Combiner(nn.Module):
         chunks = torch.split(torch.from_numpy(features), max(1, _CHUNK_ROWS // self.params.ensemble))
         return torch.cat([self(chunk.to(device)).cpu() for chunk in chunks], dim=1).numpy()
 
-    def _load_weights(self, path: Path, expected_sha256: str) -> None:
-        try:
-            content = path.read_bytes()
-            tensors = load(content)
-        except (OSError, SafetensorError) as error:
-            raise CombinerError(f"{path}: the weights cannot be read: {error}") from error
-        if hashlib.sha256(content).hexdigest() != expected_sha256:
-            raise CombinerError(f"{path}: not the weights that {_CONFIG_FILE} was saved with: save the model again")
-        own = self.state_dict()
-        faults = [f"{name} is missing" for name in own if name not in tensors]
-        faults += [f"{name} is unexpected" for name in tensors if name not in own]
-        for name in own.keys() & tensors.keys():
-            read, wanted = tensors[name], own[name]
-            if read.shape != wanted.shape or read.dtype != wanted.dtype:
-                faults.append(f"{name} is {read.dtype} {list(read.shape)}, not {wanted.dtype} {list(wanted.shape)}")
-            elif read.isnan().any():
-                faults.append(f"{name} holds NaN")
-        if faults:
-            raise CombinerError(f"{path}: does not fit its configuration: {'; '.join(sorted(faults))}")
-        self.load_state_dict(tensors)
+    def _standardised(self, features: Tensor) -> Tensor:
+        return (features - self.feature_mean) / self.feature_std
+
+    def _temperature(self, margins: Tensor) -> float:
+        """From the members' margins of validation pairs, [members, pairs]."""
+        scale = fit_scale(margins.mean(dim=0).numpy())
+        if scale > 0:
+            return scale
+        warnings.warn(
+            f"on {margins.shape[1]} validation pairs the reward of {', '.join(self.features)} is no better than "
+            "chance: its differences are left as training made them, and are no log-odds",
+            UserWarning,
+            stacklevel=3,
+        )
+        return 1.0
+
+    @torch.no_grad()
+    def _take(self, members: Members, temperature: float, standardise: Standardisation, pairs: TrainingPairs) -> None:
+        """Take over what was trained, times ``temperature``, rounded to float32."""
+        for name in ("mean", "std", "low", "high"):
+            getattr(self, f"feature_{name}").copy_(torch.from_numpy(getattr(standardise, name)))
+        # The loss does not know the zero of a reward: set it, or members would differ by where training left it.
+        zeros = members.rewards(pairs.train.flatten(0, 1)).mean(dim=1)
+        *layers, (weight, bias) = members.layers
+        layers.append((temperature * weight, temperature * (bias - zeros.view(-1, 1, 1))))
+        for own, (weight, bias) in zip(zip(self.weights, self.biases, strict=True), layers, strict=True):
+            own[0].copy_(weight)
+            own[1].copy_(bias)
+        self.linear_weights.copy_(temperature * members.linear.unsqueeze(2))
         self._fitted = True
 
 
-def _locate(location: str | Path, revision: str | None, token: str | None) -> tuple[Path, Path]:
-    """The configuration and the weights of a model, downloaded where ``location`` is not a folder."""
-    folder = Path(location)
-    if folder.is_dir():
-        missing = [name for name in (_CONFIG_FILE, _WEIGHTS_FILE) if not (folder / name).is_file()]
-        if missing:
-            raise CombinerError(f"{folder}: no combiner here: {' and '.join(missing)} missing")
-        return folder / _CONFIG_FILE, folder / _WEIGHTS_FILE
-    # A Path, or a string with any but the one slash of OWNER/NAME, can only have meant a folder.
-    if isinstance(location, Path) or location.count("/") != 1:
-        raise CombinerError(f"{location}: no such folder, and not a hub id (OWNER/NAME)")
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        config = hf_hub_download(location, _CONFIG_FILE, revision=revision, token=token)
-        return Path(config), Path(hf_hub_download(location, _WEIGHTS_FILE, revision=revision, token=token))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise CombinerError(f"{location}: neither a folder nor a model that the hub gives: {error}") from error
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CombinerError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(config, dict) or config.get("model_type") != _MODEL_TYPE:
-        raise CombinerError(f"{path}: not the configuration of a REALM combiner")
-    missing = [key for key in ("features", "model", "weights_sha256") if key not in config]
-    if missing:
-        raise CombinerError(f"{path}: the configuration lacks {', '.join(missing)}")
-    if config["features"] == ["reward", "similarity"]:
-        raise CombinerError(
-            f"{path}: saved by an earlier version, which called the score a reward: run notebooks "
-            "01_feature_extraction and 02_combiner_training again"
-        )
-    if config["features"] != list(FEATURES):
-        raise CombinerError(f"{path}: takes the features {config['features']}, this version gives {list(FEATURES)}")
-    return config
+def _posts(pairs: pd.DataFrame) -> NDArray[np.int64]:
+    """A number for each pair's post; every pair is its own where the table does not say."""
+    for column in ("post_id", "history"):
+        if column in pairs:
+            return pd.factorize(pairs[column])[0].astype(np.int64)
+    return np.arange(len(pairs))

@@ -11,32 +11,47 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from realm_lib.config.training import ModelParams
-from realm_lib.runs.seeds import derive_seed
-
 Layers = list[tuple[Tensor, Tensor]]
 """A (weight [members, inputs, outputs], bias [members, 1, outputs]) for each linear layer."""
 
 _LEVELS = 2**16  # dropout is decided by 16 random bits a unit
 
 
-def new_layers(model: ModelParams, seed: int, inputs: int | None = None) -> Layers:
-    """Layers at their start: uniform within 1/sqrt(inputs), as torch.nn.Linear, each member from a seed of its own.
+def new_layers(widths: Sequence[int], seeds: Sequence[int]) -> Layers:
+    """Layers at their start, float64: uniform within 1/sqrt(inputs), as torch.nn.Linear, a member from each seed.
 
-    ``inputs`` is the number of features, ``model.input_dim`` unless an ablation takes fewer or more.
+    ``widths`` are the numbers of inputs, of each hidden layer's units, and of outputs.
     """
-    widths = [model.input_dim if inputs is None else inputs, *model.hidden_dims, model.output_dim]
     layers = []
-    generators = [
-        torch.Generator().manual_seed(derive_seed(seed, "combiner", member, "weights"))
-        for member in range(model.ensemble)
-    ]
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     for width, outputs in pairwise(widths):
         bound = width**-0.5
         weight = torch.stack([torch.empty(width, outputs).uniform_(-bound, bound, generator=g) for g in generators])
         bias = torch.stack([torch.empty(1, outputs).uniform_(-bound, bound, generator=g) for g in generators])
-        layers.append((weight, bias))
+        layers.append((weight.double(), bias.double()))
     return layers
+
+
+def monotone_signs(widths: Sequence[int], monotone: Sequence[int]) -> list[Tensor]:
+    """The sign that each weight may have for an output that never falls when an input of ``monotone`` rises.
+
+    float64 [inputs, outputs] for each layer: 1 and -1 are signs, 0 is either. Half of the hidden units rise with those
+    inputs and count for the output, half fall with them and count against it, so that the output can bend both ways:
+    with weights that are all positive it would be convex (Runje & Shankaranarayana 2023, arXiv 2205.11775).
+    """
+    units = [torch.ones(width, dtype=torch.float64) for width in widths]
+    for hidden in units[1:-1]:
+        hidden[1::2] = -1
+    units[0][:] = 0
+    units[0][list(monotone)] = 1
+    return [torch.outer(before, after) for before, after in pairwise(units)]
+
+
+@torch.no_grad()
+def keep_signs(layers: Layers, signs: Sequence[Tensor]) -> None:
+    """Set the weights to 0 whose sign is not that of ``signs``, in place."""
+    for (weight, _), sign in zip(layers, signs, strict=True):
+        weight[weight * sign < 0] = 0
 
 
 def member_rewards(

@@ -2,7 +2,9 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import compress
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ FEATURES = ("score", "similarity")
 """What a combiner knows of a response, in the order of its input."""
 
 _ROWS_NAMED = 5
+_BORDERS = (0.001, 0.999)
 
 
 class CombinerError(ValueError):
@@ -109,6 +112,34 @@ def mean_and_std(
             stacklevel=3,
         )
     return mean.astype(np.float32), np.where(constant, np.inf, std).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Standardisation:
+    """From raw features to standardised ones, clipped to what training has seen: four float32 [features].
+
+    The borders ``low`` and ``high`` are the 0.1 % and 99.9 % quantiles of the standardised training responses. Beyond
+    them a reward would be extrapolated, which is where a policy that is trained on it goes.
+    """
+
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, chosen: NDArray[np.float32], rejected: NDArray[np.float32], names: Sequence[str]) -> Self:
+        """That of the training responses; warns and raises as :func:`mean_and_std`."""
+        mean, std = mean_and_std(chosen, rejected, names)
+        standardised = (np.concatenate([chosen, rejected]).astype(np.float64) - mean) / std
+        low, high = np.quantile(standardised, _BORDERS, axis=0).astype(np.float32)
+        return cls(mean, std, low, high)
+
+    def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Raw features [..., features] standardised and clipped."""
+        standardised = (features.astype(np.float64) - self.mean) / self.std
+        result: NDArray[np.float64] = np.clip(standardised, self.low, self.high)
+        return result
 
 
 def _require_columns(features: pd.DataFrame, names: list[str]) -> None:

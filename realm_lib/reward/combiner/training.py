@@ -1,17 +1,17 @@
-"""Fitting the members to preferences: batches, rates, early stopping, and a training that survives a kill.
+"""Epochs of training: batches, rates, steps, and a training that survives a kill.
 
 Everything random comes from (seed, member, epoch), so an interrupted training needs no generator's state to go on,
-and a member of an ensemble sees the batches and the dropout that it would see alone.
+and a member of an ensemble sees the batches and the dropout that it would see alone. All is float64, so that
+processors that round otherwise come to the same weights.
 """
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -23,7 +23,9 @@ from realm_lib.reward.combiner.network import (
     bradley_terry_loss,
     draw_dropped,
     dropout_threshold,
+    keep_signs,
     member_rewards,
+    monotone_signs,
     new_layers,
 )
 from realm_lib.reward.combiner.pairs import CombinerError
@@ -43,10 +45,59 @@ _TRAIN_LOSS_PAIRS = 32768
 
 @dataclass(frozen=True)
 class TrainingPairs:
-    """Standardised features of pairs, float32 [pairs, 2, features]: the chosen response, then the rejected one."""
+    """Standardised and clipped features of pairs, float64 [pairs, 2, features]: the chosen response, then the other."""
 
     train: Tensor
     validation: Tensor
+    posts: Tensor
+    """The number of each training pair's post, int64 [pairs]."""
+
+
+@dataclass(frozen=True)
+class Members:
+    """What training leaves, float64: networks, and a weighted sum [members, features] beside each."""
+
+    layers: Layers
+    linear: Tensor
+
+    @torch.no_grad()
+    def rewards(self, features: Tensor) -> Tensor:
+        """The reward that each member gives, [members, n], from standardised ``features`` [n, features]."""
+        chunks = torch.split(features, max(1, _ROWS_AT_ONCE // len(self.linear)))
+        of_networks = [member_rewards(chunk.expand(len(self.linear), -1, -1), self.layers) for chunk in chunks]
+        return torch.cat(of_networks, dim=1) + self.linear @ features.T
+
+    def margins(self, pairs: Tensor) -> Tensor:
+        """r(chosen) - r(rejected) of each member, [members, pairs]."""
+        rewards = self.rewards(pairs.flatten(0, 1))
+        return rewards[:, 0::2] - rewards[:, 1::2]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What networks are trained to add to the margins ``offset``, and on which pairs each."""
+
+    pairs: Tensor
+    """float64 [pairs, 2, features]"""
+    rows: Sequence[Tensor]
+    """The pairs of each network; an epoch takes as many of each as the one with the fewest has."""
+    names: Sequence[tuple[str | int, ...]]
+    """What each network's randomness is named by."""
+    offset: Tensor
+    """float64 [pairs]"""
+    penalty: float = 0.0
+    """What a nat of squared margin, less the offset, costs: see :mod:`realm_lib.reward.combiner.prior`."""
+    dropout: float = 0.0
+    starts_at_zero: bool = True
+    monotone: tuple[int, ...] = ()
+    """Features that networks cannot fall with."""
+    weights: Tensor | None = None
+    """Those of the weighted sum behind ``offset`` [features]."""
+
+    @property
+    def size(self) -> int:
+        """Pairs an epoch."""
+        return min(len(rows) for rows in self.rows)
 
 
 def effective_batch_size(pairs: int, params: TrainingParams) -> int:
@@ -74,28 +125,48 @@ def effective_learning_rate(batch_size: int, params: TrainingParams) -> float:
     return min(scaled, max(_GREATEST_RATE, params.learning_rate))
 
 
-def train_members(
-    pairs: TrainingPairs,
+def train(
+    task: Task,
     model: ModelParams,
     params: TrainingParams,
     *,
-    progress: bool = False,
-    checkpoint: Path | None = None,
-) -> tuple[Layers, TrainingHistory]:
-    """Train ``model.ensemble`` members on ``pairs`` with AdamW and return their best weights and the history.
+    epochs: int,
+    begin: Callable[[State], None],
+    judge: Callable[[State, list[int]], None],
+    running: Callable[[State], list[int]],
+    progress: bool,
+    checkpoint: Path | None,
+) -> State:
+    """Train the networks of ``task`` with AdamW for ``epochs`` epochs at most, while any are ``running``.
 
-    A member keeps the weights of its epoch with the lowest validation loss and stops ``params.patience`` epochs after
-    it. With ``checkpoint``, the state is written there after each epoch, a training with the same parameters and pairs
-    goes on from it to the very weights that it would have reached uninterrupted, and the file is removed at the end.
+    ``begin`` fills what is kept before the first epoch, ``judge`` after each. With ``checkpoint``, the state is written
+    there after each epoch, and a training with the same parameters and pairs goes on from it to the very weights that
+    it would have reached uninterrupted; removing the file is the caller's.
 
     Raises :class:`CombinerError` when the losses stop being finite, and for a damaged checkpoint.
     """
-    with _alone():
-        return _train_members(pairs, model, params, progress, checkpoint)
+    state = _new_state(task, model, params)
+    begin(state)
+    identity = ""
+    if checkpoint is not None:
+        tensors = (task.pairs, task.offset, *task.rows)
+        identity = fingerprint(tensors, model, params.model_copy(update={"num_epochs": epochs}))
+        restore(state, checkpoint, identity)
+    with tqdm(total=epochs, initial=state.epoch, desc="combiner", unit="epoch", disable=not progress) as bar:
+        while state.epoch < epochs and (members := running(state)):
+            started = time.perf_counter()
+            _train_epoch(state, members, task, model, params)
+            state.epoch += 1
+            judge(state, members)
+            state.history.seconds += time.perf_counter() - started
+            if checkpoint is not None:
+                save(state, checkpoint, identity)
+            bar.update()
+    return state
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """One thread, and gradients whatever the caller has switched off.
 
     A step is too small to share: on two cores with other work on them, threads that wait for each other made a
@@ -110,83 +181,71 @@ def _alone() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _train_members(
-    pairs: TrainingPairs, model: ModelParams, params: TrainingParams, progress: bool, checkpoint: Path | None
-) -> tuple[Layers, TrainingHistory]:
-    state = _new_state(model, params, *pairs.train.shape[::2])
-    identity = ""
-    if checkpoint is not None:
-        identity = fingerprint((pairs.train, pairs.validation), model, params)
-        restore(state, checkpoint, identity)
-    history = state.history
-    with tqdm(total=params.num_epochs, initial=state.epoch, desc="combiner", unit="epoch", disable=not progress) as bar:
-        while state.epoch < params.num_epochs and (running := state.running(params.patience)):
-            started = time.perf_counter()
-            _train_epoch(state, running, pairs.train, model, params)
-            state.epoch += 1
-            _judge_epoch(state, running, pairs)
-            history.seconds += time.perf_counter() - started
-            if checkpoint is not None:
-                save(state, checkpoint, identity)
-            bar.set_postfix(validation=f"{history.validation_loss[-1]:.4f}")
-            bar.update()
-    history.best_epoch = 1 + int(np.argmin(history.validation_loss))
-    train_loss, _ = _loss_and_accuracy(_margins(_sample(pairs.train), state.best))
-    validation_loss, accuracy = _loss_and_accuracy(_margins(pairs.validation, state.best))
-    history.kept = {"train_loss": train_loss, "validation_loss": validation_loss, "validation_accuracy": accuracy}
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
-    return state.best, history
-
-
-def _new_state(model: ModelParams, params: TrainingParams, pairs: int, inputs: int) -> State:
-    started = new_layers(model, params.seed, inputs)
-    layers = [(weight.requires_grad_(), bias.requires_grad_()) for weight, bias in started]
-    batch_size = effective_batch_size(pairs, params)
+def _new_state(task: Task, model: ModelParams, params: TrainingParams) -> State:
+    widths = [task.pairs.shape[2], *model.hidden_dims, model.output_dim]
+    layers = new_layers(widths, [derive_seed(params.seed, *name, "weights") for name in task.names])
+    if task.starts_at_zero:
+        for tensor in layers[-1]:
+            tensor.zero_()
+    skip = torch.zeros(len(task.rows), widths[0], dtype=torch.float64)
+    learned = [tensor for layer in layers for tensor in layer]
+    if task.monotone:
+        signs = monotone_signs(widths, task.monotone)
+        for (weight, _), sign in zip(layers, signs, strict=True):
+            weight.copy_(torch.where(sign == 0, weight, sign * weight.abs()))
+        if task.weights is not None:
+            learned.append(skip)
+    batch_size = effective_batch_size(task.size, params)
     rate = effective_learning_rate(batch_size, params)
     return State(
         layers=layers,
-        best=[(weight.detach().clone(), bias.detach().clone()) for weight, bias in layers],
-        best_loss=torch.full((model.ensemble,), math.inf, dtype=torch.float64),
+        skip=skip,
         optimiser=torch.optim.AdamW(
-            [tensor for layer in layers for tensor in layer], rate, weight_decay=params.weight_decay, fused=True
+            [tensor.requires_grad_() for tensor in learned], rate, weight_decay=params.weight_decay, fused=True
         ),
         epoch=0,
-        history=TrainingHistory(
-            member_epochs=[0] * model.ensemble,
-            batch_size=batch_size,
-            learning_rate=rate,
-        ),
+        history=TrainingHistory(batch_size=batch_size, learning_rate=rate),
     )
 
 
-def _train_epoch(state: State, running: list[int], train: Tensor, model: ModelParams, params: TrainingParams) -> None:
-    """One pass of the ``running`` members over the pairs, each in its own order."""
+def _train_epoch(state: State, running: list[int], task: Task, model: ModelParams, params: TrainingParams) -> None:
+    """One pass of the ``running`` networks over their pairs, each in its own order."""
     generators, orders = [], []
     for member in running:
-        seed = derive_seed(params.seed, "combiner", member, "epoch", state.epoch)
+        seed = derive_seed(params.seed, *task.names[member], "epoch", state.epoch)
         generators.append(torch.Generator().manual_seed(seed))
-        orders.append(torch.randperm(len(train), generator=generators[-1]))
+        rows = task.rows[member]
+        orders.append(rows[torch.randperm(len(rows), generator=generators[-1])[: task.size]])
     # As even as can be, rather than full batches and a small last one whose few pairs would weigh the most.
-    steps = -(-len(train) // state.history.batch_size)
-    threshold = dropout_threshold(model.dropout)
+    steps = -(-task.size // state.history.batch_size)
+    threshold = dropout_threshold(task.dropout)
+    signs = monotone_signs([task.pairs.shape[2], *model.hidden_dims, 1], task.monotone) if task.monotone else None
     for batch in torch.stack(orders).tensor_split(steps, dim=1):
         state.optimiser.zero_grad()
         for group in _groups(len(running), batch.shape[1]):
             members = running[group]
-            layers = state.layers
-            if len(members) < len(state.best_loss):
-                layers = [(weight[members], bias[members]) for weight, bias in layers]
+            layers, skip = state.layers, state.skip
+            if len(members) < len(task.rows):
+                layers, skip = [(weight[members], bias[members]) for weight, bias in layers], skip[members]
             # [members, pairs, 2, inputs] to all chosen responses, then all rejected ones.
-            features = train[batch[group]].transpose(1, 2).flatten(1, 2)
+            features = task.pairs[batch[group]].transpose(1, 2).flatten(1, 2)
             dropped = None
             if threshold:
                 dropped = draw_dropped(generators[group], features.shape[1], model.hidden_dims, threshold)
             rewards = member_rewards(features, layers, dropped, keep=1 - threshold / 2**16)
+            if skip.requires_grad:
+                rewards = rewards + (features @ skip.unsqueeze(2)).squeeze(2)
             chosen, rejected = rewards.chunk(2, dim=1)
+            margins = chosen - rejected
+            losses = bradley_terry_loss(task.offset[batch[group]] + margins)
+            if task.penalty:
+                losses = losses + task.penalty * margins**2
             # The sum over members: no weight is shared, so each member gets the gradient of its own mean.
-            bradley_terry_loss(chosen - rejected).mean(dim=1).sum().backward()  # type: ignore[no-untyped-call]
+            losses.mean(dim=1).sum().backward()  # type: ignore[no-untyped-call]
         state.optimiser.step()
+        if signs is not None:
+            keep_signs(state.layers, signs)
+            _keep_rising(state.skip, task)
 
 
 def _groups(members: int, batch_size: int) -> Iterator[slice]:
@@ -195,55 +254,31 @@ def _groups(members: int, batch_size: int) -> Iterator[slice]:
 
 
 @torch.no_grad()
-def _judge_epoch(state: State, running: list[int], pairs: TrainingPairs) -> None:
-    """Measure the epoch, keep the best weights of each member, and put stopped members back to theirs."""
-    history = state.history
-    # The optimiser's momentum has moved the stopped members too.
-    stopped = [member for member in range(len(state.best_loss)) if member not in running]
-    _copy_members(state.best, state.layers, stopped)
-    margins = _margins(pairs.validation, state.layers)
-    member_losses = bradley_terry_loss(margins).mean(dim=1)
-    for member in running:
-        if member_losses[member] < state.best_loss[member]:
-            state.best_loss[member] = member_losses[member]
-            history.member_epochs[member] = state.epoch
-            _copy_members(state.layers, state.best, [member])
-    loss, accuracy = _loss_and_accuracy(margins)
-    train_loss, _ = _loss_and_accuracy(_margins(_sample(pairs.train), state.layers))
-    if not (math.isfinite(loss) and math.isfinite(train_loss)):
-        raise CombinerError(
-            f"training diverged in epoch {state.epoch} (train loss {train_loss}, validation loss {loss}): "
-            "lower training.learning_rate"
-        )
-    history.train_loss.append(train_loss)
-    history.validation_loss.append(loss)
-    history.validation_accuracy.append(accuracy)
+def _keep_rising(skip: Tensor, task: Task) -> None:
+    """The weighted sum and what is added to it have no negative weight together."""
+    if task.weights is not None:
+        rising = list(task.monotone)
+        skip[:, rising] = torch.maximum(skip[:, rising], -task.weights[rising])
 
 
-def _copy_members(source: Layers, target: Layers, members: list[int]) -> None:
-    for source_layer, target_layer in zip(source, target, strict=True):
-        for tensor, copy in zip(source_layer, target_layer, strict=True):
-            copy[members] = tensor[members]
+def added(state: State) -> Members:
+    """What the networks add to the offset."""
+    return Members([(weight.detach(), bias.detach()) for weight, bias in state.layers], state.skip.detach())
 
 
-def _sample(train: Tensor) -> Tensor:
+def sample(train: Tensor) -> Tensor:
     """At most 32,768 pairs, evenly from the whole, as tables come sorted by domain."""
     return train[:: -(-len(train) // _TRAIN_LOSS_PAIRS)]
 
 
-@torch.no_grad()
-def _margins(pairs: Tensor, layers: Layers) -> Tensor:
-    """r(chosen) - r(rejected) of each member: float64 [members, pairs]. All units count: dropout is for training."""
-    members = len(layers[0][0])
-    margins = []
-    for chunk in torch.split(pairs, max(1, _ROWS_AT_ONCE // (2 * members))):
-        rewards = member_rewards(chunk.flatten(0, 1).expand(members, -1, -1), layers).double()
-        margins.append(rewards[:, 0::2] - rewards[:, 1::2])
-    return torch.cat(margins, dim=1)
-
-
-def _loss_and_accuracy(margins: Tensor) -> tuple[float, float]:
-    """Of the mean over members; a tie counts half."""
+def loss_and_accuracy(margins: Tensor) -> tuple[float, float]:
+    """Of the mean over members, from their ``margins`` [members, pairs]; a tie counts half."""
     mean = margins.mean(dim=0)
     correct = (mean > 0).double() + 0.5 * (mean == 0).double()
     return bradley_terry_loss(mean).mean().item(), correct.mean().item()
+
+
+def require_finite(epoch: int, *losses: float) -> None:
+    """Raise :class:`CombinerError` for a training that has diverged."""
+    if not all(math.isfinite(loss) for loss in losses):
+        raise CombinerError(f"training diverged in epoch {epoch} (losses {losses}): lower training.learning_rate")

@@ -1,12 +1,13 @@
 """How far any function of both responses' features could get: gradient-boosted trees on the pair."""
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from realm_lib.reward.combiner.pairs import CombinerError, chosen_and_rejected, feature_matrix
+from realm_lib.reward.combiner.pairs import FEATURES, CombinerError, chosen_and_rejected, feature_matrix
 
 _MOST_TREES = 400
 
@@ -15,12 +16,13 @@ class TreePreference:
     """Gradient-boosted trees that see both responses' features and their differences at once.
 
     Freer than any reward: what it prefers need not be transitive, nor smooth. Where it does no better than the
-    combiner, there is little left in the two features to learn. Every pair is trained on in both orders, and the
+    combiner, there is little left in the features to learn. Every pair is trained on in both orders, and the
     margin is (f(a, b) - f(b, a)) / 2, so that swapping the responses changes its sign and nothing else. Trees by
     scikit-learn's HistGradientBoostingClassifier; how many is chosen by the log-loss on validation pairs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, features: Sequence[str] = FEATURES) -> None:
+        self.features = tuple(features)
         self._model: Any = None
         self._trees = 0
 
@@ -28,8 +30,8 @@ class TreePreference:
         """Fit to the pairs of ``train``; raises :class:`CombinerError` as :meth:`Combiner.fit` does."""
         from sklearn.ensemble import HistGradientBoostingClassifier
 
-        chosen, rejected = chosen_and_rejected(train)
-        validation_chosen, validation_rejected = chosen_and_rejected(validation)
+        chosen, rejected = chosen_and_rejected(train, self.features)
+        validation_chosen, validation_rejected = chosen_and_rejected(validation, self.features)
         if not (len(chosen) and len(validation_chosen)):
             raise CombinerError("trees need training pairs and validation pairs")
         model = HistGradientBoostingClassifier(
@@ -50,7 +52,7 @@ class TreePreference:
         """
         if self._model is None:
             raise CombinerError("this TreePreference is not trained: call fit first")
-        a, b = feature_matrix(features)
+        a, b = feature_matrix(features, self.features)
         return (self._at_best(a, b) - self._at_best(b, a)) / 2
 
     def _at_best(self, first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
