@@ -32,7 +32,7 @@ from sklearn.preprocessing import SplineTransformer, StandardScaler
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
-from support.preference_worlds import draw_world, expected_accuracy  # noqa: E402
+from support.preference_worlds import UTILITIES, draw_world, expected_accuracy  # noqa: E402
 
 from realm_lib.config.profile import load_params  # noqa: E402
 from realm_lib.config.training import ModelParams, TrainingParams  # noqa: E402
@@ -42,7 +42,7 @@ Matrix = NDArray[np.floating[Any]]
 Rewards = Callable[[Matrix], Matrix]
 Accuracy = Callable[[Rewards], float]
 
-WORLDS = [f"{kind}:{pairs}" for pairs in (515, 4_000, 40_000) for kind in ("linear", "saturating", "gated")]
+WORLDS = [f"{kind}:{pairs}" for pairs in (515, 4_000, 40_000) for kind in UTILITIES]
 UNPENALISED = 100.0
 """Columns this many times as large need weights this many times as small: a penalty on their squares is nothing."""
 

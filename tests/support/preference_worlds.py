@@ -10,10 +10,17 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 
+
+def gated(score: Floats, similarity: Floats) -> Floats:
+    """The score counts as far as the response is about its prompt."""
+    return 0.2 * score + 1.4 * score / (1 + np.exp(-2.5 * similarity)) + 0.2 * similarity
+
+
 UTILITIES: dict[str, Callable[[Floats, Floats], Floats]] = {
     "linear": lambda score, similarity: 0.8 * score + 0.4 * similarity,
     "saturating": lambda score, similarity: 1.6 * np.tanh(score) + 0.4 * similarity,
-    "gated": lambda score, similarity: 0.2 * score + 1.4 * score / (1 + np.exp(-2.5 * similarity)) + 0.2 * similarity,
+    "gated": gated,
+    "certain": lambda score, similarity: 20 * gated(score, similarity),  # labels of a judge who hardly ever wavers
 }
 """Log-odds of being preferred, from a response's score and similarity, both standard normal with correlation 1/2."""
 
