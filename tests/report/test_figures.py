@@ -54,6 +54,7 @@ HISTORY = SimpleNamespace(
     train_loss=[0.69, 0.6, 0.55, 0.54],
     validation_loss=[0.68, 0.61, 0.59, 0.6],
     validation_accuracy=[0.55, 0.66, 0.7, 0.69],
+    out_of_fold_loss=[],
     best_epoch=3,
 )
 
@@ -183,6 +184,21 @@ def test_training_curves_mark_the_best_epoch():
     left, right = figures.training_curves(HISTORY)
     marks = [line for ax in (left, right) for line in ax.lines if line.get_label() == "Best epoch (3)"]
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in marks] == [(3, 0.59), (3, 0.7)]
+
+
+def test_training_curves_with_the_prior_begin_with_the_weighted_sum():
+    history = SimpleNamespace(
+        train_loss=[0.6, 0.55, 0.54],
+        validation_loss=[0.63, 0.6, 0.61],
+        validation_accuracy=[0.62, 0.66, 0.65],
+        out_of_fold_loss=[0.62, 0.6, 0.59, 0.61],
+        best_epoch=2,
+    )
+    left, right = figures.training_curves(history)
+    marks = [line for ax in (left, right) for line in ax.lines if line.get_label() == "Best epoch (2)"]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in marks] == [(2, 0.59), (2, 0.65)]
+    assert [list(line.get_xdata()) for line in left.lines[:3]] == [[0, 1, 2], [0, 1, 2], [0, 1, 2, 3]]
+    assert "0: the weighted sum" in left.get_xlabel()
 
 
 def test_same_figure_same_svg_bytes():

@@ -14,7 +14,10 @@ from realm_lib.report.figures import theme
 
 
 class _TrainingRecord(Protocol):
-    """What :func:`training_curves` reads: one entry an epoch, in nats a pair and as a share."""
+    """What :func:`training_curves` reads: one entry an epoch, in nats a pair and as a share.
+
+    Where there are out-of-fold losses, they and the others begin with epoch 0, else with the first.
+    """
 
     @property
     def train_loss(self) -> Sequence[float]: ...
@@ -22,6 +25,8 @@ class _TrainingRecord(Protocol):
     def validation_loss(self) -> Sequence[float]: ...
     @property
     def validation_accuracy(self) -> Sequence[float]: ...
+    @property
+    def out_of_fold_loss(self) -> Sequence[float]: ...
     @property
     def best_epoch(self) -> int: ...
 
@@ -116,28 +121,35 @@ def training_curves(
 ) -> tuple[Axes, Axes]:
     """Loss of training and validation pairs, and accuracy on validation pairs, by epoch; the best epoch is marked.
 
-    ``best_epoch`` counts from 1. The history does not know how many pairs it saw: give their numbers to show them.
+    It is marked on the loss that chose it. The history does not know how many pairs it saw: give their numbers to show
+    them.
     """
     left, right = axes if axes is not None else theme.new_pair(7.4, 3.5)
-    epochs = np.arange(1, len(history.train_loss) + 1)
-    best = history.best_epoch
+    out_of_fold, best = history.out_of_fold_loss, history.best_epoch
+    first = 0 if out_of_fold else 1
 
     def seen(split: str, pairs: int | None) -> str:
         return f"{split} pairs" if pairs is None else f"{split} ({theme.counted(pairs, 'pair')})"
 
     validation = seen("Validation", validation_pairs)
-    for ax, values, name, label in (
+    curves = [
         (left, history.train_loss, "length", seen("Training", train_pairs)),
         (left, history.validation_loss, "realm", validation),
         (right, history.validation_accuracy, "realm", validation),
-    ):
+    ]
+    chose = [(left, history.validation_loss, "realm"), (right, history.validation_accuracy, "realm")]
+    if out_of_fold:
+        curves.append((left, out_of_fold, "reward_model", "Training, by networks without its post"))
+        chose[0] = (left, out_of_fold, "reward_model")
+    for ax, values, name, label in curves:
+        epochs = np.arange(first, first + len(values))
         ax.plot(epochs, values, "o-", color=theme.COLOURS[name], markersize=3.5, label=label)
-    for ax, values in ((left, history.validation_loss), (right, history.validation_accuracy)):
-        ax.plot(best, values[best - 1], "o", markersize=9, markerfacecolor="white", markeredgewidth=2,
-                color=theme.COLOURS["realm"], label=f"Best epoch ({best})")  # fmt: skip
-        ax.set_xlabel("Epoch")
+    for ax, values, name in chose:
+        ax.plot(best, values[best - first], "o", markersize=9, markerfacecolor="white", markeredgewidth=2,
+                color=theme.COLOURS[name], label=f"Best epoch ({best})")  # fmt: skip
+        ax.set_xlabel("Epoch (0: the weighted sum)" if out_of_fold else "Epoch")
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        ax.set_xlim(0.5, len(epochs) + 0.5)
+        ax.set_xlim(first - 0.5, max(len(values), len(history.train_loss)) + first - 0.5)
         ax.legend(loc="best")
     left.set_ylabel("Bradley-Terry loss (nats a pair)")
     right.set_ylabel("Validation accuracy")

@@ -146,10 +146,10 @@ class Combiner(nn.Module):
             how = train_plain if self.params.prior is None else train_with_prior
             members, history = how(pairs, self.params, params, monotone, progress=progress, checkpoint=checkpoint)
             history.temperature = self._temperature(members.margins(pairs.validation))
-            self._take(members, history.temperature, standardise, pairs)
             validation_loss, accuracy = loss_and_accuracy(history.temperature * members.margins(pairs.validation))
             train_loss, _ = loss_and_accuracy(history.temperature * members.margins(sample(pairs.train)))
         history.kept = {"train_loss": train_loss, "validation_loss": validation_loss, "validation_accuracy": accuracy}
+        self._take(members, history.temperature, standardise, pairs)
         self.bend, self.temperature, history.linear = history.bend, history.temperature, self.linear
         with_posts = all("history" in table for table in (train, validation))
         self.trained_on = keys_of(train) | keys_of(validation) if with_posts else None

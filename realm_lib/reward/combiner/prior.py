@@ -7,6 +7,7 @@ trained on, since on its own f always seems to help: for how many epochs to trai
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from realm_lib.config.training import ModelParams, TrainingParams
 from realm_lib.reward.combiner.checkpoint import State, TrainingHistory
-from realm_lib.reward.combiner.linear import Floats, draw_weights, fit_weights
+from realm_lib.reward.combiner.linear import Floats, draw_weights, fit_weights, logistic_regression
 from realm_lib.reward.combiner.network import bradley_terry_loss
 from realm_lib.reward.combiner.training import (
     Members,
@@ -34,6 +35,7 @@ from realm_lib.runs.seeds import derive_seed
 _FOLDS = 5
 _MOST_PAIRS = 20_000
 """Pairs of the cross-fit: more say no more about how far to believe the network."""
+_ALMOST_NONE = 1e-9  # of a ridge: margins that order all pairs rightly would have no best factor
 _DOUBT = 4.0
 """How large t² has to be before anything of f is believed; the classical shrinkage takes 1 to 2."""
 
@@ -64,23 +66,12 @@ class Evidence:
 def find_evidence(offset: Floats, margins: Floats) -> Evidence:
     """The evidence of pairs for ``margins`` beside the weighted sum's, ``offset``, each [pairs].
 
-    A logistic regression on one number with an offset, by Newton's method.
+    A logistic regression on one number with an offset.
     """
     if not margins.any():
         return Evidence(0.0, None, 0.0, len(margins))
-    alpha, curvature = 0.0, 0.0
-    for _ in range(100):
-        wrong = 1 / (1 + np.exp(np.clip(offset + alpha * margins, -500, 500)))
-        curvature = float((wrong * (1 - wrong) * margins**2).sum())
-        if curvature == 0:  # margins so large that every pair is certain
-            return Evidence(0.0, None, 0.0, len(margins))
-        # Margins that order every pair rightly have no best factor: the steps end at some large one.
-        step = float(np.clip((wrong * margins).sum() / curvature, -2, 2))
-        alpha += step
-        if abs(step) < 1e-12:
-            break
-    se = curvature**-0.5
-    return Evidence(alpha, se, alpha / se, len(margins))
+    (alpha,), ((curvature,),) = logistic_regression(margins[:, None], offset, ridge=_ALMOST_NONE)
+    return Evidence(float(alpha), float(curvature**-0.5), float(alpha * curvature**0.5), len(margins))
 
 
 def train_with_prior(
@@ -96,26 +87,27 @@ def train_with_prior(
 
     Raises as :func:`realm_lib.reward.combiner.training.train`.
     """
-    differences = (pairs.train[:, 0] - pairs.train[:, 1]).numpy()
-    weights = fit_weights(differences, monotone)
-    last = None if checkpoint is None else checkpoint.with_name(f"{checkpoint.name}_members")
-    held_out, history = _cross_fit(pairs, weights, model, params, monotone, progress, checkpoint)
-    state = _train_members(pairs, weights, model, params, monotone, history.best_epoch, progress, last)
-    networks = added(state)
-    offset_of = pairs.validation[:, 0] - pairs.validation[:, 1]
-    unseen = (offset_of.numpy() @ weights, networks.margins(pairs.validation).mean(dim=0).numpy())
-    evidence = find_evidence(*(np.concatenate(both) for both in zip(held_out, unseen, strict=True)))
-    found = state.history
-    found.out_of_fold_loss, found.best_epoch = history.out_of_fold_loss, history.best_epoch
-    found.seconds += history.seconds
-    found.evidence, found.bend = asdict(evidence), evidence.bend
-    drawn = draw_weights(differences, weights, model.ensemble, derive_seed(params.seed, "combiner", "weighted sum"))
+    weights, covariance = fit_weights(_differences(pairs.train).numpy(), monotone)
+    training = _Training(pairs, torch.from_numpy(weights), model, params, monotone, progress)
+    second = None if checkpoint is None else checkpoint.with_name(f"{checkpoint.name}_members")
+    (offset, margins), crossed = training.cross_fit(checkpoint)
+    state = training.train_members(crossed.best_epoch, second)
+    networks, history = added(state), state.history
+    evidence = find_evidence(
+        torch.cat([offset, training.offset(pairs.validation)]).numpy(),
+        torch.cat([margins, networks.margins(pairs.validation).mean(dim=0)]).numpy(),
+    )
+    history.out_of_fold_loss, history.best_epoch = crossed.out_of_fold_loss, crossed.best_epoch
+    history.seconds += crossed.seconds
+    history.evidence, history.bend = asdict(evidence), evidence.bend
+    drawn = draw_weights(weights, covariance, model.ensemble, derive_seed(params.seed, "combiner", "weighted sum"))
     *layers, (weight, bias) = networks.layers
     linear = torch.from_numpy(drawn) + evidence.bend * networks.linear
-    for file in (checkpoint, last):
+    # Until here, so that a training which is killed among the members does not cross-fit again.
+    for file in (checkpoint, second):
         if file is not None:
             file.unlink(missing_ok=True)
-    return Members([*layers, (evidence.bend * weight, evidence.bend * bias)], linear), found
+    return Members([*layers, (evidence.bend * weight, evidence.bend * bias)], linear), history
 
 
 def draw_folds(posts: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
@@ -131,114 +123,104 @@ def draw_folds(posts: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     return fold_of[codes]
 
 
-def _cross_fit(
-    pairs: TrainingPairs,
-    weights: Floats,
-    model: ModelParams,
-    params: TrainingParams,
-    monotone: tuple[int, ...],
-    progress: bool,
-    checkpoint: Path | None,
-) -> tuple[tuple[Floats, Floats], TrainingHistory]:
-    """Offsets and out-of-fold margins of the pairs at the best epoch, and a history with that epoch and the losses."""
-    fold = draw_folds(pairs.posts.numpy(), derive_seed(params.seed, "combiner", "folds"))
-    asked = [torch.from_numpy(np.flatnonzero(fold == number)) for number in range(fold.max() + 1)]
-    offset = _offset(pairs.train, weights)
-    if len(asked) < 2:  # one post: nothing is unseen, and nothing is believed
-        return (np.zeros(0), np.zeros(0)), TrainingHistory()
-    rows = [torch.cat([other for other in asked if other is not own]).sort().values for own in asked]
-    task = _task(pairs.train, rows, "fold", weights, params, monotone)
-    everyone = torch.cat(asked)
+@dataclass(frozen=True)
+class _Training:
+    """Networks beside the weighted sum with ``weights`` [features]: those of the folds, and the members."""
 
-    def measure(state: State) -> Tensor:
-        networks = added(state)
-        single = [
-            Members([(w[[m]], b[[m]]) for w, b in networks.layers], networks.linear[[m]]) for m in range(len(asked))
-        ]
-        return torch.cat([one.margins(pairs.train[own])[0] for one, own in zip(single, asked, strict=True)])
+    pairs: TrainingPairs
+    weights: Tensor
+    model: ModelParams
+    params: TrainingParams
+    monotone: tuple[int, ...]
+    progress: bool
 
-    def judge(state: State, _: list[int]) -> None:
-        margins, losses = measure(state), state.history.out_of_fold_loss
-        losses.append(bradley_terry_loss(offset[everyone] + margins).mean().item())
-        require_finite(state.epoch, losses[-1])
-        if losses[-1] < min(losses[:-1], default=math.inf):
-            state.history.best_epoch = state.epoch
-            state.kept["margins"] = margins
+    def offset(self, pairs: Tensor) -> Tensor:
+        """The weighted sum's margins [pairs]."""
+        return _differences(pairs) @ self.weights
 
-    state = train(
-        task,
-        model,
-        params,
-        epochs=params.num_epochs,
-        begin=lambda state: judge(state, []),
-        judge=judge,
-        running=lambda state: (
-            list(range(len(asked))) if state.epoch - state.history.best_epoch < params.patience else []
-        ),
-        progress=progress,
-        checkpoint=checkpoint,
-    )
-    return (offset[everyone].numpy(), state.kept["margins"].numpy()), state.history
+    def cross_fit(self, checkpoint: Path | None) -> tuple[tuple[Tensor, Tensor], TrainingHistory]:
+        """The weighted sum's and the networks' margins of pairs that these do not know, at the best epoch.
 
+        And a history with that epoch and the losses.
+        """
+        fold = draw_folds(self.pairs.posts.numpy(), derive_seed(self.params.seed, "combiner", "folds"))
+        asked = [torch.from_numpy(np.flatnonzero(fold == number)) for number in range(fold.max() + 1)]
+        if len(asked) < 2:  # one post: nothing is unseen, and nothing is believed
+            return (torch.zeros(0), torch.zeros(0)), TrainingHistory()
+        rows = [torch.cat([other for other in asked if other is not own]).sort().values for own in asked]
+        offset = self.offset(self.pairs.train[torch.cat(asked)])
 
-def _train_members(
-    pairs: TrainingPairs,
-    weights: Floats,
-    model: ModelParams,
-    params: TrainingParams,
-    monotone: tuple[int, ...],
-    epochs: int,
-    progress: bool,
-    checkpoint: Path | None,
-) -> State:
-    """The members on all pairs for ``epochs`` epochs, with the losses before the first and after each."""
-    everything = torch.arange(len(pairs.train))
-    task = _task(pairs.train, [everything] * model.ensemble, None, weights, params, monotone)
-    seen, offsets = sample(pairs.train), _offset(pairs.validation, weights)
-    seen_offsets = _offset(seen, weights)
+        def judge(state: State, _: list[int]) -> None:
+            networks, losses = added(state), state.history.out_of_fold_loss
+            of_folds = [
+                Members([(weight[[n]], bias[[n]]) for weight, bias in networks.layers], networks.linear[[n]])
+                for n in range(len(asked))
+            ]
+            margins = [one.margins(self.pairs.train[own])[0] for one, own in zip(of_folds, asked, strict=True)]
+            loss = bradley_terry_loss(offset + torch.cat(margins)).mean().item()
+            require_finite(state.epoch, loss)
+            if loss < min(losses, default=math.inf):
+                state.history.best_epoch = state.epoch
+                state.kept["margins"] = torch.cat(margins)
+            losses.append(loss)
 
-    def judge(state: State, _: list[int]) -> None:
-        history, networks = state.history, added(state)
-        loss, accuracy = loss_and_accuracy(offsets + networks.margins(pairs.validation))
-        train_loss, _ = loss_and_accuracy(seen_offsets + networks.margins(seen))
-        require_finite(state.epoch, train_loss, loss)
-        history.train_loss.append(train_loss)
-        history.validation_loss.append(loss)
-        history.validation_accuracy.append(accuracy)
-        history.member_epochs = [state.epoch] * model.ensemble
+        def running(state: State) -> list[int]:
+            waited = state.epoch - state.history.best_epoch
+            return list(range(len(asked))) if waited < self.params.patience else []
 
-    return train(
-        task,
-        model,
-        params,
-        epochs=epochs,
-        begin=lambda state: judge(state, []),
-        judge=judge,
-        running=lambda _: list(range(model.ensemble)),
-        progress=progress,
-        checkpoint=checkpoint,
-    )
+        names = [("combiner", "fold", number) for number in range(len(asked))]
+        state = self._train(rows, names, self.params.num_epochs, judge, running, checkpoint)
+        return (offset, state.kept["margins"]), state.history
 
+    def train_members(self, epochs: int, checkpoint: Path | None) -> State:
+        """The members on all pairs for ``epochs`` epochs, with the losses before the first and after each."""
+        seen, members = sample(self.pairs.train), range(self.model.ensemble)
+        offsets = self.offset(seen), self.offset(self.pairs.validation)
 
-def _task(
-    train_pairs: Tensor,
-    rows: list[Tensor],
-    kind: str | None,
-    weights: Floats,
-    params: TrainingParams,
-    monotone: tuple[int, ...],
-) -> Task:
-    task = Task(
-        pairs=train_pairs,
-        rows=rows,
-        names=[("combiner", number) if kind is None else ("combiner", kind, number) for number in range(len(rows))],
-        offset=_offset(train_pairs, weights),
-        penalty=params.prior_pairs / min(map(len, rows)) / 8,
-        monotone=monotone,
-        weights=torch.from_numpy(weights),
-    )
-    return task
+        def judge(state: State, _: list[int]) -> None:
+            networks, history = added(state), state.history
+            train_loss = loss_and_accuracy(offsets[0] + networks.margins(seen))[0]
+            loss, accuracy = loss_and_accuracy(offsets[1] + networks.margins(self.pairs.validation))
+            require_finite(state.epoch, train_loss, loss)
+            history.train_loss.append(train_loss)
+            history.validation_loss.append(loss)
+            history.validation_accuracy.append(accuracy)
+            history.member_epochs = [state.epoch for _ in members]
+
+        everything = torch.arange(len(self.pairs.train))
+        names = [("combiner", member) for member in members]
+        return self._train([everything for _ in members], names, epochs, judge, lambda _: list(members), checkpoint)
+
+    def _train(
+        self,
+        rows: Sequence[Tensor],
+        names: Sequence[tuple[str | int, ...]],
+        epochs: int,
+        judge: Callable[[State, list[int]], None],
+        running: Callable[[State], list[int]],
+        checkpoint: Path | None,
+    ) -> State:
+        task = Task(
+            pairs=self.pairs.train,
+            rows=rows,
+            names=names,
+            offset=self.offset(self.pairs.train),
+            penalty=self.params.prior_pairs / min(map(len, rows)) / 8,
+            monotone=self.monotone,
+            weights=self.weights,
+        )
+        return train(
+            task,
+            self.model,
+            self.params,
+            epochs=epochs,
+            begin=lambda state: judge(state, []),
+            judge=judge,
+            running=running,
+            progress=self.progress,
+            checkpoint=checkpoint,
+        )
 
 
-def _offset(pairs: Tensor, weights: Floats) -> Tensor:
-    return (pairs[:, 0] - pairs[:, 1]) @ torch.from_numpy(weights)
+def _differences(pairs: Tensor) -> Tensor:
+    return pairs[:, 0] - pairs[:, 1]
