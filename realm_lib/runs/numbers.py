@@ -37,6 +37,7 @@ _ALIKE = {
 
 _SMOOTH = {
     *("log_loss", "brier", "temperature", "p_value", "p_holm", "detectable", "sd", "members_sd"),
+    *("bend", "evidence"),
     *("correlation", "given_quality", "given_quality_ci", "change", "train_loss", "validation_loss"),
 }
 """Measures that one flipped pair hardly moves; the others are shares of pairs and their intervals."""
@@ -146,4 +147,6 @@ def _kind(parts: Sequence[str], names: set[str], *, pooled: bool) -> str:
 
 
 def _is_share(parts: Sequence[str], value: Any, pairs: int | None) -> bool:
-    return isinstance(value, float) and bool(pairs) and not _SMOOTH.intersection(parts)
+    # At the top, linear is the weights that a combiner has learned; deeper, the reward of that name.
+    smooth = parts[0] == "linear" or _SMOOTH.intersection(parts)
+    return isinstance(value, float) and bool(pairs) and not smooth

@@ -26,9 +26,12 @@ def new_layers(widths: Sequence[int], seeds: Sequence[int]) -> Layers:
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     for width, outputs in pairwise(widths):
         bound = width**-0.5
-        weight = torch.stack([torch.empty(width, outputs).uniform_(-bound, bound, generator=g) for g in generators])
-        bias = torch.stack([torch.empty(1, outputs).uniform_(-bound, bound, generator=g) for g in generators])
-        layers.append((weight.double(), bias.double()))
+        # From 0 to 1 first, which is exact: torch's float32 draws between other ends differ between processors.
+        weight, bias = (
+            torch.stack([torch.rand(rows, outputs, generator=generator) for generator in generators]).double()
+            for rows in (width, 1)
+        )
+        layers.append(((2 * weight - 1) * bound, (2 * bias - 1) * bound))
     return layers
 
 

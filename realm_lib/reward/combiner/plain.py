@@ -65,6 +65,7 @@ def train_plain(
         begin=begin,
         judge=lambda state, trained: _judge(state, trained, pairs),
         running=running,
+        what="combiner",
         progress=progress,
         checkpoint=checkpoint,
     )

@@ -34,7 +34,7 @@ from realm_lib.reward.combiner.training import (
 from realm_lib.runs.seeds import derive_seed
 
 _FOLDS = 5
-_MOST_PAIRS = 20_000
+_MOST_PAIRS = 10_000
 """Pairs of the cross-fit: more say no more about how far to believe the network."""
 _ALMOST_NONE = 1e-9  # of a ridge: margins that order all pairs rightly would have no best factor
 _DOUBT = 4.0
@@ -132,7 +132,7 @@ def train_with_prior(
 
 
 def draw_folds(posts: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """The fold of each pair of ``posts`` [pairs], from 0; -1 for pairs beyond the 20,000 that are cross-fitted.
+    """The fold of each pair of ``posts`` [pairs], from 0; -1 for pairs beyond the 10,000 that are cross-fitted.
 
     A post's pairs stay together: what they share must not be known of a pair that is asked.
     """
@@ -190,7 +190,7 @@ class _Training:
             return list(range(len(asked))) if waited < self.params.patience else []
 
         names = [("combiner", "fold", number) for number in range(len(asked))]
-        state = self._train(rows, names, self.params.num_epochs, judge, running, checkpoint)
+        state = self._train(rows, names, "combiner, folds", self.params.num_epochs, judge, running, checkpoint)
         return (offset, state.kept["margins"]), state.history
 
     def train_members(self, epochs: int, checkpoint: Path | None) -> State:
@@ -210,12 +210,21 @@ class _Training:
 
         everything = torch.arange(len(self.pairs.train))
         names = [("combiner", member) for member in members]
-        return self._train([everything for _ in members], names, epochs, judge, lambda _: list(members), checkpoint)
+        return self._train(
+            [everything for _ in members],
+            names,
+            "combiner, members",
+            epochs,
+            judge,
+            lambda _: list(members),
+            checkpoint,
+        )
 
     def _train(
         self,
         rows: Sequence[Tensor],
         names: Sequence[tuple[str | int, ...]],
+        what: str,
         epochs: int,
         judge: Callable[[State, list[int]], None],
         running: Callable[[State], list[int]],
@@ -238,6 +247,7 @@ class _Training:
             begin=lambda state: judge(state, []),
             judge=judge,
             running=running,
+            what=what,
             progress=self.progress,
             checkpoint=checkpoint,
         )

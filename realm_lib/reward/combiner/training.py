@@ -134,14 +134,15 @@ def train(
     begin: Callable[[State], None],
     judge: Callable[[State, list[int]], None],
     running: Callable[[State], list[int]],
+    what: str,
     progress: bool,
     checkpoint: Path | None,
 ) -> State:
     """Train the networks of ``task`` with AdamW for ``epochs`` epochs at most, while any are ``running``.
 
-    ``begin`` fills what is kept before the first epoch, ``judge`` after each. With ``checkpoint``, the state is written
-    there after each epoch, and a training with the same parameters and pairs goes on from it to the very weights that
-    it would have reached uninterrupted; removing the file is the caller's.
+    ``begin`` fills what is kept before the first epoch, ``judge`` after each; ``what`` names the bar. With
+    ``checkpoint``, the state is written there after each epoch, and a training with the same parameters and pairs goes
+    on from it to the very weights that it would have reached uninterrupted; removing the file is the caller's.
 
     Raises :class:`CombinerError` when the losses stop being finite, and for a damaged checkpoint.
     """
@@ -152,7 +153,7 @@ def train(
         tensors = (task.pairs, task.offset, *task.rows)
         identity = fingerprint(tensors, model, params.model_copy(update={"num_epochs": epochs}))
         restore(state, checkpoint, identity)
-    with tqdm(total=epochs, initial=state.epoch, desc="combiner", unit="epoch", disable=not progress) as bar:
+    with tqdm(total=epochs, initial=state.epoch, desc=what, unit="epoch", disable=not progress) as bar:
         while state.epoch < epochs and (members := running(state)):
             started = time.perf_counter()
             _train_epoch(state, members, task, model, params)
