@@ -35,7 +35,8 @@ class TrainingParams(Section):
     patience: Annotated[int, Field(ge=1)] = 3
     """Epochs without a better loss on pairs that are not trained on before training stops."""
     prior_pairs: Annotated[float, Field(ge=0)] = 300
-    """How many pairs the prior weighs as much as: the network's penalty is this by the number of training pairs."""
+    """How many pairs the prior weighs as much as: the network's penalty is this by the number of training pairs. Less
+    where unseen pairs say that it is too much."""
 
 
 class OfflineModelParams(Section):

@@ -45,11 +45,11 @@ def make_pairs(count: int, seed: int) -> pd.DataFrame:
     similarity = np.clip(generator.normal(0.45, 0.2, size=(count, 2)), -1, 1)
     quality = generator.normal(size=(count, 2))
     utility = 4 / (1 + np.exp(-(similarity - 0.45) / 0.06)) * (quality + 0.5)
-    reward = 3 * quality + generator.normal(scale=0.6, size=(count, 2)) - 1
+    score = 3 * quality + generator.normal(scale=0.6, size=(count, 2)) - 1
     wins = generator.random(count) < 1 / (1 + np.exp(utility[:, 1] - utility[:, 0]))
     columns = {
         f"{name}_{side}": values[:, place]
-        for name, values in (("reward", reward), ("similarity", similarity))
+        for name, values in (("score", score), ("similarity", similarity))
         for place, side in enumerate("AB")
     }
     return pd.DataFrame({**columns, "labels": wins.astype(int)})

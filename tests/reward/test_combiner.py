@@ -406,7 +406,7 @@ def test_history_has_a_value_an_epoch_and_the_metrics_that_a_run_writes() -> Non
     lists = (history.train_loss, history.validation_loss, history.validation_accuracy)
     assert [len(values) for values in lists] == [3] * 3
     names = ["best_epoch", "train_loss", "validation_loss", "validation_accuracy", "seconds"]
-    assert list(history.metrics()) == [*names, "bend", "temperature", "evidence", "linear"]
+    assert list(history.metrics()) == [*names, "prior_pairs", "bend", "temperature", "evidence", "linear"]
     # The temperature can only make the loss of the validation pairs less.
     assert history.metrics()["validation_loss"] <= min(history.validation_loss) + 1e-12
     assert history.metrics()["validation_accuracy"] == history.validation_accuracy[history.best_epoch - 1]
@@ -829,7 +829,9 @@ def test_the_same_training_goes_on_from_its_checkpoint(
 ) -> None:
     if prior is None and phase:
         return  # it has no second phase
-    train, validation, params = make_pairs(400, 1), make_pairs(50, 2), BRISK.model_copy(update={"patience": 4})
+    # A prior of one pair is never found too strong: one cross-fit.
+    params = BRISK.model_copy(update={"patience": 4, "prior_pairs": 1})
+    train, validation = make_pairs(400, 1), make_pairs(50, 2)
     model = ModelParams(ensemble=2, prior=prior)
     interrupted_after(2, tmp_path / f"training{phase}", train, validation, params, model, tmp_path / "training")
     fresh, resumed = Combiner(model), Combiner(model)

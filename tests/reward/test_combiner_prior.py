@@ -107,11 +107,27 @@ def test_history_begins_with_the_weighted_sum_and_ends_at_the_best_epoch() -> No
 
 def test_a_heavier_prior_keeps_the_network_nearer_to_the_weighted_sum() -> None:
     train, validation = make_pairs(600, 1, gated), make_pairs(300, 2, gated)
-    losses = []
-    for prior_pairs in (0, 3000, 300_000):
-        params = PARAMS.model_copy(update={"prior_pairs": prior_pairs, "num_epochs": 4})
-        losses.append(Combiner().fit(train, validation, params).out_of_fold_loss[1])
+    histories = []
+    for prior_pairs in (0, 30, 300):
+        params = PARAMS.model_copy(update={"prior_pairs": prior_pairs})
+        histories.append(Combiner().fit(train, validation, params))
+    assert [history.prior_pairs for history in histories] == [0, 30, 300]
+    losses = [history.out_of_fold_loss[1] for history in histories]
     assert losses[0] < losses[1] < losses[2]
+
+
+def test_where_labels_have_no_chance_in_them_the_prior_gives_way() -> None:
+    """As those of a judge who never wavers: 300 pairs more that agree with the weighted sum would be wrong."""
+    train, validation = make_pairs(600, 1, gated, certainty=30), make_pairs(300, 2, gated, certainty=30)
+    params = PARAMS.model_copy(update={"learning_rate": 3e-3})
+    loose, tight = (
+        Combiner().fit(train, validation, params.model_copy(update={"prior_pairs": prior_pairs}))
+        for prior_pairs in (30, 300)
+    )
+    assert tight.prior_pairs in (0.3, 3, 30)
+    assert tight.out_of_fold_loss[tight.best_epoch] <= loose.out_of_fold_loss[loose.best_epoch] + 0.01
+    noisy = fitted(gated)[1]
+    assert noisy.prior_pairs == noisy.metrics()["prior_pairs"] == 300
 
 
 @settings(max_examples=20, deadline=None)

@@ -47,6 +47,8 @@ class TrainingHistory:
     """Adam's rate, as used: see :func:`effective_learning_rate`."""
     evidence: dict[str, float | int | None] | None = None
     """What unseen pairs say of the bend: see :class:`realm_lib.reward.combiner.prior.Evidence`."""
+    prior_pairs: float | None = None
+    """``training.prior_pairs``, or less where unseen pairs said that the prior was too strong; null without one."""
     bend: float = 1.0
     temperature: float = 1.0
     linear: dict[str, float] = field(default_factory=dict)
@@ -55,7 +57,7 @@ class TrainingHistory:
 
     def metrics(self) -> dict[str, Any]:
         """What metrics/combiner.json holds; the losses and the accuracy are those of the model as kept."""
-        names = ("seconds", "bend", "temperature", "evidence", "linear")
+        names = ("seconds", "prior_pairs", "bend", "temperature", "evidence", "linear")
         return {"best_epoch": self.best_epoch, **self.kept} | {name: getattr(self, name) for name in names}
 
 

@@ -4,11 +4,12 @@ reward = w·z + s f(z). w is the logistic regression's. f begins at zero and is 
 (K / n) mean(margin²) / 8: near even odds a pair says a quarter as much of its margin's square as a normal with the same
 halved, so that K is the number of pairs whose word the prior has. Two questions are asked of pairs that f was not
 trained on, since on its own f always seems to help: for how many epochs to train it, and how much of it, s, to believe.
+Where they say that f is held too hard, as they do where labels have no chance in them, K becomes a tenth of itself.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,11 @@ class Evidence:
     pairs: int
 
     @property
+    def held_too_hard(self) -> bool:
+        """Whether the margins should be larger than the prior lets them be: by a tenth, and three standard errors."""
+        return self.se is not None and self.alpha - 3 * self.se > 1.1
+
+    @property
     def bend(self) -> float:
         """How much of the network is believed, from 0 to 1: alpha by the positive-part rule of James & Stein (1961).
 
@@ -89,24 +95,39 @@ def train_with_prior(
     """
     weights, covariance = fit_weights(_differences(pairs.train).numpy(), monotone)
     training = _Training(pairs, torch.from_numpy(weights), model, params, monotone, progress)
-    second = None if checkpoint is None else checkpoint.with_name(f"{checkpoint.name}_members")
+
+    def file(step: str) -> Path | None:
+        return None if checkpoint is None else checkpoint.with_name(f"{checkpoint.name}_{step}")
+
+    files = [checkpoint]
     (offset, margins), crossed = training.cross_fit(checkpoint)
-    state = training.train_members(crossed.best_epoch, second)
+    seconds = crossed.seconds
+    while find_evidence(offset.numpy(), margins.numpy()).held_too_hard and training.params.prior_pairs > 1:
+        fewer = training.params.prior_pairs / 10
+        freer = replace(training, params=params.model_copy(update={"prior_pairs": fewer}))
+        files.append(file(f"{fewer:g}"))
+        unseen, found = freer.cross_fit(files[-1])
+        seconds += found.seconds
+        if min(found.out_of_fold_loss) >= min(crossed.out_of_fold_loss):
+            break
+        training, (offset, margins), crossed = freer, unseen, found
+    files.append(file("members"))
+    state = training.train_members(crossed.best_epoch, files[-1])
     networks, history = added(state), state.history
     evidence = find_evidence(
         torch.cat([offset, training.offset(pairs.validation)]).numpy(),
         torch.cat([margins, networks.margins(pairs.validation).mean(dim=0)]).numpy(),
     )
     history.out_of_fold_loss, history.best_epoch = crossed.out_of_fold_loss, crossed.best_epoch
-    history.seconds += crossed.seconds
+    history.seconds, history.prior_pairs = history.seconds + seconds, training.params.prior_pairs
     history.evidence, history.bend = asdict(evidence), evidence.bend
     drawn = draw_weights(weights, covariance, model.ensemble, derive_seed(params.seed, "combiner", "weighted sum"))
     *layers, (weight, bias) = networks.layers
     linear = torch.from_numpy(drawn) + evidence.bend * networks.linear
     # Until here, so that a training which is killed among the members does not cross-fit again.
-    for file in (checkpoint, second):
-        if file is not None:
-            file.unlink(missing_ok=True)
+    for done in files:
+        if done is not None:
+            done.unlink(missing_ok=True)
     return Members([*layers, (evidence.bend * weight, evidence.bend * bias)], linear), history
 
 
