@@ -21,7 +21,7 @@ def folded_calibration(
 ) -> dict[str, Any]:
     """How well the reward's bare differences do as log-odds, before and after ``factor`` was folded into them.
 
-    ``factor`` is the combiner's ``temperature``, from validation pairs; the differences before it are those of the
+    ``factor`` is the combiner's ``scale``, from validation pairs; the differences before it are those of the
     reward over it. Returns {factor, before, after}, the last two as :func:`probability_scores`.
     """
     name, level = evaluation.subject, evaluation.confidence

@@ -114,17 +114,17 @@ def print_sureness(world: str, ratios: list[float], seeds: int, model: ModelPara
             given = combiner.reward(a).astype(float) - combiner.reward(b)
             truth = test["log_odds"].to_numpy()
             win = 1 / (1 + np.exp(-truth))
-            row = [len(clear), combiner.temperature]
-            for margins in (given / combiner.temperature, given):
+            row = [len(clear), combiner.scale]
+            for margins in (given / combiner.scale, given):
                 loss = float((np.logaddexp(0, -margins) + (1 - win) * margins).mean())
                 right = np.where(margins > 0, win, 1 - win)
                 row += [best_slope(margins, truth), loss, expected_calibration_error(confidences(margins, 1.0), right)]
             rows.append(row)
-        count, temperature, *numbers = np.mean(rows, axis=0)
+        count, scale, *numbers = np.mean(rows, axis=0)
         cells = [
             f"{numbers[place]:.{digits}f}, {numbers[place + 3]:.{digits}f}" for place, digits in enumerate((2, 4, 3))
         ]
-        print(f"| {world} | {ratio:g} | {count:.0f} | {temperature:.2f} | {' | '.join(cells)} |", flush=True)
+        print(f"| {world} | {ratio:g} | {count:.0f} | {scale:.2f} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
@@ -148,7 +148,7 @@ def main() -> None:
     for source, (train, validation) in sources.items():
         combiners = {kind: fitted(train, validation, kind, params.model, params.training) for kind in KINDS}
         print_outside(source, combiners, np.concatenate(feature_matrix(train)))
-    print("\n| world | least ratio of votes | training pairs | temperature | slope | log-loss | calibration error |")
+    print("\n| world | least ratio of votes | training pairs | factor | slope | log-loss | calibration error |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for world in options.worlds:
         print_sureness(world, options.ratios, options.seeds, params.model, params.training)

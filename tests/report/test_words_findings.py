@@ -49,7 +49,7 @@ def test_simulated_pairs_are_called_so(simulated: bool) -> None:
     }  # fmt: skip
     combiner = {
         "best_epoch": 16, "train_loss": 0.4831, "validation_loss": 0.613, "validation_accuracy": 0.673, "seconds": 1.84,
-        "bend": 0.62, "temperature": 0.7, "evidence": {"alpha": 0.9, "se": 0.3, "t": 3.0, "pairs": 2180},
+        "bend": 0.62, "scale": 0.7, "evidence": {"alpha": 0.9, "se": 0.3, "t": 3.0, "pairs": 2180},
         "linear": {"score": 0.61, "similarity": 0.55},
     }  # fmt: skip
     texts = [
@@ -59,13 +59,7 @@ def test_simulated_pairs_are_called_so(simulated: bool) -> None:
         ppo(simulated),
         findings.dpo(DPO, simulated=simulated, trained_here=False),
     ]
-    assert "score 0.61, similarity 0.55" in texts[2]
-    assert "**62.0 %** is kept: 2,180 pairs that it had not seen ask for 0.90 ± 0.30 of it" in texts[2]
-    assert "ask for 0.70 times" in texts[2]
-    nothing = {**combiner, "bend": 0.0}
-    assert "**nothing** is kept" in findings.combiner(nothing, simulated=simulated)
-    assert "No epoch of the network" in findings.combiner({**nothing, "best_epoch": 0}, simulated=simulated)
-    assert "weighted sum" not in findings.combiner({**combiner, "evidence": None}, simulated=simulated)
+    assert "+0.61 for score, +0.55 for similarity" in texts[2]
     assert [("simulated pairs" in text or "simulated held-out prompt" in text) for text in texts] == [simulated] * 5
     assert "of 245,441 parameters" in texts[0]
     assert "**60.8 %** of 600" in texts[0]

@@ -76,7 +76,7 @@ def test_features_that_say_the_same_are_named_once() -> None:
     assert correlated(table, strong=0.8).startswith("No two features say nearly the same")
 
 
-COMBINER = {"temperature": 0.8, "bend": 0.83, "linear": {"score": 0.61, "Log_words": -0.05}}
+COMBINER = {"scale": 0.8, "bend": 0.83, "linear": {"score": 0.61, "Log_words": -0.05}}
 
 
 def test_what_the_combiner_is_says_how_much_of_the_bend_the_evidence_supports() -> None:
@@ -90,7 +90,7 @@ def test_what_the_combiner_is_says_how_much_of_the_bend_the_evidence_supports() 
     assert "nothing more: the network's bend was not supported (t = 0.4)" in flat
     plain = combiner_is(COMBINER | {"bend": 1.0, "evidence": None})
     assert plain.startswith("The reward is a plain network, without a weighted sum")
-    assert "as training left them" in combiner_is(COMBINER | {"temperature": 1.0, "evidence": None})
+    assert "as training left them" in combiner_is(COMBINER | {"scale": 1.0, "evidence": None})
 
 
 def test_rewards_are_named_by_what_they_are_made_of() -> None:

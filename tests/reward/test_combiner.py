@@ -360,8 +360,8 @@ def test_a_plain_member_is_the_same_in_an_ensemble_of_any_size_and_members_diffe
     alone, five = (plain_of(members) for members in (1, 5))
     for combiner in (alone, five):
         combiner.fit(make_pairs(400, 1), make_pairs(100, 2), QUICK)
-    # But for the temperature, which is the ensemble's.
-    mine, theirs = (combiner.weights[2][:1] / combiner.temperature for combiner in (alone, five))
+    # But for the scale, which is the ensemble's.
+    mine, theirs = (combiner.weights[2][:1] / combiner.scale for combiner in (alone, five))
     torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(alone.weights[1], five.weights[1][:1], atol=1e-6, rtol=1e-6)
     assert len({tuple(parameter.flatten().tolist()) for parameter in five.weights[0]}) == 5
@@ -406,8 +406,8 @@ def test_history_has_a_value_an_epoch_and_the_metrics_that_a_run_writes() -> Non
     lists = (history.train_loss, history.validation_loss, history.validation_accuracy)
     assert [len(values) for values in lists] == [3] * 3
     names = ["best_epoch", "train_loss", "validation_loss", "validation_accuracy", "seconds"]
-    assert list(history.metrics()) == [*names, "prior_pairs", "bend", "temperature", "evidence", "linear"]
-    # The temperature can only make the loss of the validation pairs less.
+    assert list(history.metrics()) == [*names, "prior_pairs", "bend", "scale", "evidence", "linear"]
+    # The scale can only make the loss of the validation pairs less.
     assert history.metrics()["validation_loss"] <= min(history.validation_loss) + 1e-12
     assert history.metrics()["validation_accuracy"] == history.validation_accuracy[history.best_epoch - 1]
     assert history.metrics()["evidence"] is None

@@ -37,4 +37,4 @@ def test_differences_are_log_odds_of_all_pairs_where_training_saw_clear_votes_on
     given = combiner.reward(a).astype(float) - combiner.reward(b)
     slope = best_slope(given, test["log_odds"].to_numpy())
     assert abs(slope - 1) < 0.15
-    assert 1 / 1.6 - 0.1 < slope * combiner.temperature < 0.8
+    assert 1 / 1.6 - 0.1 < slope * combiner.scale < 0.8

@@ -1,7 +1,7 @@
 """The prior: no worse than a weighted sum where that is the truth, believed where pairs bear the network out.
 
 And what holds whatever was learned: outside the training range, for features that the reward cannot fall with, for the
-temperature, and for the spread of small data.
+scale, and for the spread of small data.
 """
 
 import math
@@ -276,7 +276,7 @@ def test_an_ablation_without_the_monotone_feature_is_trained_all_the_same() -> N
     assert np.isfinite(combiner.reward([[0.4]])).all()
 
 
-# The temperature, the spread, the features, saving
+# The scale, the spread, the features, saving
 
 
 @pytest.mark.parametrize("prior", [None, "weighted_sum"])
@@ -285,14 +285,14 @@ def test_differences_are_the_log_odds_of_validation_pairs(prior: Any) -> None:
     # Training pairs as people vote who are surer than those of validation.
     train, validation = make_pairs(1500, 1, linear, certainty=2.0), make_pairs(3000, 2, linear, certainty=0.7)
     history = combiner.fit(train, validation, PARAMS)
-    assert history.temperature == combiner.temperature == pytest.approx(0.35, abs=0.08)
+    assert history.scale == combiner.scale == pytest.approx(0.35, abs=0.08)
     margins = margins_of(combiner, make_pairs(20_000, 3, linear, certainty=0.7))
     best = optimize.minimize_scalar(lambda scale: np.logaddexp(0, -scale * margins).mean()).x
     assert best == pytest.approx(1, abs=0.15)
     on_validation = margins_of(combiner, validation)
     assert history.kept["validation_loss"] == pytest.approx(np.logaddexp(0, -on_validation).mean(), abs=1e-5)
     # Bare differences are what they were before.
-    assert margins.std() / combiner.temperature == pytest.approx(margins.std() / 0.35, rel=0.25)
+    assert margins.std() / combiner.scale == pytest.approx(margins.std() / 0.35, rel=0.25)
 
 
 def test_a_reward_that_validation_contradicts_says_so_and_keeps_its_scale() -> None:
@@ -300,7 +300,7 @@ def test_a_reward_that_validation_contradicts_says_so_and_keeps_its_scale() -> N
     combiner = Combiner()
     with pytest.warns(UserWarning, match=r"300 validation pairs the reward of score, similarity is no better"):
         combiner.fit(make_pairs(300, 1), validation.assign(labels=1 - validation["labels"]), PARAMS)
-    assert combiner.temperature == 1
+    assert combiner.scale == 1
     assert combiner.linear["score"] > 0
 
 
@@ -308,7 +308,7 @@ def test_on_small_data_members_disagree_though_the_network_is_not_believed() -> 
     small, large = (fitted(linear, pairs, ensemble=4)[0] for pairs in (60, 1500))
     features = np.random.default_rng(0).normal([-2, 0.4], [5, 0.1], size=(200, 2))
     assert small.bend == large.bend == 0
-    spreads = [combiner.reward_and_spread(features)[1] / combiner.temperature for combiner in (small, large)]
+    spreads = [combiner.reward_and_spread(features)[1] / combiner.scale for combiner in (small, large)]
     assert np.median(spreads[0]) > 2 * np.median(spreads[1]) > 0
 
 
@@ -325,7 +325,7 @@ def test_any_features_are_learned_from_saved_and_loaded(tmp_path: Path) -> None:
     combiner.save_pretrained(tmp_path)
     again = Combiner.from_pretrained(tmp_path)
     assert again.features == names
-    assert (again.bend, again.temperature, again.linear) == (combiner.bend, combiner.temperature, combiner.linear)
+    assert (again.bend, again.scale, again.linear) == (combiner.bend, combiner.scale, combiner.linear)
     features = np.random.default_rng(0).normal(size=(9, 3))
     np.testing.assert_array_equal(again.reward(features), combiner.reward(features))
     with pytest.raises(CombinerError, match=r"shape \[n, 3\]"):

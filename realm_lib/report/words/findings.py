@@ -16,6 +16,7 @@ from realm_lib.report.words.numbers import (
     with_interval,
 )
 from realm_lib.report.words.policies import floored, limits, verdict
+from realm_lib.report.words.signals import combiner_is
 
 _SHOWN_WARNINGS = 8
 _TRANSFORMS = {"centred": "centring", "log_sigmoid": "the log-sigmoid"}
@@ -49,29 +50,13 @@ def features(metrics: Metrics, *, simulated: bool, rank_correlation: float) -> s
 
 
 def combiner(metrics: Metrics, *, simulated: bool) -> str:
-    """Notebook 02, from metrics/combiner.json: how far the weighted sum is bent, and what the validation pairs say."""
-    text = "" if metrics["evidence"] is None else f"{_bend(metrics)} "
+    """Notebook 02, from metrics/combiner.json: what the reward is made of, and what the validation pairs say."""
     return (
-        f"{text}{'On simulated pairs, the' if simulated else 'The'} best epoch was **{metrics['best_epoch']}**: "
-        f"training loss {metrics['train_loss']:.3f}, validation loss {metrics['validation_loss']:.3f} nats (knowing "
-        f"nothing: {math.log(2):.3f}), validation accuracy **{percent(metrics['validation_accuracy'])}**, after "
-        f"{metrics['seconds']:.1f} s of training. The validation pairs ask for {metrics['temperature']:.2f} times the "
-        "differences that training made, and the reward has them."
+        f"{combiner_is(metrics)} {'On simulated pairs, the' if simulated else 'The'} best epoch of the network was "
+        f"**{metrics['best_epoch']}**: training loss {metrics['train_loss']:.3f}, validation loss "
+        f"{metrics['validation_loss']:.3f} nats (knowing nothing: {math.log(2):.3f}), validation accuracy "
+        f"**{percent(metrics['validation_accuracy'])}**, after {metrics['seconds']:.1f} s of training."
     )
-
-
-def _bend(metrics: Metrics) -> str:
-    """What the reward is made of, and why."""
-    evidence, weights = metrics["evidence"], metrics["linear"]
-    sums = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
-    text = f"A standard deviation counts in log-odds: {sums}."
-    pairs = counted(evidence["pairs"], "pairs")
-    if metrics["best_epoch"] == 0:
-        return f"{text} No epoch of the network was better than this weighted sum on pairs that it had not seen."
-    found = f"{pairs} that it had not seen ask for {evidence['alpha']:.2f} ± {evidence['se']:.2f} of it"
-    if metrics["bend"] == 0:
-        return f"{text} Of the network's bend **nothing** is kept: {found}, which is too little to tell from none."
-    return f"{text} Of the network's bend **{percent(metrics['bend'])}** is kept: {found}."
 
 
 def evaluation(metrics: Metrics) -> str:

@@ -19,7 +19,7 @@ def combiner_is(metrics: Metrics) -> str:
 
     A plain network (``model.prior`` null) has no weights to tell.
     """
-    factor, evidence = metrics["temperature"], metrics["evidence"]
+    factor, evidence = metrics["scale"], metrics["evidence"]
     folded = "Its differences are as training left them."
     if factor != 1:
         folded = f"Its differences were divided by {1 / factor:.3g}, so that they are log-odds on the validation pairs."

@@ -50,14 +50,15 @@ class TrainingHistory:
     prior_pairs: float | None = None
     """``training.prior_pairs``, or less where unseen pairs said that the prior was too strong; null without one."""
     bend: float = 1.0
-    temperature: float = 1.0
+    scale: float = 1.0
     linear: dict[str, float] = field(default_factory=dict)
+    """These three as :class:`realm_lib.reward.combiner.model.Combiner` has them."""
     kept: dict[str, float] = field(default_factory=dict)
     """train_loss, validation_loss and validation_accuracy of the model as kept."""
 
     def metrics(self) -> dict[str, Any]:
         """What metrics/combiner.json holds; the losses and the accuracy are those of the model as kept."""
-        names = ("seconds", "prior_pairs", "bend", "temperature", "evidence", "linear")
+        names = ("seconds", "prior_pairs", "bend", "scale", "evidence", "linear")
         return {"best_epoch": self.best_epoch, **self.kept} | {name: getattr(self, name) for name in names}
 
 

@@ -55,7 +55,7 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{path}: saved by an earlier version, which called the score a reward: run notebooks "
             "01_feature_extraction and 02_combiner_training again"
         )
-    if missing := [key for key in ("bend", "temperature") if key not in config]:
+    if missing := [key for key in ("bend", "scale") if key not in config]:
         raise CombinerError(
             f"{path}: saved by an earlier version, without {' and '.join(missing)}: run notebook "
             "02_combiner_training again"
@@ -63,7 +63,7 @@ def read_config(path: Path) -> dict[str, Any]:
     features = config["features"]
     if not (isinstance(features, list) and features and all(isinstance(name, str) for name in features)):
         raise CombinerError(f"{path}: features must be a list of names, not {features!r}")
-    for key in ("bend", "temperature"):
+    for key in ("bend", "scale"):
         if not isinstance(config[key], float) or not 0 <= config[key] < math.inf:
             raise CombinerError(f"{path}: {key} must be a number that is not negative, not {config[key]!r}")
     return config

@@ -75,7 +75,7 @@ class Combiner(nn.Module):
         self.register_buffer("feature_low", torch.full((inputs,), -math.inf))
         self.register_buffer("feature_high", torch.full((inputs,), math.inf))
         self._fitted = False
-        self.temperature = 1.0
+        self.scale = 1.0
         """The factor that made differences of rewards the log-odds of the validation pairs; it is in the weights."""
         self.bend = 1.0
         """How much of the network the evidence has left in the reward, from 0 to 1; it is in the weights too."""
@@ -119,7 +119,7 @@ class Combiner(nn.Module):
         progress: bool = False,
         checkpoint: Path | None = None,
     ) -> TrainingHistory:
-        """Train from the start on the pairs of ``train``; those of ``validation`` set the temperature.
+        """Train from the start on the pairs of ``train``; those of ``validation`` set the scale.
 
         Both tables have a row a pair, with labels (1: A is preferred) and the features of A and B. Pairs of one post,
         by the column post_id or history, are held out together. Without a prior ``validation`` stops the training too.
@@ -145,12 +145,12 @@ class Combiner(nn.Module):
         with alone():
             how = train_plain if self.params.prior is None else train_with_prior
             members, history = how(pairs, self.params, params, monotone, progress=progress, checkpoint=checkpoint)
-            history.temperature = self._temperature(members.margins(pairs.validation))
-            validation_loss, accuracy = loss_and_accuracy(history.temperature * members.margins(pairs.validation))
-            train_loss, _ = loss_and_accuracy(history.temperature * members.margins(sample(pairs.train)))
+            history.scale = self._scale_of(members.margins(pairs.validation))
+            validation_loss, accuracy = loss_and_accuracy(history.scale * members.margins(pairs.validation))
+            train_loss, _ = loss_and_accuracy(history.scale * members.margins(sample(pairs.train)))
         history.kept = {"train_loss": train_loss, "validation_loss": validation_loss, "validation_accuracy": accuracy}
-        self._take(members, history.temperature, standardise, pairs)
-        self.bend, self.temperature, history.linear = history.bend, history.temperature, self.linear
+        self._take(members, history.scale, standardise, pairs)
+        self.bend, self.scale, history.linear = history.bend, history.scale, self.linear
         with_posts = all("history" in table for table in (train, validation))
         self.trained_on = keys_of(train) | keys_of(validation) if with_posts else None
         return history
@@ -197,7 +197,7 @@ class Combiner(nn.Module):
             "features": list(self.features),
             "model": self.params.model_dump(mode="json"),
             "bend": self.bend,
-            "temperature": self.temperature,
+            "scale": self.scale,
             "weights_sha256": hashlib.sha256(content).hexdigest(),
         }
         write_json(folder / CONFIG_FILE, config)
@@ -219,7 +219,7 @@ class Combiner(nn.Module):
         combiner = cls(params, config["features"])
         combiner.load_state_dict(read_weights(weights_path, config["weights_sha256"], combiner.state_dict()))
         combiner._fitted = True
-        combiner.bend, combiner.temperature = config["bend"], config["temperature"]
+        combiner.bend, combiner.scale = config["bend"], config["scale"]
         combiner.trained_on = read_trained_on(weights_path.parent)
         return combiner.eval()
 
@@ -238,7 +238,7 @@ class Combiner(nn.Module):
     def _standardised(self, features: Tensor) -> Tensor:
         return (features - self.feature_mean) / self.feature_std
 
-    def _temperature(self, margins: Tensor) -> float:
+    def _scale_of(self, margins: Tensor) -> float:
         """From the members' margins of validation pairs, [members, pairs]."""
         scale = fit_scale(margins.mean(dim=0).numpy())
         if scale > 0:
@@ -252,18 +252,18 @@ class Combiner(nn.Module):
         return 1.0
 
     @torch.no_grad()
-    def _take(self, members: Members, temperature: float, standardise: Standardisation, pairs: TrainingPairs) -> None:
-        """Take over what was trained, times ``temperature``, rounded to float32."""
+    def _take(self, members: Members, scale: float, standardise: Standardisation, pairs: TrainingPairs) -> None:
+        """Take over what was trained, times ``scale``, rounded to float32."""
         for name in ("mean", "std", "low", "high"):
             getattr(self, f"feature_{name}").copy_(torch.from_numpy(getattr(standardise, name)))
         # The loss does not know the zero of a reward: set it, or members would differ by where training left it.
         zeros = members.rewards(pairs.train.flatten(0, 1)).mean(dim=1)
         *layers, (weight, bias) = members.layers
-        layers.append((temperature * weight, temperature * (bias - zeros.view(-1, 1, 1))))
+        layers.append((scale * weight, scale * (bias - zeros.view(-1, 1, 1))))
         for own, (weight, bias) in zip(zip(self.weights, self.biases, strict=True), layers, strict=True):
             own[0].copy_(weight)
             own[1].copy_(bias)
-        self.linear_weights.copy_(temperature * members.linear.unsqueeze(2))
+        self.linear_weights.copy_(scale * members.linear.unsqueeze(2))
         self._fitted = True
 
 
