@@ -29,7 +29,8 @@ class TrainingHistory:
     """
 
     train_loss: list[float] = field(default_factory=list)
-    """Mean -log sigmoid(margin), in nats, over the training pairs (over 32,768 of them where there are more)."""
+    """Mean -log sigmoid(margin), in nats, over the training pairs (over 8,192 of them where there are more; with the
+    prior, which validation does not stop, so are the two of validation)."""
     validation_loss: list[float] = field(default_factory=list)
     validation_accuracy: list[float] = field(default_factory=list)
     """Share of the validation pairs in the right order; a tie counts half."""

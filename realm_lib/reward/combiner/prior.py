@@ -195,13 +195,14 @@ class _Training:
 
     def train_members(self, epochs: int, checkpoint: Path | None) -> State:
         """The members on all pairs for ``epochs`` epochs, with the losses before the first and after each."""
-        seen, members = sample(self.pairs.train), range(self.model.ensemble)
-        offsets = self.offset(seen), self.offset(self.pairs.validation)
+        members = range(self.model.ensemble)
+        seen, unseen = sample(self.pairs.train), sample(self.pairs.validation)
+        offsets = self.offset(seen), self.offset(unseen)
 
         def judge(state: State, _: list[int]) -> None:
             networks, history = added(state), state.history
             train_loss = loss_and_accuracy(offsets[0] + networks.margins(seen))[0]
-            loss, accuracy = loss_and_accuracy(offsets[1] + networks.margins(self.pairs.validation))
+            loss, accuracy = loss_and_accuracy(offsets[1] + networks.margins(unseen))
             require_finite(state.epoch, train_loss, loss)
             history.train_loss.append(train_loss)
             history.validation_loss.append(loss)

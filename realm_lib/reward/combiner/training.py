@@ -40,7 +40,7 @@ _GREATEST_RATE = 0.01
 _PAIRS_AT_ONCE = 1024
 """Members times pairs of one multiplication: more fall out of the cache, and batching members then costs time."""
 _ROWS_AT_ONCE = 8192
-_TRAIN_LOSS_PAIRS = 32768
+_CURVE_PAIRS = 8192
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def _train_epoch(state: State, running: list[int], task: Task, model: ModelParam
             margins = chosen - rejected
             losses = bradley_terry_loss(task.offset[batch[group]] + margins)
             if task.penalty:
-                losses = losses + task.penalty * margins**2
+                losses = losses + task.penalty * margins * margins
             # The sum over members: no weight is shared, so each member gets the gradient of its own mean.
             losses.mean(dim=1).sum().backward()  # type: ignore[no-untyped-call]
         state.optimiser.step()
@@ -267,9 +267,9 @@ def added(state: State) -> Members:
     return Members([(weight.detach(), bias.detach()) for weight, bias in state.layers], state.skip.detach())
 
 
-def sample(train: Tensor) -> Tensor:
-    """At most 32,768 pairs, evenly from the whole, as tables come sorted by domain."""
-    return train[:: -(-len(train) // _TRAIN_LOSS_PAIRS)]
+def sample(pairs: Tensor) -> Tensor:
+    """At most 8,192 pairs, evenly from the whole, as tables come sorted by domain."""
+    return pairs[:: -(-len(pairs) // _CURVE_PAIRS)]
 
 
 def loss_and_accuracy(margins: Tensor) -> tuple[float, float]:
