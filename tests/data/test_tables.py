@@ -123,7 +123,7 @@ def test_reasons_are_told_all_at_once_with_their_first_rows() -> None:
         ("rows.jsonl", b"\xef\xbb\xbf\n\n", "rows.jsonl: holds no rows"),
         ("rows.json", b"[]", "rows.json: holds no rows"),
         ("rows.csv", b"prompt,response\n", "rows.csv: holds no rows"),
-        ("rows.jsonl.gz", gzip.compress(b"\n"), "rows.jsonl.gz: holds no rows"),
+        ("rows.jsonl.gz", gzip.compress(b"\n", mtime=0), "rows.jsonl.gz: holds no rows"),
         ("rows.jsonl", b"{\n[]\n{\n", "none of its rows can be read: row 1, 3: not JSON; row 2: not an object"),
         ("rows.json", b'[{"a": 1}, {"a"', "rows.json after row 0: cannot be read: Expecting"),
         ("rows.json", b"[" * 100_000, "rows.json after row 0: cannot be read: .*recursion"),

@@ -11,6 +11,7 @@ import pytest
 from support.notebook_cells import NOTEBOOKS, ROOT, cells_of, code_of, source
 
 from realm_lib.config.profile import load_params
+from realm_lib.reward.combiner import Combiner
 
 ANY_NOTEBOOK = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -77,7 +78,8 @@ def test_it_closes_with_what_was_found_and_where_to_go_on(path: Path) -> None:
 def test_what_is_worked_out_by_hand_is_what_the_library_gives(stem: str) -> None:
     """The cells assert it themselves; they need nothing that an earlier notebook made."""
     cells = {cell["id"]: source(cell) for cell in cells_of(ROOT / "notebooks" / f"{stem}.ipynb")}
-    names: dict[str, Any] = {"params": load_params(ROOT / "params" / "demo.yaml"), "pd": pd}
+    params = load_params(ROOT / "params" / "demo.yaml")
+    names: dict[str, Any] = {"params": params, "pd": pd, "Combiner": Combiner, "combiner": Combiner(params.model)}
     checks = 0
     for cell in BY_HAND[stem]:
         exec(cells[cell], names)

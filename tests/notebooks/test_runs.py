@@ -55,7 +55,17 @@ def test_the_metrics_have_the_fields_that_others_read(whole: Path) -> None:
         *("realm", "reward_model", "similarity", "length", "characters", "linear", "trees"),
         *("realm_with_length", "realm_without_score", "realm_without_similarity"),
     }
-    assert {"seeds", "length_bias", "perturbations", "disagreements", "feature_ceiling"} <= evaluation.keys()
+    assert {
+        "seeds",
+        "length_bias",
+        "perturbations",
+        "disagreements",
+        "feature_ceiling",
+        "signals",
+        "correlations",
+        "outside",
+        "calibration",
+    } <= evaluation.keys()
     for found in evaluation["rewards"].values():
         assert found.keys() >= {"accuracy", "ci", "log_loss", "ece"}
         assert 0 <= found["ci"][0] <= found["accuracy"] <= found["ci"][1] <= 1

@@ -18,7 +18,7 @@ from realm_lib.rlhf.ppo.trainer import PPOTrainer
 def episode(own: list[float], told: list[float] | None) -> Episode:
     sampled = None if told is None else np.array(told)
     zeros = np.zeros(len(own))
-    return Episode(0, [1], [2] * len(own), "", True, np.array(own), zeros, zeros, 0.0, {}, sampled)
+    return Episode(0, [1], [2] * len(own), "", True, np.array(own), zeros, zeros, 0.0, sampler_log_probs=sampled)
 
 
 TWO = [episode(np.log([0.5, 0.2]).tolist(), np.log([0.25, 0.4]).tolist()), episode([-1.0], [-4.0])]

@@ -76,7 +76,7 @@ def test_a_judge_that_is_not_there_is_refused_with_its_key(place: str, says: str
         ("{'my judge': 'm:f'}", "'my judge' is taken or not a plain name"),
         ("{mine: 'm.f'}", "write module:function"),
         ("{mine: 'm:f()'}", "write module:function"),
-        ("[mine]", "dictionary"),
+        ("[mine]", "a mapping of keys, not a list"),
     ],
 )
 def test_names_and_places_that_cannot_be_are_refused_by_the_parameters(judges: str, says: str) -> None:
