@@ -200,7 +200,7 @@ def test_the_index_alone_answers_the_questions_of_a_reader(tmp_path: Path) -> No
     }
     better, much, sure, domains, length = answers.values()
     assert better.startswith(
-        "Yes: it is better than the reward model alone and similarity alone. The network is not shown"
+        "Yes: it is better than the reward model alone and similarity alone. The network's bend is not shown"
     )
     assert "+5.1 points, +2.0 to +8.0" in much
     assert "+10.0 points, +5.0 to +15.0" in much

@@ -121,9 +121,9 @@ def test_better_is_yes_only_where_every_part_is_beaten(metrics: dict[str, Any]) 
     sentence = {
         "better than": "It is better than a weighted sum of the two: the network earns its place.",
         "perhaps better than": "It seems better than a weighted sum of the two, but not surely.",
-        "worse than": "A weighted sum of the two does better than the network.",
-        "perhaps worse than": "A weighted sum of the two seems to do better than the network.",
-        "not to be told from": "The network is not shown to be better than a plain weighted sum of the two.",
+        "worse than": "A plain weighted sum of the two does better than with the network's bend.",
+        "perhaps worse than": "A plain weighted sum of the two seems to do better than with the network's bend.",
+        "not to be told from": "The network's bend is not shown to be better than a plain weighted sum of the two.",
     }
     for outcome, said in sentence.items():
         assert (said in better) == ("linear" in compared and plain.outcome(compared["linear"]) == outcome)

@@ -19,7 +19,7 @@ _BOXES: dict[str, tuple[float, float, float, float, str, str, str]] = {
     "pairs": (0.1, 2.0, 2.3, 1.3, _NEUTRAL, "Preference pairs", "SHP, your own files,\nor simulated"),
     "score": (3.3, 3.05, 2.5, 1.15, COLOURS["reward_model"], "01 · Score", "of a reward model,\nsmall or of 70 B"),
     "similarity": (3.3, 1.1, 2.5, 1.15, _GREEN, "01 · Similarity", "cosine of prompt and\nresponse embeddings"),
-    "combiner": (6.7, 2.0, 2.3, 1.3, COLOURS["realm"], "02 · Combiner", "2 → 64 → 32 → 1,\nBradley-Terry loss"),
+    "combiner": (6.7, 2.0, 2.3, 1.3, COLOURS["realm"], "02 · Combiner", "a weighted sum, bent by\n2 → 64 → 32 → 1"),
     "evaluation": (9.9, 3.75, 2.9, 1.0, COLOURS["realm"], "03 · Evaluation", "is it better, and how sure?"),
     "policies": (9.9, 2.15, 2.9, 1.0, COLOURS["realm"], "04–06 · Policies", "PPO, DPO, best-of-n"),
     "use": (9.9, 0.55, 2.9, 1.0, _NEUTRAL, "Your training", "TRL, OpenRLHF, verl, HTTP"),

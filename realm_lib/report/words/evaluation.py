@@ -36,9 +36,9 @@ _STANDING = {
 _AGAINST_LINEAR = {
     "better": "It is better than a weighted sum of {all}: the network earns its place.",
     "better, not surely": "It seems better than a weighted sum of {all}, but not surely.",
-    "worse": "A weighted sum of {all} does better than the network.",
-    "worse, not surely": "A weighted sum of {all} seems to do better than the network.",
-    "the data cannot tell": "The network is not shown to be better than a plain weighted sum of {all}.",
+    "worse": "A plain weighted sum of {all} does better than with the network's bend.",
+    "worse, not surely": "A plain weighted sum of {all} seems to do better than with the network's bend.",
+    "the data cannot tell": "The network's bend is not shown to be better than a plain weighted sum of {all}.",
 }
 _NAMED_PAIRS = 30
 """A domain of fewer pairs is counted but not named: its accuracy is mostly luck."""

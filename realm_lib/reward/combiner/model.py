@@ -105,9 +105,10 @@ class Combiner(nn.Module):
         here as everywhere. Raises as :meth:`reward`.
         """
         self._require_fitted()
-        standardised = self._standardised(torch.from_numpy(check_features(features, self.features)))
+        checked = torch.from_numpy(check_features(features, self.features))
+        standardised = self._standardised(checked.to(self.feature_mean.device))
         beyond = (standardised < self.feature_low) | (standardised > self.feature_high)
-        result: NDArray[np.bool_] = beyond.any(dim=1).numpy()
+        result: NDArray[np.bool_] = beyond.any(dim=1).cpu().numpy()
         return result
 
     def fit(
