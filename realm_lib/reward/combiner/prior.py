@@ -22,6 +22,7 @@ from realm_lib.reward.combiner.checkpoint import State, TrainingHistory
 from realm_lib.reward.combiner.linear import Floats, draw_weights, fit_weights, logistic_regression
 from realm_lib.reward.combiner.network import bradley_terry_loss
 from realm_lib.reward.combiner.training import (
+    LEAST_STEPS,
     Members,
     Task,
     TrainingPairs,
@@ -36,6 +37,8 @@ from realm_lib.runs.seeds import derive_seed
 _FOLDS = 5
 _MOST_PAIRS = 10_000
 """Pairs of the cross-fit: more say no more about how far to believe the network."""
+_STEPS_OF_A_PART = 64
+"""Least steps of an epoch of the cross-fit where it takes a part of the pairs: 256 would be a third of all the time."""
 _ALMOST_NONE = 1e-9  # of a ridge: margins that order all pairs rightly would have no best factor
 _DOUBT = 4.0
 """How large t² has to be before anything of f is believed; the classical shrinkage takes 1 to 2."""
@@ -190,7 +193,8 @@ class _Training:
             return list(range(len(asked))) if waited < self.params.patience else []
 
         names = [("combiner", "fold", number) for number in range(len(asked))]
-        state = self._train(rows, names, "combiner, folds", self.params.num_epochs, judge, running, checkpoint)
+        steps = LEAST_STEPS if len(offset) == len(self.pairs.train) else _STEPS_OF_A_PART
+        state = self._train(rows, names, "combiner, folds", self.params.num_epochs, judge, running, checkpoint, steps)
         return (offset, state.kept["margins"]), state.history
 
     def train_members(self, epochs: int, checkpoint: Path | None) -> State:
@@ -230,6 +234,7 @@ class _Training:
         judge: Callable[[State, list[int]], None],
         running: Callable[[State], list[int]],
         checkpoint: Path | None,
+        least_steps: int = LEAST_STEPS,
     ) -> State:
         task = Task(
             pairs=self.pairs.train,
@@ -239,6 +244,7 @@ class _Training:
             penalty=self.params.prior_pairs / min(map(len, rows)) / 8,
             monotone=self.monotone,
             weights=self.weights,
+            least_steps=least_steps,
         )
         return train(
             task,
