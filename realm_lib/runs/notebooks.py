@@ -42,6 +42,7 @@ def prepare(profile: str, overrides: list[str]) -> Run:
     _write_if_changed(run.path("params.yaml"), dump_yaml(params))
     notebooks = sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     notebooks = [path for path in notebooks if params.offline_models or "offline" not in path.stem]
+    notebooks = [path for path in notebooks if params.rlhf or "rlhf" not in declared_sections(path)]
     rules = [f"STEPS := {' '.join(path.stem for path in notebooks)}"]
     before: list[str] = []
     for notebook in notebooks:

@@ -293,6 +293,13 @@ def test_a_profile_of_published_models_skips_the_offline_notebook() -> None:
     assert not run.path(".steps", "00_offline_models.yaml").exists()
 
 
+def test_a_profile_without_rlhf_skips_the_notebooks_that_need_it(three: Path) -> None:
+    write_notebook(three / "notebooks" / "03_third.ipynb", parameters=["run = {}\nrlhf = {}"])
+    steps = "STEPS := 00_offline_models 01_first 02_second"
+    for overrides, expected in (([], f"{steps} 03_third\n"), (["rlhf=null"], f"{steps}\n")):
+        assert prepare("test", overrides).path(".steps", "depends.mk").read_text().startswith(expected)
+
+
 def test_a_profile_may_be_a_file_anywhere(three: Path, tmp_path: Path) -> None:
     mine = (three / "params" / "test.yaml").rename(tmp_path / "mine.yaml")
     assert prepare(str(mine), ["run.name=mine"]).path("params.yaml").exists()
