@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from realm_lib.config.base import Section
 from realm_lib.config.embedding import EmbeddingParams
@@ -73,5 +73,8 @@ def _check_name(name: str) -> str:
     return name
 
 
-SignalsParams = Mapping[Annotated[str, AfterValidator(_check_name)], SignalParams]
+SignalsParams = Annotated[
+    Mapping[Annotated[str, AfterValidator(_check_name)], SignalParams],
+    BeforeValidator(lambda given: {} if given is None else given),  # null is none, as of other sections
+]
 """Signals by name; a name is that of a column (``NAME_A``, ``NAME_B``), in the combiner's order."""

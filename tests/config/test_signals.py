@@ -33,6 +33,7 @@ def test_a_profile_without_the_section_has_none(tmp_path: Path) -> None:
     content = profile()
     del content["signals"]
     assert load_params(write(tmp_path, content)).signals == {}
+    assert load_params(write(tmp_path, content | {"signals": None})).signals == {}
 
 
 @pytest.mark.parametrize("override", ["signals.words.kind=length", "signals={words: {kind: length}}"])
@@ -47,7 +48,6 @@ def test_the_command_line_adds_one(tmp_path: Path, override: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("signals", None, "signals: a section is a mapping of keys, not a NoneType"),
         ("signals", ["words"], "signals: a section is a mapping of keys, not a list"),
         ("signals.words", None, "signals.words: a section is a mapping of keys, not a NoneType"),
         ("signals.words", {"unit": "words"}, "signals.words.kind: missing"),
