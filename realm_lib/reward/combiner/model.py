@@ -32,7 +32,7 @@ from realm_lib.reward.combiner.pairs import (
 from realm_lib.reward.combiner.plain import train_plain
 from realm_lib.reward.combiner.prior import train_with_prior
 from realm_lib.reward.combiner.training import Members, TrainingPairs, alone, loss_and_accuracy, sample
-from realm_lib.reward.temperature import fit_scale
+from realm_lib.reward.temperature import likely_scale
 from realm_lib.runs.files import atomic_path, write_json
 from realm_lib.runs.trained_on import read_trained_on, write_trained_on
 
@@ -76,7 +76,7 @@ class Combiner(nn.Module):
         self.register_buffer("feature_high", torch.full((inputs,), math.inf))
         self._fitted = False
         self.scale = 1.0
-        """The factor that made differences of rewards the log-odds of the validation pairs; it is in the weights."""
+        """The factor that makes differences of rewards log-odds of pairs like validation's; it is in the weights."""
         self.bend = 1.0
         """How much of the network the evidence has left in the reward, from 0 to 1; it is in the weights too."""
         self.trained_on: frozenset[str] | None = None
@@ -241,7 +241,7 @@ class Combiner(nn.Module):
 
     def _scale_of(self, margins: Tensor) -> float:
         """From the members' margins of validation pairs, [members, pairs]."""
-        scale = fit_scale(margins.mean(dim=0).numpy())
+        scale = likely_scale(margins.mean(dim=0).numpy())
         if scale > 0:
             return scale
         warnings.warn(
