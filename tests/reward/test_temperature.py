@@ -1,4 +1,4 @@
-"""The factor of the validation pairs, drawn towards 1 where they are few; the fit itself is tested in the evaluation."""
+"""The factor of the validation pairs, drawn towards 1 where they are few; the fit is tested in the evaluation."""
 
 import numpy as np
 import pytest
