@@ -133,7 +133,7 @@ def captions(metrics: Metrics) -> dict[str, tuple[str, str]]:
             "What the combiner has learned.",
             "Brighter is a higher reward. Straight parallel bands order responses as a weighted sum does; where they "
             "bend, how much each feature counts depends on the response. White lines hold the densest 50 % and 90 % of "
-            f"the responses: far outside them the surface is a guess.{others}",
+            f"the responses: beyond those of training it is level.{others}",
         ),
         "evaluation_reliability": ("Whether its probabilities can be trusted.", _reliability(metrics)),
     }
