@@ -37,7 +37,7 @@ class Explanation:
     similarity: float
     """Cosine of prompt and response."""
     outside: bool
-    """Whether one of the features lies beyond the range of the training responses, where it counts as if at the border."""
+    """Whether one of the features lies beyond the range of the training responses; there it counts as its border."""
     signals: Mapping[str, float] = field(default_factory=dict)
     """The further features, by name."""
 
