@@ -22,7 +22,8 @@ def combiner_is(metrics: Metrics) -> str:
     factor, evidence = metrics["scale"], metrics["evidence"]
     folded = "Its differences are as training left them."
     if factor != 1:
-        folded = f"Its differences were divided by {1 / factor:.3g}, so that they are log-odds on pairs like those of validation."
+        divided = f"Its differences were divided by {1 / factor:.3g}"
+        folded = f"{divided}, so that they are log-odds on pairs like those of validation."
     if evidence is None:
         return f"The reward is a plain network, without a weighted sum to lean on. {folded}"
     weights = ", ".join(f"{value:+.2f} for {name}" for name, value in metrics["linear"].items())
