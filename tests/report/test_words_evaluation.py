@@ -177,13 +177,13 @@ def test_length_that_was_not_measured_is_not_told() -> None:
             (-0.02, 0.08, 1),
             (-0.02, 0.08, 1),
             (-0.03, -0.01, 0.01),
-            "Not shown: it is not to be told from the reward model alone and similarity alone. A weighted sum",
+            "Not shown: it is not to be told from the reward model alone and similarity alone. A plain weighted sum",
         ),
         (
             (-0.08, -0.02, 0.01),
             (0.02, 0.08, 0.01),
             (-0.03, -0.01, 0.2),
-            "No: it is better than similarity alone; it is worse than the reward model alone. A weighted",
+            "No: it is better than similarity alone; it is worse than the reward model alone. A plain weighted",
         ),
     ],
 )
