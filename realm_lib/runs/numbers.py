@@ -47,6 +47,7 @@ _SMOOTH = {
 _NOT_COMPARED = {
     **dict.fromkeys(("seconds", "episodes_per_second"), "a timing"),
     **dict.fromkeys(("best_epoch", "best_step"), "where a flat curve happens to end"),
+    **dict.fromkeys(("computed", "cache_hits"), "what the feature store had already"),
 }
 """The last key of what is not compared, and why. Where training ends shows in the losses."""
 

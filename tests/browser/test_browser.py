@@ -25,7 +25,7 @@ from realm_lib import figures
 from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.profile import load_params
 from realm_lib.data.kept import keep_pairs
-from realm_lib.features.extraction import extract
+from realm_lib.features.extraction import extract, total_costs
 from realm_lib.features.kept import keep_features
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.reward_models import build_scorer
@@ -101,10 +101,12 @@ def run(project: Path, inform_folder: Path, minilm: Any) -> Run:
     models = FeatureModels(params.reward_model, params.embedding, params.data.preprocessing.max_length)
     keep_features(run, features, models)
     counts = {split: extraction.counts.to_dict() for split, extraction in features.items()}
-    run.write_metrics("features", {**counts["train"], "splits": counts})
+    costs = total_costs(features.values())
+    run.write_metrics("features", {**counts["train"], "splits": counts, "costs": costs})
     tables = {split: extraction.table for split, extraction in features.items()}
     combiner = Combiner(params.model)
-    combiner.fit(tables["train"], tables["validation"], params.training)
+    history = combiner.fit(tables["train"], tables["validation"], params.training)
+    run.write_metrics("combiner", history.metrics())
     RealmReward.save_pretrained(run.path("models", "combiner"), combiner, models)
     figures.set_theme()
     run.save_figure(figures.response_surface(combiner.reward, tables["validation"]).figure, "combiner_surface")

@@ -52,7 +52,7 @@ def test_a_page_shows_results_and_no_debris(whole: Path, name: str) -> None:
     assert soup.find_all("img"), "figures are embedded"
     assert all(image.get("alt") is not None for image in soup.find_all("img"))
     shown = soup.get_text(" ")
-    assert not re.search(r"Traceback|Warning:|Failed to load|<Figure size|nan\b", shown)
+    assert not re.search(r"Traceback|Warning:|Failed to load|<Figure size|\bnan\b", shown)
     notice = soup.find(class_="notice")
     assert notice is not None
     assert "Simulated data" in notice.get_text(), "simulated numbers are called so wherever they stand"
