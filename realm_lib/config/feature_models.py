@@ -10,6 +10,9 @@ from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.signals import SignalsParams
 
+FEATURES = ("score", "similarity")
+"""What a combiner knows of a response where no signals are named, in the order of its input."""
+
 _SIGNALS: TypeAdapter[SignalsParams] = TypeAdapter(SignalsParams)
 
 
@@ -26,7 +29,7 @@ class FeatureModels:
     @property
     def features(self) -> tuple[str, ...]:
         """The names of the features, in the combiner's order."""
-        return ("score", "similarity", *self.signals)
+        return (*FEATURES, *self.signals)
 
     def to_dict(self) -> dict[str, Any]:
         """The three sections and the number of words, for JSON."""

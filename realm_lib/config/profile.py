@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from realm_lib.config.base import ParamsError, Section
 from realm_lib.config.data import DataParams
 from realm_lib.config.embedding import EmbeddingParams
+from realm_lib.config.feature_models import FEATURES
 from realm_lib.config.overrides import merge_override
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.rlhf import RlhfParams
@@ -120,7 +121,7 @@ def _validated(content: Mapping[str, Any], source: str, required: Iterable[str] 
 
 def _feature_faults(model: Section | None, signals: Iterable[str]) -> Iterator[str]:
     """A line for what the section ``model`` says of features that are not there."""
-    features = ["score", "similarity", *signals]
+    features = [*FEATURES, *signals]
     if not isinstance(model, ModelParams):
         return
     if model.input_dim not in (None, len(features)):

@@ -89,13 +89,9 @@ def outside_range(combiner: Combiner, features: pd.DataFrame) -> dict[str, Any]:
     {responses, share (with any feature outside), by_feature: {name: share}}.
     """
     responses = np.concatenate(feature_matrix(features, combiner.features))
-    edges = (combiner.feature_mean, combiner.feature_std, combiner.feature_low, combiner.feature_high)
-    mean, std, low, high = (edge.cpu().numpy() for edge in edges)
-    standardised = (responses - mean) / std
-    shares = ((standardised < low) | (standardised > high)).mean(axis=0)
-    by_feature = dict(zip(combiner.features, shares.tolist(), strict=True))
-    share = float(np.mean(combiner.outside(responses)))
-    return {"responses": len(responses), "share": share, "by_feature": by_feature}
+    beyond = combiner.beyond(responses)
+    by_feature = dict(zip(combiner.features, beyond.mean(axis=0).tolist(), strict=True))
+    return {"responses": len(responses), "share": float(beyond.any(axis=1).mean()), "by_feature": by_feature}
 
 
 def _counted(count: int | None) -> str:

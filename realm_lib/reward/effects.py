@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from realm_lib.config.feature_models import FEATURES
+
 RewardOf = Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]]
 """Features [n, k] to rewards [n]."""
 
@@ -20,7 +22,7 @@ def responses_of(features: pd.DataFrame, names: Sequence[str]) -> NDArray[np.flo
 
 
 def partial_effects(
-    reward_of: RewardOf, features: pd.DataFrame, names: Sequence[str] = ("score", "similarity"), points: int = 60
+    reward_of: RewardOf, features: pd.DataFrame, names: Sequence[str] = FEATURES, points: int = 60
 ) -> pd.DataFrame:
     """The reward along each feature of ``names`` while all others are held at their 10 %, 50 % and 90 % quantiles.
 

@@ -206,5 +206,5 @@ def _check_number(number: int, name: str, limits: Limits) -> None:
 
 def probability(reward: float) -> float:
     """The Bradley-Terry probability, 0 to 1, of being preferred to a response whose reward is 0 (the mean training
-    response), for pairs like those of the run's validation split, which the reward's temperature was fitted to."""
+    response), for pairs like those of the run's validation split, which the reward's scale was fitted to."""
     return 1 / (1 + math.exp(-reward)) if reward >= 0 else math.exp(reward) / (1 + math.exp(reward))

@@ -11,10 +11,9 @@ from matplotlib.colors import to_rgba
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from realm_lib.config.feature_models import FEATURES
 from realm_lib.report.figures import theme
 from realm_lib.reward.effects import RewardOf, partial_effects, responses_of, strongest_two
-
-_FEATURES = ("score", "similarity")
 
 
 class _TrainingRecord(Protocol):
@@ -67,7 +66,7 @@ def response_surface(
     features: pd.DataFrame,
     ax: Axes | None = None,
     *,
-    names: Sequence[str] = _FEATURES,
+    names: Sequence[str] = FEATURES,
     over: Sequence[str] | None = None,
     at: tuple[str, Sequence[float]] | None = None,
     including: Sequence[Sequence[float]] = (),
@@ -110,7 +109,7 @@ def responses_on_surface(
     responses: Sequence[tuple[str, Sequence[float]]],
     axes: Sequence[Axes],
     *,
-    names: Sequence[str] = _FEATURES,
+    names: Sequence[str] = FEATURES,
 ) -> None:
     """:func:`response_surface` with single responses marked: each a name and its features in the order of ``names``.
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 import pandas as pd
 
+from realm_lib.config.feature_models import FEATURES
 from realm_lib.report.words.numbers import (
     Metrics,
     against_half,
@@ -36,7 +37,7 @@ def offline_models(metrics: Metrics, *, simulated: bool) -> str:
 
 def features(metrics: Metrics, *, simulated: bool, rank_correlation: float) -> str:
     """Notebook 01, from metrics/features.json: what was computed; ``rank_correlation`` is of score and similarity."""
-    signals = [name for name in metrics.get("costs", {}) if name not in ("score", "similarity")]
+    signals = [name for name in metrics.get("costs", {}) if name not in FEATURES]
     further = f" Further signals: {', '.join(signals)}." if signals else ""
     saved = 1 - metrics["tokens_scored"] / metrics["tokens_naive"]
     related = "unknown, since one of them never varies" if math.isnan(rank_correlation) else f"{rank_correlation:.2f}"

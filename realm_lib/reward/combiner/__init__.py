@@ -5,11 +5,12 @@
 baselines of less and of more freedom.
 """
 
+from realm_lib.config.feature_models import FEATURES
 from realm_lib.reward.combiner.checkpoint import TrainingHistory
 from realm_lib.reward.combiner.linear import LinearCombiner
 from realm_lib.reward.combiner.model import Combiner
 from realm_lib.reward.combiner.network import bradley_terry_loss
-from realm_lib.reward.combiner.pairs import FEATURES, CombinerError, chosen_and_rejected, feature_matrix
+from realm_lib.reward.combiner.pairs import CombinerError, chosen_and_rejected, feature_matrix
 from realm_lib.reward.combiner.trees import TreePreference
 
 __all__ = [

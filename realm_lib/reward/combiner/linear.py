@@ -8,7 +8,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
-from realm_lib.reward.combiner.pairs import FEATURES, CombinerError, check_features, chosen_and_rejected, mean_and_std
+from realm_lib.config.feature_models import FEATURES
+from realm_lib.reward.combiner.pairs import CombinerError, check_features, chosen_and_rejected, mean_and_std
 
 Floats = NDArray[np.float64]
 

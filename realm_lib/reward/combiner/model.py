@@ -17,18 +17,13 @@ from pydantic import ValidationError
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from realm_lib.config.feature_models import FEATURES
 from realm_lib.config.training import ModelParams, TrainingParams
 from realm_lib.data.seen import keys_of
 from realm_lib.reward.combiner.checkpoint import TrainingHistory
 from realm_lib.reward.combiner.files import CONFIG_FILE, MODEL_TYPE, WEIGHTS_FILE, locate, read_config, read_weights
 from realm_lib.reward.combiner.network import member_rewards
-from realm_lib.reward.combiner.pairs import (
-    FEATURES,
-    CombinerError,
-    Standardisation,
-    check_features,
-    chosen_and_rejected,
-)
+from realm_lib.reward.combiner.pairs import CombinerError, Standardisation, check_features, chosen_and_rejected
 from realm_lib.reward.combiner.plain import train_plain
 from realm_lib.reward.combiner.prior import train_with_prior
 from realm_lib.reward.combiner.training import Members, TrainingPairs, alone, loss_and_accuracy, sample
@@ -99,7 +94,12 @@ class Combiner(nn.Module):
         return member_rewards(standardised, layers) + (standardised @ self.linear_weights).squeeze(-1)
 
     def outside(self, features: ArrayLike) -> NDArray[np.bool_]:
-        """Whether some feature of a response lies beyond the training responses' range, bool [n].
+        """Whether any feature of a response lies beyond the training responses' range, bool [n]: see :meth:`beyond`."""
+        result: NDArray[np.bool_] = np.logical_or.reduce(self.beyond(features), axis=1)
+        return result
+
+    def beyond(self, features: ArrayLike) -> NDArray[np.bool_]:
+        """Which features of a response lie beyond the training responses' range, bool [n, features].
 
         The range is that between their 0.1 % and 99.9 % quantiles; a feature that was constant in training is ignored
         here as everywhere. Raises as :meth:`reward`.
@@ -108,7 +108,7 @@ class Combiner(nn.Module):
         checked = torch.from_numpy(check_features(features, self.features))
         standardised = self._standardised(checked.to(self.feature_mean.device))
         beyond = (standardised < self.feature_low) | (standardised > self.feature_high)
-        result: NDArray[np.bool_] = beyond.any(dim=1).cpu().numpy()
+        result: NDArray[np.bool_] = beyond.cpu().numpy()
         return result
 
     def fit(

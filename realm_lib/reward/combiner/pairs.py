@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-FEATURES = ("score", "similarity")
-"""What a combiner knows of a response, in the order of its input."""
+from realm_lib.config.feature_models import FEATURES
 
 _ROWS_NAMED = 5
 _BORDERS = (0.001, 0.999)

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from realm_lib.reward.combiner.pairs import FEATURES, CombinerError, chosen_and_rejected, feature_matrix
+from realm_lib.config.feature_models import FEATURES
+from realm_lib.reward.combiner.pairs import CombinerError, chosen_and_rejected, feature_matrix
 
 _MOST_TREES = 400
 
