@@ -23,8 +23,9 @@ from starlette.testclient import TestClient
 
 from realm_lib.config.base import Secret
 from realm_lib.inference.server import Limits, ServerError
-from realm_lib.inference.server.app import RewardService, create_app, guarded
+from realm_lib.inference.server.app import create_app, guarded
 from realm_lib.inference.server.running import _bind, serve
+from realm_lib.inference.server.service import RewardService
 from realm_lib.reward.realm_reward import RealmReward
 
 PROMPT, RESPONSE = "Why does bread rise?", "Yeast makes gas."

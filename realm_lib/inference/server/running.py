@@ -32,7 +32,8 @@ def serve(run: Path, host: str, port: int, limits: Limits) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     import uvicorn
 
-    from realm_lib.inference.server.app import RewardService, create_app, guarded
+    from realm_lib.inference.server.app import create_app, guarded
+    from realm_lib.inference.server.service import RewardService
 
     def stop() -> None:
         server.should_exit = True
