@@ -297,7 +297,7 @@ def test_schemathesis_finds_no_500(client: TestClient) -> None:
 
 
 @pytest.fixture
-def locked(service: RewardService, monkeypatch: pytest.MonkeyPatch, client: TestClient) -> TestClient:
+def locked(service: RewardService, monkeypatch: pytest.MonkeyPatch, client: TestClient) -> TestClient:  # noqa: ARG001
     """The same application behind a token, its model already loaded."""
     monkeypatch.setenv("REALM_TEST_TOKEN", TOKEN)
     return TestClient(guarded(create_app(service), service, Secret("${REALM_TEST_TOKEN}")))  # type: ignore[attr-defined]

@@ -34,7 +34,9 @@ class Connection(H11Protocol):
         self._wait(self.limits.head)
         if len(self.connections) > self.limits.connections:
             silent = [one for one in self.connections if isinstance(one, Connection) and one.silent_since is not None]
-            min(silent, key=lambda one: one.silent_since or 0.0).transport.abort()
+            longest = min(silent, key=lambda one: one.silent_since or 0.0)
+            self.connections.discard(longest)  # now: many may be taken before the loop gets to closing one
+            longest.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Read on. From the first byte of a head its time runs, however many others follow."""
