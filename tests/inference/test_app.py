@@ -32,6 +32,7 @@ PROMPT, RESPONSE = "Why does bread rise?", "Yeast makes gas."
 TOKEN = "a-long-and-random-token"
 LIMITS = Limits(body_bytes=50_000, responses=8, characters=5000)
 JSON = {"content-type": "application/json"}
+HERE = "http://127.0.0.1"
 
 
 def ready(client: TestClient) -> TestClient:
@@ -55,7 +56,7 @@ def service(run_folder: Path) -> RewardService:
 @pytest.fixture(scope="module")
 def client(service: RewardService) -> Iterator[TestClient]:
     app = guarded(create_app(service), service, None)
-    with TestClient(app, raise_server_exceptions=False) as opened:
+    with TestClient(app, HERE, raise_server_exceptions=False) as opened:
         yield ready(opened)
 
 
@@ -282,7 +283,7 @@ def test_schemathesis_finds_no_500(client: TestClient) -> None:
         @quick
         @given(case=operation.as_strategy())
         def ask(case: Any) -> None:
-            arguments = case.as_transport_kwargs(base_url="http://testserver")
+            arguments = case.as_transport_kwargs(base_url=HERE)
             arguments = {key: value for key, value in arguments.items() if value is not None and key != "timeout"}
             answer = client.request(**arguments)
             seen.add(answer.status_code)
@@ -296,10 +297,10 @@ def test_schemathesis_finds_no_500(client: TestClient) -> None:
 
 
 @pytest.fixture
-def locked(service: RewardService, monkeypatch: pytest.MonkeyPatch, client: TestClient) -> TestClient:
+def locked(service: RewardService, monkeypatch: pytest.MonkeyPatch, client: TestClient) -> TestClient:  # noqa: ARG001
     """The same application behind a token, its model already loaded."""
     monkeypatch.setenv("REALM_TEST_TOKEN", TOKEN)
-    return TestClient(guarded(client.app.app.app.app, service, Secret("${REALM_TEST_TOKEN}")))  # type: ignore[attr-defined]
+    return TestClient(guarded(create_app(service), service, Secret("${REALM_TEST_TOKEN}")))  # type: ignore[attr-defined]
 
 
 def basic(password: str) -> str:
@@ -353,7 +354,7 @@ def test_what_comes_while_the_model_is_loaded_waits_for_it(run_folder: Path, wan
             super().load()
 
     service = SlowService(run_folder, replace(LIMITS, queue=2))
-    with TestClient(guarded(create_app(service), service, None)) as client, ThreadPoolExecutor(2) as pool:
+    with TestClient(guarded(create_app(service), service, None), HERE) as client, ThreadPoolExecutor(2) as pool:
         asked = [pool.submit(client.post, "/predict", json={"prompt": PROMPT, "response": text}) for text in ("a", "b")]
         while service.batcher.waiting < 2:
             time.sleep(0.01)
@@ -373,7 +374,7 @@ def test_a_model_that_takes_too_long_to_load_is_503(run_folder: Path) -> None:
             assert go.wait(60)
 
     service = SlowService(run_folder, replace(LIMITS, timeout=0.2))
-    with TestClient(guarded(create_app(service), service, None)) as client:
+    with TestClient(guarded(create_app(service), service, None), HERE) as client:
         answer = client.post("/predict", json={"prompt": PROMPT, "response": RESPONSE})
         go.set()
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
@@ -384,7 +385,7 @@ def test_not_ready_is_503_and_a_failure_is_kept(tmp_path: Path) -> None:
     failed = []
     service = RewardService(tmp_path / "none", replace(LIMITS))
     app = guarded(create_app(service, lambda: failed.append(True)), service, None)
-    with TestClient(app) as client:
+    with TestClient(app, HERE) as client:
         assert client.get("/healthz").status_code == 200
         answer = client.post("/predict", json={"prompt": "a", "response": "b"})
         assert answer.status_code == 503
