@@ -1,7 +1,7 @@
 """Whose text is computed next, when several clients wait: whoever has had the least so far, by cost."""
 
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -44,19 +44,25 @@ class Turns(Generic[Item]):
         """Items with their costs, at least one; ``request`` is new."""
         self._clients.join(client, _Share()).join(request, deque(items))
 
-    def take(self) -> tuple[Item, float] | None:
-        """The next item and its cost, which its client and its request are charged; None when nothing waits."""
-        if not self._clients.parties:
-            return None
-        client = self._clients.next()
-        requests = self._clients.parties[client]
-        request = requests.next()
-        item, cost = requests.parties[request].popleft()
-        self._clients.charge(client, cost)
-        requests.charge(request, cost)
-        if not requests.parties[request]:
-            self.drop(client, request)
-        return item, cost
+    def take(self, wanted: Callable[[Item], bool]) -> Item | None:
+        """The next item that is ``wanted``, which its client and its request are charged; None when none is left.
+
+        Those that come before it and are not wanted any more leave, and nobody is charged.
+        """
+        while self._clients.parties:
+            client = self._clients.next()
+            requests = self._clients.parties[client]
+            request = requests.next()
+            item, cost = requests.parties[request].popleft()
+            taken = wanted(item)
+            if taken:
+                self._clients.charge(client, cost)
+                requests.charge(request, cost)
+            if not requests.parties[request]:
+                self.drop(client, request)
+            if taken:
+                return item
+        return None
 
     def drop(self, client: Hashable, request: Hashable) -> None:
         """What is left of a request leaves, if there is anything."""
