@@ -20,8 +20,8 @@ from realm_lib.features.filling import fill
 from realm_lib.features.scores import Scores, score_texts
 from realm_lib.features.similarity import similarities
 from realm_lib.features.store import FeatureStore, text_key
-from realm_lib.models.embedders import Embedder, EmbedderError, build_embedder, by_role, cosine
-from realm_lib.models.reward_models import Scorer, ScorerError, build_scorer
+from realm_lib.models.embedders import Embedder, EmbedderError, HostedEmbedder, build_embedder, by_role, cosine
+from realm_lib.models.reward_models import CheckingScorer, HostedScorer, Scorer, ScorerError, build_scorer
 from realm_lib.runs.functions import load_function
 from realm_lib.runs.run import MissingStepError
 
@@ -67,6 +67,13 @@ class Signal(Protocol):
     def values(self, prompts: Texts, responses: Texts) -> NDArray[np.floating[Any]]:
         """The number of each, [n], computed; all finite, or an error that names the text."""
 
+    def refused(self, prompts: Texts, responses: Texts) -> Mapping[int, "ScorerError | EmbedderError | SignalError"]:
+        """The errors of texts that are known to have no number before any is computed, by their index."""
+
+    @property
+    def hosted(self) -> bool:
+        """Whether a service is asked: an error of no text's own is then the service's, which has had its retries."""
+
     def stored(
         self, prompts: Texts, responses: Texts, store: FeatureStore, batch_size: int, label: str | None
     ) -> Stored:
@@ -87,6 +94,15 @@ class ScoreSignal:
     def values(self, prompts: Texts, responses: Texts) -> NDArray[np.float32]:
         """float32 [n]; raises what the scorer raises."""
         return self.scorer.score(prompts, responses)
+
+    def refused(self, prompts: Texts, responses: Texts) -> dict[int, ScorerError]:
+        """Those that the scorer refuses, where it is one that can say."""
+        return self.scorer.refused(prompts, responses) if isinstance(self.scorer, CheckingScorer) else {}
+
+    @property
+    def hosted(self) -> bool:
+        """Whether the scorer is a service."""
+        return isinstance(self.scorer, HostedScorer)
 
     def stored(
         self, prompts: Texts, responses: Texts, store: FeatureStore, batch_size: int, label: str | None
@@ -113,9 +129,31 @@ class SimilaritySignal:
         if of_prompts is not of_responses:
             return cosine(of_prompts.embed(prompts), of_responses.embed(responses))
         texts = list(dict.fromkeys([*prompts, *responses]))
-        vectors = dict(zip(texts, of_responses.embed(texts), strict=True))
+        try:
+            vectors = dict(zip(texts, of_responses.embed(texts), strict=True))
+        except EmbedderError as error:
+            bad = {texts[place] for place in error.places}
+            pairs = enumerate(zip(prompts, responses, strict=True))
+            error.places = [place for place, pair in pairs if not bad.isdisjoint(pair)]
+            raise
         sides = [np.stack([vectors[text] for text in side]) for side in (prompts, responses)]
         return cosine(*sides)
+
+    def refused(self, prompts: Texts, responses: Texts) -> dict[int, EmbedderError]:
+        """Those that a hosted embedder cannot send, such as empty ones; it is not asked."""
+        errors = {}
+        if isinstance(self.embedder, HostedEmbedder):
+            for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+                try:
+                    self.embedder.quote([readable(prompt), response])
+                except EmbedderError as error:
+                    errors[index] = error
+        return errors
+
+    @property
+    def hosted(self) -> bool:
+        """Whether the embedder is a service."""
+        return isinstance(self.embedder, HostedEmbedder)
 
     def stored(
         self, prompts: Texts, responses: Texts, store: FeatureStore, batch_size: int, label: str | None
@@ -158,6 +196,15 @@ class FunctionSignal:
             text = f"text {bad[0]} ({responses[bad[0]][:60]!r})"
             raise SignalError(self.name, f"{text}: {called} returned {numbers[bad[0]]}, which is no finite number", bad)
         return numbers
+
+    def refused(self, prompts: Texts, responses: Texts) -> dict[int, SignalError]:  # noqa: ARG002
+        """None: only the function knows."""
+        return {}
+
+    @property
+    def hosted(self) -> bool:
+        """No."""
+        return False
 
     def stored(
         self, prompts: Texts, responses: Texts, store: FeatureStore, batch_size: int, label: str | None
@@ -214,5 +261,11 @@ def naming(name: str) -> Iterator[None]:
     try:
         yield
     except (ScorerError, EmbedderError, ParamsError, MissingStepError) as error:
-        error.args = (f"signals.{name}: {error}", *error.args[1:])
+        name_error(name, error)
         raise
+
+
+def name_error(name: str, error: Exception) -> None:
+    """Make ``error`` say that it is the signal's ``name``; one of a function says so itself."""
+    if not isinstance(error, SignalError):
+        error.args = (f"signals.{name}: {error}", *error.args[1:])

@@ -63,7 +63,7 @@ async def ask(app: ASGIApp, method: str, path: str, body: bytes = b"", **headers
     given = iter([{"type": "http.request", "body": body, "more_body": False}])
 
     async def receive() -> Any:
-        return next(given)
+        return next(given, None) or await asyncio.Event().wait()  # the client stays
 
     async def send(message: Any) -> None:
         sent.append(message)

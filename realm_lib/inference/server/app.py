@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from realm_lib.config.base import Secret
 from realm_lib.inference.server.guards import AccessLog, AddressGuard, BodyLimit, RequestLimit, TokenGuard
+from realm_lib.inference.server.leaving import LeavesWithClient
 from realm_lib.inference.server.reference import render_reference
 from realm_lib.inference.server.service import RewardService
 from realm_lib.inference.server.strict_json import StrictRoute
@@ -113,11 +114,12 @@ def _add_rewards(app: FastAPI, service: RewardService) -> None:
     reading = asyncio.Lock()
 
     async def explain(request: PredictRequest | GetRewardRequest | ScoresRequest, http: Request) -> list[Explained]:
+        client = http.client.host if http.client else None
         if len(await http.body()) < _QUICK:
-            return await service.explain(pairs_of(request, service.limits))
+            return await service.explain(pairs_of(request, service.limits), client)
         async with reading:  # one thread at most: the loop gets its turn
             pairs = await asyncio.to_thread(pairs_of, request, service.limits)
-        return await service.explain(pairs)
+        return await service.explain(pairs, client)
 
     @app.post("/predict", responses=_FAULTS, tags=["rewards"])
     async def predict(request: PredictRequest, http: Request) -> Explained | ExplainedList:
@@ -167,5 +169,5 @@ def _add_state(app: FastAPI, service: RewardService) -> None:
 
 def guarded(app: ASGIApp, service: RewardService, token: Secret | None) -> ASGIApp:
     """The application behind its guards. What asks for the server's state passes by the limits: it sends no body."""
-    limited = RequestLimit(BodyLimit(app, service.limits), service.limits)
+    limited = RequestLimit(BodyLimit(LeavesWithClient(app), service.limits), service.limits)
     return AccessLog(AddressGuard(TokenGuard(limited, app, token), any_name=token is not None), service.metrics)

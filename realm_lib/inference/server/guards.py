@@ -24,6 +24,10 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 """Asked by what keeps the server running, which holds no token."""
 
 
+LEFT = 499
+"""Of a client that left before it was answered: in the log and the metrics, as nginx has it."""
+
+
 async def refuse(send: Send, status: int, detail: str, **headers: str) -> None:
     """Answer ``status`` with {"detail"}. The connection is closed: what is left of the body is not read."""
     body = json.dumps({"detail": detail}).encode()
@@ -64,6 +68,7 @@ class AccessLog:
             if not status:
                 await refuse(watched, 500, "internal error; the server's log says where")
         finally:
+            status = status or LEFT
             seconds = time.monotonic() - start
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.requests.labels(route, str(status)).inc()

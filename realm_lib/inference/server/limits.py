@@ -27,9 +27,12 @@ class Limits:
     messages: int = 256
     """Most messages of a chat (422)."""
     queue: int = 4096
-    """Most responses that wait for an answer (429)."""
+    """Most responses that wait for an answer (429); twice as many with those of clients of whom nothing else waits."""
     batch: int = 64
     """Most distinct responses computed together."""
+    batch_characters: int = 100_000
+    """About how many characters are computed together, in texts that differ: half of them by turns, half by age, each
+    half one text at least."""
     remembered: int = 16_384
     """Most rewards kept in memory for when their texts come again, as a hash of the texts and a few numbers each."""
     wait: float = 0.004
@@ -43,5 +46,7 @@ class Limits:
     """Most connections at once: for one more, the one that has sent no request for longest is closed."""
     head: float = 20.0
     """Seconds for the head of a request to arrive whole, and for an answer to be taken; then it is closed."""
+    stop: float = 8.0
+    """Seconds that a stop waits for what was accepted, before it answers the rest with 503. Docker kills after 10."""
     retry_after: int = 1
     """Seconds that a refused client is asked to wait (Retry-After)."""

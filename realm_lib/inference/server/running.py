@@ -1,11 +1,13 @@
 """``realm serve``: bind, load, answer, and stop when told to, after what was accepted is answered."""
 
 import logging
+import math
 import os
 import re
 import resource
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     import uvicorn
 
 TOKEN = "${REALM_SERVER_TOKEN}"
+_LAST_BATCH = 5
+"""Seconds that a stop waits for the batch that is being computed at its end; then its requests get 500."""
 _OTHER_FILES = 256
 """Most files that the server has open beside its connections, with a wide margin."""
 
@@ -48,14 +52,14 @@ def serve(run: Path, host: str, port: int, limits: Limits) -> None:
 
     limits = fit_files(limits)
     service = RewardService(run, limits)
-    server = build_server(guarded(create_app(service, stop), service, token), limits)
+    server = build_server(guarded(create_app(service, stop), service, token), limits, service.stop)
     server.run(sockets=[listener])
     if service.failure is not None:
         raise service.failure
 
 
-def build_server(app: Any, limits: Limits) -> "uvicorn.Server":
-    """uvicorn with our limits in the place of its own."""
+def build_server(app: Any, limits: Limits, on_stop: Callable[[], None] = lambda: None) -> "uvicorn.Server":
+    """uvicorn with our limits in the place of its own; ``on_stop`` is called when it begins to stop."""
     import uvicorn
 
     from realm_lib.inference.server.connections import Connection
@@ -69,10 +73,16 @@ def build_server(app: Any, limits: Limits) -> "uvicorn.Server":
         log_config=None,
         backlog=limits.connections,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=int(limits.timeout) + 5,
+        timeout_graceful_shutdown=math.ceil(limits.stop) + _LAST_BATCH,
         server_header=False,
     )
-    return uvicorn.Server(config)
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            on_stop()
+            await super().shutdown(sockets)
+
+    return Server(config)
 
 
 def fit_files(limits: Limits) -> Limits:

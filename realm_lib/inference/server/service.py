@@ -50,10 +50,17 @@ class RewardService:
             return [ClosedError("the model cannot be loaded")] * len(prompts)
         return explain_each(self._reward, prompts, responses)
 
-    async def explain(self, pairs: Sequence[Pair]) -> list[Explained]:
-        """The explanation of each pair. Raises HTTPException with the status of what went wrong, or BadRequestError."""
+    def stop(self) -> None:
+        """Take no more; what is under way is answered within ``limits.stop`` seconds, or told to come again."""
+        self.batcher.close(self.limits.stop)
+
+    async def explain(self, pairs: Sequence[Pair], client: str | None = None) -> list[Explained]:
+        """The explanation of each pair, for the client at that address.
+
+        Raises HTTPException with the status of what went wrong, or BadRequestError.
+        """
         try:
-            results = await self.batcher.submit(pairs)
+            results = await self.batcher.submit(pairs, client)
         except QueueFullError as error:
             raise HTTPException(429, str(error), self.wait) from None
         except ClosedError as error:
@@ -99,8 +106,8 @@ class RewardService:
         if isinstance(error, ClosedError):
             raise HTTPException(503, str(error), self.wait)
         if isinstance(error, HostedModelError):
-            log.error("the embedding service did not answer")
-            raise HTTPException(503, "the embedding service did not answer", {"Retry-After": "10"})
+            log.error("the service of a hosted model did not answer")
+            raise HTTPException(503, "the service of a hosted model did not answer", {"Retry-After": "10"})
         log.error("response %d of a request has no reward: %s", index, type(error).__name__)
         if isinstance(error, RewardNotFiniteError):
             raise HTTPException(500, f"response {index} has no reward: {error}")

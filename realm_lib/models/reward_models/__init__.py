@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.chats import Prompt
 
-__all__ = ["HostedScorer", "LongResponseError", "Scorer", "ScorerError", "UnscorableError", "build_scorer"]
+__all__ = [
+    "CheckingScorer",
+    "HostedScorer",
+    "LongResponseError",
+    "Scorer",
+    "ScorerError",
+    "UnscorableError",
+    "build_scorer",
+]
 
 
 class Scorer(Protocol):
@@ -28,6 +36,14 @@ class Scorer(Protocol):
 
 
 @runtime_checkable
+class CheckingScorer(Scorer, Protocol):
+    """A reward model that knows before it scores which texts have no score."""
+
+    def refused(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> "dict[int, ScorerError]":
+        """The error of each text that :meth:`score` would refuse, as if it were alone, by its index."""
+
+
+@runtime_checkable
 class HostedScorer(Scorer, Protocol):
     """A reward model that is asked over the network: its answers come one by one."""
 
@@ -38,18 +54,24 @@ class HostedScorer(Scorer, Protocol):
 
 
 class ScorerError(RuntimeError):
-    """A reward model that cannot be loaded or a text that cannot be scored; the message says which and what to do."""
+    """A reward model that cannot be loaded or a text that cannot be scored; the message says which and what to do.
+
+    ``places`` are the indices, in what was asked, of the texts at fault where single ones are.
+    """
+
+    def __init__(self, message: str, places: Iterable[int] = ()) -> None:
+        super().__init__(message)
+        self.places = list(places)
 
 
 class UnscorableError(ScorerError):
     """Responses that have no score however often it is asked for; the others of the call may have one.
 
-    A reward of your own may raise it: ``places`` are their indices in what was asked.
+    A reward of your own may raise it.
     """
 
     def __init__(self, message: str, places: Iterable[int]) -> None:
-        super().__init__(message)
-        self.places = list(places)
+        super().__init__(message, places)
 
 
 class LongResponseError(UnscorableError):
