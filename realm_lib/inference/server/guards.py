@@ -7,6 +7,7 @@ import hmac
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -142,25 +143,52 @@ class TokenGuard:
         return self._token is not None and hmac.compare_digest(value, self._token)
 
 
+class _Held:
+    """How much of something is under way, in all and of each client, by its address."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.total = 0
+        self._of_clients: Counter[str | None] = Counter()
+
+    def add(self, scope: Scope, amount: int) -> None:
+        """``amount`` more, or less, of the client that asks."""
+        self.total += amount
+        self._of_clients[_client(scope)] += amount
+        if not self._of_clients[_client(scope)]:
+            del self._of_clients[_client(scope)]
+
+    def is_full(self, scope: Scope, own: int) -> bool:
+        """Whether it is too much with the ``own`` part of this request; a client's only request may be the half over.
+
+        So no client can fill it for the others.
+        """
+        return self.total > self.most * (1 if self._of_clients[_client(scope)] > own else 2)
+
+
+def _client(scope: Scope) -> str | None:
+    return scope["client"][0] if scope.get("client") else None
+
+
 class RequestLimit:
     """503 for more requests at once than the limit. Connections without a request are not counted."""
 
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
         self.app = app
         self.limits = limits
-        self.under_way = 0
+        self.under_way = _Held(limits.requests)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on a request, and count it until it is answered."""
-        if self.under_way >= self.limits.requests:
-            told = f"{self.limits.requests} requests are under way, which is the limit"
-            await refuse(send, 503, told, retry_after=str(self.limits.retry_after))
-            return
-        self.under_way += 1
+        self.under_way.add(scope, 1)
         try:
-            await self.app(scope, receive, send)
+            if self.under_way.is_full(scope, 1):
+                told = f"{self.limits.requests} requests are under way, which is the limit"
+                await refuse(send, 503, told, retry_after=str(self.limits.retry_after))
+            else:
+                await self.app(scope, receive, send)
         finally:
-            self.under_way -= 1
+            self.under_way.add(scope, -1)
 
 
 class BodyLimit:
@@ -172,7 +200,7 @@ class BodyLimit:
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
         self.app = app
         self.limits = limits
-        self.held = 0
+        self.held = _Held(limits.bodies_bytes)
         """Bytes of the bodies under way."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -193,11 +221,12 @@ class BodyLimit:
                         return
                     chunk = message.get("body", b"")
                     body += chunk
-                    size, self.held = size + len(chunk), self.held + len(chunk)
+                    size += len(chunk)
+                    self.held.add(scope, len(chunk))
                     if size > limits.body_bytes:
                         await refuse(send, 413, too_large)
                         return
-                    if self.held > limits.bodies_bytes:
+                    if self.held.is_full(scope, size):
                         await refuse(send, 429, "too much is under way", retry_after=str(limits.retry_after))
                         return
                     if not message.get("more_body", False):
@@ -210,7 +239,7 @@ class BodyLimit:
             body.clear()
             await self.app(scope, _replay(whole, receive), send)
         finally:
-            self.held -= size
+            self.held.add(scope, -size)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
