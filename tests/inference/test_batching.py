@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from realm_lib.inference.server.batching import ClosedError, MicroBatcher, QueueFullError, TimedOutError
 from realm_lib.inference.server.limits import Limits
@@ -183,3 +185,114 @@ def test_nothing_is_remembered_where_nothing_may_be() -> None:
 
     served(worker, scenario, replace(LIMITS, remembered=0))
     assert len(worker.batches) == 2
+
+
+# Several clients
+
+
+def test_one_response_is_in_the_next_batch_whatever_waits() -> None:
+    worker = Worker(held=True)
+
+    async def scenario(batcher: MicroBatcher) -> None:
+        large = [asyncio.create_task(batcher.submit([("p", f"{n} {m}") for m in range(40)], "large")) for n in range(2)]
+        await until(worker.begun.is_set)
+        lone = [asyncio.create_task(batcher.submit([("q", "same address")], "large"))]
+        lone += [asyncio.create_task(batcher.submit([("q", client)], client)) for client in ("b", "c")]
+        await until(lambda: batcher.waiting == 83)
+        worker.go.set()
+        await asyncio.gather(*large, *lone)
+
+    served(worker, scenario)
+    asked = [pair for batch in worker.batches for pair in batch]
+    assert len(asked) == len(set(asked)) == 83
+    assert {("q", "b"), ("q", "c"), ("q", "same address")} <= set(worker.batches[1])
+    oldest = [pair for pair in asked if pair[1].startswith("0 ")]
+    rounds = next(number for number, batch in enumerate(worker.batches) if oldest[-1] in batch)
+    assert rounds <= 40 / (LIMITS.batch / 2), "half of each batch is what has waited longest"
+
+
+@given(sizes=st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=6), min_size=1, max_size=8))
+def test_a_batch_is_bounded_by_its_characters(sizes: list[list[int]]) -> None:
+    worker = Worker(held=True)
+    most = 2000
+
+    async def scenario(batcher: MicroBatcher) -> None:
+        asked = [
+            asyncio.create_task(
+                batcher.submit([("p", f"{n} {m} " + "x" * 20 * size) for m, size in enumerate(some)], n)
+            )
+            for n, some in enumerate(sizes)
+        ]
+        await until(lambda: batcher.waiting == sum(map(len, sizes)))
+        worker.go.set()
+        await asyncio.gather(*asked)
+
+    served(worker, scenario, replace(LIMITS, wait=0.0, batch_characters=most))
+    assert sorted(pair for batch in worker.batches for pair in batch) == sorted(
+        ("p", f"{n} {m} " + "x" * 20 * size) for n, some in enumerate(sizes) for m, size in enumerate(some)
+    )
+    for batch in worker.batches:
+        costs = sorted(len(response) for _, response in batch)
+        assert sum(costs[:-2]) <= most, "but for one text in each half"
+
+
+def test_a_client_that_leaves_takes_its_responses_along_but_not_those_of_others() -> None:
+    worker = Worker(held=True)
+
+    async def scenario(batcher: MicroBatcher) -> None:
+        first = asyncio.create_task(batcher.submit([("p", "first")], "a"))
+        await until(worker.begun.is_set)
+        leaving = asyncio.create_task(batcher.submit([("p", "shared"), ("p", "own"), ("p", "first")], "a"))
+        staying = asyncio.create_task(batcher.submit([("p", "shared")], "b"))
+        await until(lambda: batcher.waiting == 5)
+        leaving.cancel()
+        await asyncio.wait({leaving})
+        assert batcher.waiting == 2
+        worker.go.set()
+        assert await asyncio.gather(first, staying) == [["p|first"], ["p|shared"]]
+
+    served(worker, scenario)
+    assert worker.batches == [[("p", "first")], [("p", "shared")]]
+
+
+def test_no_client_fills_the_queue_for_the_others() -> None:
+    worker = Worker(held=True)
+
+    async def scenario(batcher: MicroBatcher) -> None:
+        def submitted(client: str, number: int) -> "asyncio.Task[list[object]]":
+            return asyncio.create_task(batcher.submit([("p", f"{client} {n}") for n in range(number)], client))
+
+        with pytest.raises(QueueFullError):
+            await batcher.submit([("p", str(n)) for n in range(11)], "a")
+        taken = [submitted("a", 10)]
+        await until(lambda: batcher.waiting == 10)
+        with pytest.raises(QueueFullError):
+            await batcher.submit([("p", "one more")], "a")
+        taken += [submitted("b", 4), submitted("c", 6)]
+        await until(lambda: batcher.waiting == 20)
+        for client in ("b", "d"):
+            with pytest.raises(QueueFullError, match="20 responses wait, the queue holds 10"):
+                await batcher.submit([("p", "one more")], client)
+        worker.go.set()
+        await asyncio.gather(*taken)
+        assert await batcher.submit([("p", "again")], "a") == ["p|again"]
+
+    served(worker, scenario, replace(LIMITS, queue=10))
+
+
+def test_a_stop_answers_what_is_computed_and_gives_the_rest_up_in_time() -> None:
+    worker = Worker(held=True)
+
+    async def scenario(batcher: MicroBatcher) -> None:
+        begun = asyncio.create_task(batcher.submit([("p", "begun")]))
+        await until(worker.begun.is_set)
+        waits = asyncio.create_task(batcher.submit([("p", "waits")]))
+        await until(lambda: batcher.waiting == 2)
+        batcher.close(within=0.0)
+        (told,) = await waits
+        assert isinstance(told, ClosedError)
+        worker.go.set()
+        assert await begun == ["p|begun"]
+
+    served(worker, scenario)
+    assert worker.batches == [[("p", "begun")]]

@@ -157,6 +157,67 @@ def test_signals_are_told_and_their_faults_stay_with_their_text(signals_reward: 
     assert str(long).startswith("signals.second: text 0")
 
 
+class Counting:
+    """A scorer and an embedder that keep to what they wrap, and count the texts that they are asked about."""
+
+    def __init__(self, scorer: Any, embedder: Any) -> None:
+        self.scorer, self.embedder = scorer, embedder
+        self.identity, self.dimensions = scorer.identity, embedder.dimensions
+        self.count_tokens, self.refused = scorer.count_tokens, scorer.refused
+        self.scored: list[int] = []
+        self.embedded: list[int] = []
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Any:
+        self.scored.append(len(responses))
+        bad = [place for place, response in enumerate(responses) if response.startswith("bad")]
+        if bad:
+            raise ScorerError(f"{len(bad)} have no score", bad)
+        if "unnamed" in responses:
+            raise ScorerError("one has no score")
+        return self.scorer.score(prompts, responses)
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        self.embedded.append(len(texts))
+        return self.embedder.embed(texts)
+
+
+def counted(run_reward: RealmReward, responses: list[str]) -> tuple[Counting, list[Any]]:
+    models = Counting(run_reward.scorer, run_reward.embedder)
+    reward = RealmReward(models, models, run_reward.combiner)
+    return models, explain_each(reward, ["Why?"] * len(responses), responses)
+
+
+@pytest.mark.slow
+def test_texts_that_do_not_fit_are_found_before_anything_is_computed(run_reward: RealmReward) -> None:
+    responses = [LONG + str(place) if place % 3 else f"Answer {place}." for place in range(12)]
+    models, found = counted(run_reward, responses)
+    assert (models.scored, models.embedded) == ([4], [5])
+    assert [isinstance(outcome, LongResponseError) for outcome in found] == [bool(place % 3) for place in range(12)]
+    alone = [explain_each(run_reward, ["Why?"], [response])[0] for response in responses]
+    for outcome, own in zip(found, alone, strict=True):
+        if isinstance(own, Explanation):
+            assert outcome.reward == pytest.approx(own.reward, abs=1e-4)
+        else:
+            assert str(outcome) == str(own)
+    models, _ = counted(run_reward, [LONG + str(place) for place in range(8)])
+    assert (models.scored, models.embedded) == ([], [])
+
+
+def test_named_texts_are_asked_alone_and_nothing_else_is_asked_again(run_reward: RealmReward) -> None:
+    models, found = counted(run_reward, ["a", "bad", "b", "bad too", "c", "d", "bad"])
+    assert models.scored == [6, 1, 1, 4], "equal texts are asked about once"
+    assert models.embedded == [5]
+    assert [place for place, outcome in enumerate(found) if isinstance(outcome, ScorerError)] == [1, 3, 6]
+    assert all(isinstance(found[place], Explanation) for place in (0, 2, 4, 5))
+
+
+def test_a_fault_without_a_place_is_looked_for_in_its_own_feature_only(run_reward: RealmReward) -> None:
+    models, found = counted(run_reward, ["a", "unnamed", "b", "c"])
+    assert models.scored == [4, 2, 1, 1, 2]
+    assert models.embedded == [4]
+    assert [isinstance(outcome, Explanation) for outcome in found] == [True, False, True, True]
+
+
 def test_an_explanation_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Explanation(1.0, 0.0, 1.0, 0.0, outside=False).reward = 2.0  # type: ignore[misc]

@@ -1,0 +1,52 @@
+"""Chats to tokens: which tokens are of what was said, and which texts are refused."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from realm_lib.models.reward_models import LongResponseError, ScorerError
+from realm_lib.models.reward_models.chat import ChatEncoder, content_tokens
+
+WORDS = st.lists(st.text("ab \u00e9\U0001f600", max_size=6), min_size=1, max_size=5)
+
+
+def within(turns: Sequence[dict[str, str]], text: str, offsets: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """The same by looking at every token for each turn."""
+    found, end = [], 0
+    for turn in turns:
+        content = turn["content"].strip()
+        start = text.index(content, end)
+        end = start + len(content)
+        told = enumerate(offsets)
+        found.append(
+            [n for n, (a, b) in told if start < b <= end and a < b and (start <= a or text[a:start].isspace())]
+        )
+    return found
+
+
+@given(contents=WORDS, cuts=st.lists(st.integers(0, 60), max_size=30), repeats=st.integers(1, 3))
+def test_tokens_of_a_turn_are_those_that_end_within_it(contents: list[str], cuts: list[int], repeats: int) -> None:
+    turns = [{"role": "user", "content": content} for content in contents]
+    text = "".join(f"<{content}>" for content in contents)
+    edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    # A letter of several bytes is as many tokens, each with the place of the whole letter.
+    offsets = [place for place in zip(edges[:-1], edges[1:], strict=True) for _ in range(repeats)]
+    assert content_tokens(turns, text, offsets) == within(turns, text, offsets)
+
+
+def test_each_refusal_is_the_one_that_it_has_alone(tiny_tokenizer: Any) -> None:
+    encoder = ChatEncoder(tiny_tokenizer, 60)
+    prompts = ["Why?", "Why?", "Why? " * 60, "How?"]
+    responses = ["x", "word " * 100, "y", "other " * 200]
+    refused = encoder.refused(prompts, responses)
+    assert sorted(refused) == [1, 3]
+    for place, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        try:
+            encoder.encode([prompt], [response])
+        except ScorerError as error:
+            assert str(refused[place]) == str(error)
+            assert isinstance(refused[place], LongResponseError)
+        else:
+            assert place not in refused
