@@ -103,8 +103,11 @@ class SimilaritySignal:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """The embedding model's."""
-        return self.embedder.identity
+        """The embedding model's; with that of prompts, where it treats them differently."""
+        of_prompts, of_responses = by_role(self.embedder)
+        if of_prompts.identity == of_responses.identity:
+            return of_responses.identity
+        return {**of_responses.identity, "of_prompts": dict(of_prompts.identity)}
 
     def values(self, prompts: Texts, responses: Texts) -> NDArray[np.float64]:
         """float64 [n]; each distinct text is embedded once where the model treats both sides alike."""
