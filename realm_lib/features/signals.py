@@ -20,8 +20,8 @@ from realm_lib.features.filling import fill
 from realm_lib.features.scores import Scores, score_texts
 from realm_lib.features.similarity import similarities
 from realm_lib.features.store import FeatureStore, text_key
-from realm_lib.models.embedders import Embedder, EmbedderError, build_embedder, by_role, cosine
-from realm_lib.models.reward_models import Scorer, ScorerError, build_scorer
+from realm_lib.models.embedders import Embedder, EmbedderError, HostedEmbedder, build_embedder, by_role, cosine
+from realm_lib.models.reward_models import HostedScorer, Scorer, ScorerError, build_scorer
 from realm_lib.runs.functions import load_function
 from realm_lib.runs.run import MissingStepError
 
@@ -80,6 +80,11 @@ class ScoreSignal:
     scorer: Scorer
 
     @property
+    def hosted(self) -> bool:
+        """Whether a service is asked."""
+        return isinstance(self.scorer, HostedScorer)
+
+    @property
     def identity(self) -> Mapping[str, Any]:
         """The reward model's."""
         return self.scorer.identity
@@ -100,6 +105,11 @@ class SimilaritySignal:
     """The cosine of prompt and response."""
 
     embedder: Embedder
+
+    @property
+    def hosted(self) -> bool:
+        """Whether a service is asked."""
+        return isinstance(self.embedder, HostedEmbedder)
 
     @property
     def identity(self) -> Mapping[str, Any]:

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from realm_lib.config.base import ParamsError
 from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.profile import Params
-from realm_lib.data.chats import Prompt, as_text, asked_texts
+from realm_lib.data.chats import Prompt, asked_text, asked_texts
 from realm_lib.data.lengths import cut_prompt
+from realm_lib.data.texts import is_blank
 from realm_lib.features.identities import changed, identities_of, shown
 from realm_lib.features.signals import ScoreSignal, Signal, SignalError, SimilaritySignal, build_signal, naming
 from realm_lib.models.embedders import Embedder, build_embedder
-from realm_lib.models.reward_models import LongResponseError, Scorer, build_scorer
+from realm_lib.models.reward_models import EmptyResponseError, LongResponseError, Scorer, build_scorer
 from realm_lib.runs.files import write_json
 from realm_lib.runs.run import MissingStepError
 from realm_lib.runs.trained_on import posts_behind
@@ -124,10 +125,11 @@ class RealmReward:
         range of the training responses.
 
         Equal texts are computed once. Raises :class:`LongResponseError` with the places, among ``completions``, of
-        those that are too long for a reward model, what the models and :class:`SignalError` of functions raise, and
-        what :func:`asked_texts` raises.
+        those that are too long for a reward model, :class:`EmptyResponseError` with those of empty ones where a model
+        is hosted, what the models and :class:`SignalError` of functions raise, and what :func:`asked_texts` raises.
         """
         texts = asked_texts(prompts, completions, self._prompt)
+        self._refuse_empty([response for _, response in texts])
         asked = pd.DataFrame(texts, columns=["prompt", "response"], dtype=object)
         columns = ["reward", "spread", *self._features, "outside"]
         if asked.empty:
@@ -140,8 +142,18 @@ class RealmReward:
         distinct["outside"] = self.combiner.outside(features)
         return asked.merge(distinct, on=["prompt", "response"], how="left", validate="many_to_one")[columns]
 
+    def _refuse_empty(self, responses: Sequence[str]) -> None:
+        """Before anything is computed: models that run here have a number for an empty response, services have none."""
+        hosted = [name for name, signal in self._features.items() if getattr(signal, "hosted", False)]
+        if hosted and (empty := [place for place, response in enumerate(responses) if is_blank(response)]):
+            raise EmptyResponseError(
+                f"completion {empty[0]} is empty ({len(empty)} of {len(responses)}), and the {hosted[0]} is of a "
+                "hosted model, whose service has no number for an empty text",
+                empty,
+            )
+
     def _prompt(self, prompt: Prompt) -> str:
-        text = as_text(prompt)
+        text = asked_text(prompt)
         return text if self.max_prompt_words is None else cut_prompt(text, self.max_prompt_words)
 
     def _values(self, name: str, distinct: pd.DataFrame, asked: pd.DataFrame) -> NDArray[np.floating[Any]]:

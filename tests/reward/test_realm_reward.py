@@ -28,8 +28,8 @@ from realm_lib.data.pairs import read_pairs
 from realm_lib.features.extraction import extract_features
 from realm_lib.features.signals import SignalError
 from realm_lib.features.store import FeatureStore
-from realm_lib.models.embedders import cosine
-from realm_lib.models.reward_models import Scorer, ScorerError, build_scorer
+from realm_lib.models.embedders import build_embedder, cosine
+from realm_lib.models.reward_models import EmptyResponseError, Scorer, ScorerError, build_scorer
 from realm_lib.reward.combiner import Combiner, CombinerError
 from realm_lib.reward.realm_reward import RealmReward
 from realm_lib.runs.run import MissingStepError
@@ -164,7 +164,7 @@ def test_equal_texts_are_computed_once(scorer: Scorer, minilm: Any, combiner: Co
     assert counting.asked == 4
 
 
-@pytest.mark.parametrize("response", ["", " ", "\n", "日本語 🙂", "word " * 40, "nan", "None", "<|eos|>"])
+@pytest.mark.parametrize("response", ["", " ", "\n", "\u200b", "日本語 🙂", "word " * 40, "nan", "None", "<|eos|>"])
 def test_odd_texts_get_a_finite_reward(reward: RealmReward, response: str) -> None:
     (found,) = reward([PROMPTS[0]], [response])
     assert math.isfinite(found)
@@ -538,3 +538,22 @@ def test_a_reward_without_identities_is_not_saved(tmp_path: Path, combiner: Comb
     with pytest.raises(ParamsError, match="identities must be of score, similarity, as feature_models of a run has"):
         RealmReward.save_pretrained(tmp_path, combiner, models)
     assert not list(tmp_path.iterdir())
+
+
+# Empty texts
+
+
+@pytest.mark.parametrize("blank", ["", "\u200b"], ids=ascii)
+def test_a_service_is_not_asked_about_an_empty_response(blank: str, scorer: Scorer, combiner: Combiner) -> None:
+    """Before a key is looked for or a text is sent: the error names every place, so that a trainer may go on."""
+    hosted = build_embedder(EmbeddingParams(backend="gemini", model_id="gemini-embedding-001", api_key="${NOT_SET}"))
+    with pytest.raises(
+        EmptyResponseError, match=r"^completion 1 is empty \(2 of 4\), and the similarity is of a ho"
+    ) as no:
+        RealmReward(scorer, hosted, combiner)(PROMPTS, ["a", blank, "b", blank])
+    assert no.value.places == [1, 3]
+
+
+def test_an_empty_prompt_is_refused_by_its_place(reward: RealmReward) -> None:
+    with pytest.raises(PairsError, match="the prompt of completion 2: the prompt is empty"):
+        reward(["Why?", "How?", " "], ["a", "b", "c"])
