@@ -82,6 +82,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     queue: Annotated[int, typer.Option(min=1, help="Responses that may wait for an answer; more get 429.")] = 4096,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until a request gets 503 or 504.")] = 120.0,
+    stop: Annotated[float, typer.Option(min=0.0, help="Seconds that a stop waits for answers; then 503.")] = 8.0,
 ) -> None:
     """Answer rewards over HTTP: /predict, and what OpenRLHF and LLaMA-Factory ask for.
 
@@ -90,7 +91,7 @@ def serve(
     from realm_lib.inference.server import Limits
     from realm_lib.inference.server.running import serve as serve_run
 
-    serve_run(run, host, port, Limits(queue=queue, timeout=timeout))
+    serve_run(run, host, port, Limits(queue=queue, timeout=timeout, stop=stop))
 
 
 @app.command(rich_help_panel=_PEOPLE)

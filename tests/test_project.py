@@ -323,7 +323,8 @@ def test_a_test_file_is_named_after_what_it_tests(room: str) -> None:
 
 def test_no_test_file_lies_outside_the_rooms_and_none_imports_another() -> None:
     tests = ROOT / "tests"
-    assert {path.parent for path in TEST_FILES} <= {tests, *(tests / name for name in (*ROOMS, "notebooks", "browser"))}
+    folders = (*ROOMS, "attacks", "notebooks", "browser")
+    assert {path.parent for path in TEST_FILES} <= {tests, *(tests / name for name in folders)}
     imports = re.compile(r"^\s*(?:from|import)\s+(?:\S+\.)?(test_\w+)", flags=re.MULTILINE)
     files = sorted(tests.rglob("*.py"))
     wrong = {path.name: names for path in files if (names := imports.findall(path.read_text(encoding="utf-8")))}

@@ -24,17 +24,17 @@ _SPECIAL = (
     r"|</?s>|<(?:eos|bos|pad|end_of_turn)>|<｜(?:begin|end)▁of▁sentence｜>)"
 )
 _AT_START = re.compile(rf"(?:\s*{_SPECIAL})+")
-_AT_END = re.compile(rf"(?:{_SPECIAL}\s*)+\Z")
+_ONE_SPECIAL = re.compile(rf"{_SPECIAL}\s*")
 
 
 def read_prompt(rendered: str) -> Prompt:
     """The turns of a rendered prompt without the heading of the answer to come; a text without headings as it is."""
     headings = _headings(rendered)
     if not headings:
-        return _AT_END.sub("", _without_start(rendered))
+        return _without_end(_without_start(rendered))
     ends = [heading.start() for heading in headings[1:]] + [len(rendered)]
     turns = [
-        {"role": _role(heading), "content": _AT_END.sub("", rendered[heading.end() : end]).strip()}
+        {"role": _role(heading), "content": _without_end(rendered[heading.end() : end]).strip()}
         for heading, end in zip(headings, ends, strict=True)
     ]
     if turns[-1]["role"] == "assistant" and not turns[-1]["content"]:
@@ -57,7 +57,7 @@ def split_query(query: str, prompt: str) -> tuple[Prompt, str]:
         end = _end_of_cut_prefix(whole, prompt)
     if end is None:
         raise RenderedChatError("does not begin with its prompt")
-    return read_prompt(prompt), _AT_END.sub("", whole[end:])
+    return read_prompt(prompt), _without_end(whole[end:])
 
 
 def split_rendered(text: str) -> tuple[Prompt, str]:
@@ -70,9 +70,9 @@ def split_rendered(text: str) -> tuple[Prompt, str]:
     if headings and _role(headings[-1]) == "assistant":
         prompt = read_prompt(text[: headings[-1].start()])
         if prompt:
-            return prompt, _AT_END.sub("", text[headings[-1].end() :])
+            return prompt, _without_end(text[headings[-1].end() :])
     if not headings:
-        *turns, last = as_turns(_AT_END.sub("", _without_start(text)))
+        *turns, last = as_turns(_without_end(_without_start(text)))
         if turns and last["role"] == "assistant":
             return turns, last["content"]
     raise RenderedChatError(
@@ -95,6 +95,15 @@ def _role(heading: re.Match[str]) -> str:
 def _without_start(text: str) -> str:
     start = _AT_START.match(text)
     return text[start.end() :] if start else text
+
+
+def _without_end(text: str) -> str:
+    """Without the special tokens at the end. From there, one by one: a search for them all is quadratic in their number
+    where something stands behind them."""
+    end = len(text)
+    while (start := text.rfind("<", 0, end)) >= 0 and _ONE_SPECIAL.fullmatch(text, start, end):
+        end = start
+    return text[:end]
 
 
 def _end_of_cut_prefix(text: str, prefix: str) -> int | None:

@@ -11,6 +11,8 @@ _GONE = regex.compile(
     r"\[ ?(?:deleted|removed)(?: by [\w ]+?)?(?: on account of violating .*)? ?\]",  # as Reddit writes it
     regex.IGNORECASE,
 )
+_LONGEST_MARK = 1000
+"""Characters: to look for the mark takes the square of a text's length, in composing its letters too."""
 
 
 def visible(text: str) -> str:
@@ -38,4 +40,4 @@ def is_empty(text: str) -> bool:
     """Whether a text says nothing: it is blank, or only the mark of a comment that is gone, as [deleted]."""
     if is_blank(text):
         return True
-    return "[" in text and _GONE.fullmatch(visible(text)) is not None
+    return "[" in text and len(text) <= _LONGEST_MARK and _GONE.fullmatch(visible(text)) is not None

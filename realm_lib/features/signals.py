@@ -16,12 +16,20 @@ from realm_lib.config.base import ParamsError
 from realm_lib.config.signals import EmbeddingSignal, LengthSignal, RewardModelSignal, SignalParams
 from realm_lib.data.chats import readable
 from realm_lib.data.lengths import counted, letter_count, word_count
+from realm_lib.data.texts import is_blank
 from realm_lib.features.filling import fill
 from realm_lib.features.scores import Scores, score_texts
 from realm_lib.features.similarity import similarities
 from realm_lib.features.store import FeatureStore, text_key
 from realm_lib.models.embedders import Embedder, EmbedderError, HostedEmbedder, build_embedder, by_role, cosine
-from realm_lib.models.reward_models import HostedScorer, Scorer, ScorerError, build_scorer
+from realm_lib.models.reward_models import (
+    CheckingScorer,
+    HostedScorer,
+    Scorer,
+    ScorerError,
+    UnscorableError,
+    build_scorer,
+)
 from realm_lib.runs.functions import load_function
 from realm_lib.runs.run import MissingStepError
 
@@ -39,6 +47,10 @@ class SignalError(RuntimeError):
         super().__init__(f"signals.{name}: {message}")
         self.name = name
         self.places = list(places)
+
+
+class EmptyResponseError(UnscorableError, EmbedderError):
+    """Empty responses where a hosted model is asked: its service has neither a score nor a vector for them."""
 
 
 class Stored(NamedTuple):
@@ -67,6 +79,13 @@ class Signal(Protocol):
     def values(self, prompts: Texts, responses: Texts) -> NDArray[np.floating[Any]]:
         """The number of each, [n], computed; all finite, or an error that names the text."""
 
+    def refused(self, prompts: Texts, responses: Texts) -> Mapping[int, "ScorerError | EmbedderError | SignalError"]:
+        """The errors of texts that are known to have no number before any is computed, by their index."""
+
+    @property
+    def hosted(self) -> bool:
+        """Whether a service is asked: an error of no text's own is then the service's, which has had its retries."""
+
     def stored(
         self, prompts: Texts, responses: Texts, store: FeatureStore, batch_size: int, label: str | None
     ) -> Stored:
@@ -80,11 +99,6 @@ class ScoreSignal:
     scorer: Scorer
 
     @property
-    def hosted(self) -> bool:
-        """Whether a service is asked."""
-        return isinstance(self.scorer, HostedScorer)
-
-    @property
     def identity(self) -> Mapping[str, Any]:
         """The reward model's."""
         return self.scorer.identity
@@ -92,6 +106,16 @@ class ScoreSignal:
     def values(self, prompts: Texts, responses: Texts) -> NDArray[np.float32]:
         """float32 [n]; raises what the scorer raises."""
         return self.scorer.score(prompts, responses)
+
+    def refused(self, prompts: Texts, responses: Texts) -> dict[int, ScorerError]:
+        """Those that the scorer refuses, where it is one that can say; of a service empty responses."""
+        told = self.scorer.refused(prompts, responses) if isinstance(self.scorer, CheckingScorer) else {}
+        return {**told, **empty_for_a_service(self, responses)}
+
+    @property
+    def hosted(self) -> bool:
+        """Whether the scorer is a service."""
+        return isinstance(self.scorer, HostedScorer)
 
     def stored(
         self, prompts: Texts, responses: Texts, store: FeatureStore, batch_size: int, label: str | None
@@ -105,11 +129,6 @@ class SimilaritySignal:
     """The cosine of prompt and response."""
 
     embedder: Embedder
-
-    @property
-    def hosted(self) -> bool:
-        """Whether a service is asked."""
-        return isinstance(self.embedder, HostedEmbedder)
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -126,9 +145,31 @@ class SimilaritySignal:
         if of_prompts is not of_responses:
             return cosine(of_prompts.embed(prompts), of_responses.embed(responses))
         texts = list(dict.fromkeys([*prompts, *responses]))
-        vectors = dict(zip(texts, of_responses.embed(texts), strict=True))
+        try:
+            vectors = dict(zip(texts, of_responses.embed(texts), strict=True))
+        except EmbedderError as error:
+            bad = {texts[place] for place in error.places}
+            pairs = enumerate(zip(prompts, responses, strict=True))
+            error.places = [place for place, pair in pairs if not bad.isdisjoint(pair)]
+            raise
         sides = [np.stack([vectors[text] for text in side]) for side in (prompts, responses)]
         return cosine(*sides)
+
+    def refused(self, prompts: Texts, responses: Texts) -> dict[int, ScorerError | EmbedderError]:
+        """Those that a hosted embedder cannot send, such as empty ones; it is not asked."""
+        errors: dict[int, ScorerError | EmbedderError] = {}
+        if isinstance(self.embedder, HostedEmbedder):
+            for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+                try:
+                    self.embedder.quote([readable(prompt), response])
+                except EmbedderError as error:
+                    errors[index] = error
+        return {**errors, **empty_for_a_service(self, responses)}
+
+    @property
+    def hosted(self) -> bool:
+        """Whether the embedder is a service."""
+        return isinstance(self.embedder, HostedEmbedder)
 
     def stored(
         self, prompts: Texts, responses: Texts, store: FeatureStore, batch_size: int, label: str | None
@@ -172,6 +213,15 @@ class FunctionSignal:
             raise SignalError(self.name, f"{text}: {called} returned {numbers[bad[0]]}, which is no finite number", bad)
         return numbers
 
+    def refused(self, prompts: Texts, responses: Texts) -> dict[int, SignalError]:  # noqa: ARG002
+        """None: only the function knows."""
+        return {}
+
+    @property
+    def hosted(self) -> bool:
+        """No."""
+        return False
+
     def stored(
         self, prompts: Texts, responses: Texts, store: FeatureStore, batch_size: int, label: str | None
     ) -> Stored:
@@ -202,6 +252,14 @@ class FunctionSignal:
         return Stored(values, len(computed), len(keys) - len(computed))
 
 
+def empty_for_a_service(signal: Signal, responses: Texts) -> dict[int, EmptyResponseError]:
+    """The errors of empty responses by their index, where ``signal`` asks a service; a model here has a number."""
+    if not signal.hosted:
+        return {}
+    empty = [index for index, response in enumerate(responses) if is_blank(response)]
+    return {index: EmptyResponseError("the response is empty: a hosted model has no number for it", [index]) for index in empty}
+
+
 def build_signal(name: str, params: SignalParams, run_folder: Path | None = None) -> Signal:
     """The signal ``name`` of a profile; ``run_folder`` is where ``run:`` model ids start.
 
@@ -227,5 +285,11 @@ def naming(name: str) -> Iterator[None]:
     try:
         yield
     except (ScorerError, EmbedderError, ParamsError, MissingStepError) as error:
-        error.args = (f"signals.{name}: {error}", *error.args[1:])
+        name_error(name, error)
         raise
+
+
+def name_error(name: str, error: Exception) -> None:
+    """Make ``error`` say that it is the signal's ``name``; one of a function says so itself."""
+    if not isinstance(error, SignalError):
+        error.args = (f"signals.{name}: {error}", *error.args[1:])

@@ -6,7 +6,7 @@ writes special tokens; within what somebody said the same letters are letters.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
@@ -16,6 +16,8 @@ from realm_lib.data.chats import Message
 DATE = "26 Jul 2024"
 """Llama-3.1's template writes today's date into the chat unless told another; nothing must change overnight."""
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
+_PORTION = 100_000
+"""Characters that are tokenized together."""
 
 
 class ChatTokensError(ValueError):
@@ -37,23 +39,72 @@ class ChatTokens(NamedTuple):
 def tokenize_chats(tokenizer: Any, chats: Sequence[Sequence[Message]], **switches: Any) -> list[ChatTokens]:
     """Each chat rendered by the tokenizer's template, to which ``switches`` are given, and tokenized.
 
-    Raises :class:`ChatTokensError` when the template fails or writes BOS twice, and for a content with a special token
-    that this tokenizer cannot read as letters.
+    Raises the first :class:`ChatTokensError` of :func:`tokenize_each`.
+    """
+    told = []
+    for row in tokenize_each(tokenizer, chats, **switches):
+        if isinstance(row, ChatTokensError):
+            raise row
+        told.append(row)
+    return told
+
+
+def tokenize_each(
+    tokenizer: Any, chats: Sequence[Sequence[Message]], **switches: Any
+) -> Iterator[ChatTokens | ChatTokensError]:
+    """As :func:`tokenize_chats`, and what is wrong with a chat in its place: a template that fails on it or writes BOS
+    twice, a content with a special token that this tokenizer cannot read as letters.
+
+    A portion at a time: tokens and their places take a hundred times the memory of the letters.
     """
     forged = _Forged(tokenizer)
-    hidden = [forged.hidden(number, chat) for number, chat in enumerate(chats)]
-    texts = [_rendered(tokenizer, number, chat, switches) for number, (chat, _) in enumerate(hidden)]
-    if not texts:
-        return []
-    rows = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-    told = [ChatTokens(*row) for row in zip(texts, rows["input_ids"], rows["offset_mapping"], strict=True)]
-    bos = tokenizer.bos_token_id
-    for number, (row, (_, letters)) in enumerate(zip(told, hidden, strict=True)):
-        if bos is not None and row.ids[:2] == [bos, bos]:
-            raise ChatTokensError(number, f"the chat template of {tokenizer.name_or_path} writes the BOS token twice")
-        if letters:
-            told[number] = forged.shown(number, row, letters)
-    return told
+    for numbers in portions([sum(len(turn["content"]) for turn in chat) for chat in chats]):
+        hidden: dict[int, _Hidden] = {}
+        faults: dict[int, ChatTokensError] = {}
+        for number in numbers:
+            try:
+                chat, letters = forged.hidden(number, chats[number])
+                hidden[number] = _Hidden(_rendered(tokenizer, number, chat, switches), letters)
+            except ChatTokensError as error:
+                faults[number] = error
+        rows = _tokenized(tokenizer, [text for text, _ in hidden.values()])
+        for number in numbers:
+            try:
+                yield faults[number] if number in faults else _told(forged, number, next(rows), hidden[number].letters)
+            except ChatTokensError as error:
+                yield error
+
+
+class _Hidden(NamedTuple):
+    """A chat as its template renders it, and what the letters stand for that hide special tokens."""
+
+    text: str
+    letters: dict[str, str]
+
+
+def portions(sizes: Sequence[int]) -> Iterator[range]:
+    """Places of neighbours whose ``sizes``, in characters, are tokenized together: one, or as many as stay small."""
+    start = taken = 0
+    for number, size in enumerate(sizes):
+        if number > start and taken + size > _PORTION:
+            yield range(start, number)
+            start, taken = number, 0
+        taken += size
+    yield range(start, len(sizes))
+
+
+def _tokenized(tokenizer: Any, texts: Sequence[str]) -> Iterator[ChatTokens]:
+    if texts:
+        rows = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        yield from map(ChatTokens, texts, rows["input_ids"], rows["offset_mapping"])
+
+
+def _told(forged: "_Forged", number: int, row: ChatTokens, letters: dict[str, str]) -> ChatTokens:
+    bos = forged.tokenizer.bos_token_id
+    if bos is not None and row.ids[:2] == [bos, bos]:
+        name = forged.tokenizer.name_or_path
+        raise ChatTokensError(number, f"the chat template of {name} writes the BOS token twice")
+    return forged.shown(number, row, letters) if letters else row
 
 
 def letter_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -92,7 +143,7 @@ class _Forged:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder
         named = set(tokenizer.all_special_ids)
         turns = _bare_turns(tokenizer) if any(map(_may_mark, added.values())) else ""
@@ -154,7 +205,7 @@ class _Forged:
                 part = part.translate(standing)
                 part_ids, part_offsets = self._letters(part)
                 if found := self.ids.intersection(part_ids):
-                    raise self.refusal(number, self._tokenizer.convert_ids_to_tokens(min(found)))
+                    raise self.refusal(number, self.tokenizer.convert_ids_to_tokens(min(found)))
             add(part, part_ids, part_offsets)
 
         last = 0
@@ -168,13 +219,13 @@ class _Forged:
         return ChatTokens(text, ids, offsets)
 
     def _letters(self, part: str) -> tuple[list[int], list[tuple[int, int]]]:
-        told = self._tokenizer(part, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+        told = self.tokenizer(part, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
         return told["input_ids"], told["offset_mapping"]
 
     def refusal(self, number: int, token: str) -> ChatTokensError:
         return ChatTokensError(
             number,
-            f"a turn says {token!r:.40}, which {self._tokenizer.name_or_path} can only read as its special token: "
+            f"a turn says {token!r:.40}, which {self.tokenizer.name_or_path} can only read as its special token: "
             "leave the text out",
         )
 

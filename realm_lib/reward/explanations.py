@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
-from realm_lib.data.chats import PairsError
-from realm_lib.features.signals import SignalError, SimilaritySignal
-from realm_lib.models.embedders import EmbedderError, HostedEmbedder
+import pandas as pd
+
+from realm_lib.config.feature_models import FEATURES
+from realm_lib.data.chats import PairsError, as_messages, asked_texts
+from realm_lib.features.signals import Signal, SignalError, name_error
+from realm_lib.models.embedders import EmbedderError
 from realm_lib.models.reward_models import ScorerError
-from realm_lib.reward.combiner import CombinerError
 from realm_lib.reward.realm_reward import RealmReward
 
 
@@ -46,59 +48,90 @@ class Explanation:
         return asdict(self)
 
 
-Fault = PairsError | ScorerError | EmbedderError | SignalError | CombinerError
+Fault = PairsError | ScorerError | EmbedderError | SignalError
 """What is a text's own."""
 Outcome = Explanation | Fault | RewardNotFiniteError | HostedModelError
+Number = float | Fault | RewardNotFiniteError | HostedModelError
+Text = tuple[str, str]
+"""A prompt, cut as the reward cuts it, and a response."""
 
 
 def explain_each(reward: RealmReward, prompts: Sequence[str], responses: Sequence[str]) -> list[Outcome]:
     """For each (prompt, response) its explanation or the error that is its own, in the order given.
 
-    All are computed together. When that fails, the halves are, and so on down to the texts at fault; a hosted embedder
-    is not asked again, since it has had its retries: there every text gets :class:`HostedModelError`.
+    Texts that a model is known to refuse, as for their length, are left out before anything is computed, all at once;
+    of the others each feature is computed once, whatever is wrong with some: see :func:`_numbers`.
     """
-    outcomes: dict[int, Outcome] = {}
-    for embedder in _hosted_embedders(reward):
-        outcomes |= _refused_by_host(embedder, prompts, responses)
-    rest = [index for index in range(len(prompts)) if index not in outcomes]
-    computed = _computed(reward, [prompts[index] for index in rest], [responses[index] for index in rest])
-    outcomes |= dict(zip(rest, computed, strict=True))
-    return [outcomes[index] for index in range(len(prompts))]
+    asked: list[Text | PairsError] = [_read(reward, *texts) for texts in zip(prompts, responses, strict=True)]
+    left = list(dict.fromkeys(texts for texts in asked if not isinstance(texts, PairsError)))
+    outcomes: dict[Text, Outcome] = {}
+    for name, signal in reward.features.items():
+        outcomes |= _refused(name, signal, left)
+        left = [texts for texts in left if texts not in outcomes]
+    features: dict[str, dict[Text, float]] = {}
+    for name, signal in reward.features.items():
+        told = dict(zip(left, _numbers(name, signal, left), strict=True))
+        features[name] = {texts: value for texts, value in told.items() if isinstance(value, float)}
+        outcomes |= {texts: value for texts, value in told.items() if not isinstance(value, float)}
+        left = list(features[name])
+    if left:
+        rows = pd.DataFrame({name: [values[texts] for texts in left] for name, values in features.items()})
+        outcomes |= zip(left, map(_checked, reward.combine(rows).to_dict("records")), strict=True)
+    return [texts if isinstance(texts, PairsError) else outcomes[texts] for texts in asked]
 
 
-def _hosted_embedders(reward: RealmReward) -> list[HostedEmbedder]:
-    signals = [signal.embedder for signal in reward.signals.values() if isinstance(signal, SimilaritySignal)]
-    return [embedder for embedder in (reward.embedder, *signals) if isinstance(embedder, HostedEmbedder)]
-
-
-def _refused_by_host(
-    embedder: HostedEmbedder, prompts: Sequence[str], responses: Sequence[str]
-) -> dict[int, EmbedderError]:
-    """The errors of texts that the hosted embedder cannot send, such as empty ones, found without asking it."""
-    refused = {}
-    for index, texts in enumerate(zip(prompts, responses, strict=True)):
-        try:
-            embedder.quote(texts)
-        except EmbedderError as error:
-            refused[index] = error
-    return refused
-
-
-def _computed(reward: RealmReward, prompts: Sequence[str], responses: Sequence[str]) -> list[Outcome]:
-    """As :func:`explain_each`, for texts that can be sent: together, or else by halves."""
+def _read(reward: RealmReward, prompt: str, response: str) -> Text | PairsError:
     try:
-        table = reward.explain(prompts, responses)
+        ((read, told),) = asked_texts([prompt], [response], reward.read_prompt)
+        as_messages(read)  # every model of dialogues needs its turns
+    except PairsError as error:
+        return error
+    return read, told
+
+
+def _refused(name: str, signal: Signal, texts: Sequence[Text]) -> dict[Text, Fault]:
+    errors = signal.refused([prompt for prompt, _ in texts], [response for _, response in texts])
+    return {texts[place]: _named(name, error) for place, error in errors.items()}
+
+
+def _numbers(name: str, signal: Signal, texts: Sequence[Text]) -> list[Number]:
+    """A feature of each text, or the error that is the text's own.
+
+    All are computed together. Texts that an error names are then asked alone and the others together; where it names
+    none, each half is, down to the texts at fault. A service is not asked again, since it has had its retries: there
+    every text gets :class:`HostedModelError`, unless the error names some.
+    """
+    if not texts:
+        return []
+    try:
+        values = signal.values([prompt for prompt, _ in texts], [response for _, response in texts])
+        return [_finite(name, float(value)) for value in values]
     except get_args(Fault) as error:
-        if isinstance(error, EmbedderError) and _hosted_embedders(reward):
-            return [HostedModelError(str(error)) for _ in prompts]
-        if len(prompts) == 1:
-            return [error]
-        half = len(prompts) // 2
-        return [
-            *_computed(reward, prompts[:half], responses[:half]),
-            *_computed(reward, prompts[half:], responses[half:]),
-        ]
-    return [_checked(row) for row in table.to_dict("records")]
+        fault = _named(name, error)
+    places = set(range(len(texts))).intersection(getattr(fault, "places", ()))
+    if signal.hosted and not places:
+        return [HostedModelError(str(fault))] * len(texts)
+    if len(texts) == 1:
+        return [fault]
+    if places:
+        parts = [[place] for place in sorted(places)] + [[place for place in range(len(texts)) if place not in places]]
+    else:
+        half = len(texts) // 2
+        parts = [list(range(half)), list(range(half, len(texts)))]
+    told: dict[int, Number] = {}
+    for part in parts:
+        told |= zip(part, _numbers(name, signal, [texts[place] for place in part]), strict=True)
+    return [told[place] for place in range(len(texts))]
+
+
+def _named(name: str, error: Fault) -> Fault:
+    if name not in FEATURES:
+        name_error(name, error)
+    return error
+
+
+def _finite(name: str, value: float) -> float | RewardNotFiniteError:
+    return value if math.isfinite(value) else RewardNotFiniteError(f"its {name} is not finite")
 
 
 def _checked(row: Mapping[Any, Any]) -> Explanation | RewardNotFiniteError:

@@ -17,11 +17,19 @@ from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.profile import Params
 from realm_lib.data.chats import Prompt, asked_text, asked_texts
 from realm_lib.data.lengths import cut_prompt
-from realm_lib.data.texts import is_blank
 from realm_lib.features.identities import changed, identities_of, shown
-from realm_lib.features.signals import ScoreSignal, Signal, SignalError, SimilaritySignal, build_signal, naming
-from realm_lib.models.embedders import Embedder, build_embedder
-from realm_lib.models.reward_models import EmptyResponseError, LongResponseError, Scorer, build_scorer
+from realm_lib.features.signals import (
+    EmptyResponseError,
+    ScoreSignal,
+    Signal,
+    SignalError,
+    SimilaritySignal,
+    build_signal,
+    empty_for_a_service,
+    naming,
+)
+from realm_lib.models.embedders import Embedder, EmbedderError, build_embedder
+from realm_lib.models.reward_models import LongResponseError, Scorer, ScorerError, build_scorer
 from realm_lib.runs.files import write_json
 from realm_lib.runs.run import MissingStepError
 from realm_lib.runs.trained_on import posts_behind
@@ -128,7 +136,7 @@ class RealmReward:
         those that are too long for a reward model, :class:`EmptyResponseError` with those of empty ones where a model
         is hosted, what the models and :class:`SignalError` of functions raise, and what :func:`asked_texts` raises.
         """
-        texts = asked_texts(prompts, completions, self._prompt)
+        texts = asked_texts(prompts, completions, self.read_prompt)
         self._refuse_empty([response for _, response in texts])
         asked = pd.DataFrame(texts, columns=["prompt", "response"], dtype=object)
         columns = ["reward", "spread", *self._features, "outside"]
@@ -137,22 +145,28 @@ class RealmReward:
         distinct = asked.drop_duplicates(ignore_index=True)
         for name in self._features:
             distinct[name] = self._values(name, distinct[["prompt", "response"]], asked)
-        features = distinct[list(self._features)].to_numpy(dtype=np.float32)
-        distinct["reward"], distinct["spread"] = self.combiner.reward_and_spread(features)
-        distinct["outside"] = self.combiner.outside(features)
-        return asked.merge(distinct, on=["prompt", "response"], how="left", validate="many_to_one")[columns]
+        told = self.combine(distinct)
+        return asked.merge(told, on=["prompt", "response"], how="left", validate="many_to_one")[columns]
 
     def _refuse_empty(self, responses: Sequence[str]) -> None:
         """Before anything is computed: models that run here have a number for an empty response, services have none."""
-        hosted = [name for name, signal in self._features.items() if getattr(signal, "hosted", False)]
-        if hosted and (empty := [place for place, response in enumerate(responses) if is_blank(response)]):
-            raise EmptyResponseError(
-                f"completion {empty[0]} is empty ({len(empty)} of {len(responses)}), and the {hosted[0]} is of a "
-                "hosted model, whose service has no number for an empty text",
-                empty,
-            )
+        for name, signal in self._features.items():
+            if empty := empty_for_a_service(signal, responses):
+                raise EmptyResponseError(f"completion {min(empty)}: {name}: {empty[min(empty)]}", empty)
 
-    def _prompt(self, prompt: Prompt) -> str:
+    def combine(self, features: pd.DataFrame) -> pd.DataFrame:
+        """``features``, one row a response, with the columns reward, spread and outside of :meth:`explain`."""
+        numbers = features[list(self._features)].to_numpy(dtype=np.float32)
+        reward, spread = self.combiner.reward_and_spread(numbers)
+        return features.assign(reward=reward, spread=spread, outside=self.combiner.outside(numbers))
+
+    @property
+    def features(self) -> Mapping[str, Signal]:
+        """What the combiner takes, by name: score, similarity and the signals."""
+        return self._features
+
+    def read_prompt(self, prompt: Prompt) -> str:
+        """The text of a prompt as the features are made of it: cut. Raises what :func:`asked_text` raises."""
         text = asked_text(prompt)
         return text if self.max_prompt_words is None else cut_prompt(text, self.max_prompt_words)
 
@@ -167,7 +181,7 @@ class RealmReward:
             of_asked = enumerate(asked.itertuples(index=False, name=None))
             long = {place: tokens[text] for place, text in of_asked if text in tokens}
             raise LongResponseError(str(error), long, error.limit) from None
-        except SignalError as error:
+        except (SignalError, ScorerError, EmbedderError) as error:
             at_fault = {texts[place] for place in error.places}
             of_asked = enumerate(asked.itertuples(index=False, name=None))
             error.places = [place for place, text in of_asked if text in at_fault]

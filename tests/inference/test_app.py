@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import re
+import shutil
 import socket
 import threading
 import time
@@ -20,17 +21,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
+from support.identified import identified
 
 from realm_lib.config.base import Secret
+from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.inference.server import Limits, ServerError
-from realm_lib.inference.server.app import RewardService, create_app, guarded
+from realm_lib.inference.server.app import create_app, guarded
 from realm_lib.inference.server.running import _bind, serve
+from realm_lib.inference.server.service import RewardService
 from realm_lib.reward.realm_reward import RealmReward
 
 PROMPT, RESPONSE = "Why does bread rise?", "Yeast makes gas."
 TOKEN = "a-long-and-random-token"
 LIMITS = Limits(body_bytes=50_000, responses=8, characters=5000)
 JSON = {"content-type": "application/json"}
+HERE = "http://127.0.0.1"
 
 
 def ready(client: TestClient) -> TestClient:
@@ -54,7 +59,7 @@ def service(run_folder: Path) -> RewardService:
 @pytest.fixture(scope="module")
 def client(service: RewardService) -> Iterator[TestClient]:
     app = guarded(create_app(service), service, None)
-    with TestClient(app, raise_server_exceptions=False) as opened:
+    with TestClient(app, HERE, raise_server_exceptions=False) as opened:
         yield ready(opened)
 
 
@@ -104,6 +109,24 @@ def test_an_empty_response_has_a_reward_and_an_empty_prompt_is_refused(
     refused = client.post(route, json=asked(blank, RESPONSE))
     assert refused.status_code == 422
     assert refused.json()["detail"].startswith("the prompt of response 0: the prompt is empty")
+
+
+def test_a_hosted_model_is_not_asked_about_an_empty_response(
+    tmp_path: Path, run_folder: Path, run_reward: RealmReward
+) -> None:
+    """It has no number for one: the places are named, as of what is too long, and nobody tries again."""
+    shutil.copytree(run_folder, tmp_path / "run")
+    hosted = EmbeddingParams(backend="gemini", model_id="gemini-embedding-001", api_key="${NOT_SET}")
+    assert run_reward.feature_models is not None
+    models = identified(replace(run_reward.feature_models, embedding=hosted), tmp_path / "run")
+    RealmReward.save_pretrained(tmp_path / "run" / "models" / "combiner", run_reward.combiner, models)
+    with TestClient(create_app(RewardService(tmp_path / "run", LIMITS)), raise_server_exceptions=False) as opened:
+        refused = ready(opened).post("/predict", json={"prompt": PROMPT, "response": ["", "\u200b"]})
+    assert refused.status_code == 422
+    assert refused.json() == {
+        "detail": "response 0 is empty: a hosted model has no number for it",
+        "unscorable": [0, 1],
+    }
 
 
 def test_a_byte_order_mark_and_what_is_not_asked_for_are_passed_over(client: TestClient, wanted: Any) -> None:
@@ -301,7 +324,7 @@ def test_schemathesis_finds_no_500(client: TestClient) -> None:
         @quick
         @given(case=operation.as_strategy())
         def ask(case: Any) -> None:
-            arguments = case.as_transport_kwargs(base_url="http://testserver")
+            arguments = case.as_transport_kwargs(base_url=HERE)
             arguments = {key: value for key, value in arguments.items() if value is not None and key != "timeout"}
             answer = client.request(**arguments)
             seen.add(answer.status_code)
@@ -315,10 +338,10 @@ def test_schemathesis_finds_no_500(client: TestClient) -> None:
 
 
 @pytest.fixture
-def locked(service: RewardService, monkeypatch: pytest.MonkeyPatch, client: TestClient) -> TestClient:
+def locked(service: RewardService, monkeypatch: pytest.MonkeyPatch, client: TestClient) -> TestClient:  # noqa: ARG001
     """The same application behind a token, its model already loaded."""
     monkeypatch.setenv("REALM_TEST_TOKEN", TOKEN)
-    return TestClient(guarded(client.app.app.app.app, service, Secret("${REALM_TEST_TOKEN}")))  # type: ignore[attr-defined]
+    return TestClient(guarded(create_app(service), service, Secret("${REALM_TEST_TOKEN}")))  # type: ignore[attr-defined]
 
 
 def basic(password: str) -> str:
@@ -372,7 +395,7 @@ def test_what_comes_while_the_model_is_loaded_waits_for_it(run_folder: Path, wan
             super().load()
 
     service = SlowService(run_folder, replace(LIMITS, queue=2))
-    with TestClient(guarded(create_app(service), service, None)) as client, ThreadPoolExecutor(2) as pool:
+    with TestClient(guarded(create_app(service), service, None), HERE) as client, ThreadPoolExecutor(2) as pool:
         asked = [pool.submit(client.post, "/predict", json={"prompt": PROMPT, "response": text}) for text in ("a", "b")]
         while service.batcher.waiting < 2:
             time.sleep(0.01)
@@ -392,7 +415,7 @@ def test_a_model_that_takes_too_long_to_load_is_503(run_folder: Path) -> None:
             assert go.wait(60)
 
     service = SlowService(run_folder, replace(LIMITS, timeout=0.2))
-    with TestClient(guarded(create_app(service), service, None)) as client:
+    with TestClient(guarded(create_app(service), service, None), HERE) as client:
         answer = client.post("/predict", json={"prompt": PROMPT, "response": RESPONSE})
         go.set()
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
@@ -403,7 +426,7 @@ def test_not_ready_is_503_and_a_failure_is_kept(tmp_path: Path) -> None:
     failed = []
     service = RewardService(tmp_path / "none", replace(LIMITS))
     app = guarded(create_app(service, lambda: failed.append(True)), service, None)
-    with TestClient(app) as client:
+    with TestClient(app, HERE) as client:
         assert client.get("/healthz").status_code == 200
         answer = client.post("/predict", json={"prompt": "a", "response": "b"})
         assert answer.status_code == 503

@@ -50,7 +50,7 @@ def test_load_overload_and_a_graceful_stop(run_folder: Path, run_reward: RealmRe
     wanted = run_reward([prompt for prompt, _ in pairs], [response for _, response in pairs])
     new = [(f"{prompt} And why?", response) for prompt, response in PAIRS[:4]]  # remembered ones would not wait
     wanted_of_new = run_reward([prompt for prompt, _ in new], [response for _, response in new])
-    with ServerProcess(run_folder, limits="queue=6, wait=1.5") as server:
+    with ServerProcess(run_folder, limits="queue=6, wait=1.5, stop=100.0") as server:
         server.wait_ready()
         found = asked(server.url, pairs)
         full = [place for place, value in enumerate(found) if value == 429]

@@ -1,27 +1,23 @@
-"""The application: routes, the loading of the model, and what each fault is answered with."""
+"""The application: the routes, and what is answered to a request that cannot be read."""
 
 import asyncio
-import json
-import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
-from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp
 
 from realm_lib.config.base import Secret
-from realm_lib.inference.server.batching import ClosedError, MicroBatcher, Pair, QueueFullError, TimedOutError
-from realm_lib.inference.server.guards import AccessLog, BodyLimit, TokenGuard
-from realm_lib.inference.server.limits import Limits
-from realm_lib.inference.server.metrics import Metrics
+from realm_lib.inference.server.guards import AccessLog, AddressGuard, BodyLimit, RequestLimit, TokenGuard
+from realm_lib.inference.server.leaving import LeavesWithClient
 from realm_lib.inference.server.reference import render_reference
+from realm_lib.inference.server.service import RewardService
+from realm_lib.inference.server.strict_json import StrictRoute
 from realm_lib.inference.server.wire import (
     BadRequestError,
     Explained,
@@ -36,10 +32,10 @@ from realm_lib.inference.server.wire import (
     probability,
 )
 
-log = logging.getLogger("realm_lib.inference.server")
-
 _LOGGED = ("score", "similarity", "spread", "outside")
 _KEYS = {"body", "prompt", "response", "query", "prompts", "messages", "role", "content"}
+_QUICK = 2**16
+"""Bytes of a body whose texts are split in milliseconds, whatever they are; more is done beside the event loop."""
 _FAULTS: dict[int | str, dict[str, Any]] = {
     status: {"model": Failure, "description": description}
     for status, description in (
@@ -47,152 +43,14 @@ _FAULTS: dict[int | str, dict[str, Any]] = {
         (401, "The token is missing or wrong."),
         (408, "The body took too long."),
         (413, "The body is too large."),
+        (421, "Without a token: not a name of this machine's own."),
         (422, "The JSON is not what this route takes, or a limit on texts is exceeded."),
         (429, "Too much waits already; Retry-After says when to try again."),
         (500, "A reward is not finite, or a fault of the server."),
-        (503, "Not ready, stopping, or nothing was computed in time; try again."),
+        (503, "Not ready, stopping, too much under way, or nothing was computed in time; try again."),
         (504, "The computing took too long."),
     )
 }
-
-
-class RewardService:
-    """A run's reward behind a queue: loads, computes, and turns each fault into a status.
-
-    The queue takes requests while the reward is loaded, so that a client that tries a few times (OpenRLHF: five, a
-    second apart) outlives a restart.
-    """
-
-    def __init__(self, run: Path, limits: Limits) -> None:
-        self.run = run
-        self.limits = limits
-        self.models: dict[str, str] | None = None
-        """None until the reward is loaded."""
-        self.failure: Exception | None = None
-        """What kept the reward from being loaded."""
-        self.wait = {"Retry-After": str(limits.retry_after)}
-        """The header of an answer that asks to try again."""
-        self._reward: Any = None
-        self.metrics = Metrics(lambda: self.batcher.waiting)
-        self.batcher = MicroBatcher(self._compute, limits, self.metrics.batches.observe)
-
-    def load(self) -> None:
-        """Load the run's reward. Raises what RealmReward.from_pretrained does."""
-        from realm_lib.reward.realm_reward import RealmReward
-
-        self._reward = RealmReward.from_pretrained(self.run)
-        self.models = self._reward.models
-        log.info("loaded %s", self.run)
-
-    def _compute(self, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[object]:
-        from realm_lib.reward.explanations import explain_each
-
-        if self._reward is None:
-            return [ClosedError("the model cannot be loaded")] * len(prompts)
-        return explain_each(self._reward, prompts, responses)
-
-    async def explain(self, pairs: Sequence[Pair]) -> list[Explained]:
-        """The explanation of each pair. Raises HTTPException with the status of what went wrong, or BadRequestError."""
-        try:
-            results = await self.batcher.submit(pairs)
-        except QueueFullError as error:
-            raise HTTPException(429, str(error), self.wait) from None
-        except ClosedError as error:
-            raise HTTPException(503, str(error), self.wait) from None
-        except TimedOutError as error:
-            late = f"no answer within {self.limits.timeout:g} s"
-            if error.started:
-                raise HTTPException(504, late) from None
-            why = "the model is being loaded" if self.models is None else "too much waits"
-            raise HTTPException(503, f"{late}: {why}", self.wait) from None
-        self._refuse_long(results)
-        explained = [self._answer(index, result) for index, result in enumerate(results)]
-        self.metrics.responses.inc(len(explained))
-        return explained
-
-    def _refuse_long(self, results: Sequence[object]) -> None:
-        """Raise :class:`BadRequestError` with all the responses that are too long for the reward model."""
-        from realm_lib.models.reward_models import LongResponseError
-
-        long = {index: result for index, result in enumerate(results) if isinstance(result, LongResponseError)}
-        for index, error in long.items():
-            raise BadRequestError(
-                f"response {index} and the chat template take {max(error.tokens.values())} tokens, the reward model "
-                f"reads {error.limit} at most",
-                list(long),
-            )
-
-    def _answer(self, index: int, result: object) -> Explained:
-        from realm_lib.reward.explanations import Explanation
-
-        if not isinstance(result, Explanation):
-            self._refuse(index, result)
-        assert self.models is not None, "a result is computed by the loaded reward"
-        return Explained(**result.to_dict(), models=self.models)
-
-    def _refuse(self, index: int, error: object) -> NoReturn:
-        """The messages of the models' errors may hold a piece of a text: none is passed on."""
-        from realm_lib.features.signals import SignalError
-        from realm_lib.models.embedders import EmbedderError
-        from realm_lib.models.reward_models import ScorerError
-        from realm_lib.reward.explanations import HostedModelError, RewardNotFiniteError
-
-        if isinstance(error, ClosedError):
-            raise HTTPException(503, str(error), self.wait)
-        if isinstance(error, HostedModelError):
-            log.error("the embedding service did not answer")
-            raise HTTPException(503, "the embedding service did not answer", {"Retry-After": "10"})
-        log.error("response %d of a request has no reward: %s", index, type(error).__name__)
-        if isinstance(error, RewardNotFiniteError):
-            raise HTTPException(500, f"response {index} has no reward: {error}")
-        if isinstance(error, ScorerError):
-            raise HTTPException(500, f"the reward model could not score response {index}")
-        if isinstance(error, EmbedderError):
-            raise HTTPException(500, f"response {index} or its prompt could not be embedded")
-        if isinstance(error, SignalError):
-            raise HTTPException(500, f"the function of the signal {error.name} has no number for response {index}")
-        raise HTTPException(500, f"response {index} has no reward: {type(error).__name__}")
-
-
-class _StrictRequest(Request):
-    """JSON as RFC 8259 has it: UTF-8, no NaN, no key twice, not nested without end."""
-
-    async def json(self) -> Any:
-        """The parsed body. Raises HTTPException 400 for anything else, naming the place and nothing of the text."""
-        try:
-            text = (await self.body()).decode("utf-8-sig")
-            return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_repetition)
-        except UnicodeDecodeError as error:
-            raise HTTPException(400, f"the body is not UTF-8 at byte {error.start}") from None
-        except json.JSONDecodeError as error:
-            raise HTTPException(400, f"the body is not JSON: {error.msg} at character {error.pos}") from None
-        except RecursionError:
-            raise HTTPException(400, "the body's JSON is nested too deeply") from None
-        except ValueError:
-            raise HTTPException(400, "the body is not JSON: a number has too many digits") from None
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    """NaN or an infinity, which Python's parser takes and JSON does not have."""
-    raise HTTPException(400, f"the body is not JSON: {name} is not a number of JSON")
-
-
-def _refuse_repetition(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Two equal keys, of which Python's parser takes the last."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise HTTPException(400, "the body's JSON has an object with a key that stands twice")
-    return found
-
-
-class _StrictRoute(APIRoute):
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler = super().get_route_handler()
-
-        async def strict(request: Request) -> Response:
-            return await handler(_StrictRequest(request.scope, request.receive))
-
-        return strict
 
 
 def create_app(service: RewardService, on_failure: Callable[[], None] = lambda: None) -> FastAPI:
@@ -221,9 +79,11 @@ def create_app(service: RewardService, on_failure: Callable[[], None] = lambda: 
         lifespan=lifespan,
         docs_url=None,  # FastAPI's own pages load their scripts from a CDN
         redoc_url=None,
+        redirect_slashes=False,  # AddressGuard takes them off: few clients send a body again where they are sent on to
         telemetry={"tracing": False},
     )
-    app.router.route_class = _StrictRoute
+    app.state.limits = service.limits
+    app.router.route_class = StrictRoute
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -251,18 +111,28 @@ def _path(location: Sequence[int | str]) -> str:
 
 
 def _add_rewards(app: FastAPI, service: RewardService) -> None:
+    reading = asyncio.Lock()
+
+    async def explain(request: PredictRequest | GetRewardRequest | ScoresRequest, http: Request) -> list[Explained]:
+        client = http.client.host if http.client else None
+        if len(await http.body()) < _QUICK:
+            return await service.explain(pairs_of(request, service.limits), client)
+        async with reading:  # one thread at most: the loop gets its turn
+            pairs = await asyncio.to_thread(pairs_of, request, service.limits)
+        return await service.explain(pairs, client)
+
     @app.post("/predict", responses=_FAULTS, tags=["rewards"])
-    async def predict(request: PredictRequest) -> Explained | ExplainedList:
+    async def predict(request: PredictRequest, http: Request) -> Explained | ExplainedList:
         """The reward of a response, or of each of a list."""
-        explained = await service.explain(pairs_of(request, service.limits))
+        explained = await explain(request, http)
         if isinstance(request.response, str):
             return explained[0]
         return ExplainedList(rewards=[answer.reward for answer in explained], results=explained)
 
     @app.post("/get_reward", responses=_FAULTS, tags=["rewards"])
-    async def get_reward(request: GetRewardRequest) -> GetRewardAnswer:
+    async def get_reward(request: GetRewardRequest, http: Request) -> GetRewardAnswer:
         """OpenRLHF's remote reward (`--remote_rm_url`). Empty lists are answered with empty lists."""
-        explained = await service.explain(pairs_of(request, service.limits))
+        explained = await explain(request, http)
         rewards = [answer.reward for answer in explained]
         logs = {name: [float(getattr(answer, name)) for answer in explained] for name in _LOGGED}
         signals = explained[0].signals if explained else {}
@@ -270,18 +140,20 @@ def _add_rewards(app: FastAPI, service: RewardService) -> None:
         return GetRewardAnswer(rewards=rewards, scores=[probability(reward) for reward in rewards], extra_logs=logs)
 
     @app.post("/v1/score/evaluation", responses=_FAULTS, tags=["rewards"])
-    async def scores(request: ScoresRequest) -> ScoresAnswer:
+    async def scores(request: ScoresRequest, http: Request) -> ScoresAnswer:
         """LLaMA-Factory's API reward (`reward_model_type: api`)."""
-        explained = await service.explain(pairs_of(request, service.limits))
+        explained = await explain(request, http)
         return ScoresAnswer(scores=[answer.reward for answer in explained])
 
 
 def _add_state(app: FastAPI, service: RewardService) -> None:
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", tags=["state"])
     async def healthz() -> dict[str, str]:
         """200 as soon as the server listens."""
         return {"status": "ok"}
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", responses={503: _FAULTS[503]}, tags=["state"])
     async def readyz() -> dict[str, Any]:
         """200 when the model is loaded, with its versions."""
@@ -296,5 +168,6 @@ def _add_state(app: FastAPI, service: RewardService) -> None:
 
 
 def guarded(app: ASGIApp, service: RewardService, token: Secret | None) -> ASGIApp:
-    """The application behind its guards."""
-    return AccessLog(TokenGuard(BodyLimit(app, service.limits), token), service.metrics)
+    """The application behind its guards. What asks for the server's state passes by the limits: it sends no body."""
+    limited = RequestLimit(BodyLimit(LeavesWithClient(app), service.limits), service.limits)
+    return AccessLog(AddressGuard(TokenGuard(limited, app, token), any_name=token is not None), service.metrics)

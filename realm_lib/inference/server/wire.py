@@ -27,23 +27,32 @@ def _example(**content: Any) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [content]}, hide_input_in_errors=True, protected_namespaces=())
 
 
+# The lengths of texts are checked in pairs_of, which can say all that are too long.
+Text = Annotated[str, Field(json_schema_extra={"maxLength": Limits.characters})]
+Rendered = Annotated[str, Field(json_schema_extra={"maxLength": 2 * Limits.characters})]
+"""A query holds a prompt and a response, each within its own limit."""
+
+
 class Message(BaseModel):
     """A chat message."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
     role: Literal["system", "user", "assistant"]
-    content: str
+    content: Text
 
 
-Chat = Annotated[list[Message], Field(min_length=1)]
+# fail_fast: else a list that fits none of a union's forms would be an error for each of its items, in each form.
+_SOME = Field(min_length=1, max_length=Limits.responses, fail_fast=True)
+_ANY_NUMBER = Field(max_length=Limits.responses, fail_fast=True)
+Chat = Annotated[list[Message], Field(min_length=1, max_length=Limits.messages, fail_fast=True)]
 
 
 class PredictRequest(BaseModel):
     """A prompt with one response; or a list of responses with one prompt for all, or a prompt for each."""
 
     model_config = _example(prompt="Why does bread rise?", response="Yeast turns sugar into gas.")
-    prompt: str | Chat | Annotated[list[str], Field(min_length=1)] | Annotated[list[Chat], Field(min_length=1)]
-    response: str | Annotated[list[str], Field(min_length=1)]
+    prompt: Text | Chat | Annotated[list[Text], _SOME] | Annotated[list[Chat], _SOME]
+    response: Text | Annotated[list[Text], _SOME]
 
 
 class Explained(BaseModel):
@@ -83,8 +92,8 @@ class GetRewardRequest(BaseModel):
     model_config = _example(
         query=["<|user|>\nWhy?</s>\n<|assistant|>\nYeast.</s>"], prompts=["<|user|>\nWhy?</s>\n<|assistant|>\n"]
     )
-    query: list[str] | str
-    prompts: list[str] | str | None = None
+    query: Annotated[list[Rendered], _ANY_NUMBER] | Rendered
+    prompts: Annotated[list[Rendered], _ANY_NUMBER] | Rendered | None = None
     labels: Any = None
 
 
@@ -107,7 +116,7 @@ class ScoresRequest(BaseModel):
     model_config = _example(
         model="model", messages=["<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nYeast.<|im_end|>"]
     )
-    messages: Annotated[list[str], Field(min_length=1)]
+    messages: Annotated[list[Rendered], _SOME]
 
 
 class ScoresAnswer(BaseModel):
@@ -128,19 +137,43 @@ class Failure(BaseModel):
 
 
 def pairs_of(request: PredictRequest | GetRewardRequest | ScoresRequest, limits: Limits) -> list[Pair]:
-    """(prompt, response) of each response asked for.
+    """(prompt, response) of each response asked for. No text is read before its length is known to be within bounds.
 
     Raises :class:`BadRequestError` for numbers that do not agree, for too many or too long texts, and for a rendered
     chat that cannot be split.
     """
-    if isinstance(request, PredictRequest):
-        return _check(_predict_pairs(request, limits), limits)
+    pairs = _predict_pairs(request, limits) if isinstance(request, PredictRequest) else _rendered_pairs(request, limits)
+    _check_responses([response for _, response in pairs], limits)
+    for index, (prompt, response) in enumerate(pairs):
+        _check_text(prompt, f"the prompt of response {index}", limits.characters)
+        _check_text(response, f"response {index}", limits.characters)
+    return pairs
+
+
+def _predict_pairs(request: PredictRequest, limits: Limits) -> list[Pair]:
+    responses = _listed(request.response)
+    _check_number(len(responses), "response", limits)
+    prompt: Any = request.prompt
+    several = isinstance(prompt, list) and not isinstance(prompt[0], Message)
+    if several and isinstance(request.response, str):
+        raise BadRequestError("several prompts but one response: give a list of responses")
+    prompts = prompt if several else [prompt]
+    if several and len(prompts) != len(responses):
+        raise BadRequestError(f"{len(prompts)} prompts but {len(responses)} responses")
+    _check_responses(responses, limits)
+    texts = []
+    for index, chat in enumerate(prompts):
+        turns = chat if isinstance(chat, str) else [turn.model_dump() for turn in chat]
+        size = len(chat) if isinstance(chat, str) else sum(len(turn.content) for turn in chat)
+        _check_size(size, f"the prompt of response {index}", limits.characters)
+        texts.append(_prompt_text(turns, index))
+    return list(zip(texts if several else texts * len(responses), responses, strict=True))
+
+
+def _rendered_pairs(request: GetRewardRequest | ScoresRequest, limits: Limits) -> list[Pair]:
     texts = request.messages if isinstance(request, ScoresRequest) else _listed(request.query)
     name = "messages" if isinstance(request, ScoresRequest) else "query"
     _check_number(len(texts), name, limits)
-    for index, text in enumerate(texts):
-        # Twice: a query holds a prompt and a response, each within its own limit.
-        _check_text(text, f"{name}[{index}]", 2 * limits.characters)
     prompts: Sequence[str | None] = [None] * len(texts)
     if isinstance(request, GetRewardRequest) and request.prompts:
         prompts = _listed(request.prompts)
@@ -148,27 +181,14 @@ def pairs_of(request: PredictRequest | GetRewardRequest | ScoresRequest, limits:
             raise BadRequestError(f"{len(texts)} queries but {len(prompts)} prompts")
     pairs = []
     for index, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
+        _check_text(text, f"{name}[{index}]", 2 * limits.characters)
+        _check_size(len(prompt or ""), f"prompts[{index}]", 2 * limits.characters)
         try:
             asked, response = split_query(text, prompt) if prompt else split_rendered(text)
         except RenderedChatError as error:
             raise BadRequestError(f"{name}[{index}] {error}") from None
         pairs.append((_prompt_text(asked, index), response))
-    return _check(pairs, limits)
-
-
-def _predict_pairs(request: PredictRequest, limits: Limits) -> list[Pair]:
-    responses = _listed(request.response)
-    _check_number(len(responses), "response", limits)
-    prompt: Any = request.prompt
-    several = isinstance(prompt, list) and not (prompt and isinstance(prompt[0], Message))
-    if several and isinstance(request.response, str):
-        raise BadRequestError("several prompts but one response: give a list of responses")
-    prompts = prompt if several else [prompt] * len(responses)
-    if len(prompts) != len(responses):
-        raise BadRequestError(f"{len(prompts)} prompts but {len(responses)} responses")
-    chats = [chat if isinstance(chat, str) else [turn.model_dump() for turn in chat] for chat in prompts]
-    texts = [_prompt_text(chat, index) for index, chat in enumerate(chats)]
-    return list(zip(texts, responses, strict=True))
+    return pairs
 
 
 def _prompt_text(prompt: Prompt, index: int) -> str:
@@ -182,21 +202,21 @@ def _listed(value: list[str] | str) -> list[str]:
     return [value] if isinstance(value, str) else value
 
 
-def _check(pairs: list[Pair], limits: Limits) -> list[Pair]:
-    if long := [index for index, (_, response) in enumerate(pairs) if len(response) > limits.characters]:
-        told = f"response {long[0]} has {len(pairs[long[0]][1])} characters, the limit is {limits.characters}"
+def _check_responses(responses: Sequence[str], limits: Limits) -> None:
+    if long := [index for index, response in enumerate(responses) if len(response) > limits.characters]:
+        told = f"response {long[0]} has {len(responses[long[0]])} characters, the limit is {limits.characters}"
         raise BadRequestError(told, long)
-    for index, (prompt, response) in enumerate(pairs):
-        _check_text(prompt, f"the prompt of response {index}", limits.characters)
-        _check_text(response, f"response {index}", limits.characters)
-    return pairs
 
 
 def _check_text(text: str, name: str, most: int) -> None:
-    if len(text) > most:
-        raise BadRequestError(f"{name} has {len(text)} characters, the limit is {most}")
+    _check_size(len(text), name, most)
     if not is_unicode(text):
         raise BadRequestError(f"{name} holds a lone surrogate, which is not Unicode text")
+
+
+def _check_size(characters: int, name: str, most: int) -> None:
+    if characters > most:
+        raise BadRequestError(f"{name} has {characters} characters, the limit is {most}")
 
 
 def _check_number(number: int, name: str, limits: Limits) -> None:

@@ -1,6 +1,6 @@
 """What an embedder is, and what its vectors must be."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
@@ -66,7 +66,14 @@ class HostedEmbedder(Embedder, Protocol):
 
 
 class EmbedderError(RuntimeError):
-    """An embedding model that cannot be loaded, or a text that could not be embedded."""
+    """An embedding model that cannot be loaded, or a text that could not be embedded.
+
+    ``places`` are the indices, in what was asked, of the texts at fault where single ones are.
+    """
+
+    def __init__(self, message: str, places: Iterable[int] = ()) -> None:
+        super().__init__(message)
+        self.places = list(places)
 
 
 def by_role(embedder: Embedder) -> tuple[Embedder, Embedder]:
@@ -84,7 +91,8 @@ def unit_vectors(vectors: NDArray[np.floating[Any]], texts: Sequence[str]) -> ND
     if len(bad):
         raise EmbedderError(
             f"text {bad[0]} has a vector that is zero or not finite ({len(bad)} of {len(texts)}): "
-            f"{texts[bad[0]][:60]!r}"
+            f"{texts[bad[0]][:60]!r}",
+            bad.tolist(),
         )
     unit: NDArray[np.float32] = (vectors / lengths).astype(np.float32)
     return unit

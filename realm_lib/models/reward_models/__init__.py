@@ -11,7 +11,7 @@ from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.chats import Prompt
 
 __all__ = [
-    "EmptyResponseError",
+    "CheckingScorer",
     "HostedScorer",
     "LongResponseError",
     "Scorer",
@@ -36,6 +36,14 @@ class Scorer(Protocol):
 
 
 @runtime_checkable
+class CheckingScorer(Scorer, Protocol):
+    """A reward model that knows before it scores which texts have no score."""
+
+    def refused(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> "dict[int, ScorerError]":
+        """The error of each text that :meth:`score` would refuse, as if it were alone, by its index."""
+
+
+@runtime_checkable
 class HostedScorer(Scorer, Protocol):
     """A reward model that is asked over the network: its answers come one by one."""
 
@@ -46,18 +54,24 @@ class HostedScorer(Scorer, Protocol):
 
 
 class ScorerError(RuntimeError):
-    """A reward model that cannot be loaded or a text that cannot be scored; the message says which and what to do."""
+    """A reward model that cannot be loaded or a text that cannot be scored; the message says which and what to do.
+
+    ``places`` are the indices, in what was asked, of the texts at fault where single ones are.
+    """
+
+    def __init__(self, message: str, places: Iterable[int] = ()) -> None:
+        super().__init__(message)
+        self.places = list(places)
 
 
 class UnscorableError(ScorerError):
     """Responses that have no score however often it is asked for; the others of the call may have one.
 
-    A reward of your own may raise it: ``places`` are their indices in what was asked.
+    A reward of your own may raise it.
     """
 
     def __init__(self, message: str, places: Iterable[int]) -> None:
-        super().__init__(message)
-        self.places = list(places)
+        super().__init__(message, places)
 
 
 class LongResponseError(UnscorableError):
@@ -70,10 +84,6 @@ class LongResponseError(UnscorableError):
         super().__init__(message, tokens)
         self.tokens = dict(tokens)
         self.limit = limit
-
-
-class EmptyResponseError(UnscorableError):
-    """Empty responses where a hosted model is asked: its service has no number for them."""
 
 
 def build_scorer(params: RewardModelParams, run_folder: Path | None = None) -> Scorer:

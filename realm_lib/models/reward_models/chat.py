@@ -2,12 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from realm_lib.data.chats import Message, Prompt, as_messages, as_text
-from realm_lib.models.chat_tokens import DATE, ChatTokensError, tokenize_chats
+from realm_lib.models.chat_tokens import DATE, ChatTokens, ChatTokensError, tokenize_each
 from realm_lib.models.reward_models import LongResponseError, ScorerError
 
 LongResponses = Literal["refuse", "cut"]
@@ -26,8 +29,110 @@ class EncodedChat:
     """Token types, for encoders that tell prompt from response by them."""
 
 
-class ChatEncoder:
-    """Renders (prompt, response) with a tokenizer's chat template and cuts prompts that are too long."""
+@dataclass(frozen=True)
+class TooLong:
+    """Of a text that does not fit: what its response and the template take, in tokens."""
+
+    tokens: int
+
+
+class Encoder(ABC):
+    """Texts to tokens, at most ``max_length`` each: a prompt is cut by :func:`cut_order`, the response not, unless
+    ``long_responses`` is "cut": then it loses its end where all of the prompt is not enough.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int, long_responses: LongResponses = "refuse") -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.long_responses = long_responses
+
+    @property
+    @abstractmethod
+    def template_digest(self) -> str:
+        """SHA-256 of the form that texts get and of the cutting, for the cache key."""
+
+    @abstractmethod
+    def _encode_each(
+        self, prompts: Sequence[Prompt], responses: Sequence[str]
+    ) -> Iterator[EncodedChat | TooLong | str]:
+        """Each text's tokens, cut; or what is wrong with it, in words unless it is its length."""
+
+    def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[EncodedChat]:
+        """Token ids of each chat.
+
+        Raises :class:`ScorerError` naming the first text that has no tokens, as one that :func:`tokenize_each` refuses;
+        else :class:`LongResponseError` naming all whose response and template alone do not fit.
+        """
+        told, long = [], {}
+        for number, outcome in enumerate(self._encode_each(prompts, responses)):
+            if isinstance(outcome, str):
+                raise ScorerError(f"{name_text(number, prompts[number], responses[number])}: {outcome}", [number])
+            if isinstance(outcome, TooLong):
+                long[number] = outcome.tokens
+            else:
+                told.append(outcome)
+        if long:
+            raise self._long(long, prompts, responses)
+        return told
+
+    def refused(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[int, ScorerError]:
+        """What :meth:`encode` raises for each text that it refuses, as if it were alone, by its index."""
+        errors: dict[int, ScorerError] = {}
+        for number, outcome in enumerate(self._encode_each(prompts, responses)):
+            prompt, response = prompts[number], responses[number]
+            if isinstance(outcome, str):
+                errors[number] = ScorerError(f"{name_text(0, prompt, response)}: {outcome}", [0])
+            elif isinstance(outcome, TooLong):
+                errors[number] = self._long({0: outcome.tokens}, [prompt], [response])
+        return errors
+
+    def _cut(
+        self,
+        ids: list[int],
+        contents: Callable[[], tuple[list[int], list[int]] | None],
+        types: list[int] | None = None,
+    ) -> EncodedChat | TooLong | str:
+        """``ids`` cut to ``max_length``.
+
+        ``contents``, asked where there is something to cut, are the positions of the prompt's tokens in the order in
+        which they go (:func:`cut_order`) and of the response's; None where the template does not let them be found.
+        """
+        excess = len(ids) - self.max_length
+        if excess <= 0:
+            return EncodedChat(ids, types=types)
+        found = contents()
+        if found is None:
+            return (
+                f"too long for reward_model.max_length, and cannot be cut: the chat template of "
+                f"{self.tokenizer.name_or_path} rewrites what a turn says"
+            )
+        of_prompt, of_response = found
+        from_response = max(0, excess - len(of_prompt))
+        if from_response and (self.long_responses == "refuse" or from_response >= len(of_response)):
+            return TooLong(len(ids) - len(of_prompt))
+        cut = {*of_prompt[:excess], *of_response[len(of_response) - from_response :]}
+        kept = [position for position in range(len(ids)) if position not in cut]
+        kept_types = [types[position] for position in kept] if types else None
+        return EncodedChat([ids[position] for position in kept], excess - from_response, from_response, kept_types)
+
+    def _long(
+        self, tokens: Mapping[int, int], prompts: Sequence[Prompt], responses: Sequence[str]
+    ) -> LongResponseError:
+        named = [
+            f"{name_text(number, prompts[number], responses[number])}: its response and the chat template take "
+            f"{length} tokens"
+            for number, length in list(tokens.items())[:5]
+        ]
+        more = f" and {len(tokens) - 5} more" if len(tokens) > 5 else ""
+        advice = (
+            "" if self.long_responses == "cut" else ", leave the texts out, or set reward_model.long_responses: cut"
+        )
+        message = f"{'; '.join(named)}{more}; reward_model.max_length is {self.max_length}: raise it{advice}"
+        return LongResponseError(message, tokens, self.max_length)
+
+
+class ChatEncoder(Encoder):
+    """Renders (prompt, response) with a tokenizer's chat template."""
 
     def __init__(self, tokenizer: Any, max_length: int, long_responses: LongResponses = "refuse") -> None:
         if not tokenizer.chat_template:
@@ -35,50 +140,27 @@ class ChatEncoder:
                 f"{tokenizer.name_or_path}: the tokenizer has no chat template; a reward model scores chats. Take the "
                 "model's own repository, whose tokenizer has one"
             )
-        self.tokenizer = tokenizer
-        self.max_length = max_length
-        self.long_responses = long_responses
+        super().__init__(tokenizer, max_length, long_responses)
 
     @property
     def template_digest(self) -> str:
         """SHA-256 of the template with its pinned date and of the cutting, for the cache key."""
         return hashlib.sha256(f"{DATE}\n{CUTTING}\n{self.tokenizer.chat_template}".encode()).hexdigest()
 
-    def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[EncodedChat]:
-        """Token ids of each chat, at most ``max_length``: a prompt is cut by :func:`cut_order`, the response not.
-
-        Raises :class:`LongResponseError` naming the texts whose response and template alone do not fit, unless
-        ``long_responses`` is "cut": then they lose the prompt and the end of the response. Raises
-        :class:`ScorerError` naming a text that :func:`tokenize_chats` refuses.
-        """
+    def _encode_each(
+        self, prompts: Sequence[Prompt], responses: Sequence[str]
+    ) -> Iterator[EncodedChat | TooLong | str]:
         chats = [
             [*as_messages(prompt), {"role": "assistant", "content": response}]
             for prompt, response in zip(prompts, responses, strict=True)
         ]
-        try:
-            told = tokenize_chats(self.tokenizer, chats)
-        except ChatTokensError as error:
-            named = name_text(error.number, prompts[error.number], responses[error.number])
-            raise ScorerError(f"{named}: {error}") from error
-        parts = {
-            number: self._contents(number, chats[number], row.text, row.offsets)
-            for number, row in enumerate(told)
-            if len(row.ids) > self.max_length
-        }
-        rows = [row.ids for row in told]
-        return cut_to_fit(rows, parts, prompts, responses, max_length=self.max_length, mode=self.long_responses)
+        for chat, row in zip(chats, tokenize_each(self.tokenizer, chats), strict=True):
+            yield str(row) if isinstance(row, ChatTokensError) else self._cut(row.ids, partial(_contents, chat, row))
 
-    def _contents(
-        self, number: int, turns: list[dict[str, str]], text: str, offsets: list[tuple[int, int]]
-    ) -> tuple[list[int], list[int]]:
-        """Positions of the prompt's tokens that may go, in the order in which they go, and of the response's."""
-        tokens = content_tokens(turns, text, offsets)
-        if tokens is None:
-            raise ScorerError(
-                f"{name_text(number, turns[:-1], turns[-1]['content'])}: too long for reward_model.max_length, and "
-                f"cannot be cut: the chat template of {self.tokenizer.name_or_path} rewrites what a turn says"
-            )
-        return cut_order(turns[:-1], tokens[:-1]), tokens[-1]
+
+def _contents(turns: Sequence[Message], row: ChatTokens) -> tuple[list[int], list[int]] | None:
+    tokens = content_tokens(turns, row.text, row.offsets)
+    return None if tokens is None else (cut_order(turns[:-1], tokens[:-1]), tokens[-1])
 
 
 def content_tokens(turns: Sequence[Message], text: str, offsets: Sequence[tuple[int, int]]) -> list[list[int]] | None:
@@ -86,6 +168,8 @@ def content_tokens(turns: Sequence[Message], text: str, offsets: Sequence[tuple[
 
     A first token may hold the white space before it. None where the text does not hold what the turns say.
     """
+    by_end = sorted(range(len(offsets)), key=lambda position: offsets[position][1])
+    ends = [offsets[position][1] for position in by_end]
     tokens: list[list[int]] = []
     end = 0
     for turn in turns:
@@ -94,11 +178,12 @@ def content_tokens(turns: Sequence[Message], text: str, offsets: Sequence[tuple[
         if start < 0:
             return None
         end = start + len(content)
+        within = sorted(by_end[bisect_right(ends, start) : bisect_right(ends, end)])
         tokens.append(
             [
                 position
-                for position, (a, b) in enumerate(offsets)
-                if start < b <= end and a < b and (start <= a or text[a:start].isspace())
+                for position in within
+                if (a := offsets[position][0]) < offsets[position][1] and (start <= a or text[a:start].isspace())
             ]
         )
     return tokens
@@ -112,52 +197,6 @@ def cut_order(turns: Sequence[Message], tokens: Sequence[list[int]]) -> list[int
     """
     *older, last = [of_turn for turn, of_turn in zip(turns, tokens, strict=True) if turn["role"] != "system"] or [[]]
     return [*(position for of_turn in older for position in of_turn), *reversed(last)]
-
-
-def cut_to_fit(
-    rows: Sequence[list[int]],
-    parts: dict[int, tuple[list[int], list[int]]],
-    prompts: Sequence[Prompt],
-    responses: Sequence[str],
-    *,
-    max_length: int,
-    mode: LongResponses,
-    types: Sequence[list[int]] | None = None,
-) -> list[EncodedChat]:
-    """Token ids ``rows`` cut to ``max_length``: of the prompt, then, in mode "cut", the response's end.
-
-    ``parts`` holds, for each row that is too long, the positions of its prompt's tokens in the order in which they go
-    (:func:`cut_order`), and of its response's.
-    Raises :class:`LongResponseError` with every row that cannot be made to fit.
-    """
-    chats, too_long = [], []
-    for number, ids in enumerate(rows):
-        excess = len(ids) - max_length
-        kinds = types[number] if types else None
-        if excess <= 0:
-            chats.append(EncodedChat(ids, types=kinds))
-            continue
-        of_prompt, of_response = parts[number]
-        from_response = max(0, excess - len(of_prompt))
-        if from_response and (mode == "refuse" or from_response >= len(of_response)):
-            too_long.append((number, len(ids) - len(of_prompt)))
-            continue
-        cut = {*of_prompt[:excess], *of_response[len(of_response) - from_response :]}
-        kept = [position for position in range(len(ids)) if position not in cut]
-        kept_kinds = [kinds[position] for position in kept] if kinds else None
-        kept_ids = [ids[position] for position in kept]
-        chats.append(EncodedChat(kept_ids, excess - from_response, from_response, kept_kinds))
-    if too_long:
-        named = [
-            f"{name_text(number, prompts[number], responses[number])}: its response and the chat template take "
-            f"{length} tokens"
-            for number, length in too_long[:5]
-        ]
-        more = f" and {len(too_long) - 5} more" if len(too_long) > 5 else ""
-        advice = "" if mode == "cut" else ", leave the texts out, or set reward_model.long_responses: cut"
-        message = f"{'; '.join(named)}{more}; reward_model.max_length is {max_length}: raise it{advice}"
-        raise LongResponseError(message, dict(too_long), max_length)
-    return chats
 
 
 def name_text(number: int, prompt: Prompt, response: str) -> str:

@@ -37,6 +37,9 @@ _HINTS = {
     429: "the limit of your account is reached: lower reward_model.requests_per_minute",
 }
 
+_OF_A_TEXT = frozenset({400, 413, 422})
+"""What the service answers where another text may well be taken."""
+
 
 class NIMScorer:
     """A reward model behind an OpenAI-style endpoint whose answer to a dialogue is ``reward:-3.2``.
@@ -63,6 +66,11 @@ class NIMScorer:
         texts = [as_text(prompt) + response for prompt, response in zip(prompts, responses, strict=True)]
         return np.array(list(map(estimate_tokens, texts)), dtype=np.int64)
 
+    def refused(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[int, ScorerError]:
+        """The errors of empty responses, by their index."""
+        empty = (index for index, response in enumerate(responses) if not response.strip())
+        return {index: _no_response(0, prompts[index], responses[index]) for index in empty}
+
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float32]:
         """Scores, float32 [n]. Raises :class:`ScorerError` when any text failed; :meth:`stream` gives the others."""
         scores = np.empty(len(responses), dtype=np.float32)
@@ -76,12 +84,13 @@ class NIMScorer:
         """Indices of texts and their scores in the order of the answers, each distinct text asked for once.
 
         The first failure that retries do not cure stops the asking; what is in flight is still given, and then
-        :class:`ScorerError` names the text and says why. Raises ParamsError when the key is not set.
+        :class:`ScorerError` names the text and says why; its ``places`` are those of the text, and none where the
+        service may be at fault. Raises ParamsError when the key is not set.
         """
         indices: dict[tuple[str, str], list[int]] = {}
         for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
             if not response.strip():
-                raise ScorerError(f"{name_text(index, prompt, response)}: the response is empty")
+                raise _no_response(index, prompt, response)
             indices.setdefault((as_text(prompt), response), []).append(index)
         if not indices:
             return
@@ -104,7 +113,8 @@ class NIMScorer:
             index = asked[failure[0]][0]
             raise ScorerError(
                 f"{done} of {len(responses)} texts were scored; {name_text(index, prompts[index], responses[index])} "
-                f"failed. Why: {failure[1]}"
+                f"failed. Why: {failure[1]}",
+                asked[failure[0]] if getattr(failure[1], "status", 422) in _OF_A_TEXT else (),
             )
 
     def _ask(self, prompt: Prompt, response: str, stopped: threading.Event) -> float:
@@ -132,6 +142,10 @@ class NIMScorer:
         if self._client is None:  # two threads may make one each; the later one stays, both work
             self._client = httpx.Client(timeout=self.params.timeout, follow_redirects=False)
         return self._client
+
+
+def _no_response(index: int, prompt: Prompt, response: str) -> ScorerError:
+    return ScorerError(f"{name_text(index, prompt, response)}: the response is empty", [index])
 
 
 def _read_reward(content: bytes) -> float:

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.chats import Prompt, as_text
 from realm_lib.models.reward_models import ScorerError
-from realm_lib.models.reward_models.chat import ChatEncoder, EncodedChat, name_text
+from realm_lib.models.reward_models.chat import ChatEncoder, EncodedChat, Encoder, name_text
 from realm_lib.models.reward_models.forward import last_states
 from realm_lib.models.reward_models.loading import LoadedModel, load_model, log
 from realm_lib.models.reward_models.packing import Row, plan_batches
@@ -37,7 +37,7 @@ class TransformerScorer:
         self._loaded = loaded = loaded or load_model(params, run_folder)
         self.model = loaded.model
         as_pair = loaded.body is None and not loaded.tokenizer.chat_template
-        encoder: type[ChatEncoder | TextPairEncoder] = TextPairEncoder if as_pair else ChatEncoder
+        encoder: type[Encoder] = TextPairEncoder if as_pair else ChatEncoder
         self.encoder = encoder(loaded.tokenizer, params.max_length, params.long_responses)
         if loaded.body is None and params.max_length > loaded.model.config.max_position_embeddings:
             raise ScorerError(
@@ -68,6 +68,10 @@ class TransformerScorer:
         """Tokens of each chat after the cut, int64 [n]."""
         return np.array([len(chat.ids) for chat in self.encoder.encode(prompts, responses)], dtype=np.int64)
 
+    def refused(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[int, ScorerError]:
+        """The errors of texts that do not fit, or cannot be told from the model's special tokens, by their index."""
+        return self.encoder.refused(prompts, responses)
+
     @torch.inference_mode()
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float32]:
         """Scores, float32 [n].
@@ -87,7 +91,8 @@ class TransformerScorer:
             index = distinct[error.index]
             raise ScorerError(
                 f"{name_text(index, prompts[index], responses[index])}: its {len(chats[index].ids)} tokens alone take "
-                "more memory than there is: lower reward_model.max_length, quantize the model, or give it more memory"
+                "more memory than there is: lower reward_model.max_length, quantize the model, or give it more memory",
+                [place for place, key in enumerate(keys) if key == keys[index]],
             ) from error
         slots = {key: slot for slot, key in enumerate(firsts)}
         scores: NDArray[np.float32] = values[[slots[key] for key in keys]]
@@ -95,7 +100,8 @@ class TransformerScorer:
         if len(bad):
             raise ScorerError(
                 f"{self.params.model_id}: the score of {name_text(bad[0], prompts[bad[0]], responses[bad[0]])} is "
-                f"{scores[bad[0]]} ({len(bad)} of {len(scores)} are not finite); try dtype bfloat16 or float32"
+                f"{scores[bad[0]]} ({len(bad)} of {len(scores)} are not finite); try dtype bfloat16 or float32",
+                bad.tolist(),
             )
         self.cut_prompts += sum(chat.cut > 0 for chat in chats)
         self.cut_responses += sum(chat.response_cut > 0 for chat in chats)
