@@ -256,8 +256,8 @@ def empty_for_a_service(signal: Signal, responses: Texts) -> dict[int, EmptyResp
     """The errors of empty responses by their index, where ``signal`` asks a service; a model here has a number."""
     if not signal.hosted:
         return {}
-    empty = [index for index, response in enumerate(responses) if is_blank(response)]
-    return {index: EmptyResponseError("the response is empty: a hosted model has no number for it", [index]) for index in empty}
+    fault = "the response is empty: a hosted model has no number for it"
+    return {i: EmptyResponseError(fault, [i]) for i, response in enumerate(responses) if is_blank(response)}
 
 
 def build_signal(name: str, params: SignalParams, run_folder: Path | None = None) -> Signal:

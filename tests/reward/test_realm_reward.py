@@ -547,7 +547,7 @@ def test_a_reward_without_identities_is_not_saved(tmp_path: Path, combiner: Comb
 def test_a_service_is_not_asked_about_an_empty_response(blank: str, scorer: Scorer, combiner: Combiner) -> None:
     """Before a key is looked for or a text is sent: the error names every place, so that a trainer may go on."""
     hosted = build_embedder(EmbeddingParams(backend="gemini", model_id="gemini-embedding-001", api_key="${NOT_SET}"))
-    with pytest.raises(EmptyResponseError, match=r"^completion 1: similarity: the response is empty: a hosted model has no") as no:
+    with pytest.raises(EmptyResponseError, match=r"^completion 1: similarity: the response is empty: a hosted") as no:
         RealmReward(scorer, hosted, combiner)(PROMPTS, ["a", blank, "b", blank])
     assert no.value.places == [1, 3]
 
