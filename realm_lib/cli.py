@@ -46,7 +46,8 @@ def predict(
         questions = iter(prediction.from_options(prompt or "", response or []))
     else:
         questions = prediction.read_questions(source)
-    answers = prediction.predict(RealmReward.from_pretrained(run), questions)
+    within = prediction.WITHIN if source == "-" else None
+    answers = prediction.predict(RealmReward.from_pretrained(run), questions, within=within)
     outside: list[bool] = []
     for row in prediction.rank(answers) if compare else (answer for _, answer in answers):
         typer.echo(json.dumps(row, allow_nan=False))

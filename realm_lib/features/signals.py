@@ -16,12 +16,20 @@ from realm_lib.config.base import ParamsError
 from realm_lib.config.signals import EmbeddingSignal, LengthSignal, RewardModelSignal, SignalParams
 from realm_lib.data.chats import readable
 from realm_lib.data.lengths import counted, letter_count, word_count
+from realm_lib.data.texts import is_blank
 from realm_lib.features.filling import fill
 from realm_lib.features.scores import Scores, score_texts
 from realm_lib.features.similarity import similarities
 from realm_lib.features.store import FeatureStore, text_key
 from realm_lib.models.embedders import Embedder, EmbedderError, HostedEmbedder, build_embedder, by_role, cosine
-from realm_lib.models.reward_models import CheckingScorer, HostedScorer, Scorer, ScorerError, build_scorer
+from realm_lib.models.reward_models import (
+    CheckingScorer,
+    HostedScorer,
+    Scorer,
+    ScorerError,
+    UnscorableError,
+    build_scorer,
+)
 from realm_lib.runs.functions import load_function
 from realm_lib.runs.run import MissingStepError
 
@@ -39,6 +47,10 @@ class SignalError(RuntimeError):
         super().__init__(f"signals.{name}: {message}")
         self.name = name
         self.places = list(places)
+
+
+class EmptyResponseError(UnscorableError, EmbedderError):
+    """Empty responses where a hosted model is asked: its service has neither a score nor a vector for them."""
 
 
 class Stored(NamedTuple):
@@ -96,8 +108,9 @@ class ScoreSignal:
         return self.scorer.score(prompts, responses)
 
     def refused(self, prompts: Texts, responses: Texts) -> dict[int, ScorerError]:
-        """Those that the scorer refuses, where it is one that can say."""
-        return self.scorer.refused(prompts, responses) if isinstance(self.scorer, CheckingScorer) else {}
+        """Those that the scorer refuses, where it is one that can say; of a service empty responses."""
+        told = self.scorer.refused(prompts, responses) if isinstance(self.scorer, CheckingScorer) else {}
+        return {**told, **empty_for_a_service(self, responses)}
 
     @property
     def hosted(self) -> bool:
@@ -119,8 +132,11 @@ class SimilaritySignal:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """The embedding model's."""
-        return self.embedder.identity
+        """The embedding model's; with that of prompts, where it treats them differently."""
+        of_prompts, of_responses = by_role(self.embedder)
+        if of_prompts.identity == of_responses.identity:
+            return of_responses.identity
+        return {**of_responses.identity, "of_prompts": dict(of_prompts.identity)}
 
     def values(self, prompts: Texts, responses: Texts) -> NDArray[np.float64]:
         """float64 [n]; each distinct text is embedded once where the model treats both sides alike."""
@@ -139,16 +155,16 @@ class SimilaritySignal:
         sides = [np.stack([vectors[text] for text in side]) for side in (prompts, responses)]
         return cosine(*sides)
 
-    def refused(self, prompts: Texts, responses: Texts) -> dict[int, EmbedderError]:
+    def refused(self, prompts: Texts, responses: Texts) -> dict[int, ScorerError | EmbedderError]:
         """Those that a hosted embedder cannot send, such as empty ones; it is not asked."""
-        errors = {}
+        errors: dict[int, ScorerError | EmbedderError] = {}
         if isinstance(self.embedder, HostedEmbedder):
             for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
                 try:
                     self.embedder.quote([readable(prompt), response])
                 except EmbedderError as error:
                     errors[index] = error
-        return errors
+        return {**errors, **empty_for_a_service(self, responses)}
 
     @property
     def hosted(self) -> bool:
@@ -234,6 +250,14 @@ class FunctionSignal:
         values = table.get(keys)[:, 0]
         table.close()
         return Stored(values, len(computed), len(keys) - len(computed))
+
+
+def empty_for_a_service(signal: Signal, responses: Texts) -> dict[int, EmptyResponseError]:
+    """The errors of empty responses by their index, where ``signal`` asks a service; a model here has a number."""
+    if not signal.hosted:
+        return {}
+    fault = "the response is empty: a hosted model has no number for it"
+    return {i: EmptyResponseError(fault, [i]) for i, response in enumerate(responses) if is_blank(response)}
 
 
 def build_signal(name: str, params: SignalParams, run_folder: Path | None = None) -> Signal:

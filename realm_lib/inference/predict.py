@@ -2,17 +2,24 @@
 
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from queue import Empty, Queue
+from threading import Thread
+from typing import Any, BinaryIO
 
-from realm_lib.data.chats import PairsError, Prompt, as_response, as_text
+from realm_lib.data.chats import PairsError, Prompt, as_response, asked_text
 from realm_lib.data.rows import Row, json_lines
 from realm_lib.data.tables import read_rows
 from realm_lib.reward.explanations import Explanation, explain_each
 from realm_lib.reward.realm_reward import RealmReward
+
+WITHIN = 0.05
+"""Seconds in which what comes on standard input is answered together."""
 
 _LINES_AT_ONCE = 64
 _NOT_OF_LINES = (".json", ".json.gz", ".parquet")
@@ -41,7 +48,7 @@ class Question:
 
 def from_options(prompt: str, responses: Sequence[str]) -> list[Question]:
     """The questions of ``--prompt`` and each ``--response``. Raises :class:`PredictionError` naming the option."""
-    told = _read(as_text, prompt, "--prompt")
+    told = _read(asked_text, prompt, "--prompt")
     numbered = enumerate(responses, start=1)
     return [Question(told, _read(as_response, text, f"--response {n}"), "--response", n) for n, text in numbered]
 
@@ -56,7 +63,7 @@ def read_questions(source: str) -> Iterator[Question]:
     unit = "row" if source.lower().endswith(_NOT_OF_LINES) or Path(source).is_dir() else "line"
     row = None
     try:
-        for row in json_lines(sys.stdin.buffer) if source == "-" else read_rows(Path(source)):
+        for row in json_lines(_standard_input()) if source == "-" else read_rows(Path(source)):
             yield _question(row, f"{name} {unit}")
     except PairsError as error:
         raise PredictionError(str(error)) from error
@@ -64,12 +71,21 @@ def read_questions(source: str) -> Iterator[Question]:
         raise PredictionError(f"{name}: holds no rows")
 
 
+def _standard_input() -> BinaryIO:
+    """Its bytes, taken out of ``sys.stdin``: Python closes that as it ends, and fails while a thread reads from it."""
+    stream: Any = sys.stdin
+    if stream is None:
+        raise PredictionError("standard input: is closed")
+    taken: BinaryIO = stream.detach()
+    return taken
+
+
 def _question(row: Row, source: str) -> Question:
     where = f"{source} {row.number}"
     if row.reason is not None:
         raise PredictionError(f"{where}: {row.fault}")
     texts = []
-    for key, read in (("prompt", as_text), ("response", as_response)):
+    for key, read in (("prompt", asked_text), ("response", as_response)):
         value = row.values.get(key)
         if not isinstance(value, (str, list)) or value == []:
             raise PredictionError(f"{where}: {key} must be text or a list of chat messages")
@@ -84,15 +100,17 @@ def _read(read: Callable[[Prompt], str], value: Prompt, place: str) -> str:
         raise PredictionError(f"{place}: {error}") from None
 
 
-def predict(reward: RealmReward, questions: Iterable[Question]) -> Iterator[tuple[Question, dict[str, Any]]]:
+def predict(
+    reward: RealmReward, questions: Iterable[Question], *, within: float | None = None
+) -> Iterator[tuple[Question, dict[str, Any]]]:
     """Each question with the fields of :class:`Explanation` and ``models``, in order, some lines at a time.
 
+    With ``within``, for questions that somebody writes who may wait for an answer before the next, what has come so
+    many seconds after the first that waits is answered; without, as many as go together are waited for.
     Raises :class:`PredictionError` naming the place of the first response that has no reward, after all before it.
     """
     models = reward.models
-    asked = iter(questions)
-    while some := _next(asked):
-        batch, fault = some
+    for batch, fault in _filled(questions) if within is None else _arriving(questions, within):
         outcomes = explain_each(reward, [q.prompt for q in batch], [q.response for q in batch])
         for question, outcome in zip(batch, outcomes, strict=True):
             if not isinstance(outcome, Explanation):
@@ -102,23 +120,62 @@ def predict(reward: RealmReward, questions: Iterable[Question]) -> Iterator[tupl
             raise fault
 
 
+_Some = tuple[list[Question], Exception | None]
+"""Questions, and the error that ended them: what stands before a broken line is still answered."""
+
+
+def _filled(asked: Iterable[Question]) -> Iterator[_Some]:
+    """As many as go together, to the last of which all are waited for."""
+    questions = iter(asked)
+    while True:
+        batch: list[Question] = []
+        try:
+            for question in islice(questions, _LINES_AT_ONCE):
+                batch.append(question)
+        except PredictionError as error:
+            yield batch, error
+            return
+        if not batch:
+            return
+        yield batch, None
+
+
+def _arriving(asked: Iterable[Question], within: float) -> Iterator[_Some]:
+    """What comes within some seconds of the first. Another thread reads, since a read cannot be given up."""
+    came: Queue[Question | Exception | None] = Queue(_LINES_AT_ONCE)
+
+    def read() -> None:
+        try:
+            for question in asked:
+                came.put(question)
+            came.put(None)
+        except Exception as error:
+            came.put(error)  # raised where the questions are answered, after those before it
+
+    Thread(target=read, daemon=True).start()
+    last = came.get()
+    while isinstance(last, Question):
+        batch = [last]
+        until = time.monotonic() + within
+        with suppress(Empty):
+            while len(batch) < _LINES_AT_ONCE:
+                last = came.get(timeout=max(0.0, until - time.monotonic()))
+                if not isinstance(last, Question):
+                    break
+                batch.append(last)
+        fault = last if isinstance(last, Exception) else None
+        yield batch, fault
+        last = came.get() if isinstance(last, Question) else None
+    if last is not None:
+        yield [], last
+
+
 def _about_line(line: str, message: str) -> str:
     """``message`` about the only text that was asked for, naming its line instead of its number, 0."""
     if message.startswith("text 0"):
         return line + message.removeprefix("text 0")
     about = re.sub(r"^(signals\.\w+: )text 0 ", r"\1", message)
     return f"{line}: {about}"
-
-
-def _next(asked: Iterator[Question]) -> tuple[list[Question], PredictionError | None] | None:
-    """Some questions, and the error that ended them: what stands before a broken line is still answered."""
-    batch: list[Question] = []
-    try:
-        for question in islice(asked, _LINES_AT_ONCE):
-            batch.append(question)
-    except PredictionError as error:
-        return batch, error
-    return (batch, None) if batch else None
 
 
 def rank(answers: Iterable[tuple[Question, dict[str, Any]]]) -> list[dict[str, Any]]:

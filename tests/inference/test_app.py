@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import re
+import shutil
 import socket
 import threading
 import time
@@ -20,8 +21,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
+from support.identified import identified
 
 from realm_lib.config.base import Secret
+from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.inference.server import Limits, ServerError
 from realm_lib.inference.server.app import create_app, guarded
 from realm_lib.inference.server.running import _bind, serve
@@ -86,6 +89,44 @@ def test_a_list_of_responses(client: TestClient, wanted: Any, prompt: Any) -> No
     answer = client.post("/predict", json={"prompt": prompt, "response": [RESPONSE, "No."]}).json()
     assert answer["rewards"] == [wanted(RESPONSE), wanted("No.")]
     assert [one["reward"] for one in answer["results"]] == answer["rewards"]
+
+
+@pytest.mark.parametrize("blank", ["", " \n", "\u200b"], ids=ascii)
+@pytest.mark.parametrize("route", ["/predict", "/get_reward", "/v1/score/evaluation"])
+def test_an_empty_response_has_a_reward_and_an_empty_prompt_is_refused(
+    client: TestClient, wanted: Any, route: str, blank: str
+) -> None:
+    def asked(prompt: str, response: str) -> Any:
+        if route == "/predict":
+            return {"prompt": prompt, "response": [response]}
+        chat = f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+        if route == "/get_reward":
+            return {"query": [chat + response], "prompts": [chat]}
+        return {"messages": [chat + response]}
+
+    answer = client.post(route, json=asked(PROMPT, blank)).json()
+    assert answer["scores" if "score" in route else "rewards"] == [wanted(blank)]
+    refused = client.post(route, json=asked(blank, RESPONSE))
+    assert refused.status_code == 422
+    assert refused.json()["detail"].startswith("the prompt of response 0: the prompt is empty")
+
+
+def test_a_hosted_model_is_not_asked_about_an_empty_response(
+    tmp_path: Path, run_folder: Path, run_reward: RealmReward
+) -> None:
+    """It has no number for one: the places are named, as of what is too long, and nobody tries again."""
+    shutil.copytree(run_folder, tmp_path / "run")
+    hosted = EmbeddingParams(backend="gemini", model_id="gemini-embedding-001", api_key="${NOT_SET}")
+    assert run_reward.feature_models is not None
+    models = identified(replace(run_reward.feature_models, embedding=hosted), tmp_path / "run")
+    RealmReward.save_pretrained(tmp_path / "run" / "models" / "combiner", run_reward.combiner, models)
+    with TestClient(create_app(RewardService(tmp_path / "run", LIMITS)), raise_server_exceptions=False) as opened:
+        refused = ready(opened).post("/predict", json={"prompt": PROMPT, "response": ["", "\u200b"]})
+    assert refused.status_code == 422
+    assert refused.json() == {
+        "detail": "response 0 is empty: a hosted model has no number for it",
+        "unscorable": [0, 1],
+    }
 
 
 def test_a_byte_order_mark_and_what_is_not_asked_for_are_passed_over(client: TestClient, wanted: Any) -> None:

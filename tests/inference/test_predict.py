@@ -3,15 +3,23 @@
 import gzip
 import io
 import json
+import math
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Timer
+from typing import BinaryIO
 
 import pandas as pd
 import pytest
 
 from realm_lib import cli
 from realm_lib.inference.predict import PredictionError, from_options, predict, rank, read_questions
+from realm_lib.reward.explanations import Outcome, explain_each
 from realm_lib.reward.realm_reward import RealmReward
 
 REALM = Path(sys.executable).parent / "realm"
@@ -127,6 +135,8 @@ def test_a_mistyped_command_is_exit_code_2(
         (b'{"prompt": "a"}', "line 2: response must be text"),
         (b'{"prompt": 3, "response": "b"}', "line 2: prompt must be text"),
         (b'{"prompt": [], "response": "b"}', "line 2: prompt must be text"),
+        (b'{"prompt": " ", "response": "b"}', "line 2: prompt: the prompt is empty"),
+        (b'{"prompt": [{"role": "user", "content": ""}], "response": "b"}', "line 2: prompt: the prompt is empty"),
         (b'{"prompt": [{"role": "robot", "content": "a"}], "response": "b"}', "line 2: prompt: a message needs a role"),
         (b'{"prompt": "a", "response": "\\ud800"}', "line 2: holds a lone surrogate"),
         (b'{"prompt": "a", "response": "\xff"}', "line 2: not UTF-8 at byte"),
@@ -173,6 +183,7 @@ def test_blank_lines_and_a_byte_order_mark_are_no_errors(tmp_path: Path) -> None
     ("options", "message"),
     [
         (["--prompt", "a", "--response", "b", "--response", "cake \ud83d"], "--response 2: holds a lone surrogate"),
+        (["--prompt", "", "--response", "b"], "--prompt: the prompt is empty"),
         (["--prompt", "a \ud83d", "--response", "b"], "--prompt: holds a lone surrogate"),
         (["--prompt", "\n\nHuman: a\n\nAssistant: b", "--response", "b"], "--prompt: the prompt ends in an assistant"),
     ],
@@ -297,3 +308,76 @@ def test_a_broken_pipe_is_quiet(run_folder: Path, tmp_path: Path) -> None:
         said = process.stderr.read()
         assert process.wait(timeout=300) != 0
     assert said == "", "not of the pipe, nor of what was loaded"
+
+
+# Standard input
+
+
+@pytest.fixture
+def piped(monkeypatch: pytest.MonkeyPatch) -> Iterator[BinaryIO]:
+    """What is written here comes on standard input."""
+    reading, writing = os.pipe()
+    monkeypatch.setattr(sys, "stdin", os.fdopen(reading))
+    with os.fdopen(writing, "wb", buffering=0) as file:
+        yield file
+
+
+def line_of(number: int) -> bytes:
+    return json.dumps({"prompt": "Why does bread rise?", "response": f"Answer {number}."}).encode() + b"\n"
+
+
+def test_who_writes_a_line_and_waits_gets_its_answer(piped: BinaryIO, run_reward: RealmReward) -> None:
+    answers = predict(run_reward, read_questions("-"), within=0.01)
+    with ThreadPoolExecutor(1) as pool, piped:  # closed first: a reader that waits for more ends
+        for number in range(1, 6):
+            piped.write(line_of(number)[:30])
+            piped.write(line_of(number)[30:])
+            question, _ = pool.submit(next, answers).result(timeout=120)  # type: ignore[arg-type]
+            assert (question.number, question.response) == (number, f"Answer {number}.")
+        piped.close()
+        assert pool.submit(list, answers).result(timeout=120) == []
+
+
+def test_what_comes_together_is_answered_together(
+    piped: BinaryIO, run_reward: RealmReward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In order, many at once, and all before a broken line; what is after it is nobody's."""
+    sizes: list[int] = []
+
+    def counting(reward: RealmReward, prompts: Sequence[str], responses: Sequence[str]) -> list[Outcome]:
+        sizes.append(len(prompts))
+        return explain_each(reward, prompts, responses)
+
+    monkeypatch.setattr("realm_lib.inference.predict.explain_each", counting)
+    piped.write(b"".join(map(line_of, range(1, 101))) + b"{\n" + line_of(102))
+    answered: list[int] = []
+    with pytest.raises(PredictionError, match="standard input line 101: not JSON"):
+        answered.extend(question.number for question, _ in predict(run_reward, read_questions("-"), within=60))
+    assert answered == list(range(1, 101))
+    assert sizes == [64, 36]
+
+
+def test_a_standard_input_that_is_closed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(PredictionError, match="standard input: is closed"):
+        list(read_questions("-"))
+
+
+@pytest.mark.slow
+def test_a_program_talks_with_realm_and_ends_it(run_folder: Path) -> None:
+    """Each answer is written out before the next line is read; an interrupt ends it while it reads, without a word."""
+    command = [REALM, "predict", "--run", str(run_folder), "--input", "-"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        late = Timer(300, process.kill)
+        late.start()
+        for number in range(3):
+            process.stdin.write(line_of(number))
+            assert math.isfinite(json.loads(process.stdout.readline())["reward"])
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == b""
+        assert process.wait() == 130
+        late.cancel()

@@ -72,6 +72,7 @@ class RewardService:
             why = "the model is being loaded" if self.models is None else "too much waits"
             raise HTTPException(503, f"{late}: {why}", self.wait) from None
         self._refuse_long(results)
+        self._refuse_empty(results)
         explained = [self._answer(index, result) for index, result in enumerate(results)]
         self.metrics.responses.inc(len(explained))
         return explained
@@ -87,6 +88,13 @@ class RewardService:
                 f"reads {error.limit} at most",
                 list(long),
             )
+
+    def _refuse_empty(self, results: Sequence[object]) -> None:
+        """Raise :class:`BadRequestError` with all the empty responses that a hosted model has no number for."""
+        from realm_lib.features.signals import EmptyResponseError
+
+        if empty := [index for index, result in enumerate(results) if isinstance(result, EmptyResponseError)]:
+            raise BadRequestError(f"response {empty[0]} is empty: a hosted model has no number for it", empty)
 
     def _answer(self, index: int, result: object) -> Explained:
         from realm_lib.reward.explanations import Explanation
