@@ -20,7 +20,7 @@ from realm_lib.evaluation.result import Evaluation
 from realm_lib.evaluation.signals import outside_range
 from realm_lib.evaluation.standard import fit_rewards, fit_scales
 from realm_lib.features.extraction import extract_features
-from realm_lib.features.kept import read_features
+from realm_lib.features.kept import read_features, require_trained_on
 from realm_lib.features.store import FeatureStore
 from realm_lib.report.pages.pages import Page, write_page
 from realm_lib.report.words import signals as words
@@ -62,6 +62,7 @@ def evaluate_file(
     params = load_params(run.path("params.yaml"))
     known = read_features(run, ("train", "validation"))
     reward = RealmReward.from_pretrained(run.folder)
+    require_trained_on(run, reward.feature_models)
     reading = params.data.preprocessing
     trained_on = reward.trained_on() | _policies_trained_on(run)
     # The baselines are trained on the run's pairs, whatever the combiner was trained on.
