@@ -104,7 +104,7 @@ def read_rows(file: Path) -> Iterator[Row]:
     Raises :class:`PairsError` naming the file and the last row that was read before it could not be read on.
     """
     if _is_arrow(file):
-        yield from arrow_rows(_read_arrow(file))
+        yield from arrow_rows(_read_arrow(file), file)
         return
     name = file.name.lower()
     opened: Any = gzip.open if name.endswith(".gz") else open
@@ -143,12 +143,16 @@ def read_exactly(file: Path) -> "tuple[pa.Table, list[Row] | None]":
     return table, rows
 
 
-def arrow_rows(table: "pa.Table") -> Iterator[Row]:
-    """The rows of a table of :func:`read_exactly` as plain values, some at a time."""
+def arrow_rows(table: "pa.Table", file: Path) -> Iterator[Row]:
+    """The rows of the table of a ``file`` as plain values, some at a time.
+
+    Raises :class:`PairsError` naming the file and the column that Python has no values for.
+    """
     import pyarrow as pa
 
     batches = table.select(_names(table)).to_batches(max_chunksize=_AT_ONCE)
-    records = (record for batch in batches for record in _records(pa.Table.from_batches([batch])))
+    parts = (_values(pa.Table.from_batches([batch]), file) for batch in batches)
+    records = (dict(zip(part, row, strict=True)) for part in parts for row in zip(*part.values(), strict=True))
     return (Row(place, values) for place, values in enumerate(records, start=1))
 
 
@@ -211,9 +215,7 @@ def _frame(table: "pa.Table", file: Path) -> pd.DataFrame:
     """The columns of an Arrow table as :func:`read_table` has them."""
     names = _names(table)
     _check_names(names, file)
-    if _mixed(table):
-        return pd.DataFrame(_records(table), columns=names, dtype=object)
-    frame = pd.DataFrame({name: pd.Series(table[name].to_pylist(), dtype=object) for name in names})
+    frame = pd.DataFrame(_values(table.select(names), file), columns=names, dtype=object)
     frame.attrs.update(_attributes(table))
     return frame
 
@@ -223,17 +225,22 @@ def _names(table: "pa.Table") -> list[str]:
     return [name for name in table.column_names if not re.fullmatch(r"__index_level_\d+__", name)]
 
 
-def _records(table: "pa.Table") -> list[dict[str, Any]]:
-    if _mixed(table):
-        import datasets
+def _values(table: "pa.Table", file: Path) -> dict[str, list[Any]]:
+    """Plain values by column. Raises :class:`PairsError` for those that Python does not have, as the year 10,000."""
+    is_mixed = b'"Json"' in (table.schema.metadata or {}).get(b"huggingface", b"")  # there a column's values are JSON
+    found = {}
+    for name in table.column_names:
+        try:
+            found[name] = _mixed_values(table, name) if is_mixed else table[name].to_pylist()
+        except (ValueError, OverflowError) as error:
+            raise PairsError(f"{file}: the column {name!r} cannot be read ({error}): leave it out") from error
+    return found
 
-        return list(datasets.Dataset(table).to_list())
-    return list(table.to_pylist())
 
+def _mixed_values(table: "pa.Table", name: str) -> list[Any]:
+    import datasets
 
-def _mixed(table: "pa.Table") -> bool:
-    """Whether ``datasets`` holds a column of several types in it, as JSON."""
-    return b'"Json"' in (table.schema.metadata or {}).get(b"huggingface", b"")
+    return list(datasets.Dataset(table.select([name])).to_dict()[name])
 
 
 def _attributes(table: "pa.Table") -> dict[str, Any]:

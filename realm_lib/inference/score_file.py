@@ -96,7 +96,8 @@ def score_file(run: str | Path, source: str | Path, target: str | Path) -> Score
     table = _votes_renamed(table)
     columns = _form(table.column_names, source, params.signals)
     refuse_unwritable(table.schema, source)
-    read = arrow_rows(table.select([name for name in table.column_names if name in _READ])) if rows is None else rows
+    of_texts = table.select([name for name in table.column_names if name in _READ])
+    read = arrow_rows(of_texts, source) if rows is None else rows
     texts = _texts(read, columns, source, params.data.preprocessing.max_length)
     del rows, read
     _try_place(source, target, table)
