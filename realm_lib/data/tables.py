@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -70,9 +71,10 @@ def read_table(file: Path) -> pd.DataFrame:
     ``_file`` and ``_row`` say where a row stands, ``_reason`` why it cannot be read, which is None for most.
     Raises :class:`PairsError` naming the file that cannot be read, or holds no row that can.
     """
+    name = os.fsencode(file.name).decode(errors="replace")  # a table holds Unicode only
     if _is_arrow(file):
         frame = _frame(_read_arrow(file), file)
-        frame = frame.assign(_file=file.name, _row=range(1, len(frame) + 1), _reason=None)
+        frame = frame.assign(_file=name, _row=range(1, len(frame) + 1), _reason=None)
     else:
         rows = list(read_rows(file))
         columns = dict.fromkeys(name for row in rows for name in row.values)
@@ -80,7 +82,7 @@ def read_table(file: Path) -> pd.DataFrame:
         frame = pd.DataFrame({name: [row.values.get(name) for row in rows] for name in columns}, dtype=object)
         reasons = pd.Series([row.reason for row in rows], dtype=object)
         frame = frame.reindex(range(len(rows)))  # where no row has a column
-        frame = frame.assign(_file=file.name, _row=[row.number for row in rows], _reason=reasons)
+        frame = frame.assign(_file=name, _row=[row.number for row in rows], _reason=reasons)
     if frame.empty:
         raise _no_rows(file)
     if frame["_reason"].notna().all():
@@ -199,7 +201,8 @@ def _read_arrow(file: Path) -> "pa.Table":
                 raise PairsError(f"{file}: `datasets.Dataset.save_to_disk` saved nothing here; of splits name one")
             table = datasets.load_from_disk(str(file)).with_format("arrow")[:]
         else:
-            table = pq.ParquetFile(file).read()  # read_table would take folders' names as columns
+            with file.open("rb") as content:  # pyarrow would take a name as file:x.parquet for an address
+                table = pq.ParquetFile(content).read()  # read_table would take folders' names as columns
         table.validate(full=True)
         _attributes(table)
     except (OSError, ValueError, RecursionError, pa.ArrowException) as error:

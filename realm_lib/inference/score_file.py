@@ -108,8 +108,8 @@ def score_file(run: str | Path, source: str | Path, target: str | Path) -> Score
         for side, column in columns.items()
     }
     try:
-        with atomic_path(target) as temporary:
-            _write(with_scores(table, scores), temporary)
+        with atomic_path(target) as temporary, temporary.open("wb") as file:
+            _write(with_scores(table, scores), file)
     except OSError as error:
         raise PairsError(
             f"{_unwritten(target, error)}. The scores are in the run's store: the next call finds them there"
@@ -134,13 +134,13 @@ def _try_place(source: Path, target: Path, table: "pa.Table | None" = None) -> N
         raise PairsError(_unwritten(target, error)) from error
 
 
-def _write(table: "pa.Table", place: Any) -> None:
+def _write(table: "pa.Table", file: Any) -> None:
     """Raises OSError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        pq.write_table(table, place)
+        pq.write_table(table, file)
     except pa.ArrowException as error:
         raise OSError(str(error)) from error
 
