@@ -12,8 +12,9 @@ from pathlib import Path
 import pandas as pd
 
 from realm_lib.config.data import DataParams, Split
+from realm_lib.data.columns import storable
 from realm_lib.data.pairs import PairSplit, PairsReport, load_splits
-from realm_lib.data.tables import local_files, storable
+from realm_lib.data.tables import local_files
 from realm_lib.runs.files import read_note
 from realm_lib.runs.run import Run
 

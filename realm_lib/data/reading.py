@@ -43,7 +43,7 @@ def normalised(frame: pd.DataFrame, source: str, max_unusable_share: float = MAX
     with all reasons, where more than ``max_unusable_share`` of the pairs cannot be used: ties and responses with none
     to compare them with aside, which say nothing against a file.
     """
-    frame = frame.drop(columns=frame.attrs.get(SCORES, []))
+    frame = frame.drop(columns=frame.attrs.get(SCORES, []), errors="ignore")  # attributes outlive a column
     if "_reason" not in frame:
         frame = frame.assign(_reason=None)
     unread = frame["_reason"].notna()

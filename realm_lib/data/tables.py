@@ -2,29 +2,39 @@
 
 import csv
 import gzip
-import io
 import json
+import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from realm_lib.config.base import resolve_path
 from realm_lib.data.chats import PairsError
+from realm_lib.data.columns import arrow_column
 from realm_lib.data.rows import Row, csv_rows, json_file, json_lines
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 SCORES = "realm_scores"
 """Where a file's attributes name the columns that ``realm score`` wrote: they are nobody's votes or ratings."""
 PLACE = ("_file", "_row", "_reason")
 """The columns of a row's place, and of the reason why it cannot be read."""
+_ATTRIBUTES = b"PANDAS_ATTRS"
+"""Where pandas keeps a frame's attributes in a file."""
 _OF_DATASETS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """What ``datasets`` writes beside the rows."""
 NAMED_ROWS = 5
 """Rows of each fault that are named."""
+_AT_ONCE = 4096
+"""Rows of Arrow that are Python's at a time."""
 
 
 def is_table(path: Path) -> bool:
@@ -61,9 +71,10 @@ def read_table(file: Path) -> pd.DataFrame:
     ``_file`` and ``_row`` say where a row stands, ``_reason`` why it cannot be read, which is None for most.
     Raises :class:`PairsError` naming the file that cannot be read, or holds no row that can.
     """
+    name = os.fsencode(file.name).decode(errors="replace")  # a table holds Unicode only
     if _is_arrow(file):
-        frame = _arrow_frame(file)
-        frame = frame.assign(_file=file.name, _row=range(1, len(frame) + 1), _reason=None)
+        frame = _frame(_read_arrow(file), file)
+        frame = frame.assign(_file=name, _row=range(1, len(frame) + 1), _reason=None)
     else:
         rows = list(read_rows(file))
         columns = dict.fromkeys(name for row in rows for name in row.values)
@@ -71,9 +82,9 @@ def read_table(file: Path) -> pd.DataFrame:
         frame = pd.DataFrame({name: [row.values.get(name) for row in rows] for name in columns}, dtype=object)
         reasons = pd.Series([row.reason for row in rows], dtype=object)
         frame = frame.reindex(range(len(rows)))  # where no row has a column
-        frame = frame.assign(_file=file.name, _row=[row.number for row in rows], _reason=reasons)
+        frame = frame.assign(_file=name, _row=[row.number for row in rows], _reason=reasons)
     if frame.empty:
-        raise PairsError(f"{file}: holds no rows: fill it, or take it away")
+        raise _no_rows(file)
     if frame["_reason"].notna().all():
         raise PairsError(f"{file}: none of its rows can be read: {told(frame)}")
     return frame
@@ -95,9 +106,7 @@ def read_rows(file: Path) -> Iterator[Row]:
     Raises :class:`PairsError` naming the file and the last row that was read before it could not be read on.
     """
     if _is_arrow(file):
-        records = _arrow_frame(file).to_dict("records")
-        for place, values in enumerate(records, start=1):
-            yield Row(place, {str(name): value for name, value in values.items()})
+        yield from arrow_rows(_read_arrow(file), file)
         return
     name = file.name.lower()
     opened: Any = gzip.open if name.endswith(".gz") else open
@@ -114,29 +123,73 @@ def read_rows(file: Path) -> Iterator[Row]:
         raise PairsError(f"{where}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def storable(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame as Parquet can hold it, a type a column: where there are several, what is no text becomes its JSON."""
-    columns = [str(name) for name in frame if pd.api.types.is_object_dtype(frame[name])]
-    return frame.assign(**{name: _storable(frame[name]) for name in columns})
+def read_exactly(file: Path) -> "tuple[pa.Table, list[Row] | None]":
+    """All columns of a file as Arrow holds their values exactly, for whoever only adds to them.
 
-
-def _storable(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    Of Parquet and of ``datasets`` it is the table that is there, with its types, its metadata and the index that pandas
+    keeps in it. Of texts each column is as :func:`arrow_column` has it, with nulls where a row cannot be read; their
+    rows come beside it.
+    Raises :class:`PairsError` naming the file that cannot be read, or holds no rows.
+    """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    try:
-        pq.ParquetWriter(io.BytesIO(), pa.schema([("", pa.array(column, from_pandas=True).type)])).close()
-    except (pa.ArrowException, OverflowError):
-        texts = [part if part is None or isinstance(part, str) else json.dumps(part, default=str) for part in column]
-        return pd.Series(texts, column.index, dtype=object)
-    return column
+    rows = None
+    if _is_arrow(file):
+        table = _read_arrow(file)
+    else:
+        rows = list(read_rows(file))
+        names = dict.fromkeys(name for row in rows for name in row.values)
+        table = pa.table({name: arrow_column([row.values.get(name) for row in rows]) for name in names})
+    if not (table.num_rows if rows is None else rows):
+        raise _no_rows(file)
+    return table, rows
+
+
+def arrow_rows(table: "pa.Table", file: Path) -> Iterator[Row]:
+    """The rows of the table of a ``file`` as plain values, some at a time.
+
+    Raises :class:`PairsError` naming the file and the column that Python has no values for.
+    """
+    import pyarrow as pa
+
+    batches = table.select(_names(table)).to_batches(max_chunksize=_AT_ONCE)
+    parts = (_values(pa.Table.from_batches([batch]), file) for batch in batches)
+    records = (dict(zip(part, row, strict=True)) for part in parts for row in zip(*part.values(), strict=True))
+    return (Row(place, values) for place, values in enumerate(records, start=1))
+
+
+def renamed(table: "pa.Table", names: Mapping[str, str]) -> "pa.Table":
+    """The table with new ``names`` of columns, in what pandas and ``datasets`` note of them too."""
+    import pyarrow as pa
+
+    metadata = dict(table.schema.metadata or {})
+    for note in {b"pandas", b"huggingface"} & set(metadata):
+        for old, new in names.items():
+            metadata[note] = metadata[note].replace(json.dumps(old).encode(), json.dumps(new).encode())
+    fields = [field.with_name(names.get(field.name, field.name)) for field in table.schema]
+    return pa.Table.from_arrays(table.columns, schema=pa.schema(fields, metadata))
+
+
+def with_scores(table: "pa.Table", scores: Mapping[str, NDArray[np.float32]]) -> "pa.Table":
+    """The table with the columns of ``realm score`` after its own, and a note of their names for its readers."""
+    import pyarrow as pa
+
+    for name, values in scores.items():
+        table = table.append_column(name, pa.array(values))
+    attributes = _attributes(table)
+    attributes[SCORES] = list(dict.fromkeys([*attributes.get(SCORES, []), *scores]))
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), _ATTRIBUTES: json.dumps(attributes)})
+
+
+def _no_rows(file: Path) -> PairsError:
+    return PairsError(f"{file}: holds no rows: fill it, or take it away")
 
 
 def _is_arrow(file: Path) -> bool:
     return file.is_dir() or file.name.lower().endswith(".parquet")
 
 
-def _arrow_frame(file: Path) -> pd.DataFrame:
+def _read_arrow(file: Path) -> "pa.Table":
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -148,27 +201,58 @@ def _arrow_frame(file: Path) -> pd.DataFrame:
                 raise PairsError(f"{file}: `datasets.Dataset.save_to_disk` saved nothing here; of splits name one")
             table = datasets.load_from_disk(str(file)).with_format("arrow")[:]
         else:
-            table = pq.ParquetFile(file).read()  # read_table would take folders' names as columns
+            with file.open("rb") as content:  # pyarrow would take a name as file:x.parquet for an address
+                table = pq.ParquetFile(content).read()  # read_table would take folders' names as columns
         table.validate(full=True)
-    except (OSError, ValueError, pa.ArrowException) as error:
+        _attributes(table)
+    except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
         what = "a folder of `datasets`" if file.is_dir() else "parquet"
         raise PairsError(f"{file}: cannot be read as {what}: {error}") from error
-    return arrow_frame(table, file)
-
-
-def arrow_frame(table: Any, where: object) -> pd.DataFrame:
-    """The columns of an Arrow table as :func:`read_table` has them. Raises :class:`PairsError` naming ``where``."""
-    names = [name for name in table.column_names if not re.fullmatch(r"__index_level_\d+__", name)]  # pandas' own
+    names = table.column_names
     if twice := [name for name in names if names.count(name) > 1]:
-        raise PairsError(f"{where}: two columns have the name {twice[0]!r}: rename one")
-    _check_names(names, where)
-    if b'"Json"' in (table.schema.metadata or {}).get(b"huggingface", b""):  # a column of mixed types is JSON there
-        import datasets
+        raise PairsError(f"{file}: two columns have the name {twice[0]!r}: rename one")
+    return table
 
-        return pd.DataFrame(datasets.Dataset(table).to_list(), columns=names, dtype=object)
-    frame = pd.DataFrame({name: pd.Series(table[name].to_pylist(), dtype=object) for name in names})
-    frame.attrs = json.loads((table.schema.metadata or {}).get(b"PANDAS_ATTRS", "{}"))  # as pandas writes them
+
+def _frame(table: "pa.Table", file: Path) -> pd.DataFrame:
+    """The columns of an Arrow table as :func:`read_table` has them."""
+    names = _names(table)
+    _check_names(names, file)
+    frame = pd.DataFrame(_values(table.select(names), file), columns=names, dtype=object)
+    frame.attrs.update(_attributes(table))
     return frame
+
+
+def _names(table: "pa.Table") -> list[str]:
+    """The names of its columns, without the index that pandas adds."""
+    return [name for name in table.column_names if not re.fullmatch(r"__index_level_\d+__", name)]
+
+
+def _values(table: "pa.Table", file: Path) -> dict[str, list[Any]]:
+    """Plain values by column. Raises :class:`PairsError` for those that Python does not have, as the year 10,000."""
+    is_mixed = b'"Json"' in (table.schema.metadata or {}).get(b"huggingface", b"")  # there a column's values are JSON
+    found = {}
+    for name in table.column_names:
+        try:
+            found[name] = _mixed_values(table, name) if is_mixed else table[name].to_pylist()
+        except (ValueError, OverflowError) as error:
+            raise PairsError(f"{file}: the column {name!r} cannot be read ({error}): leave it out") from error
+    return found
+
+
+def _mixed_values(table: "pa.Table", name: str) -> list[Any]:
+    import datasets
+
+    return list(datasets.Dataset(table.select([name])).to_dict()[name])
+
+
+def _attributes(table: "pa.Table") -> dict[str, Any]:
+    """What pandas keeps of a frame's attributes. Raises ValueError for what neither it nor ``realm score`` writes."""
+    found = json.loads((table.schema.metadata or {}).get(_ATTRIBUTES, b"{}"))
+    scores = found.get(SCORES, []) if isinstance(found, dict) else None
+    if not isinstance(scores, list) or not all(isinstance(name, str) for name in scores):
+        raise ValueError(f"its metadata's {_ATTRIBUTES.decode()} is not what pandas writes")
+    return dict(found)
 
 
 def _check_names(names: Iterable[str], where: object) -> None:

@@ -23,6 +23,8 @@ from realm_lib.models.reward_models import LongResponseError, Scorer
 from realm_lib.runs.memory import release_memory
 
 FEATURE_COLUMNS = ("score_A", "score_B", "similarity_A", "similarity_B")
+VOTES = {"score_A": "votes_A", "score_B": "votes_B"}
+"""What SHP calls a score, and its name where a score is a model's."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,7 @@ def total_costs(extractions: Iterable[Extraction]) -> dict[str, dict[str, int | 
 
 def votes_renamed(pairs: pd.DataFrame) -> pd.DataFrame:
     """``pairs`` with SHP's votes, score_A and score_B there, as votes_A and votes_B: here a score is a model's."""
-    return pairs.rename(columns={f"score_{side}": f"votes_{side}" for side in "AB"})
+    return pairs.rename(columns=VOTES)
 
 
 def _cost(found: Stored, seconds: float) -> FeatureCost:

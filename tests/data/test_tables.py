@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,33 @@ def test_what_parquet_can_hold_and_text_cannot(tmp_path: Path) -> None:
     pq.write_table(twice, tmp_path / "rows.parquet")
     with pytest.raises(PairsError, match="two columns have the name 'prompt'"):
         read_table(tmp_path / "rows.parquet")
+
+
+@pytest.mark.parametrize("kind", [pa.timestamp("us"), pa.date32(), pa.timestamp("us", "Mars/Base")], ids=str)
+def test_a_column_that_python_has_no_values_for_is_named(tmp_path: Path, kind: pa.DataType) -> None:
+    far = pa.array([2**30 if kind == pa.date32() else 2**62], kind)
+    pq.write_table(pa.table({"prompt": ["a"], "far": far}), tmp_path / "rows.parquet")
+    for door in (read_table, lambda file: list(read_rows(file))):
+        with pytest.raises(PairsError, match=r"rows\.parquet: the column 'far' cannot be read \("):
+            door(tmp_path / "rows.parquet")
+
+
+def test_a_file_whose_name_is_not_unicode_or_looks_like_an_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (os.fsdecode(b"a\xff.parquet"), "file:a.parquet", "s3:a.parquet"):
+        pd.DataFrame({"prompt": ["a"]}).to_parquet(tmp_path / "a.parquet")
+        (tmp_path / "a.parquet").rename(name)
+        assert texts(read_table(Path(name))) == {"prompt": ["a"]}
+
+
+def test_the_rows_of_a_table_are_counted_through_its_parts(tmp_path: Path) -> None:
+    rows = [{"n": n, "text": str(n)} for n in range(10_000)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet", row_group_size=999)
+    found = list(read_rows(tmp_path / "rows.parquet"))
+    assert [row.number for row in found] == list(range(1, 10_001))
+    assert [row.values for row in found] == rows
 
 
 def test_the_index_that_pandas_adds_is_no_column_and_a_folders_name_neither(tmp_path: Path) -> None:

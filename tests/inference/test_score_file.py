@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from support.small_run import write_run
 
 from realm_lib import cli
 from realm_lib.config.reward_model import RewardModelParams
@@ -25,19 +26,13 @@ from realm_lib.features.store import FeatureStore
 from realm_lib.inference.score_file import score_file
 from realm_lib.models.reward_models import LongResponseError, build_scorer
 
-ROOT = Path(__file__).parents[2]
 REALM = Path(sys.executable).parent / "realm"
 
 
 @pytest.fixture
 def run(tmp_path: Path, inform_folder: Path) -> Path:
     """A run whose reward model is the tiny one and whose store is its own."""
-    profile = yaml.safe_load((ROOT / "params" / "test.yaml").read_text())
-    profile["reward_model"] |= {"model_id": str(inform_folder), "max_length": 120}
-    profile["data"]["preprocessing"] = {"cache_dir": str(tmp_path / "cache"), "batch_size": 8}
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "params.yaml").write_text(yaml.safe_dump(profile))
-    return tmp_path / "run"
+    return write_run(tmp_path, inform_folder)
 
 
 @pytest.fixture
