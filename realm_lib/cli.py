@@ -64,8 +64,9 @@ def score(
 ) -> None:
     """Score a file with a run's reward model: {prompt, response}, {prompt, chosen, rejected} or SHP's columns."""
     from realm_lib.inference.score_file import score_file
+    from realm_lib.runs.run import Run
 
-    done = score_file(run, source, target)
+    done = score_file(Run.existing(run).folder, source, target)
     known = done.texts - done.scored
     typer.echo(
         f"{_relative(target)}: {done.rows:,} rows, {done.texts:,} distinct texts, {done.scored:,} scored now, "
@@ -106,7 +107,7 @@ def evaluate(
     from realm_lib.report.pages.benchmark import evaluate_file
     from realm_lib.runs.run import Run
 
-    verdict, page = evaluate_file(Run.existing(run), pairs, subset_column=subset_column, name=name)
+    verdict, page = evaluate_file(Run(run), pairs, subset_column=subset_column, name=name)
     typer.echo(verdict)
     typer.echo(_relative(page))
 

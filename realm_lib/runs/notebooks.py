@@ -69,7 +69,7 @@ def execute(run: Run, name: str) -> None:
     from papermill.exceptions import PapermillExecutionError
 
     source = project_root() / "notebooks" / f"{name}.ipynb"
-    params = run.params
+    params = load_params(run.path("params.yaml"))
     prepared = run.path(".steps", f"{name}.yaml")
     if not (source.exists() and prepared.exists()):
         steps = ", ".join(path.stem for path in sorted(prepared.parent.glob("*.yaml")))

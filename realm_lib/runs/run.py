@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from realm_lib.config.base import ParamsError, project_root
-from realm_lib.config.profile import Params, dump_yaml, load_params
+from realm_lib.config.profile import Params, dump_yaml
 from realm_lib.runs.files import atomic_path, write_json, write_table
 from realm_lib.runs.functions import function_files
 from realm_lib.runs.reading import MissingStepError as MissingStepError  # noqa: PLC0414, it is named as the run's
@@ -61,11 +61,6 @@ class Run:
             reason = "a file, not a folder" if file else f"{run.path('params.yaml')} is missing"
             raise MissingStepError(f"{run.folder}: no run here ({reason}): run `make` first, which writes outputs/demo")
         return run
-
-    @property
-    def params(self) -> Params:
-        """The run's params.yaml. Raises what :meth:`existing` and :func:`load_params` raise."""
-        return load_params(self.existing(self.folder).path("params.yaml"))
 
     def path(self, *parts: str) -> Path:
         """A path inside the run."""

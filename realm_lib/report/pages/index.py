@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from realm_lib.config.profile import load_params
 from realm_lib.data.chats import readable
 from realm_lib.evaluation.per_pair import wrong_pairs
 from realm_lib.evaluation.resampling import EvaluationError
@@ -96,7 +97,7 @@ def reward_rows(evaluation: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tu
 
 def run_facts(run: Run, manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Data, models, hardware, seeds and commit of a run, in words."""
-    params, features = run.params, run.read_metrics("features")
+    params, features = load_params(run.path("params.yaml")), run.read_metrics("features")
     hardware, commit = manifest.get("hardware", {}), manifest.get("commit", {})
     seconds, data = seconds_in_all(manifest.get("steps", {})), params.data
     source = {"simulator": "REALM's simulator", "hub": data.dataset_name, "local": data.path}[data.source]
