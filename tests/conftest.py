@@ -98,6 +98,7 @@ def _trained_run(folder: Path, inform_folder: Path, signals: Any) -> Path:
 
     import numpy as np
     import pandas as pd
+    from support.identified import identified
 
     from realm_lib.config.embedding import EmbeddingParams
     from realm_lib.config.feature_models import FeatureModels
@@ -118,7 +119,7 @@ def _trained_run(folder: Path, inform_folder: Path, signals: Any) -> Path:
     combiner = Combiner(ModelParams(ensemble=2), models.features)
     combiner.fit(features[:300], features[300:], TrainingParams(num_epochs=3, batch_size=64))
     shutil.copytree(inform_folder, folder / "models" / "reward_model")
-    RealmReward.save_pretrained(folder / "models" / "combiner", combiner, models)
+    RealmReward.save_pretrained(folder / "models" / "combiner", combiner, identified(models, folder))
     return folder
 
 

@@ -1,5 +1,6 @@
 """The models whose numbers a combiner combines, and the prompts that they are shown."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -25,6 +26,8 @@ class FeatureModels:
     max_prompt_words: int | None = None
     """Words to which their prompts were cut (``data.preprocessing.max_length``); None where nothing cut them."""
     signals: SignalsParams = field(default_factory=dict)
+    identities: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Which model each feature is of, by the feature's name: its weights and whatever else changes a number."""
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -32,10 +35,28 @@ class FeatureModels:
         return (*FEATURES, *self.signals)
 
     def to_dict(self) -> dict[str, Any]:
-        """The three sections and the number of words, for JSON."""
+        """The three sections, the number of words and the identities, for JSON."""
         sections = {name: getattr(self, name).model_dump(mode="json") for name in ("reward_model", "embedding")}
         signals = _SIGNALS.dump_python(self.signals, mode="json")
-        return {**sections, "signals": signals, "max_prompt_words": self.max_prompt_words}
+        identities = {name: dict(identity) for name, identity in self.identities.items()}
+        return {
+            **sections,
+            "signals": signals,
+            "max_prompt_words": self.max_prompt_words,
+            "identities": identities,
+        }
+
+    def of_commits(self) -> Self:
+        """The same, each of the hub's models in the commit that its identity names: a branch may move."""
+        content = self.to_dict()
+        sections = {"score": content["reward_model"], "similarity": content["embedding"]}
+        for name, signal in content["signals"].items():
+            sections[name] = signal.get("reward_model") or signal.get("embedding") or {}
+        for name, section in sections.items():
+            weights = str(self.identities.get(name, {}).get("weights"))
+            if re.fullmatch("[0-9a-f]{40}", weights):
+                section["revision"] = weights
+        return self.from_dict(content)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
@@ -45,4 +66,5 @@ class FeatureModels:
             EmbeddingParams.model_validate(content["embedding"]),
             content["max_prompt_words"],
             _SIGNALS.validate_python(content.get("signals", {})),
+            content.get("identities", {}),
         )

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from realm_lib.data.texts import folded
+from realm_lib.data.texts import folded, is_blank
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]
@@ -86,6 +86,19 @@ def as_text(prompt: Prompt) -> str:
     return _RECORD + json.dumps([[turn["role"], turn["content"]] for turn in turns], ensure_ascii=False)
 
 
+def asked_text(prompt: Prompt) -> str:
+    """:func:`as_text` of a prompt for whose responses somebody wants numbers.
+
+    The one rule on empty texts in use: nothing answers a prompt whose last turn is blank, wherever it is given. An
+    empty response is something a policy says, and has a reward like any other. Raises :class:`PairsError` as
+    :func:`as_text` does, and for such a prompt.
+    """
+    text = as_text(prompt)
+    if is_blank(as_messages(text)[-1]["content"]):
+        raise PairsError("the prompt is empty: there is nothing in its last turn that a response could answer")
+    return text
+
+
 def readable(prompt: Prompt) -> str:
     """A prompt as people and embedding models read it: a single user message's content, or turns under headings."""
     turns = as_messages(prompt)
@@ -107,11 +120,12 @@ def as_response(completion: Prompt) -> str:
 
 
 def asked_texts(
-    prompts: Sequence[Prompt], completions: Sequence[Prompt], read_prompt: Callable[[Prompt], str] = as_text
+    prompts: Sequence[Prompt], completions: Sequence[Prompt], read_prompt: Callable[[Prompt], str] = asked_text
 ) -> list[tuple[str, str]]:
     """What a reward is asked about as texts: each prompt, by ``read_prompt``, with its completion.
 
-    Raises ValueError when their numbers differ, and :class:`PairsError` with the place of what is no dialogue or text.
+    Raises ValueError when their numbers differ, and :class:`PairsError` with the place of what is no dialogue or text,
+    and of an empty prompt.
     """
     if len(prompts) != len(completions):
         raise ValueError(f"{len(prompts)} prompts but {len(completions)} completions")

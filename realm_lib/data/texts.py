@@ -29,8 +29,13 @@ def folded(text: str) -> str:
     return visible(unicodedata.normalize("NFD", text).casefold())
 
 
+def is_blank(text: str) -> bool:
+    """Whether a text has no visible character."""
+    return _NOTHING.fullmatch(text) is not None
+
+
 def is_empty(text: str) -> bool:
-    """Whether a text says nothing: no visible character, or only the mark of a comment that is gone, as [deleted]."""
-    if _NOTHING.fullmatch(text):
+    """Whether a text says nothing: it is blank, or only the mark of a comment that is gone, as [deleted]."""
+    if is_blank(text):
         return True
     return "[" in text and _GONE.fullmatch(visible(text)) is not None

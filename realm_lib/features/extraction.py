@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from tqdm.auto import tqdm
 from realm_lib.config.signals import SignalsParams
 from realm_lib.data.chats import PairsError
 from realm_lib.data.pairs import all_texts, distinct_texts
+from realm_lib.features.identities import Identities, identities_of
 from realm_lib.features.scores import score_texts
-from realm_lib.features.signals import Signal, SignalError, SimilaritySignal, Stored, build_signal, naming
+from realm_lib.features.signals import ScoreSignal, Signal, SignalError, SimilaritySignal, Stored, build_signal, naming
 from realm_lib.features.similarity import quote_embeddings, stored_similarities
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.embedders import Embedder
@@ -75,6 +76,8 @@ class Extraction:
     table: pd.DataFrame
     counts: FeatureCounts
     costs: Mapping[str, FeatureCost]
+    identities: Identities = field(default_factory=dict)
+    """Of the model that made each feature."""
 
 
 def extract_features(
@@ -126,7 +129,8 @@ def extract(
         scores = score_texts(scorer, prompts, responses, store, batch_size=batch_size, label=label)
     scored = time.monotonic()
     label = "embedding" if progress else None
-    found = SimilaritySignal(embedder).stored(prompts, responses, store, batch_size, label)
+    similarity = SimilaritySignal(embedder)
+    found = similarity.stored(prompts, responses, store, batch_size, label)
     costs = {
         "score": _cost(Stored.of(scores), scored - start),
         "similarity": _cost(found, time.monotonic() - scored),
@@ -144,7 +148,7 @@ def extract(
         tokens_naive=int((scores.tokens * times_used.to_numpy()).sum()),
         seconds=round(time.monotonic() - start, 2),
     )
-    return Extraction(table, counts, costs)
+    return Extraction(table, counts, costs, identities_of({"score": ScoreSignal(scorer), "similarity": similarity}))
 
 
 def add_signal(
@@ -171,6 +175,7 @@ def add_signal(
         _with_columns(extraction.table, texts, {name: found.values}),
         replace(extraction.counts, seconds=round(extraction.counts.seconds + seconds, 2)),
         {**extraction.costs, name: _cost(found, seconds)},
+        {**extraction.identities, **identities_of({name: signal})},
     )
 
 

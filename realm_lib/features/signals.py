@@ -20,8 +20,8 @@ from realm_lib.features.filling import fill
 from realm_lib.features.scores import Scores, score_texts
 from realm_lib.features.similarity import similarities
 from realm_lib.features.store import FeatureStore, text_key
-from realm_lib.models.embedders import Embedder, EmbedderError, build_embedder, by_role, cosine
-from realm_lib.models.reward_models import Scorer, ScorerError, build_scorer
+from realm_lib.models.embedders import Embedder, EmbedderError, HostedEmbedder, build_embedder, by_role, cosine
+from realm_lib.models.reward_models import HostedScorer, Scorer, ScorerError, build_scorer
 from realm_lib.runs.functions import load_function
 from realm_lib.runs.run import MissingStepError
 
@@ -80,6 +80,11 @@ class ScoreSignal:
     scorer: Scorer
 
     @property
+    def hosted(self) -> bool:
+        """Whether a service is asked."""
+        return isinstance(self.scorer, HostedScorer)
+
+    @property
     def identity(self) -> Mapping[str, Any]:
         """The reward model's."""
         return self.scorer.identity
@@ -102,9 +107,17 @@ class SimilaritySignal:
     embedder: Embedder
 
     @property
+    def hosted(self) -> bool:
+        """Whether a service is asked."""
+        return isinstance(self.embedder, HostedEmbedder)
+
+    @property
     def identity(self) -> Mapping[str, Any]:
-        """The embedding model's."""
-        return self.embedder.identity
+        """The embedding model's; with that of prompts, where it treats them differently."""
+        of_prompts, of_responses = by_role(self.embedder)
+        if of_prompts.identity == of_responses.identity:
+            return of_responses.identity
+        return {**of_responses.identity, "of_prompts": dict(of_prompts.identity)}
 
     def values(self, prompts: Texts, responses: Texts) -> NDArray[np.float64]:
         """float64 [n]; each distinct text is embedded once where the model treats both sides alike."""

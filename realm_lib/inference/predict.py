@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from realm_lib.data.chats import PairsError, Prompt, as_response, as_text
+from realm_lib.data.chats import PairsError, Prompt, as_response, asked_text
 from realm_lib.data.rows import Row, json_lines
 from realm_lib.data.tables import read_rows
 from realm_lib.reward.explanations import Explanation, explain_each
@@ -41,7 +41,7 @@ class Question:
 
 def from_options(prompt: str, responses: Sequence[str]) -> list[Question]:
     """The questions of ``--prompt`` and each ``--response``. Raises :class:`PredictionError` naming the option."""
-    told = _read(as_text, prompt, "--prompt")
+    told = _read(asked_text, prompt, "--prompt")
     numbered = enumerate(responses, start=1)
     return [Question(told, _read(as_response, text, f"--response {n}"), "--response", n) for n, text in numbered]
 
@@ -69,7 +69,7 @@ def _question(row: Row, source: str) -> Question:
     if row.reason is not None:
         raise PredictionError(f"{where}: {row.fault}")
     texts = []
-    for key, read in (("prompt", as_text), ("response", as_response)):
+    for key, read in (("prompt", asked_text), ("response", as_response)):
         value = row.values.get(key)
         if not isinstance(value, (str, list)) or value == []:
             raise PredictionError(f"{where}: {key} must be text or a list of chat messages")

@@ -17,10 +17,11 @@ import pandas as pd
 from realm_lib.config.base import resolve_path
 from realm_lib.config.profile import Params, load_params
 from realm_lib.data.cells import given
-from realm_lib.data.chats import PairsError, Prompt, as_response, as_text
+from realm_lib.data.chats import PairsError, Prompt, as_response, asked_text
 from realm_lib.data.lengths import cut_prompt
 from realm_lib.data.responses import split_prompt
 from realm_lib.data.tables import PLACE, SCORES, SUFFIXES, is_table, read_table, storable, told
+from realm_lib.data.texts import is_blank
 from realm_lib.features.extraction import votes_renamed
 from realm_lib.features.signals import ScoreSignal, Signal, SignalError, Stored, build_signal, naming
 from realm_lib.features.store import FeatureStore
@@ -148,12 +149,13 @@ def _texts(table: pd.DataFrame, columns: Mapping[str, str], source: Path) -> pd.
 
 def _row_texts(record: Mapping[Any, Any], columns: list[str]) -> tuple[str, list[str]]:
     if columns == ["chosen", "rejected"]:
-        prompt, *responses = split_prompt(given(record, "prompt"), *(_present(record, name) for name in columns))
+        found, *responses = split_prompt(given(record, "prompt"), *(_present(record, name) for name in columns))
+        prompt = asked_text(found)
     else:
-        prompt = as_text(_dialogue(record, "history" if "human_ref_A" in columns else "prompt"))
+        prompt = asked_text(_dialogue(record, "history" if "human_ref_A" in columns else "prompt"))
         responses = [as_response(_dialogue(record, column)) for column in columns]
     for column, response in zip(columns, responses, strict=True):
-        if not response.strip():
+        if is_blank(response):
             raise PairsError(f"{column} is empty")
     return prompt, responses
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,13 +14,16 @@ from numpy.typing import NDArray
 from realm_lib.config.base import ParamsError
 from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.profile import Params
-from realm_lib.data.chats import Prompt, as_text, asked_texts
+from realm_lib.data.chats import Prompt, asked_text, asked_texts
 from realm_lib.data.lengths import cut_prompt
+from realm_lib.data.texts import is_blank
+from realm_lib.features.identities import changed, identities_of, shown
 from realm_lib.features.signals import ScoreSignal, Signal, SignalError, SimilaritySignal, build_signal, naming
 from realm_lib.models.embedders import Embedder, build_embedder
-from realm_lib.models.reward_models import LongResponseError, Scorer, build_scorer
+from realm_lib.models.reward_models import EmptyResponseError, LongResponseError, Scorer, build_scorer
 from realm_lib.runs.files import write_json
-from realm_lib.runs.run import MissingStepError
+from realm_lib.runs.reading import read_json
+from realm_lib.runs.run import Run
 from realm_lib.runs.trained_on import posts_behind
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 _FILE = "realm_reward.json"  # beside the combiner: the models whose numbers it combines
 _SECTIONS = {"reward_model", "embedding"}
 _WORDS, _SIGNALS = "max_prompt_words", "signals"  # the first is written from one version on, the second from the next
-_DIGITS = 12  # of a digest, where it is shown
+_MODELS, _COMBINER = "identities", "combiner"  # from a later one on: what must be the same in use as in training
+_AGAIN = "run notebooks 01_feature_extraction and 02_combiner_training again"
 
 
 class RealmReward:
@@ -65,6 +68,8 @@ class RealmReward:
         self.embedder = embedder
         self.combiner = combiner
         self.max_prompt_words = max_prompt_words
+        self.feature_models: FeatureModels | None = None
+        """Of a saved reward: the models that its combiner was trained on, which these are."""
         self._run_folder: Path | None = None
 
     @property
@@ -84,7 +89,7 @@ class RealmReward:
             "reward_model": _name_and_weights(self.scorer.identity),
             "embedding": _name_and_weights(self.embedder.identity),
             **{name: _name_and_weights(signal.identity) for name, signal in self.signals.items()},
-            "combiner": hashlib.sha256(self.combiner.serialized()).hexdigest()[:_DIGITS],
+            "combiner": shown(hashlib.sha256(self.combiner.serialized()).hexdigest()),
             "realm_lib": importlib.metadata.version("realm-lib"),
         }
 
@@ -120,10 +125,11 @@ class RealmReward:
         range of the training responses.
 
         Equal texts are computed once. Raises :class:`LongResponseError` with the places, among ``completions``, of
-        those that are too long for a reward model, what the models and :class:`SignalError` of functions raise, and
-        what :func:`asked_texts` raises.
+        those that are too long for a reward model, :class:`EmptyResponseError` with those of empty ones where a model
+        is hosted, what the models and :class:`SignalError` of functions raise, and what :func:`asked_texts` raises.
         """
         texts = asked_texts(prompts, completions, self._prompt)
+        self._refuse_empty([response for _, response in texts])
         asked = pd.DataFrame(texts, columns=["prompt", "response"], dtype=object)
         columns = ["reward", "spread", *self._features, "outside"]
         if asked.empty:
@@ -136,8 +142,18 @@ class RealmReward:
         distinct["outside"] = self.combiner.outside(features)
         return asked.merge(distinct, on=["prompt", "response"], how="left", validate="many_to_one")[columns]
 
+    def _refuse_empty(self, responses: Sequence[str]) -> None:
+        """Before anything is computed: models that run here have a number for an empty response, services have none."""
+        hosted = [name for name, signal in self._features.items() if getattr(signal, "hosted", False)]
+        if hosted and (empty := [place for place, response in enumerate(responses) if is_blank(response)]):
+            raise EmptyResponseError(
+                f"completion {empty[0]} is empty ({len(empty)} of {len(responses)}), and the {hosted[0]} is of a "
+                "hosted model, whose service has no number for an empty text",
+                empty,
+            )
+
     def _prompt(self, prompt: Prompt) -> str:
-        text = as_text(prompt)
+        text = asked_text(prompt)
         return text if self.max_prompt_words is None else cut_prompt(text, self.max_prompt_words)
 
     def _values(self, name: str, distinct: pd.DataFrame, asked: pd.DataFrame) -> NDArray[np.floating[Any]]:
@@ -161,28 +177,31 @@ class RealmReward:
     def save_pretrained(folder: str | Path, combiner: "Combiner", models: FeatureModels) -> None:
         """Save a combiner with the models whose features it was trained on, as those features name them.
 
-        See :func:`realm_lib.features.kept.feature_models`.
+        See :func:`realm_lib.features.kept.feature_models`. Raises :class:`ParamsError` where ``models`` lack the
+        identity of one: what is saved could not be told from a reward of other models.
         """
+        if set(models.identities) != set(models.features):
+            raise ParamsError(
+                f"identities must be of {', '.join(models.features)}, as feature_models of a run has them, not of "
+                f"{', '.join(models.identities) or 'none'}"
+            )
         combiner.save_pretrained(folder)
-        write_json(Path(folder) / _FILE, models.to_dict())
+        write_json(Path(folder) / _FILE, models.to_dict() | {_COMBINER: _combiner_digest(Path(folder))})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
-        """The reward of a run, from the run's folder (``outputs/demo``) alone.
+        """The reward of a run, from the run's folder (``outputs/demo``) alone: with the models that it was trained on.
 
-        Raises :class:`realm_lib.runs.run.MissingStepError` when the run has no trained combiner.
+        A model of the hub is loaded in the commit that was trained on, whatever its branch is now. Raises
+        :class:`realm_lib.runs.run.MissingStepError` when the run has no trained combiner, and :class:`ParamsError`
+        naming both where a model, a signal's function or the combiner is another than the one that was saved.
         """
         run = Path(folder).resolve()
-        file = run / "models" / "combiner" / _FILE
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise MissingStepError(f"{file} is missing: run notebook 02_combiner_training first") from None
-        except json.JSONDecodeError as error:
-            raise ParamsError(f"{file}: not JSON: {error}") from error
-        if not isinstance(content, dict) or set(content) - {_WORDS, _SIGNALS} != _SECTIONS:
+        file = Run(run).require("models", "combiner", _FILE, made_by="02_combiner_training")
+        content = read_json(file)
+        if set(content) - {_WORDS, _SIGNALS, _MODELS, _COMBINER} != _SECTIONS:
             raise ParamsError(f"{file}: must hold reward_model and embedding: run 02_combiner_training again")
-        sections = {name: value for name, value in content.items() if name != _WORDS}
+        sections = {name: value for name, value in content.items() if name in {*_SECTIONS, _SIGNALS}}
         try:
             params = Params.from_sections(**{_SIGNALS: {}, **sections})
         except ParamsError as error:
@@ -193,19 +212,43 @@ class RealmReward:
                 f"{file}: {_WORDS} must be a number of words or null, as this version writes it: run "
                 "01_feature_extraction and 02_combiner_training again"
             )
+        identities = content.get(_MODELS)
+        if not isinstance(identities, dict) or not all(isinstance(entry, dict) for entry in identities.values()):
+            raise ParamsError(
+                f"{file}: {_MODELS} must be what the models were that the combiner was trained on, as this version "
+                f"writes it: {_AGAIN}"
+            )
         from realm_lib.reward.combiner import Combiner
 
+        combiner = Combiner.from_pretrained(file.parent)
+        if _combiner_digest(file.parent) != content.get(_COMBINER):
+            raise ParamsError(
+                f"{file}: was saved with another combiner than the one that lies beside it: put that one back, or run "
+                "notebook 02_combiner_training again"
+            )
+        models = FeatureModels(params.reward_model, params.embedding, words, params.signals, identities).of_commits()
         reward = cls(
-            build_scorer(params.reward_model, run),
-            build_embedder(params.embedding, run),
-            Combiner.from_pretrained(file.parent),
-            signals={name: build_signal(name, signal, run) for name, signal in params.signals.items()},
+            build_scorer(models.reward_model, run),
+            build_embedder(models.embedding, run),
+            combiner,
+            signals={name: build_signal(name, signal, run) for name, signal in models.signals.items()},
             max_prompt_words=words,
         )
+        if fault := changed(identities, identities_of(reward._features)):
+            raise ParamsError(
+                f"{file}: the combiner was trained on other models than there are now: {fault}. Put back what was "
+                f"there, or {_AGAIN}"
+            )
+        reward.feature_models = models
         reward._run_folder = run
         return reward
 
 
+def _combiner_digest(folder: Path) -> str:
+    """Of a combiner's configuration, which holds the digest of its weights."""
+    return hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+
+
 def _name_and_weights(identity: Mapping[str, Any]) -> str:
     name, weights = str(identity.get("model", "unnamed")), identity.get("weights")
-    return f"{name}@{str(weights)[:_DIGITS]}" if weights else name
+    return f"{name}@{shown(weights)}" if weights else name

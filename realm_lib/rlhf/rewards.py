@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from realm_lib.config.judges import RESERVED_JUDGES
 from realm_lib.config.rlhf import RlhfParams
 from realm_lib.data.chats import Prompt
+from realm_lib.data.texts import is_blank
 from realm_lib.models.reward_models import UnscorableError
 from realm_lib.rlhf.errors import RewardError
 from realm_lib.runs.run import Run
@@ -73,7 +74,7 @@ def ask_reward(
     or with None, NaN or infinity; for a part whose name is taken; and when ``needs_spread`` and there is none.
     """
     completions = [_completion(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
-    sent = [place for place, response in enumerate(responses) if floor is None or response.strip()]
+    sent = [place for place, response in enumerate(responses) if floor is None or not is_blank(response)]
     asking = _Asking(reward, "the reward", prompts, responses, completions, indices, floor)
     places, told = asking.numbers(sent)
     if needs_spread and places and "spread" not in told:
@@ -103,7 +104,9 @@ def ask_judge(
     (it has ``explain``) is not. What it says that it cannot judge (:class:`UnscorableError`) gets the ``floor``.
     """
     is_reward = hasattr(judge, "explain")
-    sent = [place for place, response in enumerate(responses) if not is_reward or floor is None or response.strip()]
+    sent = [
+        place for place, response in enumerate(responses) if not is_reward or floor is None or not is_blank(response)
+    ]
     asking = _Asking(judge, f"judge {name!r}", prompts, responses, list(responses), indices, floor)
     places, told = asking.numbers(sent)
     numbers = np.full(len(responses), np.nan if floor is None else floor, dtype=np.float64)
@@ -188,7 +191,7 @@ class _Asking:
                 raise
             named = ", ".join(str(self.indices[place]) for place in places[:8]) + (", ..." if len(places) > 8 else "")
             message = f"{self.who} failed on prompts {named}: {type(error).__name__}: {error}"
-            if self.floor is None and (unscorable or not all(self.responses[place].strip() for place in places)):
+            if self.floor is None and (unscorable or any(is_blank(self.responses[place]) for place in places)):
                 message += ". Responses that are empty or too long get a reward of their own by rlhf.floor_reward"
             raise RewardError(message) from error
 

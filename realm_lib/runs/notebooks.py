@@ -75,6 +75,8 @@ def execute(run: Run, name: str) -> None:
         steps = ", ".join(path.stem for path in sorted(prepared.parent.glob("*.yaml")))
         raise NotebookError(f"{run.folder} has no notebook {name}; it has: {steps or 'none, run `make` for it first'}")
     values = read_yaml(read_text(prepared), f"{prepared}:")
+    if not isinstance(values, dict):
+        raise NotebookError(f"{prepared}: holds no sections: run `make` again")
     target = run.path("notebooks", f"{name}.ipynb")
     failed = target.with_suffix(".failed.ipynb")
     working = target.with_suffix(".running.ipynb")

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from realm_lib.config.base import ParamsError
 from realm_lib.runs.files import NOTE
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class MissingStepError(FileNotFoundError):
     """An input of this notebook is missing because an earlier notebook has not run; the message names it."""
 
 
-class DamagedFileError(ValueError):
+class DamagedFileError(ParamsError):
     """A file of a run that cannot be read or lacks what it should hold; the message says how it is written again."""
 
 

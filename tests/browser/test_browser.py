@@ -26,7 +26,7 @@ from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.profile import load_params
 from realm_lib.data.kept import keep_pairs
 from realm_lib.features.extraction import extract, total_costs
-from realm_lib.features.kept import keep_features
+from realm_lib.features.kept import feature_models, keep_features
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.reward_models import build_scorer
 from realm_lib.report.figures.preference_tuning import reward_against_kl, win_rate_bars
@@ -107,7 +107,7 @@ def run(project: Path, inform_folder: Path, minilm: Any) -> Run:
     combiner = Combiner(params.model)
     history = combiner.fit(tables["train"], tables["validation"], params.training)
     run.write_metrics("combiner", history.metrics())
-    RealmReward.save_pretrained(run.path("models", "combiner"), combiner, models)
+    RealmReward.save_pretrained(run.path("models", "combiner"), combiner, feature_models(run))
     figures.set_theme()
     run.save_figure(figures.response_surface(combiner.reward, tables["validation"]).figure, "combiner_surface")
 

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realm_lib.data.chats import PairsError, as_messages, as_response, as_text, as_turns, prompt_key, readable
+from realm_lib.data.chats import (
+    PairsError,
+    as_messages,
+    as_response,
+    as_text,
+    as_turns,
+    asked_text,
+    asked_texts,
+    prompt_key,
+    readable,
+)
 
 PIECES = st.sampled_from(
     ["\n\nHuman: ", "\n\nAssistant:", "\n\nSystem: ", "Human: ", "\n\n", "\x1e", '\x1e[["user", "x"]]']
@@ -140,3 +150,29 @@ def test_a_content_in_parts_is_their_text_where_all_are_texts() -> None:
     for parts in ([], [*two, {"type": "image_url"}], [{"type": "text"}], ["Why?"], [{"text": "Why?"}]):
         with pytest.raises(PairsError, match="a message needs a role"):
             as_turns([{"role": "user", "content": parts}])
+
+
+BLANK = ["", "  ", "\n", "\u200b", "\ufeff\u00ad \u2800"]
+"""Texts of which nobody sees anything."""
+
+
+@pytest.mark.parametrize("blank", BLANK, ids=ascii)
+def test_an_empty_prompt_is_refused_by_its_place_in_every_form(blank: str) -> None:
+    said = [{"role": "user", "content": blank}]
+    told = [{"role": "system", "content": "Be kind."}, *said]
+    open_answer = [*said, {"role": "assistant", "content": ""}]
+    for prompt in (blank, said, told, open_answer, f"\n\nHuman: {blank}", f"\n\nSystem: Be kind.\n\nHuman: {blank}"):
+        with pytest.raises(PairsError, match=r"^the prompt is empty: there is nothing in its last turn"):
+            asked_text(prompt)
+        with pytest.raises(PairsError, match=r"^the prompt of completion 1: the prompt is empty"):
+            asked_texts(["Why?", prompt], ["So.", "So."])
+
+
+@pytest.mark.parametrize("blank", BLANK, ids=ascii)
+def test_an_empty_response_is_one(blank: str) -> None:
+    assert asked_texts(["Why?"] * 2, [blank, [{"role": "assistant", "content": blank}]]) == [("Why?", blank)] * 2
+
+
+def test_a_prompt_that_says_little_is_none_that_is_empty() -> None:
+    for prompt in (".", "[deleted]", "0", "\u200b?"):
+        assert asked_text(prompt) == as_text(prompt)

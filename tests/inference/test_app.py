@@ -86,6 +86,26 @@ def test_a_list_of_responses(client: TestClient, wanted: Any, prompt: Any) -> No
     assert [one["reward"] for one in answer["results"]] == answer["rewards"]
 
 
+@pytest.mark.parametrize("blank", ["", " \n", "\u200b"], ids=ascii)
+@pytest.mark.parametrize("route", ["/predict", "/get_reward", "/v1/score/evaluation"])
+def test_an_empty_response_has_a_reward_and_an_empty_prompt_is_refused(
+    client: TestClient, wanted: Any, route: str, blank: str
+) -> None:
+    def asked(prompt: str, response: str) -> Any:
+        if route == "/predict":
+            return {"prompt": prompt, "response": [response]}
+        chat = f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+        if route == "/get_reward":
+            return {"query": [chat + response], "prompts": [chat]}
+        return {"messages": [chat + response]}
+
+    answer = client.post(route, json=asked(PROMPT, blank)).json()
+    assert answer["scores" if "score" in route else "rewards"] == [wanted(blank)]
+    refused = client.post(route, json=asked(blank, RESPONSE))
+    assert refused.status_code == 422
+    assert refused.json()["detail"].startswith("the prompt of response 0: the prompt is empty")
+
+
 def test_a_byte_order_mark_and_what_is_not_asked_for_are_passed_over(client: TestClient, wanted: Any) -> None:
     asked = json.dumps({"prompt": PROMPT, "response": RESPONSE, "mine": {"\ud83d": ["\ud83d"]}})
     answer = client.post("/predict", content=asked.encode("utf-8-sig"), headers=JSON)

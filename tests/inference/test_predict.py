@@ -127,6 +127,8 @@ def test_a_mistyped_command_is_exit_code_2(
         (b'{"prompt": "a"}', "line 2: response must be text"),
         (b'{"prompt": 3, "response": "b"}', "line 2: prompt must be text"),
         (b'{"prompt": [], "response": "b"}', "line 2: prompt must be text"),
+        (b'{"prompt": " ", "response": "b"}', "line 2: prompt: the prompt is empty"),
+        (b'{"prompt": [{"role": "user", "content": ""}], "response": "b"}', "line 2: prompt: the prompt is empty"),
         (b'{"prompt": [{"role": "robot", "content": "a"}], "response": "b"}', "line 2: prompt: a message needs a role"),
         (b'{"prompt": "a", "response": "\\ud800"}', "line 2: holds a lone surrogate"),
         (b'{"prompt": "a", "response": "\xff"}', "line 2: not UTF-8 at byte"),
@@ -173,6 +175,7 @@ def test_blank_lines_and_a_byte_order_mark_are_no_errors(tmp_path: Path) -> None
     ("options", "message"),
     [
         (["--prompt", "a", "--response", "b", "--response", "cake \ud83d"], "--response 2: holds a lone surrogate"),
+        (["--prompt", "", "--response", "b"], "--prompt: the prompt is empty"),
         (["--prompt", "a \ud83d", "--response", "b"], "--prompt: holds a lone surrogate"),
         (["--prompt", "\n\nHuman: a\n\nAssistant: b", "--response", "b"], "--prompt: the prompt ends in an assistant"),
     ],

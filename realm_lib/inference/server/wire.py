@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from realm_lib.data.chats import PairsError, Prompt, as_text, is_unicode
+from realm_lib.data.chats import PairsError, Prompt, asked_text, is_unicode
 from realm_lib.data.rendered_chats import RenderedChatError, split_query, split_rendered
 from realm_lib.inference.server.batching import Pair
 from realm_lib.inference.server.limits import Limits
@@ -173,7 +173,7 @@ def _predict_pairs(request: PredictRequest, limits: Limits) -> list[Pair]:
 
 def _prompt_text(prompt: Prompt, index: int) -> str:
     try:
-        return as_text(prompt)
+        return asked_text(prompt)
     except PairsError as error:
         raise BadRequestError(f"the prompt of response {index}: {error}") from None
 

@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.chats import Prompt
 
-__all__ = ["HostedScorer", "LongResponseError", "Scorer", "ScorerError", "UnscorableError", "build_scorer"]
+__all__ = [
+    "EmptyResponseError",
+    "HostedScorer",
+    "LongResponseError",
+    "Scorer",
+    "ScorerError",
+    "UnscorableError",
+    "build_scorer",
+]
 
 
 class Scorer(Protocol):
@@ -62,6 +70,10 @@ class LongResponseError(UnscorableError):
         super().__init__(message, tokens)
         self.tokens = dict(tokens)
         self.limit = limit
+
+
+class EmptyResponseError(UnscorableError):
+    """Empty responses where a hosted model is asked: its service has no number for them."""
 
 
 def build_scorer(params: RewardModelParams, run_folder: Path | None = None) -> Scorer:

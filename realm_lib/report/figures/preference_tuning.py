@@ -113,11 +113,8 @@ def win_rate_bars(metrics: Mapping[str, Any], *, judge: str | None = None, ax: A
     ax.xaxis.set_major_formatter(theme.PERCENT)
     ax.set_xlabel("Wins over the start, ties half (hollow: at equal length)")
     ax.grid(visible=False, axis="y")
-    facts = [
-        f"judge: {_JUDGES.get(judge, theme.short(judge))}",
-        theme.counted(metrics["prompts"], "prompt"),
-        "95 % intervals",
-    ]
+    judged_by = f"judge: {_JUDGES.get(judge, theme.short(judge))}"
+    facts = [judged_by, theme.counted(metrics["prompts"], "prompt"), "95 % intervals"]
     theme.draw_title(ax, "How often a policy beats the start", facts, "gold" in metrics["policies"]["base"], above=True)
     return ax
 

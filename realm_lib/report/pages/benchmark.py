@@ -20,13 +20,14 @@ from realm_lib.evaluation.result import Evaluation
 from realm_lib.evaluation.signals import outside_range
 from realm_lib.evaluation.standard import fit_rewards, fit_scales
 from realm_lib.features.extraction import extract_features
-from realm_lib.features.kept import read_features
+from realm_lib.features.kept import read_features, require_trained_on
 from realm_lib.features.store import FeatureStore
 from realm_lib.report.pages.pages import Page, write_page
 from realm_lib.report.words import signals as words
 from realm_lib.report.words.evaluation import verdict
 from realm_lib.report.words.reading import pairs_judged
 from realm_lib.reward.realm_reward import RealmReward
+from realm_lib.runs.files import LONGEST_NAME
 from realm_lib.runs.run import Run, show_progress
 from realm_lib.runs.trained_on import posts_behind
 
@@ -60,6 +61,7 @@ def evaluate_file(
     params = load_params(Run.existing(run.folder).path("params.yaml"))
     known = read_features(run, ("train", "validation"))
     reward = RealmReward.from_pretrained(run.folder)
+    require_trained_on(run, reward.feature_models)
     reading = params.data.preprocessing
     trained_on = reward.trained_on() | _policies_trained_on(run)
     # The baselines are trained on the run's pairs, whatever the combiner was trained on.
@@ -104,10 +106,8 @@ def evaluate_file(
     if unknown := [name for name, posts in trained_on.items() if posts is None and name in reward.models]:
         source["not_known"] = " and ".join(reward.models[name].partition("@")[0] for name in unknown)
     outside = outside_range(reward.combiner, features)
-    drawn, tables = (
-        _figures(evaluation),
-        _tables(evaluation, lengths),
-    )  # before the metrics: they have a page, or are none
+    # Before the metrics are written: what cannot be drawn leaves none without a page.
+    drawn, tables = _figures(evaluation), _tables(evaluation, lengths)
     added = {"verdict": verdict(evaluation), "length_bias": lengths, "outside": outside, "source": source}
     metrics = run.write_metrics(f"evaluation_{name}", evaluation.to_dict() | added)
     run.write_table(evaluation.per_pair, "metrics", f"pairs_{name}.parquet")

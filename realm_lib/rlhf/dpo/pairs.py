@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from realm_lib.config.rlhf import DPOParams, SamplingParams
 from realm_lib.data.chats import Prompt, as_text, prompt_key
 from realm_lib.data.pairs import chosen_and_rejected
+from realm_lib.data.texts import is_blank
 from realm_lib.models.chat_tokens import ChatTokensError, letter_ids
 from realm_lib.rlhf.dpo.balance import balance_length
 from realm_lib.rlhf.dpo.likeness import near_duplicates
@@ -226,7 +227,7 @@ def human_pairs(policy: Policy, pairs: pd.DataFrame, params: DPOParams, sampling
     if frame.empty:
         raise DPOError("there are no pairs, or all of them are of held-out prompts")
     for column in ("prompt", "chosen", "rejected"):
-        empty = frame[column].map(lambda text: not isinstance(text, str) or not text.strip())
+        empty = frame[column].map(lambda text: not isinstance(text, str) or is_blank(text))
         if empty.any():
             raise DPOError(f"pairs: row {frame.index[empty][0]} has no text in column {column!r}: remove it")
     limit = min(value for value in (params.max_length, policy.context, np.inf) if value is not None)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from realm_lib.data.chats import Prompt, as_messages, as_text
+from realm_lib.data.chats import Prompt, as_messages
+from realm_lib.data.texts import is_blank
 from realm_lib.models.chat_tokens import ChatTokensError, tokenize_chats
 from realm_lib.rlhf.errors import PolicyError
 
@@ -30,7 +31,7 @@ def encode_prompts(
     naming an empty prompt, or one that :func:`tokenize_chats` refuses, and when no prompt fits.
     """
     for index, prompt in enumerate(prompts):
-        if not as_text(prompt).strip():
+        if is_blank(as_messages(prompt)[-1]["content"]):
             raise PolicyError(f"prompt {index} is empty: remove it")
     switches = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
     chats = [as_messages(prompt) for prompt in prompts]
