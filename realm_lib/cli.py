@@ -1,14 +1,15 @@
 """The shell's door: ``predict``, ``score``, ``serve``, ``evaluate``, ``report``; the other commands are make's.
 
-Exit codes: 0 done, 1 an error that the message helps to mend, 2 a command that was mistyped, 130 interrupted.
+How a command ends where something goes wrong is said in :mod:`realm_lib.ending`.
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from realm_lib.ending import one_message
 
 _PEOPLE = "Use a run"
 _MAKE = "What make calls"
@@ -64,8 +65,9 @@ def score(
 ) -> None:
     """Score a file with a run's reward model: {prompt, response}, {prompt, chosen, rejected} or SHP's columns."""
     from realm_lib.inference.score_file import score_file
+    from realm_lib.runs.run import Run
 
-    done = score_file(run, source, target)
+    done = score_file(Run.existing(run).folder, source, target)
     known = done.texts - done.scored
     typer.echo(
         f"{_relative(target)}: {done.rows:,} rows, {done.texts:,} distinct texts, {done.scored:,} scored now, "
@@ -150,7 +152,7 @@ def execute(
     from realm_lib.runs.notebooks import execute as execute_notebook
     from realm_lib.runs.run import Run
 
-    execute_notebook(Run(run), notebook)
+    execute_notebook(Run.existing(run), notebook)
 
 
 @app.command(rich_help_panel=_MAKE)
@@ -232,13 +234,6 @@ def _relative(path: Path) -> str:
 
 
 def main() -> None:
-    """Run the command; an error that a user can mend is one message on standard error and exit code 1."""
-    try:
+    """Run the command; what goes wrong is one message on standard error, and an exit code."""
+    with one_message():
         app()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except (ValueError, OSError, RuntimeError) as error:
-        # The library's own errors say what to do; anything else is a fault of ours and keeps its traceback.
-        if not type(error).__module__.startswith("realm_lib."):
-            raise
-        sys.exit(f"realm: {error}")

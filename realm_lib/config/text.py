@@ -18,6 +18,10 @@ def read_yaml(text: str, source: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ParamsError(f"{source} not YAML: {problem}{where}") from None
+    except RecursionError:
+        raise ParamsError(f"{source} not YAML that can be read: nested too deep") from None
+    except ValueError:  # PyYAML's constructors let Python's own through; its message repeats the value
+        raise ParamsError(f"{source} not YAML: a number with too many digits, or a date that is none") from None
 
 
 def write_yaml(content: Mapping[str, Any]) -> str:

@@ -9,13 +9,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from realm_lib.config.data import DataParams, Split
 from realm_lib.data.columns import storable
 from realm_lib.data.pairs import PairSplit, PairsReport, load_splits
 from realm_lib.data.tables import local_files
-from realm_lib.runs.files import read_note
+from realm_lib.runs.reading import read_note, read_table
 from realm_lib.runs.run import Run
 
 _WORKING = {"batch_size", "num_workers", "cache_dir"}
@@ -50,7 +48,7 @@ def _is_kept(path: Path, origin: str) -> bool:
 
 
 def _read(path: Path) -> PairSplit:
-    return PairSplit(pd.read_parquet(path), PairsReport(**(read_note(path) or {})["report"]))
+    return PairSplit(read_table(path), PairsReport(**(read_note(path) or {})["report"]))
 
 
 def _origin(data: DataParams) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 from realm_lib.config.feature_models import FeatureModels
 from realm_lib.features.extraction import FEATURE_COLUMNS, Extraction
 from realm_lib.features.identities import changed
-from realm_lib.runs.files import read_note
+from realm_lib.runs.reading import read_note, read_table
 from realm_lib.runs.run import MissingStepError, Run
 
 _MADE_BY = "01_feature_extraction"
@@ -29,7 +29,7 @@ def read_features(run: Run, splits: Sequence[str]) -> dict[str, pd.DataFrame]:
     this project, or by other models than those of the other splits.
     """
     feature_models(run, splits)
-    return {split: pd.read_parquet(run.path("features", f"{split}.parquet")) for split in splits}
+    return {split: read_table(run.path("features", f"{split}.parquet"), FEATURE_COLUMNS) for split in splits}
 
 
 def require_trained_on(run: Run, trained_on: FeatureModels | None) -> None:

@@ -4,7 +4,6 @@ A place is a block of Markdown between ``<!-- realm: NAME -->`` and ``<!-- end -
 function of that name in :mod:`realm_lib.report.words.demo`.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from realm_lib.config.base import project_root
 from realm_lib.report.words import demo
 from realm_lib.runs.files import write_text
-from realm_lib.runs.run import MissingStepError
+from realm_lib.runs.reading import MissingStepError, read_json
 
 _DOCUMENTS = ("README.md", "docs/measurements.md")
 _BLOCK = re.compile(r"(<!-- realm: (\w+) -->\n)(.*?)(<!-- end -->)", flags=re.DOTALL)
@@ -63,5 +62,5 @@ def _metrics(folder: Path) -> dict[str, Any]:
         path = folder / f"{name}.json"
         if not path.exists():
             raise MissingStepError(f"{path} is missing: `realm reference outputs/demo outputs/reference/demo` keeps it")
-        found[name] = json.loads(path.read_text(encoding="utf-8"))
+        found[name] = read_json(path)
     return found

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -31,7 +30,8 @@ from realm_lib.features.signals import (
 from realm_lib.models.embedders import Embedder, EmbedderError, build_embedder
 from realm_lib.models.reward_models import LongResponseError, Scorer, ScorerError, build_scorer
 from realm_lib.runs.files import write_json
-from realm_lib.runs.run import MissingStepError
+from realm_lib.runs.reading import read_json
+from realm_lib.runs.run import Run
 from realm_lib.runs.trained_on import posts_behind
 
 if TYPE_CHECKING:
@@ -211,14 +211,9 @@ class RealmReward:
         naming both where a model, a signal's function or the combiner is another than the one that was saved.
         """
         run = Path(folder).resolve()
-        file = run / "models" / "combiner" / _FILE
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise MissingStepError(f"{file} is missing: run notebook 02_combiner_training first") from None
-        except json.JSONDecodeError as error:
-            raise ParamsError(f"{file}: not JSON: {error}") from error
-        if not isinstance(content, dict) or set(content) - {_WORDS, _SIGNALS, _MODELS, _COMBINER} != _SECTIONS:
+        file = Run(run).require("models", "combiner", _FILE, made_by="02_combiner_training")
+        content = read_json(file)
+        if set(content) - {_WORDS, _SIGNALS, _MODELS, _COMBINER} != _SECTIONS:
             raise ParamsError(f"{file}: must hold reward_model and embedding: run 02_combiner_training again")
         sections = {name: value for name, value in content.items() if name in {*_SECTIONS, _SIGNALS}}
         try:

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import errno
 import json
 import math
 import os
@@ -13,7 +14,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-_NOTE = b"realm"
+LONGEST_NAME = 200
+"""Characters of a file's name: file systems take 255 bytes, and a temporary name is longer."""
+
+NOTE = b"realm"
+"""Where a parquet file's metadata hold what :func:`write_table` noted."""
 
 
 @contextmanager
@@ -25,21 +30,36 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     two renames leaves none at ``path``, but never half of one.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    os.close(descriptor)
-    temporary = Path(name)
-    temporary.unlink()
+    with _about(path):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise OSError(errno.EINVAL, "a device or a pipe, which the file would replace")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+        os.close(descriptor)
+        temporary = Path(name)
+        temporary.unlink()
     try:
-        yield temporary
-        if temporary.is_dir():
-            _replace_folder(temporary, path)
-        else:
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
+        with _about(path, temporary):
+            yield temporary
+            if temporary.is_dir():
+                _replace_folder(temporary, path)
+            else:
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+                temporary.replace(path)
     finally:
         _remove(temporary)
+
+
+@contextmanager
+def _about(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """An OSError names ``path``: of a full disk it names no file, and the temporary one means nothing to a reader."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and (temporary is None or error.filename in (None, str(temporary))):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def _replace_folder(new: Path, path: Path) -> None:
@@ -96,25 +116,13 @@ def _first_bad(content: Any, key: str = "") -> str:
 
 
 def write_table(path: str | Path, table: "pd.DataFrame", note: Mapping[str, Any] | None = None) -> None:
-    """Write ``table`` as parquet, whole or not at all; ``note`` is kept in the file, for :func:`read_note`."""
+    """Write ``table`` as parquet, whole or not at all; ``note`` is kept in the file,
+    for :func:`realm_lib.runs.reading.read_note`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     content = pa.Table.from_pandas(table, preserve_index=False)
     if note is not None:
-        content = content.replace_schema_metadata({**content.schema.metadata, _NOTE: json.dumps(note, default=_plain)})
+        content = content.replace_schema_metadata({**content.schema.metadata, NOTE: json.dumps(note, default=_plain)})
     with atomic_path(path) as temporary:
         pq.write_table(content, temporary)
-
-
-def read_note(path: str | Path) -> dict[str, Any] | None:
-    """What :func:`write_table` noted in a file; None for one without a note. Raises OSError for no parquet file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        note = (pq.read_schema(path).metadata or {}).get(_NOTE)
-    except pa.ArrowInvalid as error:
-        raise OSError(f"{path}: not a parquet file: {error}") from error
-    content: dict[str, Any] | None = None if note is None else json.loads(note)
-    return content

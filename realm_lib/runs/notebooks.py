@@ -8,20 +8,19 @@ would.
 
 import ast
 import importlib.util
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from realm_lib.config.base import project_root
 from realm_lib.config.overrides import overrides_of
 from realm_lib.config.profile import SECTIONS, dump_yaml, load_params
+from realm_lib.config.text import read_yaml
 from realm_lib.runs.files import write_text
 from realm_lib.runs.functions import function_files
+from realm_lib.runs.reading import read_text
 from realm_lib.runs.run import Run, open_run
 
 
@@ -75,7 +74,9 @@ def execute(run: Run, name: str) -> None:
     if not (source.exists() and prepared.exists()):
         steps = ", ".join(path.stem for path in sorted(prepared.parent.glob("*.yaml")))
         raise NotebookError(f"{run.folder} has no notebook {name}; it has: {steps or 'none, run `make` for it first'}")
-    values = yaml.safe_load(prepared.read_text(encoding="utf-8"))
+    values = read_yaml(read_text(prepared), f"{prepared}:")
+    if not isinstance(values, dict):
+        raise NotebookError(f"{prepared}: holds no sections: run `make` again")
     target = run.path("notebooks", f"{name}.ipynb")
     failed = target.with_suffix(".failed.ipynb")
     working = target.with_suffix(".running.ipynb")
@@ -151,7 +152,7 @@ def _after(notebook: Path, before: list[str]) -> list[str]:
 
     Raises :class:`NotebookError` for a name that does not stand ``before`` it.
     """
-    metadata = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]
+    metadata = read_notebook(notebook)["metadata"]
     after: list[str] = metadata.get("realm", {}).get("after", before[-1:])
     if unknown := [name for name in after if name not in before]:
         raise NotebookError(f"{notebook}: comes after {unknown[0]}, which is not a notebook before it")
@@ -231,8 +232,20 @@ def _python(cell: dict[str, Any], notebook: Path) -> str:
 
 
 def _code_cells(notebook: Path) -> list[dict[str, Any]]:
-    content = json.loads(notebook.read_text(encoding="utf-8"))
-    return [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+    return [cell for cell in read_notebook(notebook)["cells"] if cell["cell_type"] == "code"]
+
+
+def read_notebook(path: Path) -> Any:
+    """The notebook at ``path``, as nbformat has it. Raises :class:`NotebookError` for a file that is none."""
+    import nbformat
+
+    try:
+        return nbformat.read(path, as_version=4)
+    # The last two: nbformat takes any JSON for a notebook and looks into it.
+    except (OSError, ValueError, RecursionError, nbformat.ValidationError, AttributeError, TypeError) as error:
+        raise NotebookError(
+            f"{path}: not a notebook that can be read: take it from git, or run it again where a run holds it"
+        ) from error
 
 
 def _write_if_changed(path: Path, text: str) -> None:

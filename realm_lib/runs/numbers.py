@@ -1,12 +1,13 @@
 """The numbers of a run's metrics, a leaf each: of which kind, on which scale and of how many pairs it is."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
+
+from realm_lib.runs.reading import read_json
 
 Key = tuple[str | int, ...]
 
@@ -75,7 +76,7 @@ class Leaf:
 
 def read_leaves(path: Path) -> dict[str, Leaf]:
     """The leaves of a metrics file by ``FILE: dotted.path``."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     names = _names(content) - _APART
     leaves = {}
     for key, value, pairs in _walk(content, (), _validation_pairs(path)):
@@ -113,8 +114,7 @@ def _validation_pairs(path: Path) -> int | None:
     features = path.with_name("features.json")
     if path.name != "combiner.json" or not features.exists():
         return None
-    splits = json.loads(features.read_text(encoding="utf-8")).get("splits", {})
-    pairs: int | None = splits.get("validation", {}).get("pairs")
+    pairs: int | None = read_json(features).get("splits", {}).get("validation", {}).get("pairs")
     return pairs
 
 

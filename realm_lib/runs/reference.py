@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from realm_lib.runs.files import atomic_path
-from realm_lib.runs.run import MissingStepError
+from realm_lib.runs.run import MissingStepError, Run
 
 _FIGURES = ("evaluation_accuracy.svg",)
 """The run's figures that the README shows."""
@@ -16,6 +16,7 @@ def keep_reference(run: Path, reference: Path) -> list[Path]:
     Metrics that the run does not have are removed, as is the spread of older runs, which says nothing of this one.
     Raises :class:`MissingStepError` when the run has no parameters, no manifest, no metrics or lacks such a figure.
     """
+    Run.existing(run)
     files = [run / "params.yaml", run / "manifest.json", *(run / "figures" / name for name in _FIGURES)]
     metrics = sorted((run / "metrics").glob("*.json"))
     missing = [path for path in files if not path.exists()] or ([] if metrics else [run / "metrics" / "*.json"])

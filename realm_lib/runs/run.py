@@ -14,12 +14,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from realm_lib.config.base import ParamsError, project_root
 from realm_lib.config.profile import Params, dump_yaml
 from realm_lib.runs.files import atomic_path, write_json, write_table
 from realm_lib.runs.functions import function_files
+from realm_lib.runs.reading import MissingStepError as MissingStepError  # noqa: PLC0414, it is named as the run's
+from realm_lib.runs.reading import read_json
 from realm_lib.runs.seeds import seed_everything
 from realm_lib.runs.threads import take_threads
 
@@ -29,10 +31,6 @@ if TYPE_CHECKING:
 
 
 _SEEDED = ("run", "data", "training")
-
-
-class MissingStepError(FileNotFoundError):
-    """An input of this notebook is missing because an earlier notebook has not run; the message names it."""
 
 
 def _loggable(value: Any) -> Any:
@@ -54,6 +52,16 @@ class Run:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).resolve()
 
+    @classmethod
+    def existing(cls, folder: str | Path) -> Self:
+        """The run in ``folder``. Raises :class:`MissingStepError` where none is."""
+        run = cls(folder)
+        if not run.path("params.yaml").exists():
+            file = run.folder.exists() and not run.folder.is_dir()
+            reason = "a file, not a folder" if file else f"{run.path('params.yaml')} is missing"
+            raise MissingStepError(f"{run.folder}: no run here ({reason}): run `make` first, which writes outputs/demo")
+        return run
+
     def path(self, *parts: str) -> Path:
         """A path inside the run."""
         return self.folder.joinpath(*parts)
@@ -62,7 +70,8 @@ class Run:
         """A path that an earlier notebook makes; :class:`MissingStepError` names that notebook when it is missing."""
         path = self.path(*parts)
         if not path.exists():
-            raise MissingStepError(f"{path} is missing: run notebook {made_by} first (or `make`, which runs them all)")
+            fault = f"{path} is missing: run notebook {made_by} first (or `make`, which runs them all)"
+            raise MissingStepError(fault if self.folder.is_dir() else f"{self.folder}: no run here: {fault}")
         return path
 
     def write_metrics(self, name: str, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,8 +82,7 @@ class Run:
 
     def read_metrics(self, name: str) -> dict[str, Any]:
         """metrics/NAME.json of this run."""
-        loaded: dict[str, Any] = json.loads(self.path("metrics", f"{name}.json").read_text(encoding="utf-8"))
-        return loaded
+        return read_json(self.path("metrics", f"{name}.json"))
 
     def write_table(self, table: "pd.DataFrame", *parts: str, note: Mapping[str, Any] | None = None) -> None:
         """Write ``table`` as parquet to :meth:`path` of ``parts``; see :func:`realm_lib.runs.files.write_table`."""
@@ -102,10 +110,7 @@ class Run:
     def manifest(self) -> dict[str, Any]:
         """manifest.json as it stands; empty before the first step."""
         path = self.path("manifest.json")
-        if not path.exists():
-            return {}
-        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return loaded
+        return read_json(path) if path.exists() else {}
 
     @contextmanager
     def step(self, name: str, params: Params) -> Iterator[None]:

@@ -7,7 +7,6 @@ reference's by four times that, and by two pairs that rank the other way.
 """
 
 import itertools
-import json
 import math
 import re
 from collections import defaultdict
@@ -18,7 +17,7 @@ from typing import Any
 
 from realm_lib.runs.files import write_json
 from realm_lib.runs.numbers import Leaf, read_leaves, to_scale, why_not_compared
-from realm_lib.runs.run import MissingStepError
+from realm_lib.runs.reading import MissingStepError, read_json
 
 FLIPPED = 2
 """Pairs that may rank the other way in every group, whether the measured runs happened to flip one or not."""
@@ -99,7 +98,7 @@ def read_spread(path: Path) -> Spread:
     """A spread as :func:`write_spread` wrote it; without a file that of a single run, in which nothing moved."""
     if not path.exists():
         return Spread()
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     kinds = {kind: KindSpread(**entry) for kind, entry in content["kinds"].items()}
     return Spread(content["runs"], kinds, content["texts"])
 

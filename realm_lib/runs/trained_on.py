@@ -1,11 +1,11 @@
 """The posts that a model was trained on or chosen by, as hashes in a file beside its weights, copied with them."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from realm_lib.config.base import ParamsError
 from realm_lib.runs.files import write_json
+from realm_lib.runs.reading import read_json
 from realm_lib.runs.run import MissingStepError, Run
 from realm_lib.runs.weights import TRAINED_ON, locate_model
 
@@ -33,13 +33,9 @@ def read_trained_on(folder: Path) -> frozenset[str] | None:
     Raises :class:`ParamsError` for a damaged file.
     """
     file = folder / TRAINED_ON
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        posts = content["posts"]
-    except FileNotFoundError:
+    if not file.exists():
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ParamsError(f"{file}: cannot be read: {error!r}: train the model again") from error
+    posts = read_json(file)["posts"]
     if not isinstance(posts, list) or not all(isinstance(post, str) for post in posts):
         raise ParamsError(f"{file}: posts must be a list of keys: train the model again")
     return frozenset(posts)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from realm_lib.config.text import read_yaml
 from realm_lib.runs.files import atomic_path
 from realm_lib.runs.numbers import Leaf, from_scale, read_leaves, to_scale, why_not_compared
-from realm_lib.runs.run import MissingStepError
+from realm_lib.runs.reading import MissingStepError, read_text
+from realm_lib.runs.run import Run
 from realm_lib.runs.spread import Spread, is_number, measure_spread, read_spread, words
 
 SPREAD = "spread.json"
@@ -73,8 +73,7 @@ def verify(run: Path, reference: Path, spread: Spread | None = None) -> Verifica
     or no metrics.
     """
     for folder in (run, reference):
-        if not (folder / "params.yaml").exists():
-            raise MissingStepError(f"{folder}: no run here (params.yaml is missing)")
+        Run.existing(folder)
     paths = sorted((reference / "metrics").glob("*.json"))
     if not paths:
         raise MissingStepError(f"{reference}: no metrics to compare with")
@@ -143,7 +142,8 @@ def _number(here: Leaf, reference: Leaf, spread: Spread) -> Row:
 
 
 def _params(folder: Path) -> dict[str, Any]:
-    content = _flat(yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8")))
+    path = folder / "params.yaml"
+    content = _flat(read_yaml(read_text(path), f"{path}:"))
     return {key: value for key, value in content.items() if key not in _OWN}
 
 

@@ -56,7 +56,8 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
     try:
         config = transformers.AutoConfig.from_pretrained(source, revision=revision)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    # The last two: transformers looks into whatever JSON it finds.
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise explain_failure(params, error) from error
     cut_special_tokens(tokenizer)
     _check_config(config, params)

@@ -77,7 +77,7 @@ def accuracy_by_domain(
     ax.axvline(0.5, **theme.DOTTED)
     theme.line_label(ax, 0.5, "chance")
     _accuracy_axis(ax, [0.5, *(end for _, entry in domains for name in names for end in entry[name]["ci"])])
-    theme.label_rows(ax, [f"{domain}  (n = {entry['pairs']:,})" for domain, entry in domains])
+    theme.label_rows(ax, [f"{theme.short(domain)}  (n = {entry['pairs']:,})" for domain, entry in domains])
     ax.set_ylim(-0.7, len(domains) - 0.3)
     theme.legend_below(ax, ax, columns=len(names))
     facts = theme.sizes(evaluation)
@@ -208,7 +208,7 @@ def signal_points(evaluation: "Evaluation", worth: Mapping[str, Mapping[str, Any
     _fit_to(ax, [0.0, *(end for _, entry in rows for end in entry["gained"]["ci"])], least_room=0.002)
     ax.xaxis.set_major_formatter(_POINTS)
     ax.set_xlabel("Accuracy lost without it (percentage points)")
-    theme.label_rows(ax, [name for name, _ in rows], fontsize=10)
+    theme.label_rows(ax, [theme.short(name) for name, _ in rows], fontsize=10)
     ax.set_ylim(-0.6, len(rows) - 0.4)
     theme.draw_title(ax, "What each feature adds, and what it cost", theme.sizes(evaluation), evaluation.simulated)
     return ax

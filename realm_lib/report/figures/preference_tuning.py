@@ -108,12 +108,13 @@ def win_rate_bars(metrics: Mapping[str, Any], *, judge: str | None = None, ax: A
             ax.plot(value, y, "o", color=colour, markerfacecolor=fill, markersize=8)
     ax.axvline(0.5, **theme.DOTTED)
     theme.line_label(ax, 0.5, "no better")
-    ax.set_yticks(range(len(names)), [policy_name(name) for name in names], color=theme.INK, fontsize=10)
+    ax.set_yticks(range(len(names)), [theme.short(policy_name(name)) for name in names], color=theme.INK, fontsize=10)
     ax.set_ylim(-0.6, len(names) - 0.4)
     ax.xaxis.set_major_formatter(theme.PERCENT)
     ax.set_xlabel("Wins over the start, ties half (hollow: at equal length)")
     ax.grid(visible=False, axis="y")
-    facts = [f"judge: {_JUDGES.get(judge, judge)}", theme.counted(metrics["prompts"], "prompt"), "95 % intervals"]
+    judged_by = f"judge: {_JUDGES.get(judge, theme.short(judge))}"
+    facts = [judged_by, theme.counted(metrics["prompts"], "prompt"), "95 % intervals"]
     theme.draw_title(ax, "How often a policy beats the start", facts, "gold" in metrics["policies"]["base"], above=True)
     return ax
 
@@ -154,7 +155,7 @@ def reward_against_kl(
         theme.draw_title(ax, "Reward and distance" if judge == "realm" else "Truth and distance", under,
                          "gold" in judges)  # fmt: skip
         names = [
-            Label((entry["kl"], entry[judge]["mean"]), policy_name(name), policy_colour(name))
+            Label((entry["kl"], entry[judge]["mean"]), theme.short(policy_name(name)), policy_colour(name))
             for name, entry in policies.items()
         ]
         label_points(ax, names, np.concatenate(drawn))

@@ -1,5 +1,6 @@
 """The look of every figure: colours and names of rewards, titles with their facts, axes, legends."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -70,8 +71,10 @@ def set_theme() -> None:
     """Set matplotlib's defaults to this project's look.
 
     The font is the one that matplotlib carries, and SVG text is drawn as outlines: a figure looks the same on every
-    machine, offline. The fixed hash salt gives the same figure the same bytes.
+    machine, offline. The fixed hash salt gives the same figure the same bytes. A dollar is a dollar: names of subsets,
+    signals and judges are not mathematics. Of a letter that the font lacks a box is drawn, without a warning for each.
     """
+    warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
     plt.rcParams.update(
         {
             "axes.axisbelow": True,
@@ -102,6 +105,7 @@ def set_theme() -> None:
             "svg.fonttype": "path",
             "svg.hashsalt": "realm",
             "text.color": INK,
+            "text.parse_math": False,
             "xtick.color": SOFT,
             "xtick.labelsize": 9,
             "ytick.color": SOFT,
@@ -159,8 +163,15 @@ def label_of(name: str, rewards: Iterable[str] = ()) -> str:
     if name in LABELS:
         return LABELS[name]
     if name.startswith(WITHOUT):
-        return f"REALM without {name.removeprefix(WITHOUT)}"
-    return f"{name} alone" if name in parts(rewards) else name
+        return f"REALM without {short(name.removeprefix(WITHOUT))}"
+    return f"{short(name)} alone" if name in parts(rewards) else short(name)
+
+
+def short(name: str, characters: int = 40) -> str:
+    """A user's name on one line, what cannot be printed left out; of a long one its beginning and its end."""
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
+    end = characters // 3
+    return line if len(line) <= characters else f"{line[: characters - end - 1].rstrip()}…{line[-end:].lstrip()}"
 
 
 def colour_of(name: str, rewards: Iterable[str] = ()) -> str:
@@ -174,7 +185,7 @@ def colour_of(name: str, rewards: Iterable[str] = ()) -> str:
 
 def axis_label(feature: str) -> str:
     """What stands at an axis of ``feature``; a signal's own name."""
-    return AXIS_LABELS.get(feature, feature)
+    return AXIS_LABELS.get(feature, short(feature))
 
 
 def legend_below(ax: Axes, lowest: Axes, columns: int) -> None:

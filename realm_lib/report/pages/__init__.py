@@ -7,6 +7,7 @@ from realm_lib.report.pages.notebooks import notebook_body
 from realm_lib.report.pages.pages import Page, notebook_label, write_page
 from realm_lib.report.pages.side_by_side import ComparisonOfRunsError, write_side_by_side
 from realm_lib.runs.files import write_text
+from realm_lib.runs.reading import read_text
 from realm_lib.runs.run import MissingStepError, Run
 
 __all__ = ["ComparisonOfRunsError", "write_report", "write_side_by_side"]
@@ -18,8 +19,10 @@ def write_report(run: Run) -> Path:
     """Render every executed notebook of ``run`` and reports/index.html, and return the index page's path.
 
     The folder reports/ needs nothing outside itself: parameters, manifest and metrics are copied into reports/files.
-    Raises :class:`MissingStepError` when the evaluation has not run: without it there is nothing to report.
+    Raises :class:`MissingStepError` where no run is, and when the evaluation has not run: without it there is
+    nothing to report.
     """
+    Run.existing(run.folder)
     if not run.path("metrics", "evaluation.json").exists():
         raise MissingStepError(f"{run.folder}: no evaluation to report; run `make` for this run first")
     notebooks = sorted(path for path in run.path("notebooks").glob("*.ipynb") if path.name.count(".") == 1)
@@ -45,5 +48,5 @@ def _copied_files(run: Run) -> list[str]:
     paths = [run.path(name) for name in _FILES] + sorted(run.path("metrics").glob("*.json"))
     copied = [path for path in paths if path.exists()]
     for path in copied:
-        write_text(run.path("reports", "files", path.name), path.read_text(encoding="utf-8"))
+        write_text(run.path("reports", "files", path.name), read_text(path))
     return [path.name for path in copied]

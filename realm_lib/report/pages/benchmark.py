@@ -27,7 +27,8 @@ from realm_lib.report.words import signals as words
 from realm_lib.report.words.evaluation import verdict
 from realm_lib.report.words.reading import pairs_judged
 from realm_lib.reward.realm_reward import RealmReward
-from realm_lib.runs.run import MissingStepError, Run, show_progress
+from realm_lib.runs.files import LONGEST_NAME
+from realm_lib.runs.run import Run, show_progress
 from realm_lib.runs.trained_on import posts_behind
 
 if TYPE_CHECKING:
@@ -53,13 +54,11 @@ def evaluate_file(
     Raises :class:`MissingStepError` for a run that is not trained, or was before models kept what they were trained on;
     :class:`PairsError` for a bad file and for one without a post that is new to the run.
     """
-    from realm_lib.report import figures
-
     path = Path(path)
     name = _safe_name(name or path.name)
-    if not run.path("params.yaml").exists():
-        raise MissingStepError(f"{run.folder}: no run here (params.yaml is missing)")
-    params = load_params(run.path("params.yaml"))
+    if len(f"evaluation_{name}.html") > LONGEST_NAME:
+        raise PairsError(f"{path}: too long a name for the outputs: give a shorter --name")
+    params = load_params(Run.existing(run.folder).path("params.yaml"))
     known = read_features(run, ("train", "validation"))
     reward = RealmReward.from_pretrained(run.folder)
     require_trained_on(run, reward.feature_models)
@@ -107,6 +106,8 @@ def evaluate_file(
     if unknown := [name for name, posts in trained_on.items() if posts is None and name in reward.models]:
         source["not_known"] = " and ".join(reward.models[name].partition("@")[0] for name in unknown)
     outside = outside_range(reward.combiner, features)
+    # Before the metrics are written: what cannot be drawn leaves none without a page.
+    drawn, tables = _figures(evaluation), _tables(evaluation, lengths)
     added = {"verdict": verdict(evaluation), "length_bias": lengths, "outside": outside, "source": source}
     metrics = run.write_metrics(f"evaluation_{name}", evaluation.to_dict() | added)
     run.write_table(evaluation.per_pair, "metrics", f"pairs_{name}.parquet")
@@ -114,11 +115,6 @@ def evaluate_file(
     if metrics["pairs"] < report.read:
         _log.warning("%s", judged)
 
-    figures.set_theme()
-    axes = [figures.accuracy_bars(evaluation), figures.difference_bars(evaluation)]
-    if len(metrics["by_domain"]) > 1:
-        axes.append(figures.accuracy_by_domain(evaluation))
-    axes.append(figures.accuracy_by_group(evaluation, "by_length_difference"))
     page = run.path("reports", f"evaluation_{name}.html")
     content = {
         "title": f"{path.name}: is the combined reward better?",
@@ -127,8 +123,8 @@ def evaluate_file(
         "simulated": evaluation.simulated,
         "trained_on_simulated": "gold_A" in known["train"],
         "pairs_judged": f"{judged} {words.outside(outside)}",
-        "figures": [_svg(ax) for ax in axes],
-        "tables": _tables(evaluation, lengths),
+        "figures": drawn,
+        "tables": tables,
         "footer": "Every number here can be recomputed from the run's metrics folder.",
     }
     pages = [Page("index.html", "Report"), Page(page.name, page.stem)]
@@ -159,6 +155,17 @@ def _tables(evaluation: Evaluation, lengths: dict[str, Any]) -> list[tuple[str, 
         shown = ["realm", *parts(evaluation.scales), "linear", "length"]
         tables.insert(2, ("By subset", evaluation.slice_table("by_domain", shown)))
     return [(title, Markup(table.to_html(index=False, border=0))) for title, table in tables]
+
+
+def _figures(evaluation: Evaluation) -> list[str]:
+    from realm_lib.report import figures
+
+    figures.set_theme()
+    axes = [figures.accuracy_bars(evaluation), figures.difference_bars(evaluation)]
+    if len(evaluation.metrics["by_domain"]) > 1:
+        axes.append(figures.accuracy_by_domain(evaluation))
+    axes.append(figures.accuracy_by_group(evaluation, "by_length_difference"))
+    return [_svg(ax) for ax in axes]
 
 
 def _svg(ax: Any) -> str:

@@ -6,8 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from realm_lib.config.profile import load_params
 from realm_lib.data.chats import readable
 from realm_lib.evaluation.per_pair import wrong_pairs
@@ -17,6 +15,8 @@ from realm_lib.report.pages.pictures import picture
 from realm_lib.report.pages.policies import policies_content, samples
 from realm_lib.report.words.evaluation import captions, questions_answered, two_sentences
 from realm_lib.report.words.numbers import counted, in_words, interval, percent
+from realm_lib.runs.notebooks import read_notebook
+from realm_lib.runs.reading import read_table, read_text
 from realm_lib.runs.run import MissingStepError, Run
 
 _SHOWN_ERRORS = 2
@@ -50,7 +50,7 @@ def index_content(run: Run, notebooks: Sequence[Path], files: Sequence[str]) -> 
         "failed": failed_steps(manifest.get("steps", {})),
         "facts": run_facts(run, manifest),
         "files": files,
-        "params": run.path("params.yaml").read_text(encoding="utf-8"),
+        "params": read_text(run.path("params.yaml")),
         "packages": "\n".join(f"{name}=={version}" for name, version in manifest.get("packages", {}).items()),
     }
 
@@ -149,13 +149,11 @@ def _difference_row(name: str, entry: Mapping[str, Any], rewards: Iterable[str])
 
 def _surest_errors(run: Run) -> list[dict[str, Any]]:
     """The test pairs that the combined reward is surest of and wrong about, one a post."""
-    import pandas as pd
-
     judged, texts = run.path("metrics", "pairs.parquet"), run.path("features", "test.parquet")
     if not (judged.exists() and texts.exists()):
         return []
     try:
-        wrong = wrong_pairs(pd.read_parquet(judged), pd.read_parquet(texts), "realm")
+        wrong = wrong_pairs(read_table(judged), read_table(texts), "realm")
     except EvaluationError as error:
         raise MissingStepError(f"{judged}: {error}; run 03_evaluation again") from error
     return [
@@ -173,7 +171,7 @@ def _surest_errors(run: Run) -> list[dict[str, Any]]:
 def _notebook_row(path: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
     step = manifest.get("steps", {}).get(path.stem, {})
     seconds = step.get("seconds")
-    opening = nbformat.read(path, as_version=4).cells[:1]
+    opening = read_notebook(path).cells[:1]
     question = re.search(r"\*\*Question\.\*\* (.+)", opening[0].source) if opening else None
     return {
         "name": notebook_label(path.stem),

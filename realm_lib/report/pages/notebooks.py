@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from realm_lib.report.pages.pages import TEMPLATES
 from realm_lib.report.pages.pictures import describe, picture
+from realm_lib.runs.notebooks import read_notebook
 from realm_lib.runs.run import Run
 
 if TYPE_CHECKING:
@@ -23,11 +24,10 @@ def notebook_body(path: Path, run: Run, pages: Collection[str]) -> "Markup":
     A link to another notebook leads to its page where ``pages`` (stems) has it, and is plain text elsewhere, as is a
     link to one of the project's own pages (README.md): a report may be read far from the project.
     """
-    import nbformat
     from markupsafe import Markup
     from nbconvert import HTMLExporter
 
-    notebook = nbformat.read(path, as_version=4)
+    notebook = read_notebook(path)
     heading = "the notebook"
     for cell in notebook.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):

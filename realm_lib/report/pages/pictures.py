@@ -4,6 +4,7 @@ import base64
 import re
 from typing import TYPE_CHECKING
 
+from realm_lib.runs.reading import read_text
 from realm_lib.runs.run import Run
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def picture(run: Run, name: str) -> "Markup":
     """figures/NAME.svg as an element that holds it in light and in dark colours."""
     from markupsafe import Markup
 
-    svg = run.path("figures", f"{name}.svg").read_text(encoding="utf-8")
+    svg = read_text(run.path("figures", f"{name}.svg"))
     width = re.search(r'<svg[^>]*\bwidth="([\d.]+)pt"', svg)
     # Points to CSS pixels; a figure is never drawn larger than it was made.
     size = f' width="{float(width[1]) * 4 / 3:.0f}"' if width else ""

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 from realm_lib.data.chats import readable
 from realm_lib.report.words.numbers import between, counted, measured, with_interval
 from realm_lib.report.words.policies import at_equal_length, captions, distance, policy_name, verdict
+from realm_lib.runs.reading import read_table
 from realm_lib.runs.run import Run
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 _SHOWN_PROMPTS = 3
+_ANSWERS = ("row", "picked", "prompt", "policy", "answer", "realm")
 
 
 def read_policies(run: Run) -> dict[str, Any] | None:
@@ -62,12 +64,10 @@ def training_rows(run: Run) -> list[dict[str, str]]:
 
 def samples(run: Run) -> list[dict[str, Any]]:
     """The first held-out prompts with every policy's answer and its scores; none where notebook 06 has not run."""
-    import pandas as pd
-
     path = run.path("metrics", "policy_answers.parquet")
     if not path.exists():
         return []
-    answers = pd.read_parquet(path)
+    answers = read_table(path, _ANSWERS)
     shown = answers[answers["picked"]].sort_values("row", kind="stable")
     return [
         {

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from realm_lib.config.text import read_yaml
 from realm_lib.evaluation.parts import parts
 from realm_lib.report.pages.index import failed_steps, rewards_compared, seconds_in_all
 from realm_lib.report.pages.pages import Page, write_page
@@ -14,7 +13,9 @@ from realm_lib.report.pages.policies import read_policies, training_rows
 from realm_lib.report.words.evaluation import runs_compared
 from realm_lib.report.words.numbers import counted, in_words, points, with_interval
 from realm_lib.report.words.policies import policy_name
-from realm_lib.runs.run import Run
+from realm_lib.runs.files import LONGEST_NAME
+from realm_lib.runs.reading import read_text
+from realm_lib.runs.run import MissingStepError, Run
 
 
 class ComparisonOfRunsError(ValueError):
@@ -37,6 +38,8 @@ def write_side_by_side(runs: Sequence[Run], output: Path | None = None) -> Path:
             raise ComparisonOfRunsError(f"{run.folder} is named twice")
     names = _names(runs)
     path = output or runs[0].path("reports", f"side_by_side_{'_'.join(names[1:])}.html")
+    if len(path.name) > LONGEST_NAME:
+        raise ComparisonOfRunsError(f"{len(runs)} names are too long for the name of a file: give --output")
     pages = [Page(path.name, "Side by side")] + [
         Page(Path(os.path.relpath(report, path.resolve().parent)).as_posix(), name)
         for run, name in zip(runs, names, strict=True)
@@ -57,8 +60,10 @@ def write_side_by_side(runs: Sequence[Run], output: Path | None = None) -> Path:
 
 
 def _need_finished(run: Run) -> None:
-    if not run.path("params.yaml").exists():
-        raise ComparisonOfRunsError(f"{run.folder}: no run here (params.yaml is missing)")
+    try:
+        Run.existing(run.folder)
+    except MissingStepError as error:
+        raise ComparisonOfRunsError(str(error)) from None
     if run.path("metrics", "evaluation.json").exists():
         return
     steps = run.manifest.get("steps", {})
@@ -78,7 +83,8 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 def _parameters(runs: Sequence[Run]) -> dict[str, list[str]]:
     """The parameters in which the runs differ, a value a run; the run's own name is none of them."""
-    flat = [_flat(yaml.safe_load(run.path("params.yaml").read_text(encoding="utf-8"))) for run in runs]
+    paths = [run.path("params.yaml") for run in runs]
+    flat = [_flat(read_yaml(read_text(path), f"{path}:")) for path in paths]
     keys = dict.fromkeys(key for values in flat for key in values)
     different = {key: [values.get(key, "(not there)") for values in flat] for key in keys}
     return {key: values for key, values in different.items() if len(set(values)) > 1 and key != "run.name"}

@@ -43,7 +43,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """The configuration of a combiner that this version can load; raises :class:`CombinerError` for any other."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CombinerError(f"{path}: cannot be read: {error}") from error
     if not isinstance(config, dict) or config.get("model_type") != MODEL_TYPE:
         raise CombinerError(f"{path}: not the configuration of a REALM combiner")
