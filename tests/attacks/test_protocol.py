@@ -252,7 +252,7 @@ def test_a_text_takes_no_square_of_its_length(name: str) -> None:
 
 
 def test_other_requests_are_answered_while_long_texts_are_split(app: ASGIApp) -> None:
-    body = json.dumps({"messages": ["\n\nHuman: a\n\nAssistant: b" * 4000] * 12 + ["x"]}).encode()
+    body = json.dumps({"messages": ["\n\nHuman: a\n\nAssistant: b" * 4000] * 6 + ["x"]}).encode()
 
     async def main() -> tuple[int, int]:
         asked = asyncio.create_task(ask(app, "POST", "/v1/score/evaluation", body))
@@ -400,21 +400,21 @@ from realm_lib.inference.server import Limits
 from realm_lib.inference.server.running import fit_files
 soft, hard = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-limits = fit_files(Limits())
+limits = fit_files(Limits(connections=100, requests=25))
 print(limits.connections, limits.requests, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """
 
 
 @pytest.mark.parametrize(
     ("soft", "hard", "fitted"),
-    [(300, 456, "100 50 456"), (300, 5000, "2048 1024 4352"), (4400, 5000, "2048 1024 4400")],
+    [(300, 356, "50 12 356"), (300, 500, "100 25 456"), (480, 500, "100 25 480")],
     ids=["few", "raised", "enough"],
 )
 def test_connections_are_no_more_than_files_may_be_open(soft: int, hard: int, fitted: str) -> None:
     command = [sys.executable, "-c", FITTED, str(soft), str(hard)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout.strip() == fitted
-    assert ("100 connections at once instead of 2048" in done.stderr) == (hard == 456)
+    assert ("50 connections at once instead of 100" in done.stderr) == (hard == 356)
 
 
 # Headers

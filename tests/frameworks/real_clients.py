@@ -122,7 +122,8 @@ def verl(run: Path, tokenizer: Any, folder: Path) -> list[float]:
                 },
             )
             answer = await manager.run_single(data)
-            assert set(answer["reward_extra_info"]) == {"score", "realm_score", "realm_similarity", "realm_spread"}
+            named = {"realm_score", "realm_similarity", "realm_spread", "realm_outside"}
+            assert set(answer["reward_extra_info"]) == {"score", *named}
             found.append(float(answer["reward_score"]))
         return found
 

@@ -7,6 +7,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from realm_lib.inference.server.faults import describe_fault
 from realm_lib.inference.server.limits import Limits
@@ -216,5 +217,10 @@ def _cost(pair: Pair) -> int:
 
 
 def _digest(pair: Pair) -> bytes:
-    prompt, response = (text.encode("utf-8", "surrogatepass") for text in pair)
-    return hashlib.sha256(b"%d:%b%b" % (len(prompt), prompt, response)).digest()
+    prompt, response = pair
+    return hashlib.sha256(_digest_of_prompt(prompt) + response.encode("utf-8", "surrogatepass")).digest()
+
+
+@lru_cache(maxsize=8)  # that of 256 responses is often one, and may be long: the event loop waits for this
+def _digest_of_prompt(prompt: str) -> bytes:
+    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest()

@@ -29,7 +29,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, in the place of the one that has been silent for longest where there are too many."""
-        transport.max_size = _PIECE  # type: ignore[attr-defined]
+        if hasattr(transport, "max_size"):  # asyncio's own
+            transport.max_size = _PIECE
         super().connection_made(transport)
         self._wait(self.limits.head)
         if len(self.connections) > self.limits.connections:

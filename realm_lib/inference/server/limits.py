@@ -42,8 +42,9 @@ class Limits:
     gives up after 180."""
     requests: int = 1024
     """Most requests under way at once (503); those for the server's state are not counted."""
-    connections: int = 2048
-    """Most connections at once: for one more, the one that has sent no request for longest is closed."""
+    connections: int = 4096
+    """Most connections at once: for one more, the one that has sent no request for longest is closed. More than twice
+    ``requests``, so that there is always one for who asks for the server's state."""
     head: float = 20.0
     """Seconds for the head of a request to arrive whole, and for an answer to be taken; then it is closed."""
     stop: float = 8.0

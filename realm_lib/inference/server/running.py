@@ -99,7 +99,7 @@ def fit_files(limits: Limits) -> Limits:
     logging.getLogger("realm_lib.inference.server").warning(
         "%d files may be open: %d connections at once instead of %d (ulimit -Hn)", soft, most, limits.connections
     )
-    return replace(limits, connections=most, requests=min(limits.requests, (most + 1) // 2))
+    return replace(limits, connections=most, requests=min(limits.requests, max(1, most // 4)))
 
 
 def _token(host: str) -> Secret | None:

@@ -7,7 +7,8 @@ from typing import Any, NoReturn
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 
-_DIGITS = 40
+_DIGITS = 400
+"""Of the longest integer; to read one takes the square of them, and no form has any but what it passes over."""
 
 
 class _StrictRequest(Request):
@@ -67,7 +68,7 @@ def _separators(body: bytes) -> int:
 
 
 def _short_integer(digits: str) -> int:
-    """No form has a number, and to read one takes the square of its digits."""
+    """What Python's parser makes of one, with fewer digits than it takes."""
     if len(digits) > _DIGITS:
         raise ValueError
     return int(digits)
