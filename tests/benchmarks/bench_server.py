@@ -1,12 +1,15 @@
 """Load on ``realm serve``: every answer checked, gathered requests against one at a time, and overload.
 
-Run with ``python tests/benchmarks/bench_server.py outputs/demo [requests]``, after ``make``. 64 clients ask as OpenRLHF
-does, a response a request. Two loads: a rollout, eight responses to each post, all different; and a data set, the two
+Run with ``python tests/benchmarks/bench_server.py outputs/demo``, after ``make``; ``--before FOLDER`` measures another
+working tree's server beside it. The table is that of docs/measurements.md. 64 clients ask as OpenRLHF does, a response
+a request. Two loads: a rollout, eight responses to each post, all different; and a data set, the two
 responses of pair after pair, a response standing in several pairs as in SHP. Two servers share the machine: ours, and
 one that gets one request after the other from one client and keeps nothing (the same code, batches of one); they take
 turns, round by round, the slow one with the first quarter of each round's requests. The clients run on the same cores.
+Then a lone client asks for one response after the other, beside one that sends lists of 256 long ones without a pause.
 """
 
+import argparse
 import asyncio
 import json
 import random
@@ -16,6 +19,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from http.client import HTTPConnection
 from itertools import islice
 from pathlib import Path
@@ -31,6 +35,9 @@ from realm_lib.data.simulator import simulate_pairs, simulate_posts  # noqa: E40
 CLIENTS = 64
 ROUNDS = 8
 TOLERANCE = 1e-4
+LONG, LONE = 256, 24
+"""Responses in a list of long ones; requests of the client that asks beside it."""
+SLOW = "one at a time"
 
 Pair = tuple[str, str]
 
@@ -103,28 +110,63 @@ def memory(url: str) -> float:
     return next(float(line.split()[1]) for line in lines if line.startswith("process_resident")) / 2**20
 
 
-def take_turns(servers: dict[str, str], pairs: Sequence[Pair], wanted: dict[Pair, float]) -> int:
-    """Print what each server reached and the ratios; how many answers were wrong."""
+def long_texts(number: int) -> list[Pair]:
+    """Posts with six responses as one, of 1,500 characters: close to the most that the demo's model reads."""
+    chance = random.Random(1)
+    posts = list(islice(simulate_posts(seed=7, split="test"), 64))
+    responses = [comment.text for post in posts for comment in post.comments]
+    return [(chance.choice(posts).text, " ".join(chance.sample(responses, 6))[:1500]) for _ in range(number)]
+
+
+def beside_long_ones(url: str) -> list[float]:
+    """Seconds of each request of a lone client."""
+    over = threading.Event()
+    sent: list[int] = []
+
+    def flood(_: int) -> None:
+        with httpx.Client(timeout=600) as http:
+            while not over.is_set():
+                prompts, responses = zip(*long_texts(LONG), strict=True)
+                new = [f"{len(sent)} {text}" for text in responses]
+                sent.append(http.post(f"{url}/predict", json={"prompt": list(prompts), "response": new}).status_code)
+
+    took = []
+    with ThreadPoolExecutor(1) as pool, httpx.Client(timeout=600) as http:
+        flooding = pool.submit(flood, 0)
+        time.sleep(1)
+        for number in range(LONE):
+            start = time.perf_counter()
+            body = {"prompt": "Why does bread rise?", "response": f"Yeast makes gas, {number}."}
+            http.post(f"{url}/predict", json=body).raise_for_status()
+            took.append(time.perf_counter() - start)
+        over.set()
+        flooding.result()
+    assert set(sent) == {200}, sent
+    return took
+
+
+def percentile_99(each: Sequence[float]) -> float:
+    return statistics.quantiles(each, n=100, method="inclusive")[98]
+
+
+def take_turns(load: str, servers: dict[str, str], pairs: Sequence[Pair], wanted: dict[Pair, float]) -> int:
+    """Print what each server reached, in rows of a table; how many answers were wrong."""
     seconds = dict.fromkeys(servers, 0.0)
     latencies: dict[str, list[float]] = {name: [] for name in servers}
-    ratios, wrong = [], 0
+    wrong = 0
     for number in range(ROUNDS):
         some = pairs[number * len(pairs) // ROUNDS : (number + 1) * len(pairs) // ROUNDS]
-        took = {}
         for name, url in servers.items():
-            share, clients = (some, CLIENTS) if name == "gathered" else (some[: len(some) // 4], 1)
+            share, clients = (some, CLIENTS) if name != SLOW else (some[: len(some) // 4], 1)
             spent, each, bad = ask_all(url, share, wanted, clients)
-            took[name] = spent / len(share)
             seconds[name] += spent
             latencies[name] += each
             wrong += bad
-        ratios.append(took["one at a time"] / took["gathered"])
+    rates = {name: len(each) / seconds[name] for name, each in latencies.items()}
     for name, each in latencies.items():
-        p50, p99 = statistics.median(each), statistics.quantiles(each, n=100)[98]
-        rate = len(each) / seconds[name]
-        print(f"  {name:14} {len(each)} requests: {rate:6.1f} a second, median {p50:.2f} s, p99 {p99:.2f} s")
-    slow, fast = (seconds[name] / len(latencies[name]) for name in ("one at a time", "gathered"))
-    print(f"  ratio {slow / fast:.2f}; by round {' '.join(f'{ratio:.2f}' for ratio in ratios)}; wrong answers: {wrong}")
+        print(
+            f"| {load} | {name} | {rates[name]:.0f} | {percentile_99(each):.1f} s | {rates[name] / rates[SLOW]:.1f} |"
+        )
     return wrong
 
 
@@ -134,21 +176,35 @@ def main() -> int:
 
     from realm_lib import RealmReward
 
-    run = Path(sys.argv[1] if len(sys.argv) > 1 else "outputs/demo").resolve()
-    number = int(sys.argv[2]) if len(sys.argv) > 2 else 2000
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", nargs="?", default="outputs/demo")
+    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--before", type=Path, help="another working tree")
+    options = parser.parse_args()
+    run, number = Path(options.run).resolve(), options.requests
     loads = {"a rollout": rollout(number), "a data set": data_set(number)}
     warming = [(post, "Thank you.") for post, _ in loads["a rollout"][:64:8]]
     distinct = list(dict.fromkeys([*warming, *(pair for pairs in loads.values() for pair in pairs)]))
     expected = RealmReward.from_pretrained(run)([post for post, _ in distinct], [response for _, response in distinct])
     wanted = dict(zip(distinct, expected, strict=True))
     wrong = 0
-    with ServerProcess(run) as ours, ServerProcess(run, limits="batch=1, wait=0.0, remembered=0") as single:
-        servers = {"gathered": ours.wait_ready().url, "one at a time": single.wait_ready().url}
+    with ExitStack() as stack:
+        processes = {"gathered": ServerProcess(run), SLOW: ServerProcess(run, limits="batch=1, wait=0.0, remembered=0")}
+        if options.before:
+            processes["before"] = ServerProcess(run, PYTHONPATH=str(options.before.resolve()))
+        servers = {name: stack.enter_context(process).wait_ready().url for name, process in processes.items()}
         for url in servers.values():
             ask_all(url, warming, wanted)
+        print("| load | server | responses a second | p99 | times as many as one by one |")
+        print("| --- | --- | --- | --- | --- |")
         for name, pairs in loads.items():
-            print(f"{name}: {len(pairs)} requests, {len(set(pairs))} different, {CLIENTS} clients")
-            wrong += take_turns(servers, pairs, wanted)
+            wrong += take_turns(f"{name}, {len(set(pairs))} of {len(pairs)} differ", servers, pairs, wanted)
+        for name, url in servers.items():
+            if name != SLOW:
+                took = beside_long_ones(url)
+                print(
+                    f"| one beside {LONG} long ones | {name} | {LONE / sum(took):.1f} | {percentile_99(took):.1f} s | |"
+                )
     pairs = loads["a rollout"]
     with ServerProcess(run, limits="queue=64") as small:
         url = small.wait_ready().url

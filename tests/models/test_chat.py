@@ -1,12 +1,15 @@
 """Chats to tokens: which tokens are of what was said, and which texts are refused."""
 
+import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realm_lib.models.reward_models import LongResponseError, ScorerError
+from realm_lib.models.reward_models import LongResponseError
 from realm_lib.models.reward_models.chat import ChatEncoder, content_tokens
 
 WORDS = st.lists(st.text("ab \u00e9\U0001f600", max_size=6), min_size=1, max_size=5)
@@ -32,7 +35,7 @@ def test_tokens_of_a_turn_are_those_that_end_within_it(contents: list[str], cuts
     text = "".join(f"<{content}>" for content in contents)
     edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     # A letter of several bytes is as many tokens, each with the place of the whole letter.
-    offsets = [place for place in zip(edges[:-1], edges[1:], strict=True) for _ in range(repeats)]
+    offsets = [place for place in pairwise(edges) for _ in range(repeats)]
     assert content_tokens(turns, text, offsets) == within(turns, text, offsets)
 
 
@@ -43,10 +46,8 @@ def test_each_refusal_is_the_one_that_it_has_alone(tiny_tokenizer: Any) -> None:
     refused = encoder.refused(prompts, responses)
     assert sorted(refused) == [1, 3]
     for place, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        try:
-            encoder.encode([prompt], [response])
-        except ScorerError as error:
-            assert str(refused[place]) == str(error)
-            assert isinstance(refused[place], LongResponseError)
+        if place in refused:
+            with pytest.raises(LongResponseError, match=f"^{re.escape(str(refused[place]))}$"):
+                encoder.encode([prompt], [response])
         else:
-            assert place not in refused
+            encoder.encode([prompt], [response])

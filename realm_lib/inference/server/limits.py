@@ -30,7 +30,7 @@ class Limits:
     """Most responses that wait for an answer (429); twice as many with those of clients of whom nothing else waits."""
     batch: int = 64
     """Most distinct responses computed together."""
-    batch_characters: int = 100_000
+    batch_characters: int = 40_000
     """About how many characters are computed together, in texts that differ: half of them by turns, half by age, each
     half one text at least."""
     remembered: int = 16_384
