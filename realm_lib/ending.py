@@ -45,6 +45,8 @@ def _told(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, MemoryError):
         return "memory ran out: take fewer rows or a smaller batch at once, or end other programs"
+    if type(error) is RuntimeError and str(error).startswith("Symlink loop from"):  # pathlib's ELOOP, before 3.13
+        return f"{error}: take the link away"
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         name = error.filename2 or error.filename
         return f"{os.fsdecode(name)}: {error.strerror}" if isinstance(name, (str, bytes)) else error.strerror

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -137,19 +138,27 @@ def test_a_mistyped_command_is_a_usage_error() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_ours_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     """A message without its place would hide a defect of the library."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     @cli.app.command(name="divide")
     def divide() -> None:
         raise ValueError("ours")
 
     try:
-        monkeypatch.setattr(sys, "argv", ["realm", "divide"])
-        with pytest.raises(ValueError, match="ours"):
-            cli.main()
+        assert realm(monkeypatch, "divide") == 70
     finally:
         cli.app.registered_commands.pop()
+    (kept,) = tmp_path.glob("realm-fault-*.txt")
+    said = capsys.readouterr().err
+    assert "ValueError in test_cli.py" in said
+    assert "https://" in said
+    assert str(kept) in said
+    assert "in divide\n" in kept.read_text()
+    assert "ValueError: ours" in kept.read_text()
 
 
 @pytest.mark.slow

@@ -77,6 +77,8 @@ class Leaf:
 def read_leaves(path: Path) -> dict[str, Leaf]:
     """The leaves of a metrics file by ``FILE: dotted.path``."""
     content = read_json(path)
+    if not content:
+        return {}
     names = _names(content) - _APART
     leaves = {}
     for key, value, pairs in _walk(content, (), _validation_pairs(path)):

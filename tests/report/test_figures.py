@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -453,3 +454,19 @@ def test_reliability_shows_the_bare_differences_before_and_after_the_factor():
         np.testing.assert_allclose(line.get_xdata(), evaluation.reliability("realm", scale=scale)["predicted"])
     assert before.get_xdata().max() > after.get_xdata().max()
     assert ax.child_axes[0].get_xlabel() == "Probability of its preferred response"
+
+
+def test_a_name_is_drawn_as_it_is_and_short():
+    """A dollar sign begins mathematics for matplotlib, which fails on what is none."""
+    features = make_features(False)
+    names = ["$x_{$", "a$b", "\\frac", "<script>", "y" * 2000, "two\nlines", "面包 🍞"]
+    features["domain"] = [names[post % len(names)] for post in features["post_id"]]
+    rewards = dict.fromkeys(("realm", "reward_model"), features[["score_A", "score_B"]].to_numpy())
+    evaluation = evaluate_rewards(features, rewards, scales=dict.fromkeys(rewards, 1.0), resamples=20)
+    ax = figures.accuracy_by_domain(evaluation)
+    shown = [label.get_text().partition("  (")[0] for label in ax.get_yticklabels()]
+    assert set(shown) == {"$x_{$", "a$b", "\\frac", "<script>", "y" * 26 + "…" + "y" * 13, "two lines", "面包 🍞"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures.set_theme()
+        ax.figure.savefig(io.BytesIO(), format="svg")

@@ -353,7 +353,7 @@ def test_without_its_reward_model_the_notebook_to_run_is_named(run: Path) -> Non
             r"(?s)reward\.json: .*speed: unknown key",
         ),
         ("{}", "reward_model and embedding"),
-        ("[]", "reward_model and embedding"),
+        ("[]", "holds a list, where a JSON object is meant"),
     ],
 )
 def test_a_damaged_description_is_one_clear_error(run: Path, text: str, message: str) -> None:

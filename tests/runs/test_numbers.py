@@ -115,3 +115,8 @@ def test_p_values_are_standard_scores() -> None:
     assert to_scale("a.p_value", 1.0) == 0.0
     assert from_scale("a.p_value", -0.5) == 1.0
     assert math.isfinite(to_scale("a.temperature", 0.0))
+
+
+def test_a_file_without_numbers_has_no_leaves(tmp_path: Path) -> None:
+    (tmp_path / "evaluation.json").write_text("{}", encoding="utf-8")
+    assert read_leaves(tmp_path / "evaluation.json") == {}
