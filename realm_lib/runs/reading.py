@@ -39,19 +39,21 @@ class MissingStepError(FileNotFoundError):
 class DamagedFileError(ParamsError):
     """A file of a run that cannot be read or lacks what it should hold; the message says how it is written again."""
 
+    def __init__(self, path: Path, fault: str) -> None:
+        self.fault = f"{path}: {fault}"
+        """The message without what is to be done."""
+        super().__init__(f"{self.fault}: remove it, and {_again(path, 'again')}")
+
 
 def read_text(path: Path) -> str:
     """The text of a file of a run. Raises :class:`MissingStepError` and :class:`DamagedFileError`, as all here do."""
-    if not path.exists():
-        raise MissingStepError(f"{path} is missing: {_again(path, 'first')}")
-    if not path.is_file():
-        raise damaged(path, "is not a file")
+    _need_file(path)
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise damaged(path, f"cannot be read: {error.strerror}") from error
+        raise DamagedFileError(path, f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise damaged(path, f"cannot be read: not UTF-8 at byte {error.start}") from error
+        raise DamagedFileError(path, f"cannot be read: not UTF-8 at byte {error.start}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -59,15 +61,15 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(read_text(path), object_hook=partial(_Object, path))
     except json.JSONDecodeError as error:
-        raise damaged(path, f"not JSON: {error.msg} in line {error.lineno}") from error
+        raise DamagedFileError(path, f"not JSON: {error.msg} in line {error.lineno}") from error
     except RecursionError:
-        raise damaged(path, "not JSON that can be read: nested too deep") from None
+        raise DamagedFileError(path, "not JSON that can be read: nested too deep") from None
     except DamagedFileError:
         raise
     except ValueError as error:
-        raise damaged(path, "holds a number with too many digits") from error
+        raise DamagedFileError(path, "holds a number with too many digits") from error
     if not isinstance(content, dict):
-        raise damaged(path, f"holds a {type(content).__name__}, where a JSON object is meant")
+        raise DamagedFileError(path, f"holds a {type(content).__name__}, where a JSON object is meant")
     return content
 
 
@@ -76,14 +78,13 @@ def read_table(path: Path, needs: Collection[str] = ()) -> "pd.DataFrame":
     import pandas as pd
     import pyarrow as pa
 
-    if not path.exists():
-        raise MissingStepError(f"{path} is missing: {_again(path, 'first')}")
+    _need_file(path)
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise damaged(path, f"not a parquet file that can be read: {_first_line(error)}") from error
+        raise DamagedFileError(path, f"not a parquet file that can be read: {_first_line(error)}") from error
     if missing := [name for name in needs if name not in table]:
-        raise damaged(path, f"has no column {missing[0]}")
+        raise DamagedFileError(path, f"has no column {missing[0]}")
     return table
 
 
@@ -96,13 +97,8 @@ def read_note(path: Path) -> dict[str, Any] | None:
         note = (pq.read_schema(path).metadata or {}).get(NOTE)
         content: dict[str, Any] | None = None if note is None else json.loads(note)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise damaged(path, f"not a parquet file that can be read: {_first_line(error)}") from error
+        raise DamagedFileError(path, f"not a parquet file that can be read: {_first_line(error)}") from error
     return content
-
-
-def damaged(path: Path, fault: str) -> DamagedFileError:
-    """The error for a file of a run that is not what a notebook wrote."""
-    return DamagedFileError(f"{path}: {fault}: remove it, and {_again(path, 'again')}")
 
 
 class _Object(dict[str, Any]):
@@ -113,7 +109,14 @@ class _Object(dict[str, Any]):
         self._path = path
 
     def __missing__(self, key: str) -> Any:
-        raise damaged(self._path, f"holds no {key!r}, as of another version")
+        raise DamagedFileError(self._path, f"holds no {key!r}, as of another version")
+
+
+def _need_file(path: Path) -> None:
+    if not path.exists():
+        raise MissingStepError(f"{path} is missing: {_again(path, 'first')}")
+    if not path.is_file():
+        raise DamagedFileError(path, "is not a file")
 
 
 def _again(path: Path, when: str) -> str:

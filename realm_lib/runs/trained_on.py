@@ -5,7 +5,7 @@ from pathlib import Path
 
 from realm_lib.config.base import ParamsError
 from realm_lib.runs.files import write_json
-from realm_lib.runs.reading import read_json
+from realm_lib.runs.reading import DamagedFileError, read_json
 from realm_lib.runs.run import MissingStepError, Run
 from realm_lib.runs.weights import TRAINED_ON, locate_model
 
@@ -35,7 +35,10 @@ def read_trained_on(folder: Path) -> frozenset[str] | None:
     file = folder / TRAINED_ON
     if not file.exists():
         return None
-    posts = read_json(file)["posts"]
+    try:
+        posts = read_json(file)["posts"]
+    except DamagedFileError as error:  # removed, it would say that the model's posts are not known
+        raise ParamsError(f"{error.fault}: train the model again") from error
     if not isinstance(posts, list) or not all(isinstance(post, str) for post in posts):
         raise ParamsError(f"{file}: posts must be a list of keys: train the model again")
     return frozenset(posts)

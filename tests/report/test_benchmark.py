@@ -124,6 +124,21 @@ def test_a_file_is_judged_by_the_runs_own_reward(run: Run, tmp_path: Path) -> No
     assert not soup.find_all("script")
 
 
+def test_subsets_of_any_name_are_drawn_and_metrics_have_their_page(run: Run, tmp_path: Path) -> None:
+    names = ["$x_{$", "<script>alert(1)</script>", "y" * 2000, "two\nlines"]
+    rows = [row | {"subset": names[number % 4]} for number, row in enumerate(plain_rows())]
+    _, page = evaluate_file(run, write_rows(tmp_path / "dollars.jsonl", rows), resamples=20)
+    assert set(run.read_metrics("evaluation_dollars")["by_domain"]) == set(names)
+    assert "$x_{$" in page.read_text(encoding="utf-8")
+    assert "<script>alert" not in page.read_text(encoding="utf-8")
+
+
+def test_a_name_that_is_too_long_for_a_file_is_refused_before_the_work(run: Run, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "long.jsonl", plain_rows())
+    with pytest.raises(PairsError, match=r"long\.jsonl: too long a name for the outputs: give a shorter --name"):
+        evaluate_file(run, path, name="n" * 300)
+
+
 def test_the_page_tells_of_annotators_and_ids(run: Run, tmp_path: Path) -> None:
     rows = [row | {"post_id": number} for number, row in enumerate(plain_rows())]
     other = {"prompt": rows[0]["prompt"].upper(), "chosen": rows[0]["rejected"], "rejected": rows[0]["chosen"]}
