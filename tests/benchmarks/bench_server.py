@@ -1,11 +1,12 @@
 """Load on ``realm serve``: every answer checked, gathered requests against one at a time, and overload.
 
 Run with ``python tests/benchmarks/bench_server.py outputs/demo``, after ``make``; ``--before FOLDER`` measures another
-working tree's server, on its own outputs/demo, beside it. The table is that of docs/measurements.md. 64 clients ask as OpenRLHF does, a response
-a request. Two loads: a rollout, eight responses to each post, all different; and a data set, the two
-responses of pair after pair, a response standing in several pairs as in SHP. Two servers share the machine: ours, and
-one that gets one request after the other from one client and keeps nothing (the same code, batches of one); they take
-turns, round by round, the slow one with the first quarter of each round's requests. The clients run on the same cores.
+working tree's server, on its own outputs/demo, beside it. The table is that of docs/measurements.md. 64 clients ask as
+OpenRLHF does, a response a request. Two loads: a rollout, eight responses to each post, all different; and a data set,
+the two responses of pair after pair, a response standing in several pairs as in SHP. Two servers share the machine:
+ours, and one that gets one request after the other from one client and keeps nothing (the same code, batches of one);
+they take turns, round by round, the slow one with the first quarter of each round's requests. The clients run on the
+same cores.
 Then a lone client asks for one response after the other, beside one that sends lists of 256 long ones without a pause.
 """
 
