@@ -65,9 +65,8 @@ def score(
 ) -> None:
     """Score a file with a run's reward model: {prompt, response}, {prompt, chosen, rejected} or SHP's columns."""
     from realm_lib.inference.score_file import score_file
-    from realm_lib.runs.run import Run
 
-    done = score_file(Run.existing(run).folder, source, target)
+    done = score_file(run, source, target)
     known = done.texts - done.scored
     typer.echo(
         f"{_relative(target)}: {done.rows:,} rows, {done.texts:,} distinct texts, {done.scored:,} scored now, "

@@ -94,9 +94,14 @@ def asked_text(prompt: Prompt) -> str:
     :func:`as_text` does, and for such a prompt.
     """
     text = as_text(prompt)
-    if is_blank(as_messages(text)[-1]["content"]):
+    if is_empty_prompt(text):
         raise PairsError("the prompt is empty: there is nothing in its last turn that a response could answer")
     return text
+
+
+def is_empty_prompt(prompt: Prompt) -> bool:
+    """Whether a prompt's last turn has no visible character. Raises what :func:`as_messages` does."""
+    return is_blank(as_messages(prompt)[-1]["content"])
 
 
 def readable(prompt: Prompt) -> str:

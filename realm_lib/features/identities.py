@@ -12,7 +12,8 @@ Identities = Mapping[str, Mapping[str, Any]]
 """By a feature's name, what :attr:`Signal.identity` says: everything besides the texts that changes a number."""
 
 _SECTIONS = dict(zip(FEATURES, ("reward_model", "embedding"), strict=True))
-_DIGITS = 12  # of a digest, where it is shown
+DIGITS = 12
+"""Of a digest, where it is shown."""
 
 
 def identities_of(signals: Mapping[str, Signal]) -> dict[str, dict[str, Any]]:
@@ -32,7 +33,7 @@ def changed(then: Identities, now: Identities) -> str | None:
 def shown(value: Any) -> str:
     """A value of an identity: a digest or a commit by its first digits."""
     digits = str(value)
-    return digits[:_DIGITS] if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", digits) else json.dumps(value)
+    return digits[:DIGITS] if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", digits) else json.dumps(value)
 
 
 def _lines(name: str, then: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> Iterator[str]:

@@ -87,7 +87,7 @@ def score_file(run: str | Path, source: str | Path, target: str | Path) -> Score
         raise PairsError(f"{target}: the output is a .parquet file")
     if not is_table(source):
         raise PairsError(f"{source}: not a {', '.join(SUFFIXES)} file, nor a folder that a `datasets.Dataset` is in")
-    outputs = Run(run)
+    outputs = Run.existing(run)
     params = load_params(outputs.path("params.yaml"))
     if not source.exists():
         raise PairsError(f"{source}: no such file")

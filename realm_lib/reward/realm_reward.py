@@ -16,7 +16,7 @@ from realm_lib.config.feature_models import FeatureModels
 from realm_lib.config.profile import Params
 from realm_lib.data.chats import Prompt, asked_text, asked_texts
 from realm_lib.data.lengths import cut_prompt
-from realm_lib.features.identities import changed, identities_of, shown
+from realm_lib.features.identities import DIGITS, changed, identities_of
 from realm_lib.features.signals import (
     EmptyResponseError,
     ScoreSignal,
@@ -97,7 +97,7 @@ class RealmReward:
             "reward_model": _name_and_weights(self.scorer.identity),
             "embedding": _name_and_weights(self.embedder.identity),
             **{name: _name_and_weights(signal.identity) for name, signal in self.signals.items()},
-            "combiner": shown(hashlib.sha256(self.combiner.serialized()).hexdigest()),
+            "combiner": hashlib.sha256(self.combiner.serialized()).hexdigest()[:DIGITS],
             "realm_lib": importlib.metadata.version("realm-lib"),
         }
 
@@ -265,4 +265,4 @@ def _combiner_digest(folder: Path) -> str:
 
 def _name_and_weights(identity: Mapping[str, Any]) -> str:
     name, weights = str(identity.get("model", "unnamed")), identity.get("weights")
-    return f"{name}@{shown(weights)}" if weights else name
+    return f"{name}@{str(weights)[:DIGITS]}" if weights else name

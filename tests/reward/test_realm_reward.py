@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -276,6 +276,13 @@ def test_every_signals_model_is_named(signals_reward: RealmReward, run_reward: R
     assert models["second"] == models["reward_model"] == run_reward.models["reward_model"]
     assert models["words"] == "log(1 + words of the response)"
     assert re.fullmatch(r"support\.user_signals:shares@[0-9a-f]{12}", models["repeats"])
+
+
+def test_weights_that_are_no_digest_are_named_by_their_beginning(minilm: Any, combiner: Combiner) -> None:
+    class Own:
+        identity: ClassVar = {"model": "mine", "weights": "version-2026-11"}
+
+    assert RealmReward(Own(), minilm, combiner).models["reward_model"] == "mine@version-2026"  # type: ignore[arg-type]
 
 
 def test_posts_of_every_reward_model_are_known(signals_reward: RealmReward, signals_folder: Path) -> None:

@@ -66,11 +66,6 @@ class NIMScorer:
         texts = [as_text(prompt) + response for prompt, response in zip(prompts, responses, strict=True)]
         return np.array(list(map(estimate_tokens, texts)), dtype=np.int64)
 
-    def refused(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[int, ScorerError]:
-        """The errors of empty responses, by their index."""
-        empty = (index for index, response in enumerate(responses) if not response.strip())
-        return {index: _no_response(0, prompts[index], responses[index]) for index in empty}
-
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float32]:
         """Scores, float32 [n]. Raises :class:`ScorerError` when any text failed; :meth:`stream` gives the others."""
         scores = np.empty(len(responses), dtype=np.float32)
@@ -90,7 +85,7 @@ class NIMScorer:
         indices: dict[tuple[str, str], list[int]] = {}
         for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
             if not response.strip():
-                raise _no_response(index, prompt, response)
+                raise ScorerError(f"{name_text(index, prompt, response)}: the response is empty", [index])
             indices.setdefault((as_text(prompt), response), []).append(index)
         if not indices:
             return
@@ -142,10 +137,6 @@ class NIMScorer:
         if self._client is None:  # two threads may make one each; the later one stays, both work
             self._client = httpx.Client(timeout=self.params.timeout, follow_redirects=False)
         return self._client
-
-
-def _no_response(index: int, prompt: Prompt, response: str) -> ScorerError:
-    return ScorerError(f"{name_text(index, prompt, response)}: the response is empty", [index])
 
 
 def _read_reward(content: bytes) -> float:

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from realm_lib.data.chats import Prompt, as_messages
-from realm_lib.data.texts import is_blank
+from realm_lib.data.chats import Prompt, as_messages, is_empty_prompt
 from realm_lib.models.chat_tokens import ChatTokensError, tokenize_chats
 from realm_lib.rlhf.errors import PolicyError
 
@@ -31,7 +30,7 @@ def encode_prompts(
     naming an empty prompt, or one that :func:`tokenize_chats` refuses, and when no prompt fits.
     """
     for index, prompt in enumerate(prompts):
-        if is_blank(as_messages(prompt)[-1]["content"]):
+        if is_empty_prompt(prompt):
             raise PolicyError(f"prompt {index} is empty: remove it")
     switches = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
     chats = [as_messages(prompt) for prompt in prompts]
