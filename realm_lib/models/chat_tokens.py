@@ -7,6 +7,7 @@ writes special tokens; within what somebody said the same letters are letters.
 
 import re
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
@@ -15,6 +16,8 @@ from realm_lib.data.chats import Message
 
 DATE = "26 Jul 2024"
 """Llama-3.1's template writes today's date into the chat unless told another; nothing must change overnight."""
+_ASKS_FOR_TODAY = "strftime_now"
+"""The function by which a template (Llama-3.2's, Mistral's, SmolLM3's, gpt-oss's) asks for the date by itself."""
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
 _PORTION = 100_000
 """Characters that are tokenized together."""
@@ -122,9 +125,27 @@ def letter_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return ids
 
 
+def dated(template: str) -> str:
+    """``template`` with :data:`DATE` for the date that it asks for by itself; as it is where it does not ask.
+
+    What it calls is put before it as a macro of the same name: transformers gives a template no functions but its own.
+    The line break after the macro is no text (transformers trims blocks).
+    """
+    if _ASKS_FOR_TODAY not in template:
+        return template
+    day = datetime.strptime(DATE, "%d %b %Y")
+    letters = [*"aAbBcdDefFgGhHIjmMnpSTuUVwWxXyYzZ", *("-" + letter for letter in "dmyHIMSj")]
+    filters = "".join(f" | replace('%{letter}', {day.strftime('%' + letter)!r})" for letter in letters)
+    part = f"{{{{ '' if loop.first else '%' }}}}{{{{ part{filters} }}}}"
+    body = f"{{% for part in format.split('%%') %}}{part}{{% endfor %}}"
+    return f"{{% macro {_ASKS_FOR_TODAY}(format) %}}{body}{{% endmacro %}}\n{template}"
+
+
 def _rendered(tokenizer: Any, number: int, chat: Sequence[Message], switches: dict[str, Any]) -> str:
     try:
-        text: str = tokenizer.apply_chat_template(list(chat), tokenize=False, date_string=DATE, **switches)
+        template = dated(tokenizer.get_chat_template(switches.get("chat_template")))
+        options = {**switches, "chat_template": template, "date_string": DATE}
+        text: str = tokenizer.apply_chat_template(list(chat), tokenize=False, **options)
     except (TemplateError, TypeError, ValueError) as error:
         roles = ", ".join(turn["role"] for turn in chat)
         raise ChatTokensError(

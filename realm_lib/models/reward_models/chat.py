@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Literal
 
 from realm_lib.data.chats import Message, Prompt, as_messages, as_text
-from realm_lib.models.chat_tokens import DATE, ChatTokens, ChatTokensError, tokenize_each
+from realm_lib.models.chat_tokens import DATE, ChatTokens, ChatTokensError, dated, tokenize_each
 from realm_lib.models.reward_models import LongResponseError, ScorerError
 
 LongResponses = Literal["refuse", "cut"]
@@ -145,7 +145,9 @@ class ChatEncoder(Encoder):
     @property
     def template_digest(self) -> str:
         """SHA-256 of the template with its pinned date and of the cutting, for the cache key."""
-        return hashlib.sha256(f"{DATE}\n{CUTTING}\n{self.tokenizer.chat_template}".encode()).hexdigest()
+        template = self.tokenizer.chat_template
+        template = dated(template) if isinstance(template, str) else template
+        return hashlib.sha256(f"{DATE}\n{CUTTING}\n{template}".encode()).hexdigest()
 
     def _encode_each(
         self, prompts: Sequence[Prompt], responses: Sequence[str]
