@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from realm_lib.config.embedding import EmbeddingParams
+from realm_lib.models.checkpoints import OWN_CODE, needs_own_code
 from realm_lib.models.embedders.vectors import EmbedderError, unit_vectors
 from realm_lib.models.special_tokens import cut_special_tokens
 from realm_lib.runs.threads import cores, one_thread_each
@@ -48,12 +49,14 @@ class SentenceTransformerEmbedder:
                 revision=commit or params.revision,
                 truncate_dim=params.dimensions,
                 local_files_only=packaged,
+                trust_remote_code=False,
                 # Without use_safetensors pytorch_model.bin would be unpickled; half precision makes a vector depend
                 # on the batch that it was in.
                 model_kwargs={"use_safetensors": True, "dtype": "float32"},
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise EmbedderError(f"embedding.model_id {params.model_id}: cannot be loaded: {error}") from error
+            reason = OWN_CODE if needs_own_code(error) else error
+            raise EmbedderError(f"embedding.model_id {params.model_id}: cannot be loaded: {reason}") from error
         _refuse_quantised(self.model, params.model_id)
         _read_special_tokens_as_letters(self.model, params.model_id)
         dimensions = self.model.get_embedding_dimension()

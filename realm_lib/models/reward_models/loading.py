@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from realm_lib.config.reward_model import RewardModelParams
+from realm_lib.models.checkpoints import OWN_CODE, causes, needs_own_code, position_limit
 from realm_lib.models.reward_models import ScorerError
 from realm_lib.models.reward_models.forward import SHARING_MODELS, why_not_shared
 from realm_lib.models.reward_models.inform import INFORMForSequenceClassification
@@ -54,8 +55,8 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
     commit = None if local else hub_commit(str(source), params.revision)
     revision = commit or params.revision
     try:
-        config = transformers.AutoConfig.from_pretrained(source, revision=revision)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision)
+        config = transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     # The last two: transformers looks into whatever JSON it finds.
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise explain_failure(params, error) from error
@@ -119,6 +120,11 @@ def model_class(params: RewardModelParams) -> Any:
 
 
 def _check_config(config: Any, params: RewardModelParams) -> None:
+    limit = position_limit(config)
+    if limit is not None and params.max_length > limit:
+        raise ScorerError(
+            f"{params.model_id}: reads {limit} tokens at most; reward_model.max_length is {params.max_length}: lower it"
+        )
     if params.backend == "nemotron":
         if rescaled := [key for key in _RESCALED_LOGITS if getattr(config, key, None) not in (None, 1, 1.0)]:
             raise ScorerError(f"{params.model_id}: rescales its logits ({rescaled[0]}): not a model of Nemotron's kind")
@@ -133,8 +139,9 @@ def _load_options(params: RewardModelParams, config: Any) -> dict[str, Any]:
     from transformers import BitsAndBytesConfig
 
     dtype = getattr(torch, params.dtype)
-    # Without use_safetensors a folder that has only pytorch_model.bin would be unpickled.
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
+    # Without use_safetensors a folder that has only pytorch_model.bin would be unpickled; without trust_remote_code
+    # transformers asks on the terminal whether it may run the model's code.
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
     if params.device_map is not None:
         options["device_map"] = params.device_map
     if config.model_type in SHARING_MODELS:  # others may not have it
@@ -202,11 +209,7 @@ def explain_failure(params: RewardModelParams, error: BaseException) -> ScorerEr
     """What a failure to load means and what to do, looked for in ``error`` and in what caused it."""
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
+    chain = list(causes(error))
     where = f"reward_model.model_id {params.model_id}: "
     if any(isinstance(link, GatedRepoError) for link in chain):
         return ScorerError(
@@ -218,6 +221,8 @@ def explain_failure(params: RewardModelParams, error: BaseException) -> ScorerEr
             f"{where}no space left on the disk: free some, or let HF_HOME name a folder on a larger one; what was "
             "downloaded is kept, and the download goes on from there"
         )
+    if needs_own_code(error):
+        return ScorerError(f"{where}cannot be loaded: {OWN_CODE}")
     if any(isinstance(link, LocalEntryNotFoundError) for link in chain):
         advice = ": it is not on this machine, and the hub cannot be reached (or HF_HUB_OFFLINE is set)"
     elif any(isinstance(link, RepositoryNotFoundError) for link in chain):
