@@ -35,8 +35,8 @@ def needs_own_code(error: BaseException) -> bool:
 
 
 OWN_CODE = (
-    "its class is Python code in the model's own repository, and REALM runs no code from there: take a model of a class "
-    "that transformers has, or one that was converted to such a class"
+    "its class is Python code in the model's own repository, and REALM runs no code from there: take a model of a "
+    "class that transformers has, or one that was converted to such a class"
 )
 """What to say of :func:`needs_own_code`."""
 

@@ -55,7 +55,7 @@ def test_how_many_tokens_have_positions(config: Any, limit: int | None) -> None:
 
 def test_a_decoder_is_not_asked_to_read_beyond_its_positions(inform_folder: Path, tmp_path: Path) -> None:
     """Found out before its weights are read: there are none here."""
-    folder = copied(inform_folder, tmp_path / "empty")
+    folder = copied(inform_folder, tmp_path / "empty", max_position_embeddings=512)
     (folder / "model.safetensors").unlink()
     with pytest.raises(ScorerError, match=r"reads 512 tokens at most; reward_model\.max_length is 513: lower it"):
         scorer_of(folder, max_length=513)
@@ -78,9 +78,7 @@ class OwnModel(LlamaForCausalLM):
 @pytest.fixture
 def own_code(inform_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model whose class lies in its folder, and a terminal at which everything is answered with yes."""
-    names = {
-        auto: "own.OwnModel" for auto in ("AutoModel", "AutoModelForCausalLM", "AutoModelForSequenceClassification")
-    }
+    names = dict.fromkeys(("AutoModel", "AutoModelForCausalLM", "AutoModelForSequenceClassification"), "own.OwnModel")
     folder = copied(
         inform_folder, tmp_path / "own", model_type="own", auto_map={"AutoConfig": "own.OwnConfig", **names}
     )
