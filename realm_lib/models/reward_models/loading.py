@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.models.checkpoints import OWN_CODE, causes, needs_own_code, position_limit
 from realm_lib.models.reward_models import ScorerError
+from realm_lib.models.reward_models.chat import ChatEncoder
 from realm_lib.models.reward_models.forward import SHARING_MODELS, why_not_shared
 from realm_lib.models.reward_models.inform import INFORMForSequenceClassification
 from realm_lib.models.reward_models.memory import HEADS, check_memory, estimate_memory
@@ -62,6 +63,8 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
         raise explain_failure(params, error) from error
     cut_special_tokens(tokenizer)
     _check_config(config, params)
+    if tokenizer.chat_template:
+        _check_template(tokenizer, params)
     estimate = estimate_memory(model_class(params), config, params)
     log.info("%s", estimate)
     check_memory(estimate, params)
@@ -132,6 +135,15 @@ def _check_config(config: Any, params: RewardModelParams) -> None:
         raise ScorerError(
             f"{params.model_id}: has {config.num_labels} labels; a reward model has one. A classifier of two (good and "
             "bad) has no reward of its own: choose a model with one label"
+        )
+
+
+def _check_template(tokenizer: Any, params: RewardModelParams) -> None:
+    if not ChatEncoder(tokenizer, params.max_length).kept.thoughts:
+        log.warning(
+            "%s: its chat template leaves out what a response says up to </think>: thoughts are not scored, as the "
+            "model was trained",
+            params.model_id,
         )
 
 
