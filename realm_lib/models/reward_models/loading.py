@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.models.checkpoints import OWN_CODE, causes, needs_own_code, position_limit
+from realm_lib.models.gguf import find_gguf, gguf_config, gguf_tokenizer, load_gguf
 from realm_lib.models.reward_models import ScorerError
 from realm_lib.models.reward_models.chat import ChatEncoder
 from realm_lib.models.reward_models.forward import SHARING_MODELS, why_not_shared
@@ -51,13 +52,17 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
 
     transformers.utils.logging.disable_progress_bar()
     source = locate_model(params.model_id, run_folder)
-    local = Path(source).is_dir()
+    local = isinstance(source, Path)
     # A branch may move between two reads: configuration, tokenizer and weights are of one commit.
     commit = None if local else hub_commit(str(source), params.revision)
     revision = commit or params.revision
     try:
-        config = transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+        file = find_gguf(source)
+        if file is not None:
+            config, tokenizer = _of_one_label(gguf_config(file), file), gguf_tokenizer(file)
+        else:
+            config = transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     # The last two: transformers looks into whatever JSON it finds.
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise explain_failure(params, error) from error
@@ -68,10 +73,19 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
     estimate = estimate_memory(model_class(params), config, params)
     log.info("%s", estimate)
     check_memory(estimate, params)
+    options = _load_options(params, config)
     try:
-        model, info = model_class(params).from_pretrained(
-            source, config=config, revision=revision, output_loading_info=True, **_load_options(params, config)
-        )
+        if file is not None:
+            model, info = load_gguf(file, model_class(params), config, **options)
+        else:
+            model, info = model_class(params).from_pretrained(
+                source,
+                config=config,
+                revision=revision,
+                output_loading_info=True,
+                use_safetensors=True,  # else a folder that has only pytorch_model.bin would be unpickled
+                **options,
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError, ImportError) as error:
         raise explain_failure(params, error) from error
     if fault := checkpoint_fault(info):
@@ -79,7 +93,7 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
             f"{params.model_id}: {fault}: backend {params.backend} is not this model's class, "
             "its scores would be random"
         )
-    weights = folder_digest(Path(source)) if local else commit
+    weights = folder_digest(source) if local else commit
     if weights is None:
         raise ScorerError(
             f"{params.model_id}: the hub does not say which commit {params.revision or 'its main branch'} is: set "
@@ -138,6 +152,13 @@ def _check_config(config: Any, params: RewardModelParams) -> None:
         )
 
 
+def _of_one_label(config: Any, file: Path) -> Any:
+    """A GGUF file does not say how many labels its model has: whether it has a head is seen by its weights."""
+    if not (file.parent / "config.json").is_file():
+        config.num_labels = 1
+    return config
+
+
 def _check_template(tokenizer: Any, params: RewardModelParams) -> None:
     if not ChatEncoder(tokenizer, params.max_length).kept.thoughts:
         log.warning(
@@ -151,9 +172,7 @@ def _load_options(params: RewardModelParams, config: Any) -> dict[str, Any]:
     from transformers import BitsAndBytesConfig
 
     dtype = getattr(torch, params.dtype)
-    # Without use_safetensors a folder that has only pytorch_model.bin would be unpickled; without trust_remote_code
-    # transformers asks on the terminal whether it may run the model's code.
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False}
     if params.device_map is not None:
         options["device_map"] = params.device_map
     if config.model_type in SHARING_MODELS:  # others may not have it
