@@ -7,10 +7,13 @@ the file says of them. Weights are those of the file, quantised ones as its form
 """
 
 import re
+import struct
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 _ARCHITECTURES = ("llama", "qwen2", "qwen3")
 _SPLITS = ("gpt-2", "smollm")
@@ -34,11 +37,11 @@ def find_gguf(source: Path | str) -> Path | None:
     files = [source] if source.is_file() else sorted(source.glob("*.gguf"))
     if not files or (source.is_dir() and any(source.glob("*.safetensors"))):
         return None
-    if part := re.search(r"-\d{5}-of-(\d{5})$", files[0].stem):
-        if part[1] != "00001":
-            raise GGUFError(
-                f"{files[0]}: is one of {int(part[1])} parts: join them with llama.cpp's llama-gguf-split --merge"
-            )
+    part = re.search(r"-\d{5}-of-(\d{5})$", files[0].stem)
+    if part is not None and part[1] != "00001":
+        raise GGUFError(
+            f"{files[0]}: is one of {int(part[1])} parts: join them with llama.cpp's llama-gguf-split --merge"
+        )
     if len(files) > 1:
         names = ", ".join(file.name for file in files[:8])
         raise GGUFError(f"{source}: holds several GGUF files ({names}): name one, as {files[0]}")
@@ -110,24 +113,26 @@ def load_gguf(file: Path, model_class: Any, config: Any, **options: Any) -> tupl
     Raises :class:`GGUFError` for tensors that the model has no place for.
     """
     from transformers import GenerationConfig
-    from transformers.modeling_gguf_pytorch_utils import TensorProcessor, get_gguf_hf_weights_map, load_gguf_checkpoint
+    from transformers import modeling_gguf_pytorch_utils as reading
 
+    reading.tqdm = partial(tqdm, disable=True)  # its bar has no switch
     with torch.device("meta"):
         skeleton = model_class(config) if hasattr(model_class, "forward") else model_class.from_config(config)
-    placed = {*get_gguf_hf_weights_map(skeleton, TensorProcessor()), _POSITION_FACTORS}
+    placed = {*reading.get_gguf_hf_weights_map(skeleton, reading.TensorProcessor()), _POSITION_FACTORS}
     _, names = _metadata(file)
     if unread := sorted(set(names) - placed):
         raise GGUFError(
             f"{file}: holds {unread[0]} ({len(unread)} such), for which a {type(skeleton).__name__} read from GGUF has "
             "no place: take the model's safetensors"
         )
-    tensors = load_gguf_checkpoint(
+    tensors = reading.load_gguf_checkpoint(
         str(file), return_tensors=True, model_to_load=skeleton, torch_dtype=options["dtype"]
     )["tensors"]
     # Not by gguf_file: such a model could not be saved again.
     model, info = type(skeleton).from_pretrained(
         None, config=config, state_dict=tensors, output_loading_info=True, **options
     )
+    model.name_or_path = model.config.name_or_path = str(file)  # by which an adapter finds its base
     if (file.parent / "generation_config.json").is_file() and model.can_generate():
         model.generation_config = GenerationConfig.from_pretrained(file.parent)
     return model, info
@@ -135,8 +140,6 @@ def load_gguf(file: Path, model_class: Any, config: Any, **options: Any) -> tupl
 
 def _metadata(file: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     """A file's metadata (a vocabulary as its length) and the names of its tensors."""
-    import struct
-
     from transformers.integrations.gguf.reader import read_gguf_metadata
 
     try:

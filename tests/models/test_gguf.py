@@ -21,7 +21,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from realm_lib.config.rlhf import PolicyParams
+from realm_lib.config.rlhf import LoraParams, PolicyParams
 from realm_lib.models.gguf import GGUFError, find_gguf, gguf_config, gguf_tokenizer, load_gguf
 from realm_lib.models.reward_models import ScorerError
 from realm_lib.rlhf.policies import PolicyError, encode_prompts, load_policy, sample, save_policy
@@ -39,7 +39,7 @@ def model_of(kind: str, tokenizer: Any) -> Any:
     config = config_class(
         vocab_size=len(tokenizer),
         hidden_size=64,
-        intermediate_size=96,
+        intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -123,6 +123,37 @@ def test_a_policy_is_read_sampled_and_saved(tiny_tokenizer: Any, tmp_path: Path)
 
     save_policy(load_policy(PolicyParams(model_name=str(file)), trainable=True), tmp_path / "saved")
     assert answers(file) == answers(file.parent) == answers(tmp_path / "plain") == answers(tmp_path / "saved")
+
+
+def test_an_adapter_finds_the_file_that_it_was_trained_on(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "model.gguf", model_of("llama", tiny_tokenizer), tiny_tokenizer, "Q8_0")
+    params = PolicyParams(model_name=str(file), lora=LoraParams(r=2, alpha=4.0))
+    policy = load_policy(params, trainable=True)
+    with torch.no_grad():
+        for name, weights in policy.model.named_parameters():
+            if "lora_B" in name:
+                weights.add_(0.5)
+    save_policy(policy, tmp_path / "adapter")
+    again = load_policy(PolicyParams(model_name=str(tmp_path / "adapter")))
+    ids = torch.arange(3, 80)[None]
+    with torch.inference_mode():
+        assert torch.equal(again.model(input_ids=ids).logits, policy.model(input_ids=ids).logits)
+
+
+def test_four_bits_of_a_file_are_those_of_the_same_weights(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="quantisation needs bitsandbytes")
+    model = model_of("llama", tiny_tokenizer)
+    model.save_pretrained(tmp_path / "plain")
+    tiny_tokenizer.save_pretrained(tmp_path / "plain")
+    (tmp_path / "gguf").mkdir()
+    write_gguf(tmp_path / "gguf" / "model.gguf", model, tiny_tokenizer)
+    ids = torch.arange(3, 80)[None]
+    places = [tmp_path / name for name in ("plain", "gguf")]
+    policies = [load_policy(PolicyParams(model_name=str(place), quantization="4bit")) for place in places]
+    with torch.inference_mode():
+        plain, read = (policy.model(input_ids=ids).logits for policy in policies)
+        assert torch.equal(plain, read)
+        assert not torch.equal(plain, model(input_ids=ids).logits)
 
 
 def test_a_reward_read_from_a_causal_models_logits(tiny_tokenizer: Any, tmp_path: Path) -> None:

@@ -52,9 +52,8 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
 
     transformers.utils.logging.disable_progress_bar()
     source = locate_model(params.model_id, run_folder)
-    local = isinstance(source, Path)
     # A branch may move between two reads: configuration, tokenizer and weights are of one commit.
-    commit = None if local else hub_commit(str(source), params.revision)
+    commit = None if isinstance(source, Path) else hub_commit(source, params.revision)
     revision = commit or params.revision
     try:
         file = find_gguf(source)
@@ -93,13 +92,13 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
             f"{params.model_id}: {fault}: backend {params.backend} is not this model's class, "
             "its scores would be random"
         )
-    weights = folder_digest(source) if local else commit
+    weights = folder_digest(source) if isinstance(source, Path) else commit
     if weights is None:
         raise ScorerError(
             f"{params.model_id}: the hub does not say which commit {params.revision or 'its main branch'} is: set "
             "reward_model.revision to a commit (40 digits), so that its scores are not taken for another's"
         )
-    if commit != params.revision and not local:
+    if commit != params.revision and not isinstance(source, Path):
         log.warning(
             "%s: this is commit %s; write it into reward_model.revision: later runs then score with the same weights",
             params.model_id,
