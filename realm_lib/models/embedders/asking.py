@@ -97,6 +97,10 @@ class AskingEmbedder(ABC, Generic[Client]):
         :class:`EmbedderError` for an answer that cannot be read.
         """
 
+    def _tokens(self, text: str) -> int:
+        """About how many tokens ``text`` is, as it is sent."""
+        return estimate_tokens(text)
+
     def _prepare(self, requests: Sequence[list[str]]) -> None:
         """What must be asked before ``requests`` are."""
 
@@ -114,7 +118,7 @@ class AskingEmbedder(ABC, Generic[Client]):
     def quote(self, texts: Sequence[str]) -> Quote:
         """Number, tokens and cost of the distinct ``texts``, estimated without asking; and how many are cut."""
         distinct = {self._as_sent(text, index) for index, text in enumerate(texts)}
-        tokens = sum(map(estimate_tokens, distinct))
+        tokens = sum(map(self._tokens, distinct))
         cut = sum(self._within_limit(text) is not text for text in set(texts))
         return Quote(len(distinct), tokens, tokens * self.dollars_per_token, cut)
 
@@ -151,7 +155,7 @@ class AskingEmbedder(ABC, Generic[Client]):
             indices.setdefault(self._as_sent(text, index), []).append(index)
         self.authorise(self.quote(texts))
         most = self.params.batch_size or self.texts_per_request
-        requests = _requests(list(indices), most, self.params.tokens_per_minute)
+        requests = _requests(list(indices), most, self.params.tokens_per_minute, self._tokens)
         try:
             self._prepare(requests)
         except _FAILURES as error:
@@ -184,7 +188,7 @@ class AskingEmbedder(ABC, Generic[Client]):
     def _vectors(self, texts: list[str], stopped: threading.Event) -> NDArray[np.float32]:
         """The checked answer for ``texts``, from one request and its retries."""
         client = self._account.client()
-        tokens = sum(map(estimate_tokens, texts))
+        tokens = sum(map(self._tokens, texts))
         answer = with_retries(
             lambda: self._send(client, texts),
             limiter=self._account.limiter,
@@ -205,12 +209,14 @@ class AskingEmbedder(ABC, Generic[Client]):
         return unit_vectors(np.array(answer, dtype=np.float64), texts)
 
 
-def _requests(texts: list[str], most: int, most_tokens: int | None) -> list[list[str]]:
+def _requests(
+    texts: list[str], most: int, most_tokens: int | None, tokens_of: Callable[[str], int] = estimate_tokens
+) -> list[list[str]]:
     """``texts`` in requests of at most ``most``, none asking for more tokens than a minute allows."""
     requests: list[list[str]] = []
     tokens = 0
     for text in texts:
-        size = estimate_tokens(text)
+        size = tokens_of(text)
         if not requests or len(requests[-1]) == most or (most_tokens and tokens + size > most_tokens):
             requests.append([])
             tokens = 0

@@ -63,7 +63,9 @@ class OpenAIClient:
         self.shortens = known and (params.dimensions or known.dimensions) < known.dimensions
         """Whether the model's own vectors are longer than those that are wanted; None: not known yet."""
 
-    def embed(self, texts: Sequence[str], fields: Mapping[str, Any], dimensions: int | None) -> list[NDArray[np.float64]]:
+    def embed(
+        self, texts: Sequence[str], fields: Mapping[str, Any], dimensions: int | None
+    ) -> list[NDArray[np.float64]]:
         """The vectors in the order of ``texts``, unchecked but for being numbers.
 
         ``fields`` are further ones of the request, ``dimensions`` what the service is asked to shorten its vectors to,

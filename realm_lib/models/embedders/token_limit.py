@@ -40,7 +40,9 @@ class TokenLimit:
     def doubt(self) -> str:
         """What is not known of it, for the user to read; empty where texts are counted exactly."""
         if self.max_tokens is None:
-            return "how long a text may be is not known (embedding.max_tokens): the service may cut it without saying so"
+            return (
+                "how long a text may be is not known (embedding.max_tokens): the service may cut it without saying so"
+            )
         if self._file is None:
             return (
                 f"the limit of {self.max_tokens:,} tokens is estimated as {self.max_tokens * BYTES_PER_TOKEN:,} bytes "
