@@ -40,8 +40,8 @@ class OpenAIModel(NamedTuple):
     shortens: bool
     """Whether it gives fewer dimensions."""
     price: float
-    """US dollars for a million tokens, by public price lists of 2026 that name OpenAI's as their source; OpenAI's own page
-    was not read."""
+    """US dollars for a million tokens, by public price lists of 2026 that name OpenAI's as their source; OpenAI's own
+    page was not read."""
     max_tokens: int = 8192
 
 

@@ -17,8 +17,8 @@ class HostedParams(Section):
     backend: str
     model_id: str
     api_key: SecretReference = None
-    """Null means ``${GEMINI_API_KEY}`` for gemini, ``${NVIDIA_API_KEY}`` for nim, and for openai ``${OPENAI_API_KEY}`` at
-    OpenAI's own address, none at another: a key goes only where it is named for."""
+    """Null means ``${GEMINI_API_KEY}`` for gemini, ``${NVIDIA_API_KEY}`` for nim, and for openai ``${OPENAI_API_KEY}``
+    at OpenAI's own address, none at another: a key goes only where it is named for."""
     api_endpoint: str | None = None
     """Another address than the service's own, as ``https://proxy.example``; for openai and nim with its path, as
     ``http://127.0.0.1:8080/v1``."""

@@ -90,7 +90,7 @@ class AskingEmbedder(ABC, Generic[Client]):
         """``text`` without what is over the model's limit: the very object where nothing is."""
 
     @abstractmethod
-    def _send(self, client: Client, texts: list[str]) -> Sequence[Sequence[float]]:
+    def _send(self, client: Client, texts: list[str]) -> Sequence[Sequence[float] | NDArray[np.float64]]:
         """The vectors of ``texts``, from one request, sent once; their number and lengths are checked by the caller.
 
         Raises :class:`realm_lib.models.hosted.RemoteError` when there is no answer or a refusal, and

@@ -1,4 +1,4 @@
-"""One request to a service that answers OpenAI's route ``/embeddings``: OpenAI, vLLM, TEI, Ollama, LM Studio and others.
+"""One request to a service that answers OpenAI's route ``/embeddings``: OpenAI, vLLM, TEI, Ollama and many others.
 
 They agree on ``model``, ``input`` and a list of vectors with their index; they differ in what else they take and in how
 they say that something is wrong.
@@ -23,7 +23,7 @@ _ENDPOINT = "https://api.openai.com/v1"
 _REDIRECTED = "it sends elsewhere, which is not followed: look at embedding.api_endpoint"
 _HINTS = {
     **dict.fromkeys((301, 302, 303, 307, 308), _REDIRECTED),
-    400: "the request is not valid: a text over the model's limit, or a key of embedding that the service does not take",
+    400: "the request is not valid: a text over the model's limit, or a field that the service does not take",
     401: "the key is missing or not accepted: look at embedding.api_key",
     403: "the key may not use this: look at embedding.api_key",
     404: "no such model or no such address: look at embedding.model_id, and whether embedding.api_endpoint ends as the "

@@ -17,7 +17,7 @@ from realm_lib.models.embedders.vectors import EmbedderError, Quote, Role
 from realm_lib.models.hosted import RemoteError
 
 _TEXTS_PER_REQUEST = 32
-"""What TEI takes unless told otherwise; 32 texts of 8,192 tokens are within the 300,000 tokens of a request to OpenAI."""
+"""What TEI takes unless told otherwise; 32 texts of 8,192 tokens are within OpenAI's 300,000 tokens a request."""
 _SAMPLE = "How long is a vector?"
 _OF_A_TEXT = frozenset({400, 413, 422})
 """What a service answers where one of the texts may be too long."""

@@ -1,7 +1,6 @@
 """How many tokens a text has for a model that runs elsewhere, and where it is cut."""
 
 import hashlib
-import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -84,7 +83,7 @@ class TokenLimit:
 
         try:
             tokenizer = Tokenizer.from_file(str(self._file))
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # tokenizers raises nothing narrower
             raise EmbedderError(f"embedding.tokenizer {self._name}: {self._file} cannot be read: {error}") from None
         tokenizer.no_truncation()  # a file may hold the settings of its last use
         tokenizer.no_padding()
