@@ -27,7 +27,8 @@ from realm_lib.evaluation.task_types import similarity_by_task_type
 from realm_lib.features.extraction import quote_embeddings
 from realm_lib.features.store import FeatureStore, text_key
 from realm_lib.models.embedders import EmbedderError, HostedEmbedder, build_embedder, by_role, cosine
-from realm_lib.models.embedders.gemini import BudgetError, GeminiEmbedder
+from realm_lib.models.embedders.asking import BudgetError
+from realm_lib.models.embedders.gemini import GeminiEmbedder
 
 PROBES = 2
 TESTS = Path(__file__).parents[1]
@@ -194,7 +195,7 @@ def test_a_request_asks_for_no_more_tokens_than_a_minute_allows(server: GeminiSe
     assert len(server.requests[-1].texts) == 6 + PROBES
     server.requests.clear()
     small = gemini(server, tokens_per_minute=400)
-    from realm_lib.models.embedders.gemini import _requests
+    from realm_lib.models.embedders.asking import _requests
 
     assert [len(request) for request in _requests(texts, 98, small.params.tokens_per_minute)] == [2, 2, 2]
 
