@@ -47,10 +47,18 @@ class EmbeddingParams(HostedParams):
     batch_size: Annotated[int, Field(ge=1)] | None = 8
     """Texts at once. Null: for a local model, the fastest of a few sizes; for Gemini, as many as a request takes."""
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    limit_counts: Literal["texts", "requests"] | None = None
+    """What ``requests_per_minute`` counts: each text of a request, or each request. Null: texts for Gemini, as users of
+    its batches report that Google counts (Google's own documents do not say), and requests for others."""
     max_cost: Annotated[float, Field(ge=0)] | None = None
     """Gemini: most US dollars, estimated, that one process may spend; null sets no limit."""
     sdk: Literal["google-generativeai", "google-genai"] = "google-generativeai"
     """Gemini: the client library; both speak the same protocol."""
+
+    @property
+    def texts_count(self) -> bool:
+        """Whether each text of a request counts as a request of its own."""
+        return self.limit_counts == "texts" or (self.limit_counts is None and self.backend == "gemini")
 
     @model_validator(mode="after")
     def _gemini_can_be_asked(self) -> Self:
