@@ -18,6 +18,9 @@ TaskType = Literal[
 ]
 """What Gemini's vectors are for, as both of its client libraries name it."""
 
+LongTexts = Literal["windows", "cut", "refuse"]
+"""What becomes of a text that is longer than an embedding model reads."""
+
 GEMINI_MODEL = "gemini-embedding-001"
 GEMINI_TEXTS_PER_REQUEST = 98
 
@@ -46,11 +49,23 @@ class EmbeddingParams(HostedParams):
     dimensions: Annotated[int, Field(ge=1)] | None = None
     batch_size: Annotated[int, Field(ge=1)] | None = 8
     """Texts at once. Null: for a local model, the fastest of a few sizes; for Gemini, as many as a request takes."""
+    long_texts: LongTexts | None = None
+    """Texts over the model's own limit: read whole in overlapping windows, cut, or refused. Null: ``windows`` for a
+    local model, ``cut`` for a hosted one, whose service takes no windows."""
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
     max_cost: Annotated[float, Field(ge=0)] | None = None
     """Gemini: most US dollars, estimated, that one process may spend; null sets no limit."""
     sdk: Literal["google-generativeai", "google-genai"] = "google-generativeai"
     """Gemini: the client library; both speak the same protocol."""
+
+    @model_validator(mode="after")
+    def _windows_are_read_here(self) -> Self:
+        if self.long_texts == "windows" and self.backend != "sentence_transformers":
+            raise ValueError(
+                f"long_texts must be cut, refuse or null for backend {self.backend}: only a model that runs here reads "
+                "a text in windows"
+            )
+        return self
 
     @model_validator(mode="after")
     def _gemini_can_be_asked(self) -> Self:
