@@ -134,7 +134,8 @@ class Reading:
 
     def __add__(self, other: "Reading") -> "Reading":
         mine, others = astuple(self), astuple(other)
-        return Reading(*(None if a is None or b is None else a + b for a, b in zip(mine, others, strict=True)))
+        added: list[Any] = [None if a is None or b is None else a + b for a, b in zip(mine, others, strict=True)]
+        return Reading(*added)
 
 
 @runtime_checkable
