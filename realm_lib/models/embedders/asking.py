@@ -81,6 +81,11 @@ class AskingEmbedder(ABC, Generic[Client]):
     added_texts: ClassVar[int] = 0
     """Texts that the class of the service adds to each request of more than one."""
 
+    @property
+    @abstractmethod
+    def limit(self) -> str:
+        """The most that the model reads of a text, as an error says it."""
+
     @abstractmethod
     def for_role(self, role: Role) -> Self:
         """The embedder of prompts or of responses, with the same key, limits and budget."""
@@ -94,12 +99,16 @@ class AskingEmbedder(ABC, Generic[Client]):
         """``text`` without what is over the model's limit: the very object where nothing is."""
 
     @abstractmethod
-    def _send(self, client: Client, texts: list[str]) -> Sequence[Sequence[float]]:
+    def _send(self, client: Client, texts: list[str]) -> Sequence[Sequence[float] | NDArray[np.float64]]:
         """The vectors of ``texts``, from one request, sent once; their number and lengths are checked by the caller.
 
         Raises :class:`realm_lib.models.hosted.RemoteError` when there is no answer or a refusal, and
         :class:`EmbedderError` for an answer that cannot be read.
         """
+
+    def _tokens(self, text: str) -> int:
+        """About how many tokens ``text`` is, as it is sent."""
+        return estimate_tokens(text)
 
     def _prepare(self, requests: Sequence[list[str]]) -> None:
         """What must be asked before ``requests`` are."""
@@ -118,7 +127,7 @@ class AskingEmbedder(ABC, Generic[Client]):
     def quote(self, texts: Sequence[str]) -> Quote:
         """Number, tokens and cost of the distinct ``texts``, estimated without asking; and how many are cut."""
         distinct = {self._as_sent(text, index) for index, text in enumerate(texts)}
-        tokens = sum(map(estimate_tokens, distinct))
+        tokens = sum(map(self._tokens, distinct))
         cut = sum(self._within_limit(text) is not text for text in set(texts))
         return Quote(len(distinct), tokens, tokens * self.dollars_per_token, cut)
 
@@ -154,7 +163,7 @@ class AskingEmbedder(ABC, Generic[Client]):
         for index, text in enumerate(texts):
             indices.setdefault(self._as_sent(text, index), []).append(index)
         self.authorise(self.quote(texts))
-        requests = _requests(list(indices), self._most_texts(), self.params.tokens_per_minute)
+        requests = _requests(list(indices), self._most_texts(), self.params.tokens_per_minute, self._tokens)
         try:
             self._prepare(requests)
         except _FAILURES as error:
@@ -188,12 +197,17 @@ class AskingEmbedder(ABC, Generic[Client]):
             text.encode()
         except UnicodeEncodeError:
             raise EmbedderError(f"text {index} is not Unicode (a lone surrogate): {text[:60]!r}") from None
-        return self._within_limit(text)
+        within = self._within_limit(text)
+        if within is not text and self.params.long_texts == "refuse":
+            raise EmbedderError(
+                f"text {index} is over {self.limit}, and embedding.long_texts is refuse: {text[:60]!r}", [index]
+            )
+        return within
 
     def _vectors(self, texts: list[str], stopped: threading.Event) -> NDArray[np.float32]:
         """The checked answer for ``texts``, from one request and its retries."""
         client = self._account.client()
-        tokens = sum(map(estimate_tokens, texts))
+        tokens = sum(map(self._tokens, texts))
         answer = with_retries(
             lambda: self._send(client, texts),
             limiter=self._account.limiter,
@@ -215,12 +229,14 @@ class AskingEmbedder(ABC, Generic[Client]):
         return unit_vectors(np.array(answer, dtype=np.float64), texts)
 
 
-def _requests(texts: list[str], most: int, most_tokens: int | None) -> list[list[str]]:
+def _requests(
+    texts: list[str], most: int, most_tokens: int | None, tokens_of: Callable[[str], int] = estimate_tokens
+) -> list[list[str]]:
     """``texts`` in requests of at most ``most``, none asking for more tokens than a minute allows."""
     requests: list[list[str]] = []
     tokens = 0
     for text in texts:
-        size = estimate_tokens(text)
+        size = tokens_of(text)
         if not requests or len(requests[-1]) == most or (most_tokens and tokens + size > most_tokens):
             requests.append([])
             tokens = 0
