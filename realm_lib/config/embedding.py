@@ -73,6 +73,9 @@ class EmbeddingParams(HostedParams):
     batch_size: Annotated[int, Field(ge=1)] | None = 8
     """Texts at once. Null: for a local model, the fastest of a few sizes; for a service, as many as a request takes."""
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    limit_counts: Literal["texts", "requests"] | None = None
+    """What ``requests_per_minute`` counts: each text of a request, or each request. Null: texts for Gemini, as users of
+    its batches report that Google counts (Google's own documents do not say), and requests for others."""
     max_cost: Annotated[float, Field(ge=0)] | None = None
     """Services: most US dollars, estimated, that one process may spend; null sets no limit."""
     sdk: Literal["google-generativeai", "google-genai"] = "google-generativeai"
@@ -105,6 +108,11 @@ class EmbeddingParams(HostedParams):
     def sends_key(self) -> bool:
         """Whether requests hold a key: at another address than OpenAI's own only where one is named for it."""
         return self.backend != "openai" or self.api_key is not None or self.api_endpoint is None
+
+    @property
+    def texts_count(self) -> bool:
+        """Whether each text of a request counts as a request of its own."""
+        return self.limit_counts == "texts" or (self.limit_counts is None and self.backend == "gemini")
 
     @model_validator(mode="after")
     def _gemini_can_be_asked(self) -> Self:

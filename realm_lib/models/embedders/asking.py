@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from realm_lib.config.base import Secret
 from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.models.embedders.vectors import EmbedderError, Quote, Role, unit_vectors
-from realm_lib.models.hosted import RateLimiter, RemoteError, ask_all, estimate_tokens, with_retries
+from realm_lib.models.hosted import RemoteError, ask_all, estimate_tokens, with_retries
+from realm_lib.models.rate_limiter import RateLimiter
 
 _FAILURES = (RemoteError, EmbedderError)
 
@@ -76,6 +77,9 @@ class AskingEmbedder(ABC, Generic[Client]):
     @abstractmethod
     def texts_per_request(self) -> int:
         """Most texts in one request."""
+
+    added_texts: ClassVar[int] = 0
+    """Texts that the class of the service adds to each request of more than one."""
 
     @abstractmethod
     def for_role(self, role: Role) -> Self:
@@ -154,8 +158,7 @@ class AskingEmbedder(ABC, Generic[Client]):
         for index, text in enumerate(texts):
             indices.setdefault(self._as_sent(text, index), []).append(index)
         self.authorise(self.quote(texts))
-        most = self.params.batch_size or self.texts_per_request
-        requests = _requests(list(indices), most, self.params.tokens_per_minute, self._tokens)
+        requests = _requests(list(indices), self._most_texts(), self.params.tokens_per_minute, self._tokens)
         try:
             self._prepare(requests)
         except _FAILURES as error:
@@ -175,6 +178,12 @@ class AskingEmbedder(ABC, Generic[Client]):
         if failures:
             raise _incomplete(texts, done, failures, indices)
 
+    def _most_texts(self) -> int:
+        """Most texts in one request: where each counts as a request, no more than a minute allows."""
+        most = self.params.batch_size or self.texts_per_request
+        allowed = self.params.requests_per_minute
+        return max(1, min(most, allowed - self.added_texts)) if allowed and self.params.texts_count else most
+
     def _as_sent(self, text: str, index: int) -> str:
         """``text`` as it is sent. Raises :class:`EmbedderError` for one that cannot be."""
         if not text.strip():
@@ -193,6 +202,7 @@ class AskingEmbedder(ABC, Generic[Client]):
             lambda: self._send(client, texts),
             limiter=self._account.limiter,
             tokens=tokens,
+            requests=len(texts) if self.params.texts_count else 1,
             max_attempts=self.params.max_attempts,
             first_wait=self.params.retry_wait,
             cancelled=stopped,

@@ -36,6 +36,7 @@ class GeminiEmbedder(AskingEmbedder[GeminiClient]):
     """
 
     service = "Gemini"
+    added_texts = len(_PROBES)
 
     def __init__(
         self, params: EmbeddingParams, role: Role = "response", account: Account[GeminiClient] | None = None
