@@ -299,7 +299,7 @@ STAYING: dict[str, tuple[Fault, int, str]] = {
     "no credit": (
         Fault(429, body=b'{"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}'),
         1,
-        "answered 429.*You exceeded your quota",
+        "answered 429.*no credits left.*You exceeded your quota",
     ),
     "503": (Fault(503), 4, "answered 503: server says 503 .tried 4 times"),
     "TEI's words": (
