@@ -30,6 +30,9 @@ Instruction = Literal[
 ]
 """What gemini-embedding-2's vectors are for, in the words that stand before the text."""
 
+LongTexts = Literal["windows", "cut", "refuse"]
+"""What becomes of a text that is longer than an embedding model reads."""
+
 GEMINI_MODEL = "gemini-embedding-001"
 GEMINI_TEXTS_PER_REQUEST = 98
 
@@ -102,6 +105,9 @@ class EmbeddingParams(HostedParams):
     asked for shorter ones."""
     batch_size: Annotated[int, Field(ge=1)] | None = 8
     """Texts at once. Null: for a local model, the fastest of a few sizes; for a service, as many as a request takes."""
+    long_texts: LongTexts | None = None
+    """Texts over the model's own limit: read whole in overlapping windows, cut, or refused. Null: ``windows`` for a
+    local model, ``cut`` for a hosted one, whose service takes no windows."""
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
     limit_counts: Literal["texts", "requests"] | None = None
     """What ``requests_per_minute`` counts: each text of a request, or each request. Null: texts for Gemini, as users of
@@ -127,8 +133,6 @@ class EmbeddingParams(HostedParams):
     """OpenAI: further fields of the requests for prompts, as Voyage's ``{input_type: query}``."""
     response_fields: dict[str, JsonValue] = Field(default_factory=dict)
     """OpenAI: the same for responses, as Voyage's ``{input_type: document}``."""
-    long_texts: Literal["windows", "cut", "refuse"] | None = None
-    """What to do with a text over the model's limit; null: a service's are cut."""
 
     @property
     def gemini_model(self) -> GeminiModel:
@@ -151,6 +155,15 @@ class EmbeddingParams(HostedParams):
         return self.limit_counts == "texts" or (self.limit_counts is None and self.backend == "gemini")
 
     @model_validator(mode="after")
+    def _windows_are_read_here(self) -> Self:
+        if self.long_texts == "windows" and self.backend != "sentence_transformers":
+            raise ValueError(
+                f"long_texts must be cut, refuse or null for backend {self.backend}: only a model that runs here reads "
+                "a text in windows"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _gemini_can_be_asked(self) -> Self:
         if self.backend != "gemini":
             return self
@@ -166,8 +179,6 @@ class EmbeddingParams(HostedParams):
             )
         if not self.gemini_model.takes_instructions and self.instruction is not None:
             raise ValueError(f"instruction must be null: {model} takes none; see task_type and prompt_task_type")
-        if self.long_texts == "windows":
-            raise ValueError("long_texts must be cut, refuse or null for backend gemini")
         if self.revision is not None:
             raise ValueError("revision must be null: Gemini's models have none")
         if self.dimensions is not None and not 128 <= self.dimensions <= 3072:

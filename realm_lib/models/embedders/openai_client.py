@@ -18,6 +18,7 @@ from realm_lib.config.base import Secret
 from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.models.embedders.vectors import EmbedderError
 from realm_lib.models.hosted import RemoteError, Service
+from realm_lib.models.quotas import Quota
 
 _ENDPOINT = "https://api.openai.com/v1"
 _REDIRECTED = "it sends elsewhere, which is not followed: look at embedding.api_endpoint"
@@ -32,20 +33,14 @@ _HINTS = {
     422: "a text over the model's limit, or more texts than it takes at once: see embedding.max_tokens and batch_size",
     429: "the limit of your account is reached: lower embedding.requests_per_minute or tokens_per_minute",
 }
-_USED_UP = "insufficient_quota"
-"""OpenAI's code of a 429 that no waiting cures."""
 
 
 class OpenAIService(Service):
     """A service of this protocol: its errors are read for what they say, whatever form they have."""
 
-    def refusal(self, status: int, message: str, retry_after: str | None) -> RemoteError:
-        """See :class:`Service`; an account without credit is not asked again."""
-        body = _parsed(message)
-        error = super().refusal(status, _said(body) or message, retry_after)
-        if isinstance(body, dict) and isinstance(body.get("error"), dict) and _USED_UP in body["error"].values():
-            error.retryable = False
-        return error
+    def refusal(self, status: int, message: str, retry_after: str | None, quota: Quota | None = None) -> RemoteError:
+        """See :class:`Service`."""
+        return super().refusal(status, _said(_parsed(message)) or message, retry_after, quota)
 
 
 class OpenAIClient:
