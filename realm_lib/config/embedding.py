@@ -19,9 +19,6 @@ TaskType = Literal[
 ]
 """What Gemini's vectors are for, as both of its client libraries name it."""
 
-LongTexts = Literal["windows", "cut", "refuse"]
-"""What becomes of a text that is longer than an embedding model reads."""
-
 Instruction = Literal[
     "question answering",
     "search result",
@@ -32,6 +29,9 @@ Instruction = Literal[
     "clustering",
 ]
 """What gemini-embedding-2's vectors are for, in the words that stand before the text."""
+
+LongTexts = Literal["windows", "cut", "refuse"]
+"""What becomes of a text that is longer than an embedding model reads."""
 
 GEMINI_MODEL = "gemini-embedding-001"
 GEMINI_TEXTS_PER_REQUEST = 98
@@ -179,8 +179,6 @@ class EmbeddingParams(HostedParams):
             )
         if not self.gemini_model.takes_instructions and self.instruction is not None:
             raise ValueError(f"instruction must be null: {model} takes none; see task_type and prompt_task_type")
-        if self.long_texts == "windows":
-            raise ValueError("long_texts must be cut, refuse or null for backend gemini")
         if self.revision is not None:
             raise ValueError("revision must be null: Gemini's models have none")
         if self.dimensions is not None and not 128 <= self.dimensions <= 3072:

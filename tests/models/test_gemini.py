@@ -621,6 +621,7 @@ def test_each_text_counts_as_a_request(server: GeminiServer) -> None:
     assert gemini(server, requests_per_minute=5, limit_counts="requests")._most_texts() == 98
 
 
+@pytest.mark.slow
 @both_sdks
 def test_a_wait_that_google_asks_for_is_no_attempt_while_others_get_through(server: GeminiServer, sdk: str) -> None:
     waits = Fault(429, body=exhausted("RequestsPerMinute", "100", "0.1s"), stays=True)

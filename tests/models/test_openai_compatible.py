@@ -25,7 +25,7 @@ from realm_lib.models.embedders.asking import BudgetError
 from realm_lib.models.embedders.openai_compatible import OpenAIEmbedder
 from realm_lib.models.embedders.sentence_transformer import _packaged_model
 
-KEY = "sk-TheSecretKey0123456789"
+KEY = "sk-TheSecretKey01234"
 SAMPLE = 1  # the request that learns how long vectors are
 
 

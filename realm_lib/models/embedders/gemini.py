@@ -95,15 +95,17 @@ class GeminiEmbedder(AskingEmbedder[GeminiClient]):
 
     def by_task_type(self) -> Mapping[str, Self]:
         """This embedder under each of the model's task types or forms of a text, by its name."""
-
-        def under(role: Role = "response", **purpose: str) -> Self:
-            own = self.params.model_copy(update={"prompt_task_type": None, **purpose})
-            return type(self)(own, role, self._account)
-
-        if not self._instructed:
-            return {name: under(task_type=name) for name in get_args(TaskType)}
-        queries = {name: under("prompt", instruction=name) for name in get_args(Instruction)}
-        return {**queries, "document": under(instruction="question answering")}
+        roles: dict[str, Role]
+        if self._instructed:
+            roles = {**dict.fromkeys(get_args(Instruction), "prompt"), "document": "response"}
+            purposes = {name: {"instruction": None if name == "document" else name} for name in roles}
+        else:
+            roles = dict.fromkeys(get_args(TaskType), "response")
+            purposes = {name: {"task_type": name, "prompt_task_type": None} for name in roles}
+        return {
+            name: type(self)(self.params.model_copy(update=purposes[name]), roles[name], self._account)
+            for name in roles
+        }
 
     @property
     def _instructed(self) -> bool:

@@ -11,7 +11,11 @@ _PIECE = re.compile(
 
 
 def count_pieces(text: str) -> int:
-    """No fewer than the tokens of prose in any script, of numbers and of code, as far as is known."""
+    """Rather more than the tokens of ``text``.
+
+    Against MiniLM's small vocabulary, which splits finely, 622 human texts had 1.4 times as many pieces as tokens in
+    the median and 0.95 times at the least (2026-11-27); Google's own tokenizer is not public.
+    """
     return sum(1 for _ in _PIECE.finditer(text))
 
 
