@@ -67,8 +67,10 @@ def _held(value: str, key: str) -> int:
     for found in _PARTS.finditer(value):
         part = found.group()
         depth += (part in {"[", "{"}) - (part in {"]", "}"})
-        if not depth and part not in {"'", '"'}:
-            return found.end()
+        if not depth:
+            if len(part) > 1 or part in {"]", "}"}:
+                return found.end()
+            break  # a quote that no other answers
     raise ParamsError(f"override {key!r}: the value's {value[0]} is not closed")
 
 
@@ -81,7 +83,7 @@ def _unwrapped(override: str) -> str:
 
 
 def _as_typed(text: str, key: str) -> str:
-    """The value, where YAML reads all of it. Raises :class:`ParamsError` where it would leave a part out, or fold it."""
+    """The value, where YAML reads all of it. Raises :class:`ParamsError` for what it would leave out or fold."""
     if text[:1] in {"[", "{"}:
         return text
     if "\n" in text or "\r" in text:
