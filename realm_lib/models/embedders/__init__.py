@@ -21,10 +21,15 @@ __all__ = [
 def build_embedder(params: EmbeddingParams, run_folder: Path | None = None) -> Embedder:
     """The embedder that ``embedding`` names; ``run_folder`` is where ``run:`` model ids start.
 
-    Raises :class:`EmbedderError` when a local model cannot be loaded. A hosted one is first asked when it is used.
+    Raises :class:`EmbedderError` when a local model, or a hosted one's tokenizer, cannot be loaded. A hosted one is
+    first asked when it is used.
     """
     if params.backend == "gemini":
         from realm_lib.models.embedders.gemini import GeminiEmbedder
 
         return GeminiEmbedder(params)
+    if params.backend == "openai":
+        from realm_lib.models.embedders.openai_compatible import OpenAIEmbedder
+
+        return OpenAIEmbedder(params)
     return SentenceTransformerEmbedder(params, run_folder)

@@ -36,13 +36,26 @@ class Quote:
     """US dollars."""
     cut: int
     """Texts over the model's input limit, which lose their end."""
+    priced: bool = True
+    """Whether the price is known; ``cost`` is 0 where it is not."""
+    note: str = ""
+    """What the user must know of the limit; empty where nothing is in doubt."""
 
     def __add__(self, other: "Quote") -> "Quote":
-        return Quote(self.texts + other.texts, self.tokens + other.tokens, self.cost + other.cost, self.cut + other.cut)
+        return Quote(
+            self.texts + other.texts,
+            self.tokens + other.tokens,
+            self.cost + other.cost,
+            self.cut + other.cut,
+            self.priced and other.priced,
+            self.note or other.note,
+        )
 
     def __str__(self) -> str:
+        cost = f"about ${self.cost:.2f}" if self.priced else "at a price that is not known (embedding.price)"
         cut = f"; {self.cut:,} too long for the model are cut" if self.cut else ""
-        return f"{self.texts:,} texts to embed, about {self.tokens:,} tokens, about ${self.cost:.2f}{cut}"
+        note = f"; {self.note}" if self.note else ""
+        return f"{self.texts:,} texts to embed, about {self.tokens:,} tokens, {cost}{cut}{note}"
 
 
 @runtime_checkable
