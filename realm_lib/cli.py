@@ -36,7 +36,8 @@ def predict(
 ) -> None:
     """Print the reward of each response, a JSON object a line: reward, what it is made of, outside, models.
 
-    `outside`: a feature lies beyond the range of the training responses; how many do is said last, on standard error.
+    `outside`: a feature lies beyond the range of the training responses; how many do is said last, on standard error,
+    and what the embedding model could not read whole.
     """
     if (source is None) == (prompt is None) or (prompt is None) != (not response):
         raise typer.BadParameter("give --prompt with --response (one or more), or --input")
@@ -48,13 +49,17 @@ def predict(
     else:
         questions = prediction.read_questions(source)
     within = prediction.WITHIN if source == "-" else None
-    answers = prediction.predict(RealmReward.from_pretrained(run), questions, within=within)
+    reward = RealmReward.from_pretrained(run)
+    texts_read = prediction.TextsRead(reward)
+    answers = texts_read.of(prediction.predict(reward, questions, within=within))
     outside: list[bool] = []
     for row in prediction.rank(answers) if compare else (answer for _, answer in answers):
         typer.echo(json.dumps(row, allow_nan=False))
         outside.append(row["outside"])
     if any(outside):
         typer.echo(prediction.told_outside(outside), err=True)
+    for line in texts_read.told():
+        typer.echo(line, err=True)
 
 
 @app.command(rich_help_panel=_PEOPLE)

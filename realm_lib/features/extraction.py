@@ -275,7 +275,8 @@ def _naming_posts(texts: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[None]:
         yield
     except (LongResponseError, LongTextError, SignalError) as error:
         if error.places:
-            at_fault = texts.iloc[error.places]["response"]
-            posts = pairs.loc[pairs["human_ref_A"].isin(at_fault) | pairs["human_ref_B"].isin(at_fault), "post_id"]
-            error.args = (f"{error} (post_id {', '.join(map(str, posts.unique()[:5]))})",)
+            at_fault = set(texts.iloc[error.places][["prompt", "response"]].itertuples(index=False, name=None))
+            columns = pairs[["post_id", "history", "human_ref_A", "human_ref_B"]].itertuples(index=False, name=None)
+            posts = dict.fromkeys(str(post) for post, asked, a, b in columns if {(asked, a), (asked, b)} & at_fault)
+            error.args = (f"{error} (post_id {', '.join(list(posts)[:5])})",)
         raise

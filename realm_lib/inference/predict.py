@@ -15,6 +15,10 @@ from typing import Any, BinaryIO
 from realm_lib.data.chats import PairsError, Prompt, as_response, asked_text
 from realm_lib.data.rows import Row, json_lines
 from realm_lib.data.tables import read_rows
+from realm_lib.features.reading import texts_read
+from realm_lib.features.signals import SimilaritySignal
+from realm_lib.features.store import text_key
+from realm_lib.models.embedders import Reading
 from realm_lib.reward.explanations import Explanation, explain_each
 from realm_lib.reward.realm_reward import RealmReward
 
@@ -193,6 +197,40 @@ def rank(answers: Iterable[tuple[Question, dict[str, Any]]]) -> list[dict[str, A
             better = sum(other > answer["reward"] for other in rewards)
             ranked.append({"rank": 1 + better, "number": question.number, **answer})
     return ranked
+
+
+class TextsRead:
+    """How much the embedding models of a reward read of the texts that it was asked about; equal ones count once."""
+
+    def __init__(self, reward: RealmReward) -> None:
+        self._reward = reward
+        self._embedders = {
+            name: signal.embedder for name, signal in reward.features.items() if isinstance(signal, SimilaritySignal)
+        }
+        self._readings: dict[str, Reading] = {}
+        self._known: set[bytes] = set()
+
+    def of(self, answers: Iterable[tuple[Question, dict[str, Any]]]) -> Iterator[tuple[Question, dict[str, Any]]]:
+        """The ``answers`` as they come, their texts counted."""
+        for question, answer in answers:
+            prompts = self._new("prompt", self._reward.read_prompt(question.prompt))
+            responses = self._new("response", question.response)
+            for name, embedder in self._embedders.items():
+                if (reading := texts_read(prompts, responses, embedder)) is not None:
+                    self._readings[name] = self._readings[name] + reading if name in self._readings else reading
+            yield question, answer
+
+    def _new(self, role: str, text: str) -> list[str]:
+        """The text, unless it was counted before; its hash is kept, since a pipe may never end."""
+        key = text_key(role, text)
+        if key in self._known:
+            return []
+        self._known.add(key)
+        return [text]
+
+    def told(self) -> list[str]:
+        """A line for each cosine whose model left something unread or does not know the language."""
+        return [f"{name}: {reading}" for name, reading in self._readings.items() if reading.is_notable]
 
 
 def told_outside(outside: Sequence[bool]) -> str:

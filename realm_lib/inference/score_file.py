@@ -28,6 +28,7 @@ from realm_lib.data.rows import Row
 from realm_lib.data.tables import SUFFIXES, arrow_rows, is_table, read_exactly, renamed, told, with_scores
 from realm_lib.data.texts import is_blank
 from realm_lib.features.extraction import VOTES
+from realm_lib.features.reading import LongTextError
 from realm_lib.features.signals import ScoreSignal, Signal, SignalError, Stored, build_signal, naming
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.reward_models import LongResponseError, build_scorer
@@ -166,7 +167,7 @@ def _features(params: Params, run: Run, source: Path, texts: _Texts) -> dict[str
                 found[name] = build().stored(
                     texts.prompts, texts.responses, store, preprocessing.batch_size, label if show_progress() else None
                 )
-        except (LongResponseError, SignalError) as error:
+        except (LongResponseError, LongTextError, SignalError) as error:
             if error.places:
                 rows = ", ".join(str(texts.rows[place]) for place in error.places[:5])
                 error.args = (f"{source} row {rows}: {error}",)

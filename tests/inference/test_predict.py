@@ -18,7 +18,9 @@ import pandas as pd
 import pytest
 
 from realm_lib import cli
+from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.inference.predict import PredictionError, from_options, predict, rank, read_questions
+from realm_lib.models.embedders import PACKAGED_MODEL, build_embedder
 from realm_lib.reward.explanations import Outcome, explain_each
 from realm_lib.reward.realm_reward import RealmReward
 
@@ -254,6 +256,35 @@ def test_signals_and_what_lies_outside_are_told(
         f"{outside} of 4 responses ({25 * outside}.0 %) lay outside the range of the training responses"
     )
     assert said.count("\n") == 1
+
+
+@pytest.mark.usefixtures("loaded")
+def test_what_the_embedding_model_cannot_read_is_told_last(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "asked.jsonl"
+    long = {"prompt": "Why does bread rise? " * 60, "response": "今天去北京吃什么"}
+    for rows, lines in ((ROWS, 0), ([*ROWS, long, long], 1)):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        monkeypatch.setattr(sys, "argv", ["realm", "predict", "--run", "r", "--input", str(path)])
+        with pytest.raises(SystemExit):
+            cli.main()
+        told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("similarity: ")]
+        assert len(told) == lines
+    assert told[0].startswith("similarity: 1 of 3 prompts and 0 of 4 responses are longer than the embedding model")
+    assert told[0].endswith("take a model of the texts' language (embedding.model_id)")
+
+
+def test_a_text_that_the_embedding_model_is_not_to_cut_is_named(run_reward: RealmReward, tmp_path: Path) -> None:
+    embedding = EmbeddingParams(backend="sentence_transformers", model_id=PACKAGED_MODEL, long_texts="refuse")
+    reward = RealmReward(run_reward.scorer, build_embedder(embedding), run_reward.combiner)
+    path = tmp_path / "asked.jsonl"
+    rows = [*ROWS, {"prompt": "Why does bread rise? " * 60, "response": "Yeast."}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    answered: list[object] = []
+    with pytest.raises(PredictionError, match=r"asked\.jsonl line 4 \(id .*: 300 and 2 word pieces; the embedding"):
+        answered.extend(predict(reward, read_questions(str(path))))
+    assert len(answered) == 3
 
 
 def test_a_fault_of_a_signal_names_line_and_signal(signals_reward: RealmReward, tmp_path: Path) -> None:

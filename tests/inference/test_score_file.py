@@ -22,8 +22,10 @@ from realm_lib import cli
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.chats import PairsError
 from realm_lib.data.pairs import read_pairs
+from realm_lib.features.reading import LongTextError
 from realm_lib.features.store import FeatureStore
 from realm_lib.inference.score_file import score_file
+from realm_lib.models.embedders import PACKAGED_MODEL
 from realm_lib.models.reward_models import LongResponseError, build_scorer
 
 REALM = Path(sys.executable).parent / "realm"
@@ -69,6 +71,16 @@ def test_signals_have_columns_of_their_own(tmp_path: Path, run: Path, direct: An
         score_file(run, write(tmp_path / "in.jsonl", [rows[0] | {"words_chosen": 1}]), tmp_path / "out.parquet")
     with pytest.raises(LongResponseError, match=r"in\.jsonl row 1: signals\.second: "):
         score_file(run, write(tmp_path / "in.jsonl", [rows[0] | {"rejected": "and " * 80}]), tmp_path / "out.parquet")
+
+
+def test_a_text_that_a_signals_embedding_model_is_not_to_cut_is_named(tmp_path: Path, run: Path) -> None:
+    profile = yaml.safe_load((run / "params.yaml").read_text())
+    embedding = {"backend": "sentence_transformers", "model_id": PACKAGED_MODEL, "long_texts": "refuse"}
+    profile["signals"] = {"near": {"kind": "embedding", "embedding": embedding}}
+    (run / "params.yaml").write_text(yaml.safe_dump(profile, sort_keys=False))
+    source = write(tmp_path / "in.jsonl", [GOOD, {"prompt": "Why does bread rise? " * 60, "response": "Yeast."}])
+    with pytest.raises(LongTextError, match=r"in\.jsonl row 2: signals\.near: text 1 \(id .*: 300 and 2 word pieces"):
+        score_file(run, source, tmp_path / "out.parquet")
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])

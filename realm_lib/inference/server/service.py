@@ -42,6 +42,17 @@ class RewardService:
         self._reward = RealmReward.from_pretrained(self.run)
         self.models = self._reward.models
         log.info("loaded %s", self.run)
+        self._say_what_is_read()
+
+    def _say_what_is_read(self) -> None:
+        from realm_lib.features.signals import SimilaritySignal
+        from realm_lib.models.embedders import ReadingEmbedder
+
+        for name, signal in self._reward.features.items():
+            embedder = signal.embedder if isinstance(signal, SimilaritySignal) else None
+            if isinstance(embedder, ReadingEmbedder) and embedder.most_pieces is not None:
+                told = name, embedder.most_pieces, embedder.long_texts
+                log.info("%s: its model reads %d word pieces at once; long_texts: %s", *told)
 
     def _compute(self, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[object]:
         from realm_lib.reward.explanations import explain_each
@@ -72,6 +83,7 @@ class RewardService:
             why = "the model is being loaded" if self.models is None else "too much waits"
             raise HTTPException(503, f"{late}: {why}", self.wait) from None
         self._refuse_long(results)
+        self._refuse_unread(results)
         self._refuse_empty(results)
         explained = [self._answer(index, result) for index, result in enumerate(results)]
         self.metrics.responses.inc(len(explained))
@@ -87,6 +99,17 @@ class RewardService:
                 f"response {index} and the chat template take {max(error.tokens.values())} tokens, the reward model "
                 f"reads {error.limit} at most",
                 list(long),
+            )
+
+    def _refuse_unread(self, results: Sequence[object]) -> None:
+        """Raise :class:`BadRequestError` with all the responses that the embedding model is not to cut."""
+        from realm_lib.features.reading import LongTextError
+
+        if long := [index for index, result in enumerate(results) if isinstance(result, LongTextError)]:
+            raise BadRequestError(
+                f"response {long[0]} or its prompt is longer than the embedding model reads, and "
+                "embedding.long_texts of the run is refuse",
+                long,
             )
 
     def _refuse_empty(self, results: Sequence[object]) -> None:
