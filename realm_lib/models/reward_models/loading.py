@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.models.checkpoints import position_limit
+from realm_lib.models.gguf import find_gguf, gguf_config, gguf_tokenizer, load_gguf
 from realm_lib.models.hub import hub_fault
 from realm_lib.models.reward_models import ScorerError
 from realm_lib.models.reward_models.chat import ChatEncoder, Encoder
@@ -47,17 +48,14 @@ class Outline:
     """What there is to know of a model before its weights are read."""
 
     source: Path | str
-    """A folder, or a hub id."""
+    """A folder, a GGUF file, or a hub id."""
     commit: str | None
     """The hub's, where it is known."""
+    file: Path | None
+    """Its GGUF file, where it is one."""
     config: Any
     tokenizer: Any
     memory: MemoryEstimate
-
-    @property
-    def local(self) -> bool:
-        """Whether it lies in a folder."""
-        return Path(self.source).is_dir()
 
 
 def read_outline(params: RewardModelParams, run_folder: Path | None = None) -> Outline:
@@ -70,11 +68,15 @@ def read_outline(params: RewardModelParams, run_folder: Path | None = None) -> O
     transformers.utils.logging.disable_progress_bar()
     source = locate_model(params.model_id, run_folder)
     # A branch may move between two reads: configuration, tokenizer and weights are of one commit.
-    commit = None if Path(source).is_dir() else hub_commit(str(source), params.revision)
+    commit = None if isinstance(source, Path) else hub_commit(source, params.revision)
     revision = commit or params.revision
     try:
-        config = transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+        file = find_gguf(source)
+        if file is not None:
+            config, tokenizer = _of_one_label(gguf_config(file), file), gguf_tokenizer(file)
+        else:
+            config = transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     # The last two: transformers looks into whatever JSON it finds.
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise explain_failure(params, error) from error
@@ -84,7 +86,7 @@ def read_outline(params: RewardModelParams, run_folder: Path | None = None) -> O
         _check_template(tokenizer, params)
     estimate = estimate_memory(model_class(params), config, params)
     check_memory(estimate, params)
-    return Outline(source, commit, config, tokenizer, estimate)
+    return Outline(source, commit, file, config, tokenizer, estimate)
 
 
 def load_model(params: RewardModelParams, run_folder: Path | None = None) -> LoadedModel:
@@ -94,13 +96,22 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
     it is not a reward model of the backend's kind.
     """
     outline = read_outline(params, run_folder)
-    source, commit, local = outline.source, outline.commit, outline.local
+    source, commit, file = outline.source, outline.commit, outline.file
     config, tokenizer, revision = outline.config, outline.tokenizer, commit or params.revision
     log.info("%s", outline.memory)
+    options = _load_options(params, config)
     try:
-        model, info = model_class(params).from_pretrained(
-            source, config=config, revision=revision, output_loading_info=True, **_load_options(params, config)
-        )
+        if file is not None:
+            model, info = load_gguf(file, model_class(params), config, **options)
+        else:
+            model, info = model_class(params).from_pretrained(
+                source,
+                config=config,
+                revision=revision,
+                output_loading_info=True,
+                use_safetensors=True,  # else a folder that has only pytorch_model.bin would be unpickled
+                **options,
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError, ImportError) as error:
         raise explain_failure(params, error) from error
     if fault := checkpoint_fault(info):
@@ -108,13 +119,13 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
             f"{params.model_id}: {fault}: backend {params.backend} is not this model's class, "
             "its scores would be random"
         )
-    weights = folder_digest(Path(source)) if local else commit
+    weights = folder_digest(source) if isinstance(source, Path) else commit
     if weights is None:
         raise ScorerError(
             f"{params.model_id}: the hub does not say which commit {params.revision or 'its main branch'} is: set "
             "reward_model.revision to a commit (40 digits), so that its scores are not taken for another's"
         )
-    if commit != params.revision and not local:
+    if commit != params.revision and not isinstance(source, Path):
         log.warning(
             "%s: this is commit %s; write it into reward_model.revision: later runs then score with the same weights",
             params.model_id,
@@ -173,6 +184,13 @@ def _check_config(config: Any, params: RewardModelParams) -> None:
         )
 
 
+def _of_one_label(config: Any, file: Path) -> Any:
+    """A GGUF file does not say how many labels its model has: whether it has a head is seen by its weights."""
+    if not (file.parent / "config.json").is_file():
+        config.num_labels = 1
+    return config
+
+
 def _check_template(tokenizer: Any, params: RewardModelParams) -> None:
     if not ChatEncoder(tokenizer, params.max_length).kept.thoughts:
         log.warning(
@@ -186,9 +204,7 @@ def _load_options(params: RewardModelParams, config: Any) -> dict[str, Any]:
     from transformers import BitsAndBytesConfig
 
     dtype = getattr(torch, params.dtype)
-    # Without use_safetensors a folder that has only pytorch_model.bin would be unpickled; without trust_remote_code
-    # transformers asks on the terminal whether it may run the model's code.
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False}
     if params.device_map is not None:
         options["device_map"] = params.device_map
     if config.model_type in SHARING_MODELS:  # others may not have it

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from realm_lib.config.rlhf import PolicyParams
 from realm_lib.models.checkpoints import OWN_CODE, needs_own_code, position_limit
+from realm_lib.models.gguf import TOKENIZER_FILES, find_gguf, gguf_config, gguf_tokenizer, load_gguf
 from realm_lib.models.special_tokens import cut_special_tokens
 from realm_lib.rlhf.errors import PolicyError
 from realm_lib.rlhf.policies import adapters
@@ -18,8 +19,6 @@ from realm_lib.rlhf.policies.dropout import switch_off_dropout
 from realm_lib.runs.files import atomic_path
 from realm_lib.runs.trained_on import write_trained_on
 from realm_lib.runs.weights import checkpoint_fault, four_bit, hub_commit, locate_model
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,12 @@ def load_policy(params: PolicyParams, run_folder: Path | None = None, *, trainab
         options["quantization_config"] = four_bit(options["dtype"])
         options.setdefault("device_map", {"": process_state().device})
     try:
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(base, output_loading_info=True, **options)
+        file = find_gguf(base)
+        if file is not None:
+            del options["revision"], options["use_safetensors"]
+            model, info = load_gguf(file, transformers.AutoModelForCausalLM, gguf_config(file), **options)
+        else:
+            model, info = transformers.AutoModelForCausalLM.from_pretrained(base, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = OWN_CODE if needs_own_code(error) else error
         raise PolicyError(f"{params.model_name}: the model cannot be loaded: {reason}") from error
@@ -130,12 +134,16 @@ def _load_tokenizer(source: Path | str, params: PolicyParams) -> Any:
     import transformers
 
     name = params.model_name
-    if isinstance(source, Path) and not any((source / file).is_file() for file in _TOKENIZER_FILES):
-        raise PolicyError(f"{name}: {source} holds no tokenizer: save the model's tokenizer beside its weights")
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            source, revision=params.revision, trust_remote_code=False
-        )
+        file = find_gguf(source)
+        if file is not None:
+            tokenizer = gguf_tokenizer(file)
+        elif isinstance(source, Path) and not any((source / each).is_file() for each in TOKENIZER_FILES):
+            raise PolicyError(f"{name}: {source} holds no tokenizer: save the model's tokenizer beside its weights")
+        else:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                source, revision=params.revision, trust_remote_code=False
+            )
     except (OSError, ValueError, RuntimeError) as error:
         reason = OWN_CODE if needs_own_code(error) else error
         raise PolicyError(f"{name}: the tokenizer cannot be loaded: {reason}") from error

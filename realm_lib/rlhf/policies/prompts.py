@@ -36,9 +36,9 @@ def encode_prompts(
             raise PolicyError(f"prompt {index} is empty: remove it")
     switches = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
     chats = [as_messages(prompt) for prompt in prompts]
-    kept = what_is_kept(tokenizer)
+    template = what_is_kept(tokenizer)
     for index, chat in enumerate(chats):
-        if lost := kept.lost(chat, tokenizer.name_or_path):
+        if lost := template.lost(chat, tokenizer.name_or_path):
             raise PolicyError(f"prompt {index}: {lost}")
     try:
         told = tokenize_chats(tokenizer, chats, add_generation_prompt=True, **switches)
