@@ -2,6 +2,12 @@
 PROFILE ?= demo
 SET ?=
 LAB_OPTIONS ?=
+# As they were typed: make would read $ in them, and so would the shell in a recipe that had them in its text.
+override PROFILE := $(value PROFILE)
+override SET := $(value SET)
+export PROFILE SET
+STRAY := $(strip $(foreach name,$(.VARIABLES),$(if $(findstring .,$(name)),$(if $(filter command,$(origin $(name))),$(name)))))
+$(if $(STRAY),$(error $(STRAY): write all changes within SET="..."))
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,11 +18,13 @@ SHELL := /bin/bash
 .PHONY: run steps test check lint format lab report verify tables clean help
 
 run: $(BIN)/.installed ## Run a profile's notebooks and render its report (PROFILE=demo, SET="section.key=value ...")
-	@run=$$($(BIN)/realm prepare $(PROFILE) $(foreach change,$(SET),--set '$(change)')) \
-	&& $(MAKE) --no-print-directory -j$$(cat $$run/.steps/jobs) steps RUN=$$run
+	@run=$$($(BIN)/realm prepare "$$PROFILE" --set "$$SET") \
+	&& $(MAKE) --no-print-directory -j$$(cat "$$run/.steps/jobs") steps RUN="$$run"
 
 # Everything of a run that has its own target. RUN is known only once the parameters are resolved, hence the second make.
 ifdef RUN
+SPACE := $(subst ,, )
+override RUN := $(subst $(SPACE),\$(SPACE),$(RUN))
 include $(RUN)/.steps/depends.mk
 EXECUTED := $(STEPS:%=$(RUN)/notebooks/%.ipynb)
 

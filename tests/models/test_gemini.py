@@ -29,8 +29,10 @@ from realm_lib.features.store import FeatureStore, text_key
 from realm_lib.models.embedders import EmbedderError, HostedEmbedder, build_embedder, by_role, cosine
 from realm_lib.models.embedders.asking import BudgetError
 from realm_lib.models.embedders.gemini import GeminiEmbedder
+from realm_lib.models.embedders.piece_estimate import count_pieces
 
 PROBES = 2
+SECOND = "gemini-embedding-2"
 TESTS = Path(__file__).parents[1]
 
 both_sdks = pytest.mark.parametrize("sdk", ["google-generativeai", "google-genai"])
@@ -158,11 +160,98 @@ def test_other_task_types_in_the_store_are_compared_without_asking(server: Gemin
 
 
 def test_identities_differ_where_vectors_may(server: GeminiServer) -> None:
-    changes: list[dict[str, Any]] = [{}, {"task_type": QUESTION}, {"dimensions": 256}, {"api_endpoint": None}]
+    second: dict[str, Any] = {"model_id": SECOND, "task_type": None}
+    changes: list[dict[str, Any]] = [
+        {},
+        {"task_type": None},
+        {"task_type": QUESTION},
+        {"dimensions": 256},
+        {"api_endpoint": None},
+        second,
+        {**second, "model_id": f"{SECOND}-preview"},
+        {**second, "instruction": "sentence similarity"},
+        {**second, "dimensions": 256},
+    ]
     identities = [json.dumps(dict(gemini(server, **change).identity), sort_keys=True) for change in changes]
     assert len(set(identities)) == len(changes)
     other_sdk = gemini(server, "google-genai", requests_per_minute=5, batch_size=3, max_cost=1.0)
     assert json.dumps(dict(other_sdk.identity), sort_keys=True) == identities[0]
+
+
+def test_the_first_models_identity_is_that_of_the_vectors_on_disk() -> None:
+    assert dict(GeminiEmbedder(params(None)).identity) == {
+        "backend": "gemini",
+        "model": "gemini-embedding-001",
+        "task_type": DOCUMENT,
+        "dimensions": 128,
+        "max_bytes": 6144,
+        "api_endpoint": None,
+    }
+
+
+@both_sdks
+def test_the_second_model_reads_before_the_text_what_it_is_for(server: GeminiServer, sdk: str, tmp_path: Path) -> None:
+    pairs = some_pairs(10)
+    pairs.loc[0, "human_ref_A"] = pairs.loc[1, "history"]
+    embedder = gemini(server, sdk, model_id=f"models/{SECOND}", task_type=None)
+    features = extract(pairs, embedder, tmp_path)
+    prompts = expected([f"task: question answering | query: {text}" for text in pairs["history"]], SECOND)
+    for side in "AB":
+        responses = expected([f"title: none | text: {text}" for text in pairs[f"human_ref_{side}"]], SECOND)
+        np.testing.assert_allclose(features[f"similarity_{side}"], (prompts * responses).sum(axis=1), atol=1e-6)
+    assert {kind for request in server.requests for kind in request.task_types} == {None}
+    assert all(f"/models/{SECOND}:batchEmbedContents" in request.path for request in server.requests)
+    assert max(len(request.texts) for request in server.requests) == 20 + PROBES
+    assert embedder.quote(["four"]).cost == pytest.approx(6 * 0.20e-6)  # "title: none | text: four" is 24 bytes
+
+
+def test_the_second_model_embeds_both_sides_alike_where_the_instruction_is_so(server: GeminiServer) -> None:
+    embedder = gemini(server, model_id=SECOND, task_type=None, instruction="sentence similarity")
+    of_prompts, of_responses = by_role(embedder)
+    assert of_prompts is of_responses
+    wanted = expected(["task: sentence similarity | query: text"], SECOND)
+    np.testing.assert_allclose(embedder.embed(["text"]), wanted, atol=1e-6)
+
+
+def test_the_second_models_other_instructions_in_the_store_are_compared(server: GeminiServer, tmp_path: Path) -> None:
+    pairs = some_pairs(6)
+    second: dict[str, Any] = {"model_id": SECOND, "task_type": None}
+    extract(pairs, gemini(server, **second, instruction="search result"), tmp_path)
+    features = extract(pairs, gemini(server, **second), tmp_path)
+    ways = {name.partition(" under ")[2] for name in features} - {""}
+    assert ways == {"question answering, document", "search result, document"}
+
+
+@both_sdks
+def test_one_vector_for_a_whole_request_is_an_error(server: GeminiServer, sdk: str) -> None:
+    server.faults = [Fault(change=lambda rows: rows[:1], stays=True, only_if=lambda texts: len(texts) > 1)]
+    with pytest.raises(EmbedderError, match="answered 1 vectors to 5 texts"):
+        gemini(server, sdk, model_id=SECOND, task_type=None).embed(["one", "two", "three"])
+
+
+@pytest.mark.parametrize("model", ["gemini-embedding-001", SECOND])
+def test_long_texts_are_refused_where_that_is_asked_for(server: GeminiServer, model: str) -> None:
+    embedder = gemini(server, model_id=model, task_type=None, long_texts="refuse")
+    for step in (embedder.embed, embedder.quote):
+        with pytest.raises(
+            EmbedderError, match=r"text 1 is over the model's limit of [28],\d+ tokens .*refuse"
+        ) as caught:
+            step(["short", "語" * 9000])
+        assert caught.value.places == [1]
+    assert not server.requests
+    alike = gemini(server, model_id=model, task_type=None, long_texts="cut")
+    assert alike.identity == embedder.identity, "a text within the limit has the same vector"
+
+
+def test_the_second_models_long_texts_are_cut_by_a_safe_estimate(server: GeminiServer) -> None:
+    embedder = gemini(server, model_id=SECOND, task_type=None)
+    assert embedder.quote(["語" * 8000, "a word " * 4000, "short"]).cut == 0
+    assert embedder.quote(["語" * 9000]).cut == 1
+    sent = "語" * (8192 - 7 - 8)  # "title: none | text: " is seven pieces; eight are left to the service
+    assert count_pieces("title: none | text: ") == 7
+    np.testing.assert_allclose(
+        embedder.embed(["語" * 9000]), expected([f"title: none | text: {sent}"], SECOND), atol=1e-6
+    )
 
 
 @pytest.mark.slow
@@ -556,8 +645,11 @@ def test_a_wait_that_google_asks_for_is_no_attempt_while_others_get_through(serv
     [
         ({"model_id": "models/embedding-001"}, "was retired on 2025-10-30: use gemini-embedding-001"),
         ({"model_id": "text-embedding-004"}, "was retired on 2026-01-14: use gemini-embedding-001"),
-        ({"model_id": "gemini-embedding-2"}, "takes no task type.*use gemini-embedding-001"),
-        ({"model_id": "gemini-embedding-9"}, "knows gemini-embedding-001 only"),
+        ({"model_id": "gemini-embedding-2"}, "gemini-embedding-2 takes none.*see instruction"),
+        ({"instruction": "search result"}, "gemini-embedding-001 takes none; see task_type"),
+        ({"model_id": "gemini-embedding-9"}, "knows gemini-embedding-001, gemini-embedding-2, gemini-embedding-2-pre"),
+        ({"long_texts": "windows"}, "long_texts must be cut, refuse or null"),
+        ({"limit_counts": "tokens"}, "limit_counts"),
         ({"dimensions": 64}, "dimensions must be from 128 to 3072"),
         ({"dimensions": 4096}, "dimensions must be from 128 to 3072"),
         ({"batch_size": 99}, "batch_size must be 98 at most"),

@@ -125,6 +125,7 @@ def test_a_policy_is_read_sampled_and_saved(tiny_tokenizer: Any, tmp_path: Path)
     assert answers(file) == answers(file.parent) == answers(tmp_path / "plain") == answers(tmp_path / "saved")
 
 
+@pytest.mark.slow
 def test_an_adapter_finds_the_file_that_it_was_trained_on(tiny_tokenizer: Any, tmp_path: Path) -> None:
     file = write_gguf(tmp_path / "model.gguf", model_of("llama", tiny_tokenizer), tiny_tokenizer, "Q8_0")
     params = PolicyParams(model_name=str(file), lora=LoraParams(r=2, alpha=4.0))

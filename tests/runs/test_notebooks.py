@@ -314,6 +314,7 @@ def test_a_profile_may_be_a_file_anywhere(three: Path, tmp_path: Path) -> None:
         ("test", ["training.seed=seven"], "training.seed"),
         ("test", ["traning.seed=7"], "traning"),
         ("test", ["training.seed"], "section.key=value"),
+        ("test", ["run.output_dir=outputs/a;b%c"], "run.output_dir: make cannot use a folder with '%;' in its name"),
         ("test", ["signals.mine={kind: python, function: 'nope:f'}"], "signals.mine.function: nope:f: nope cannot be"),
     ],
 )

@@ -81,6 +81,11 @@ class AskingEmbedder(ABC, Generic[Client]):
     added_texts: ClassVar[int] = 0
     """Texts that the class of the service adds to each request of more than one."""
 
+    @property
+    @abstractmethod
+    def limit(self) -> str:
+        """The most that the model reads of a text, as an error says it."""
+
     @abstractmethod
     def for_role(self, role: Role) -> Self:
         """The embedder of prompts or of responses, with the same key, limits and budget."""
@@ -192,7 +197,12 @@ class AskingEmbedder(ABC, Generic[Client]):
             text.encode()
         except UnicodeEncodeError:
             raise EmbedderError(f"text {index} is not Unicode (a lone surrogate): {text[:60]!r}") from None
-        return self._within_limit(text)
+        within = self._within_limit(text)
+        if within is not text and self.params.long_texts == "refuse":
+            raise EmbedderError(
+                f"text {index} is over {self.limit}, and embedding.long_texts is refuse: {text[:60]!r}", [index]
+            )
+        return within
 
     def _vectors(self, texts: list[str], stopped: threading.Event) -> NDArray[np.float32]:
         """The checked answer for ``texts``, from one request and its retries."""

@@ -128,9 +128,11 @@ class GoogleGenAI:
 
         failure: RemoteError | EmbedderError
         try:
+            # Each text is a content of its own: of a list of plain texts the library makes one content of many parts
+            # for gemini-embedding-2, which answers it with one vector.
             answer = self._client.models.embed_content(
                 model=self._model,
-                contents=list(texts),
+                contents=[types.UserContent(parts=[types.Part(text=text)]) for text in texts],
                 config=types.EmbedContentConfig(task_type=task_type, output_dimensionality=dimensions),
             )
             return [embedding.values or [] for embedding in answer.embeddings or []]

@@ -18,6 +18,7 @@ from realm_lib.config.base import Secret
 from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.models.embedders.vectors import EmbedderError
 from realm_lib.models.hosted import RemoteError, Service
+from realm_lib.models.quotas import Quota
 
 _ENDPOINT = "https://api.openai.com/v1"
 _REDIRECTED = "it sends elsewhere, which is not followed: look at embedding.api_endpoint"
@@ -39,10 +40,10 @@ _USED_UP = "insufficient_quota"
 class OpenAIService(Service):
     """A service of this protocol: its errors are read for what they say, whatever form they have."""
 
-    def refusal(self, status: int, message: str, retry_after: str | None) -> RemoteError:
+    def refusal(self, status: int, message: str, retry_after: str | None, quota: Quota | None = None) -> RemoteError:
         """See :class:`Service`; an account without credit is not asked again."""
         body = _parsed(message)
-        error = super().refusal(status, _said(body) or message, retry_after)
+        error = super().refusal(status, _said(body) or message, retry_after, quota)
         if isinstance(body, dict) and isinstance(body.get("error"), dict) and _USED_UP in body["error"].values():
             error.retryable = False
         return error

@@ -13,7 +13,7 @@ from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.models.embedders.asking import Account, AskingEmbedder
 from realm_lib.models.embedders.openai_client import OpenAIClient
 from realm_lib.models.embedders.token_limit import TokenLimit
-from realm_lib.models.embedders.vectors import EmbedderError, Quote, Role
+from realm_lib.models.embedders.vectors import Quote, Role
 from realm_lib.models.hosted import RemoteError
 
 _TEXTS_PER_REQUEST = 32
@@ -77,6 +77,11 @@ class OpenAIEmbedder(AskingEmbedder[OpenAIClient]):
         """Most texts in one request, unless ``embedding.batch_size`` says it."""
         return _TEXTS_PER_REQUEST
 
+    @property
+    def limit(self) -> str:
+        """The most that the model reads of a text, as an error says it."""
+        return str(self._limit)
+
     def for_role(self, role: Role) -> Self:
         """The embedder of prompts or of responses, with the same key, limits and budget."""
         return type(self)(self.params, role, self._account, self._limit)
@@ -96,14 +101,6 @@ class OpenAIEmbedder(AskingEmbedder[OpenAIClient]):
         whole = self._prefix + text
         cut = self._limit.cut(whole)
         return text if cut == whole else cut.removeprefix(self._prefix)
-
-    def _as_sent(self, text: str, index: int) -> str:
-        sent = super()._as_sent(text, index)
-        if sent is not text and self.params.long_texts == "refuse":
-            raise EmbedderError(
-                f"text {index} is over {self._limit}, and embedding.long_texts is refuse: {text[:60]!r}", [index]
-            )
-        return sent
 
     def _prepare(self, requests: Sequence[list[str]]) -> None:
         """How long the model's own vectors are, by a short text, so that all requests in flight know."""

@@ -176,7 +176,8 @@ class SentenceTransformerEmbedder:
 
 def _lengths(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of the rows, [n, 1]."""
-    return np.linalg.norm(vectors, axis=1, keepdims=True)
+    lengths: NDArray[np.float64] = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return lengths
 
 
 def _workers_of(model: Any) -> list[Any]:
