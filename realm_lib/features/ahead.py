@@ -125,8 +125,11 @@ class _Checks:
         self._stored += (4 * embedder.dimensions + 60) * (quote.texts if quote else 0)
 
     def rlhf(self, rlhf: RlhfParams) -> None:
-        secrets = {"rlhf.reward_server.token": rlhf.reward_server and rlhf.reward_server.token}
-        secrets["rlhf.ppo.vllm.api_key"] = rlhf.ppo.vllm and rlhf.ppo.vllm.api_key
+        server, vllm = rlhf.reward_server, rlhf.ppo.vllm
+        secrets = {
+            "rlhf.reward_server.token": None if server is None else server.token,
+            "rlhf.ppo.vllm.api_key": None if vllm is None else vllm.api_key,
+        }
         for name, reference in secrets.items():
             with self.of(name):
                 if reference is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from realm_lib.models.checkpoints import OWN_CODE, causes, needs_own_code
 
-_SECONDS = 30.0
+_SECONDS = 10.0
 _LONGEST_DETAIL = 600
 _READ = re.compile(r"([^/]+/)?(model(-\d+-of-\d+)?\.safetensors|[^/]+\.(json|txt|model|jinja))")
 """What transformers and sentence-transformers read of a repository; others lie beside it, as weights in other forms."""

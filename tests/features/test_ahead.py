@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from support.faulty_server import running
 from support.gemini_server import GeminiServer
 
 from realm_lib.config.profile import Params, dump_yaml, load_params
@@ -48,7 +49,7 @@ def test_all_that_would_stop_it_is_said_at_once_and_nobody_is_asked(
     monkeypatch.setenv("GEMINI_API_KEY", "a key")
     profile = load_params(ROOT / "params" / "full.yaml")
     (tmp_path / "params.yaml").write_text(dump_yaml(profile), encoding="utf-8")
-    with GeminiServer() as server:
+    with running(GeminiServer()) as server:
         embedding = {
             "backend": "gemini",
             "model_id": "gemini-embedding-001",
