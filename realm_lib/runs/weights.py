@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from realm_lib.config.base import ParamsError, resolve_path
+from realm_lib.config.base import ParamsError, resolve_path, share_hub_token
 from realm_lib.runs.run import Run
 
 GGUF = ".gguf"
@@ -26,7 +26,10 @@ def locate_model(model_id: str, run_folder: Path | None = None) -> Path | str:
             raise ParamsError(f"model_id {model_id}: which run? Give the folder of a run")
         return Run(run_folder).require(model_id.removeprefix("run:"), made_by="00_offline_models")
     path = resolve_path(model_id)
-    return path if path.is_dir() or (path.suffix == GGUF and path.is_file()) else model_id
+    if path.is_dir() or (path.suffix == GGUF and path.is_file()):
+        return path
+    share_hub_token()
+    return model_id
 
 
 def folder_digest(source: Path) -> str:

@@ -1,6 +1,5 @@
 """A reward model from its checkpoint: whole, of the right class, its head in full precision; or an error that helps."""
 
-import errno
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,13 +10,15 @@ import torch
 from safetensors import SafetensorError
 
 from realm_lib.config.reward_model import RewardModelParams
-from realm_lib.models.checkpoints import OWN_CODE, causes, needs_own_code, position_limit
+from realm_lib.models.checkpoints import position_limit
 from realm_lib.models.gguf import find_gguf, gguf_config, gguf_tokenizer, load_gguf
+from realm_lib.models.hub import hub_fault
 from realm_lib.models.reward_models import ScorerError
-from realm_lib.models.reward_models.chat import ChatEncoder
+from realm_lib.models.reward_models.chat import ChatEncoder, Encoder
 from realm_lib.models.reward_models.forward import SHARING_MODELS, why_not_shared
 from realm_lib.models.reward_models.inform import INFORMForSequenceClassification
-from realm_lib.models.reward_models.memory import HEADS, check_memory, estimate_memory
+from realm_lib.models.reward_models.memory import HEADS, MemoryEstimate, check_memory, estimate_memory, lay_out
+from realm_lib.models.reward_models.text_pair import build_encoder
 from realm_lib.models.special_tokens import cut_special_tokens
 from realm_lib.runs.weights import checkpoint_fault, folder_digest, four_bit, hub_commit, locate_model
 
@@ -42,11 +43,25 @@ class LoadedModel:
     """Why prefixes are not shared; None when they are."""
 
 
-def load_model(params: RewardModelParams, run_folder: Path | None = None) -> LoadedModel:
-    """The model that ``params`` name, its memory estimated before its weights are read.
+@dataclass(frozen=True)
+class Outline:
+    """What there is to know of a model before its weights are read."""
 
-    Raises :class:`ScorerError` when it does not fit, when the checkpoint does not fill head and body exactly, and when
-    it is not a reward model of the backend's kind.
+    source: Path | str
+    """A folder, a GGUF file, or a hub id."""
+    commit: str | None
+    """The hub's, where it is known."""
+    file: Path | None
+    """Its GGUF file, where it is one."""
+    config: Any
+    tokenizer: Any
+    memory: MemoryEstimate
+
+
+def read_outline(params: RewardModelParams, run_folder: Path | None = None) -> Outline:
+    """The configuration and the tokenizer of the model that ``params`` name, looked at; a hub's are small downloads.
+
+    Raises :class:`ScorerError` for a model that is not of the backend's kind, or that does not fit this machine.
     """
     import transformers
 
@@ -70,8 +85,20 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
     if tokenizer.chat_template:
         _check_template(tokenizer, params)
     estimate = estimate_memory(model_class(params), config, params)
-    log.info("%s", estimate)
     check_memory(estimate, params)
+    return Outline(source, commit, file, config, tokenizer, estimate)
+
+
+def load_model(params: RewardModelParams, run_folder: Path | None = None) -> LoadedModel:
+    """The model that ``params`` name, its memory estimated before its weights are read.
+
+    Raises :class:`ScorerError` when it does not fit, when the checkpoint does not fill head and body exactly, and when
+    it is not a reward model of the backend's kind.
+    """
+    outline = read_outline(params, run_folder)
+    source, commit, file = outline.source, outline.commit, outline.file
+    config, tokenizer, revision = outline.config, outline.tokenizer, commit or params.revision
+    log.info("%s", outline.memory)
     options = _load_options(params, config)
     try:
         if file is not None:
@@ -133,6 +160,12 @@ def model_class(params: RewardModelParams) -> Any:
     if params.backend == "nemotron":
         return transformers.AutoModelForCausalLM
     return transformers.AutoModelForSequenceClassification
+
+
+def outlined_encoder(outline: Outline, params: RewardModelParams) -> Encoder:
+    """The encoder that a scorer of this model will have; its layers are laid out, without weights, to see its kind."""
+    is_encoder = _is_encoder(lay_out(model_class(params), outline.config), params)
+    return build_encoder(outline.tokenizer, params, pairs=is_encoder)
 
 
 def _check_config(config: Any, params: RewardModelParams) -> None:
@@ -199,14 +232,24 @@ def _check_quantised(model: torch.nn.Module, params: RewardModelParams) -> None:
             )
 
 
+def _head_name(params: RewardModelParams) -> str:
+    return "lm_head" if params.backend == "nemotron" else "score"
+
+
+def _is_encoder(model: Any, params: RewardModelParams) -> bool:
+    """Whether ``model`` is a classifier that is called whole: no head on a body can be told apart."""
+    apart = getattr(model, _head_name(params), None) is not None and model.base_model is not model
+    return not apart and params.backend == "sequence_classification" and hasattr(model, "classifier")
+
+
 def _parts(model: Any, params: RewardModelParams) -> tuple[Any | None, Callable[[torch.Tensor], torch.Tensor] | None]:
     """Body and head of a decoder; two None for an encoder."""
-    name = "lm_head" if params.backend == "nemotron" else "score"
+    name = _head_name(params)
     layer = getattr(model, name, None)
+    if _is_encoder(model, params):
+        _check_head(model.classifier, params)
+        return None, None
     if layer is None or model.base_model is model:
-        if params.backend == "sequence_classification" and hasattr(model, "classifier"):
-            _check_head(model.classifier, params)
-            return None, None
         raise ScorerError(
             f"{params.model_id}: a {type(model).__name__} is neither a decoder with a head ({name}) nor an encoder "
             "with a classifier"
@@ -237,26 +280,5 @@ def _check_head(head: torch.nn.Module, params: RewardModelParams) -> None:
 
 def explain_failure(params: RewardModelParams, error: BaseException) -> ScorerError:
     """What a failure to load means and what to do, looked for in ``error`` and in what caused it."""
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    chain = list(causes(error))
     where = f"reward_model.model_id {params.model_id}: "
-    if any(isinstance(link, GatedRepoError) for link in chain):
-        return ScorerError(
-            f"{where}a gated model: accept its licence on its page at the hub, and write a token of that account into "
-            ".env or the environment (HF_TOKEN)"
-        )
-    if any(isinstance(link, OSError) and link.errno == errno.ENOSPC for link in chain):
-        return ScorerError(
-            f"{where}no space left on the disk: free some, or let HF_HOME name a folder on a larger one; what was "
-            "downloaded is kept, and the download goes on from there"
-        )
-    if needs_own_code(error):
-        return ScorerError(f"{where}cannot be loaded: {OWN_CODE}")
-    if any(isinstance(link, LocalEntryNotFoundError) for link in chain):
-        advice = ": it is not on this machine, and the hub cannot be reached (or HF_HUB_OFFLINE is set)"
-    elif any(isinstance(link, RepositoryNotFoundError) for link in chain):
-        advice = ": no such folder here, and no such model at the hub that HF_TOKEN, if it is set, may see"
-    else:
-        advice = ""
-    return ScorerError(f"{where}cannot be loaded{advice}: {str(error).strip()[:600]}")
+    return ScorerError(f"{where}{hub_fault(error) or f'cannot be loaded: {str(error).strip()[:600]}'}")

@@ -5,9 +5,18 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.chats import Message, Prompt, as_messages, readable
 from realm_lib.models.chat_tokens import portions
-from realm_lib.models.reward_models.chat import CUTTING, EncodedChat, Encoder, TooLong, cut_order, tokens_within
+from realm_lib.models.reward_models.chat import (
+    CUTTING,
+    ChatEncoder,
+    EncodedChat,
+    Encoder,
+    TooLong,
+    cut_order,
+    tokens_within,
+)
 
 
 class TextPairEncoder(Encoder):
@@ -30,6 +39,15 @@ class TextPairEncoder(Encoder):
             types = encoded.get("token_type_ids") or [None] * len(numbers)
             for number, ids, kinds, pair in zip(numbers, encoded["input_ids"], types, encoded.encodings, strict=True):
                 yield self._cut(ids, partial(_contents, prompts[number], texts[number][0], pair), kinds)
+
+
+def build_encoder(tokenizer: Any, params: RewardModelParams, *, pairs: bool) -> Encoder:
+    """The encoder of a reward model; ``pairs``: without a chat template, prompt and response are read as a pair.
+
+    Raises :class:`ScorerError` for any other tokenizer without a chat template.
+    """
+    kind: type[Encoder] = TextPairEncoder if pairs and not tokenizer.chat_template else ChatEncoder
+    return kind(tokenizer, params.max_length, params.long_responses)
 
 
 def _contents(prompt: Prompt, text: str, pair: Any) -> tuple[list[int], list[int]]:
