@@ -2,6 +2,12 @@
 PROFILE ?= demo
 SET ?=
 LAB_OPTIONS ?=
+# As they were typed: make would read $ in them, and so would the shell in a recipe that had them in its text.
+override PROFILE := $(value PROFILE)
+override SET := $(value SET)
+export PROFILE SET
+STRAY := $(strip $(foreach name,$(.VARIABLES),$(if $(findstring .,$(name)),$(if $(filter command,$(origin $(name))),$(name)))))
+$(if $(STRAY),$(error $(STRAY): write all changes within SET="..."))
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,11 +18,13 @@ SHELL := /bin/bash
 .PHONY: run steps test check lint format lab report verify tables clean help
 
 run: $(BIN)/.installed ## Run a profile's notebooks and render its report (PROFILE=demo, SET="section.key=value ...")
-	@run=$$($(BIN)/realm prepare $(PROFILE) $(foreach change,$(SET),--set '$(change)')) \
-	&& $(MAKE) --no-print-directory -j$$(cat $$run/.steps/jobs) steps RUN=$$run
+	@run=$$($(BIN)/realm prepare "$$PROFILE" --set "$$SET") \
+	&& $(MAKE) --no-print-directory -j$$(cat "$$run/.steps/jobs") steps RUN="$$run"
 
 # Everything of a run that has its own target. RUN is known only once the parameters are resolved, hence the second make.
 ifdef RUN
+SPACE := $(subst ,, )
+override RUN := $(subst $(SPACE),\$(SPACE),$(RUN))
 include $(RUN)/.steps/depends.mk
 EXECUTED := $(STEPS:%=$(RUN)/notebooks/%.ipynb)
 
@@ -50,10 +58,12 @@ format: $(BIN)/.installed-dev ## Mend what can be mended by itself: style, and o
 	$(BIN)/ruff format .
 	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
 
-# The environment's own kernel is meant even where the user has another python3, and no news is asked for.
+# python3 is the environment's own kernel even where Jupyter finds another, and no news is asked for.
 lab: $(BIN)/.installed ## Open JupyterLab on the notebooks
 	@$(BIN)/jupyter labextension disable "@jupyterlab/apputils-extension:announcements" > /dev/null 2>&1
-	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --ServerApp.root_dir=. $(LAB_OPTIONS) notebooks/00_offline_models.ipynb
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --ServerApp.root_dir=. \
+		--ServerApp.kernel_spec_manager_class=realm_lib.runs.kernel.OwnKernelSpecs $(LAB_OPTIONS) \
+		notebooks/00_offline_models.ipynb
 
 report: $(BIN)/.installed ## Render the report of a run again (RUN=outputs/demo)
 	$(BIN)/realm report $(or $(RUN),outputs/$(PROFILE))

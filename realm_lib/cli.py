@@ -134,7 +134,7 @@ def report(
 @app.command(rich_help_panel=_MAKE)
 def prepare(
     profile: Annotated[str, typer.Argument(help="A profile of params/ (demo, local, small, full) or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, one or more.")] = None,
 ) -> None:
     """Resolve a profile into its run's folder and print that folder."""
     from realm_lib.runs.notebooks import prepare as prepare_run

@@ -19,6 +19,7 @@ from support.ppo_run import make_policy
 from support.server_process import ServerProcess
 
 from realm_lib import cli
+from realm_lib.config.overrides import split_overrides
 from realm_lib.config.profile import Params, dump_yaml, load_params
 from realm_lib.report.documents import write_documents
 
@@ -145,7 +146,7 @@ def test_a_make_command_names_a_target_a_profile_and_parameters_that_exist() -> 
         profile = (re.findall(r"PROFILE=([\w.]+)", line) or ["demo"])[0]
         assert profile in profiles | {"NAME", "..."}, f"{name}: {line}"
         if found := re.search(r'SET="([^"]*)"', line):
-            load_params(ROOT / "params" / f"{profile}.yaml", found[1].split())
+            load_params(ROOT / "params" / f"{profile}.yaml", split_overrides(found[1]))
 
 
 def test_a_realm_command_has_the_options_that_are_shown() -> None:

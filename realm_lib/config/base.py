@@ -62,6 +62,15 @@ def reveal_secret(reference: str) -> str:
     return value
 
 
+def share_hub_token() -> None:
+    """Give a HF_TOKEN that stands in ``.env`` to the hub's client, which looks into the environment only."""
+    if not os.environ.get("HF_TOKEN"):
+        from dotenv import dotenv_values
+
+        if token := dotenv_values(project_root() / ".env").get("HF_TOKEN"):
+            os.environ["HF_TOKEN"] = token
+
+
 class Secret:
     """The key behind ``${NAME}``. It is shown as the name, cannot be pickled, and is read when it is sent."""
 

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from realm_lib.config.base import SecretReference, Section
 
 SAFE_ENDPOINT = re.compile(r"https://[^@\s]+|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(/[^@\s]*)?")
+_PLAIN_ENDPOINT = re.compile(r"http://[^@\s]+")
 
 
 class HostedParams(Section):
@@ -16,9 +17,11 @@ class HostedParams(Section):
     backend: str
     model_id: str
     api_key: SecretReference = None
-    """Null means ``${GEMINI_API_KEY}`` for gemini and ``${NVIDIA_API_KEY}`` for nim."""
+    """Null means ``${GEMINI_API_KEY}`` for gemini, ``${NVIDIA_API_KEY}`` for nim, and for openai ``${OPENAI_API_KEY}``
+    at OpenAI's own address, none at another: a key goes only where it is named for."""
     api_endpoint: str | None = None
-    """Another address than the service's own, as ``https://proxy.example``."""
+    """Another address than the service's own, as ``https://proxy.example``; for openai and nim with its path, as
+    ``http://127.0.0.1:8080/v1``."""
     requests_per_minute: Annotated[int, Field(ge=1)] | None = None
     """What your account allows; null sets no limit."""
     max_in_flight: Annotated[int, Field(ge=1, le=64)] = 8
@@ -30,9 +33,15 @@ class HostedParams(Section):
     retry_wait: Annotated[float, Field(gt=0)] = 1.0
     """The first wait between two tries is up to so many seconds; later ones double, up to a minute."""
 
+    def sends_key(self) -> bool:
+        """Whether requests to the service hold a key."""
+        return True
+
     @model_validator(mode="after")
     def _key_travels_safely(self) -> Self:
-        if self.api_endpoint is not None and not SAFE_ENDPOINT.fullmatch(self.api_endpoint):
+        if self.api_endpoint is None or SAFE_ENDPOINT.fullmatch(self.api_endpoint):
+            return self
+        if self.sends_key() or not _PLAIN_ENDPOINT.fullmatch(self.api_endpoint):
             raise ValueError(
                 "api_endpoint must be https://HOST, or http:// with this machine's 127.0.0.1 or localhost: the key "
                 "travels with every request"

@@ -11,7 +11,8 @@ import pandas as pd
 from realm_lib.config.base import Secret
 from realm_lib.config.rlhf import RewardServerParams
 from realm_lib.data.chats import Prompt, asked_texts
-from realm_lib.models.hosted import RateLimiter, RemoteError, Service, with_retries
+from realm_lib.models.hosted import RemoteError, Service, with_retries
+from realm_lib.models.rate_limiter import RateLimiter
 from realm_lib.models.reward_models import UnscorableError
 
 _HINTS = {

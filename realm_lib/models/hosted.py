@@ -1,4 +1,4 @@
-"""Asking hosted models: keys that are not shown, limits on requests and tokens a minute, retries that know their end.
+"""Asking hosted models: keys that are not shown, several requests at once, retries that know their end.
 
 Nothing here knows which service is asked. A client raises :class:`RemoteError` with what the :class:`Service` said;
 whether and when to ask again is decided here.
@@ -7,7 +7,6 @@ whether and when to ask again is decided here.
 import email.utils
 import math
 import threading
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import tenacity
 
 from realm_lib.config.base import Secret
+from realm_lib.models.quotas import Quota, find_quota
+from realm_lib.models.rate_limiter import Cancelled, RateLimiter
 
 if TYPE_CHECKING:
     import httpx
@@ -25,7 +26,7 @@ RETRIED_STATUS = frozenset({429, 500, 502, 503, 504})
 """Answers that another try may change. 400, 401, 403 and 404 say that the request itself is wrong."""
 LONGEST_BACKOFF = 60.0
 LONGEST_RETRY_AFTER = 600.0
-"""Seconds. A service that asks for more (a day's quota is used up) is better asked again by the user."""
+"""Seconds. A service that asks for more is better asked again by the user."""
 LONGEST_MESSAGE = 300
 """Characters of what a service says that an error repeats."""
 _BYTES_PER_TOKEN = 4  # a rule of thumb for English (Google's own too): the services' tokenizers are not public
@@ -44,18 +45,17 @@ class RemoteError(RuntimeError):
         status: int | None = None,
         retry_after: float | None = None,
         connection_failed: bool = False,
+        quota: Quota | None = None,
     ) -> None:
-        """``status`` is HTTP's, None without an answer; ``retry_after`` is in seconds."""
+        """``status`` is HTTP's, None without an answer; ``retry_after`` is in seconds; ``quota`` is what ran out."""
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
         self.content = b""
         """The body of the service's answer, where it is known; it may hold what must not be shown."""
-        self.retryable = connection_failed or status in RETRIED_STATUS
-
-
-class Cancelled(RuntimeError):
-    """A request that was given up before it was sent, because another one failed for good."""
+        self.retryable = connection_failed or (status in RETRIED_STATUS and (quota is None or quota.passes))
+        self.told_to_wait = self.retryable and retry_after is not None and retry_after <= LONGEST_RETRY_AFTER
+        """Whether the service said how long to wait, and that it is worth waiting."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ class Service:
             answer = client.request(method, url, json=content, headers=headers)
             if answer.status_code == httpx.codes.OK:
                 return answer
-            failure = self.refusal(answer.status_code, answer.text, answer.headers.get("Retry-After"))
+            quota = find_quota(_json(answer)) if answer.status_code == httpx.codes.TOO_MANY_REQUESTS else None
+            failure = self.refusal(answer.status_code, answer.text, answer.headers.get("Retry-After"), quota)
             failure.content = answer.content
         except httpx.TimeoutException:
             failure = self.timed_out(client.timeout.read or 0.0)
@@ -99,11 +100,16 @@ class Service:
             failure = self.not_connected(error)
         raise failure from None
 
-    def refusal(self, status: int, message: str, retry_after: str | None) -> RemoteError:
-        """An answer with an HTTP error; ``retry_after`` as :func:`parse_retry_after` reads it."""
-        hint = f" ({self.hints[status]})" if status in self.hints else ""
-        message = f"{self.name} answered {status}{hint}: {self.shown(message)}"
-        return RemoteError(message, status=status, retry_after=parse_retry_after(retry_after))
+    def refusal(self, status: int, message: str, retry_after: str | None, quota: Quota | None = None) -> RemoteError:
+        """An answer with an HTTP error; ``retry_after`` as :func:`parse_retry_after` reads it.
+
+        The ``quota`` that ran out is named before what the service says, which may be long and is cut.
+        """
+        hint = self.hints.get(status)
+        if quota is not None:
+            hint = self.hidden(str(quota)) + (f"; {hint}" if hint and quota.passes else "")
+        message = f"{self.name} answered {status}{f' ({hint})' if hint else ''}: {self.shown(message)}"
+        return RemoteError(message, status=status, retry_after=parse_retry_after(retry_after), quota=quota)
 
     def timed_out(self, seconds: float) -> RemoteError:
         """No answer in time."""
@@ -120,46 +126,12 @@ def estimate_tokens(text: str) -> int:
     return max(1, math.ceil(len(text.encode(errors="replace")) / _BYTES_PER_TOKEN))
 
 
-class RateLimiter:
-    """Spaces requests evenly, so that no minute holds more requests or tokens than allowed. For many threads.
-
-    Each request is given a time of its own: 60 s / requests_per_minute after the one before, and 60 s * the tokens of
-    that one / tokens_per_minute. Time in which nobody asked is not made up for by a burst.
-    """
-
-    def __init__(self, requests_per_minute: int | None = None, tokens_per_minute: int | None = None) -> None:
-        self._seconds_per_request = 60 / requests_per_minute if requests_per_minute else 0.0
-        self._seconds_per_token = 60 / tokens_per_minute if tokens_per_minute else 0.0
-        self._lock = threading.Lock()
-        self._next_request = 0.0
-        self._next_token = 0.0
-        self._held_until = 0.0
-
-    def acquire(self, tokens: int = 0, cancelled: threading.Event | None = None) -> None:
-        """Wait until a request of ``tokens`` may be sent. Raises :class:`Cancelled` when the event is set first."""
-        cancelled = cancelled or threading.Event()
-        while True:
-            with self._lock:
-                turn = max(time.monotonic(), self._next_request, self._next_token, self._held_until)
-                self._next_request = turn + self._seconds_per_request
-                self._next_token = turn + tokens * self._seconds_per_token
-            if cancelled.wait(turn - time.monotonic()):
-                raise Cancelled("another request failed for good")
-            with self._lock:
-                if time.monotonic() >= self._held_until:
-                    return
-
-    def hold(self, seconds: float) -> None:
-        """Let no request go for ``seconds``, those that wait for their turn included: the service asked for a pause."""
-        with self._lock:
-            self._held_until = max(self._held_until, time.monotonic() + seconds)
-
-
 def with_retries(
     request: Callable[[], Answer],
     *,
     limiter: RateLimiter,
     tokens: int = 0,
+    requests: int = 1,
     max_attempts: int = 6,
     first_wait: float = 1.0,
     cancelled: threading.Event | None = None,
@@ -168,18 +140,28 @@ def with_retries(
 
     The waits are random, up to ``first_wait`` * 2^n seconds and up to a minute ("full jitter", which spreads clients
     that failed together), or what the service asks for in Retry-After and a little more. After ``max_attempts`` the
-    last error is raised, its message saying how often it was tried.
+    last error is raised, its message saying how often it was tried. A 429 that says how long to wait is no attempt
+    where another request of the ``limiter`` was answered since the last one: the service works, at its own pace; once
+    nothing gets through, the attempts run out. The limits count a try as ``tokens`` and ``requests``.
     """
     stopped = cancelled or threading.Event()
+    attempts = 0
+    answers = limiter.answers
 
     def attempt() -> Answer:
-        limiter.acquire(tokens, stopped)
+        nonlocal attempts, answers
+        limiter.acquire(tokens, stopped, requests)
         try:
-            return request()
+            answer = request()
         except RemoteError as error:
-            if error.retryable and error.retry_after is not None and error.retry_after <= LONGEST_RETRY_AFTER:
+            if error.told_to_wait and error.retry_after is not None:
                 limiter.hold(error.retry_after)
+            others, answers = limiter.answers - answers, limiter.answers
+            if not (others and error.told_to_wait and error.status == 429):
+                attempts += 1
             raise
+        limiter.answered()
+        return answer
 
     backoff = tenacity.wait_random_exponential(multiplier=first_wait, max=LONGEST_BACKOFF)
     spread = tenacity.wait_random(0, first_wait)
@@ -190,7 +172,7 @@ def with_retries(
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_may_help),
-        stop=tenacity.stop_after_attempt(max_attempts),
+        stop=lambda _: attempts >= max_attempts,
         wait=wait,
         sleep=tenacity.sleep_using_event(stopped),
         reraise=True,
@@ -199,7 +181,7 @@ def with_retries(
         return retrying(attempt)
     except RemoteError as error:
         tries = int(retrying.statistics["attempt_number"])
-        if error.retryable and error.retry_after is not None and error.retry_after > LONGEST_RETRY_AFTER:
+        if error.retryable and error.retry_after is not None and not error.told_to_wait:
             reason = f"; the service asks to wait {error.retry_after:.0f} s, so try again then"
         else:
             reason = f" (tried {tries} times)" if tries > 1 else ""
@@ -209,7 +191,15 @@ def with_retries(
 
 
 def _may_help(error: BaseException) -> bool:
-    return isinstance(error, RemoteError) and error.retryable and (error.retry_after or 0) <= LONGEST_RETRY_AFTER
+    return isinstance(error, RemoteError) and error.retryable and (error.retry_after is None or error.told_to_wait)
+
+
+def _json(answer: "httpx.Response") -> Any:
+    """The body of a refusal, None where it is no JSON: it is then shown as it is."""
+    try:
+        return answer.json()
+    except ValueError:
+        return None
 
 
 def ask_all(

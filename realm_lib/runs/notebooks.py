@@ -9,13 +9,14 @@ would.
 import ast
 import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from realm_lib.config.base import project_root
-from realm_lib.config.overrides import overrides_of
+from realm_lib.config.base import ParamsError, project_root
+from realm_lib.config.overrides import split_overrides
 from realm_lib.config.profile import SECTIONS, dump_yaml, load_params
 from realm_lib.config.text import read_yaml
 from realm_lib.runs.files import write_text
@@ -34,9 +35,12 @@ def prepare(profile: str, overrides: list[str]) -> Run:
     Writes params.yaml, .steps/NOTEBOOK.yaml (the sections that the notebook declares: what papermill injects),
     .steps/depends.mk (what each executed notebook depends on) and .steps/jobs (how many may run at once). A file whose
     content is unchanged keeps its time, so that make reruns only what a changed parameter reaches.
+    Raises :class:`ParamsError` for a folder whose name make or the shell would read as more than a name.
     """
     path = Path(profile) if profile.endswith((".yaml", ".yml")) else project_root() / "params" / f"{profile}.yaml"
-    params = load_params(path, overrides_of(overrides))
+    params = load_params(path, [change for text in overrides for change in split_overrides(text)])
+    if signs := "".join(sorted(set(re.findall(r"[^\w ./,+@~-]", params.run.output_dir)))):
+        raise ParamsError(f"run.output_dir: make cannot use a folder with {signs!r} in its name: choose another")
     run = open_run(params)
     _write_if_changed(run.path("params.yaml"), dump_yaml(params))
     notebooks = sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -68,6 +72,8 @@ def execute(run: Run, name: str) -> None:
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    from realm_lib.runs.kernel import OwnKernelManager
+
     source = project_root() / "notebooks" / f"{name}.ipynb"
     params = load_params(run.path("params.yaml"))
     prepared = run.path(".steps", f"{name}.yaml")
@@ -88,6 +94,7 @@ def execute(run: Run, name: str) -> None:
                 str(working),
                 parameters=values,
                 kernel_name="python3",
+                kernel_manager_class=OwnKernelManager,
                 cwd=str(project_root()),
                 progress_bar=False,
                 # The kernel warns on every start that it listens on TCP; cells' own warnings are not affected.

@@ -1,11 +1,12 @@
 """The project's folder, and secrets that stay names until they are sent."""
 
+import os
 from pathlib import Path
 
 import pytest
 from support.profiles import LITERAL, profile
 
-from realm_lib.config.base import ParamsError, project_root, resolve_path, reveal_secret
+from realm_lib.config.base import ParamsError, project_root, resolve_path, reveal_secret, share_hub_token
 from realm_lib.config.profile import Params
 
 
@@ -25,6 +26,16 @@ def test_env_file_is_honoured_and_the_shell_wins(project: Path, monkeypatch: pyt
     assert reveal_secret("${REALM_TEST_KEY}") == "from-the-file"
     monkeypatch.setenv("REALM_TEST_KEY", "from-the-shell")
     assert reveal_secret("${REALM_TEST_KEY}") == "from-the-shell"
+
+
+def test_the_hubs_token_is_taken_from_the_env_file_too(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "from-the-shell")
+    (project / ".env").write_text("HF_TOKEN=from-the-file\n")
+    share_hub_token()
+    assert os.environ["HF_TOKEN"] == "from-the-shell"
+    monkeypatch.setenv("HF_TOKEN", "")
+    share_hub_token()
+    assert os.environ["HF_TOKEN"] == "from-the-file"
 
 
 @pytest.mark.usefixtures("project")

@@ -261,10 +261,14 @@ def test_a_body_without_a_length_is_limited_too(client: TestClient) -> None:
     assert client.post("/predict", content=(b"x" * 10_000 for _ in range(100))).status_code == 413
 
 
-def test_json_must_be_called_json(client: TestClient) -> None:
-    """A page in a browser can send text/plain anywhere, but not application/json."""
-    body = json.dumps({"prompt": "a", "response": "b"})
-    assert client.post("/predict", content=body, headers={"content-type": "text/plain"}).status_code == 422
+@pytest.mark.parametrize("path", ["/predict", "/get_reward", "/v1/score/evaluation"])
+@pytest.mark.parametrize("kind", [None, "", "application/x-www-form-urlencoded", "text/plain", "application", "json"])
+def test_json_must_be_called_json(client: TestClient, path: str, kind: str | None) -> None:
+    """curl calls a body a form where nobody says otherwise; a page in a browser can send text/plain anywhere."""
+    headers = {} if kind is None else {"content-type": kind}
+    answer = client.post(path, content=json.dumps({"prompt": "secret", "response": "b"}), headers=headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/json")
+    assert answer.json() == {"detail": "the body must say that it is JSON: send Content-Type: application/json"}
 
 
 def test_other_paths_and_methods(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:

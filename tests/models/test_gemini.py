@@ -27,9 +27,12 @@ from realm_lib.evaluation.task_types import similarity_by_task_type
 from realm_lib.features.extraction import quote_embeddings
 from realm_lib.features.store import FeatureStore, text_key
 from realm_lib.models.embedders import EmbedderError, HostedEmbedder, build_embedder, by_role, cosine
-from realm_lib.models.embedders.gemini import BudgetError, GeminiEmbedder
+from realm_lib.models.embedders.asking import BudgetError
+from realm_lib.models.embedders.gemini import GeminiEmbedder
+from realm_lib.models.embedders.piece_estimate import count_pieces
 
 PROBES = 2
+SECOND = "gemini-embedding-2"
 TESTS = Path(__file__).parents[1]
 
 both_sdks = pytest.mark.parametrize("sdk", ["google-generativeai", "google-genai"])
@@ -157,11 +160,98 @@ def test_other_task_types_in_the_store_are_compared_without_asking(server: Gemin
 
 
 def test_identities_differ_where_vectors_may(server: GeminiServer) -> None:
-    changes: list[dict[str, Any]] = [{}, {"task_type": QUESTION}, {"dimensions": 256}, {"api_endpoint": None}]
+    second: dict[str, Any] = {"model_id": SECOND, "task_type": None}
+    changes: list[dict[str, Any]] = [
+        {},
+        {"task_type": None},
+        {"task_type": QUESTION},
+        {"dimensions": 256},
+        {"api_endpoint": None},
+        second,
+        {**second, "model_id": f"{SECOND}-preview"},
+        {**second, "instruction": "sentence similarity"},
+        {**second, "dimensions": 256},
+    ]
     identities = [json.dumps(dict(gemini(server, **change).identity), sort_keys=True) for change in changes]
     assert len(set(identities)) == len(changes)
     other_sdk = gemini(server, "google-genai", requests_per_minute=5, batch_size=3, max_cost=1.0)
     assert json.dumps(dict(other_sdk.identity), sort_keys=True) == identities[0]
+
+
+def test_the_first_models_identity_is_that_of_the_vectors_on_disk() -> None:
+    assert dict(GeminiEmbedder(params(None)).identity) == {
+        "backend": "gemini",
+        "model": "gemini-embedding-001",
+        "task_type": DOCUMENT,
+        "dimensions": 128,
+        "max_bytes": 6144,
+        "api_endpoint": None,
+    }
+
+
+@both_sdks
+def test_the_second_model_reads_before_the_text_what_it_is_for(server: GeminiServer, sdk: str, tmp_path: Path) -> None:
+    pairs = some_pairs(10)
+    pairs.loc[0, "human_ref_A"] = pairs.loc[1, "history"]
+    embedder = gemini(server, sdk, model_id=f"models/{SECOND}", task_type=None)
+    features = extract(pairs, embedder, tmp_path)
+    prompts = expected([f"task: question answering | query: {text}" for text in pairs["history"]], SECOND)
+    for side in "AB":
+        responses = expected([f"title: none | text: {text}" for text in pairs[f"human_ref_{side}"]], SECOND)
+        np.testing.assert_allclose(features[f"similarity_{side}"], (prompts * responses).sum(axis=1), atol=1e-6)
+    assert {kind for request in server.requests for kind in request.task_types} == {None}
+    assert all(f"/models/{SECOND}:batchEmbedContents" in request.path for request in server.requests)
+    assert max(len(request.texts) for request in server.requests) == 20 + PROBES
+    assert embedder.quote(["four"]).cost == pytest.approx(6 * 0.20e-6)  # "title: none | text: four" is 24 bytes
+
+
+def test_the_second_model_embeds_both_sides_alike_where_the_instruction_is_so(server: GeminiServer) -> None:
+    embedder = gemini(server, model_id=SECOND, task_type=None, instruction="sentence similarity")
+    of_prompts, of_responses = by_role(embedder)
+    assert of_prompts is of_responses
+    wanted = expected(["task: sentence similarity | query: text"], SECOND)
+    np.testing.assert_allclose(embedder.embed(["text"]), wanted, atol=1e-6)
+
+
+def test_the_second_models_other_instructions_in_the_store_are_compared(server: GeminiServer, tmp_path: Path) -> None:
+    pairs = some_pairs(6)
+    second: dict[str, Any] = {"model_id": SECOND, "task_type": None}
+    extract(pairs, gemini(server, **second, instruction="search result"), tmp_path)
+    features = extract(pairs, gemini(server, **second), tmp_path)
+    ways = {name.partition(" under ")[2] for name in features} - {""}
+    assert ways == {"question answering, document", "search result, document"}
+
+
+@both_sdks
+def test_one_vector_for_a_whole_request_is_an_error(server: GeminiServer, sdk: str) -> None:
+    server.faults = [Fault(change=lambda rows: rows[:1], stays=True, only_if=lambda texts: len(texts) > 1)]
+    with pytest.raises(EmbedderError, match="answered 1 vectors to 5 texts"):
+        gemini(server, sdk, model_id=SECOND, task_type=None).embed(["one", "two", "three"])
+
+
+@pytest.mark.parametrize("model", ["gemini-embedding-001", SECOND])
+def test_long_texts_are_refused_where_that_is_asked_for(server: GeminiServer, model: str) -> None:
+    embedder = gemini(server, model_id=model, task_type=None, long_texts="refuse")
+    for step in (embedder.embed, embedder.quote):
+        with pytest.raises(
+            EmbedderError, match=r"text 1 is over the model's limit of [28],\d+ tokens .*refuse"
+        ) as caught:
+            step(["short", "語" * 9000])
+        assert caught.value.places == [1]
+    assert not server.requests
+    alike = gemini(server, model_id=model, task_type=None, long_texts="cut")
+    assert alike.identity == embedder.identity, "a text within the limit has the same vector"
+
+
+def test_the_second_models_long_texts_are_cut_by_a_safe_estimate(server: GeminiServer) -> None:
+    embedder = gemini(server, model_id=SECOND, task_type=None)
+    assert embedder.quote(["語" * 8000, "a word " * 4000, "short"]).cut == 0
+    assert embedder.quote(["語" * 9000]).cut == 1
+    sent = "語" * (8192 - 7 - 8)  # "title: none | text: " is seven pieces; eight are left to the service
+    assert count_pieces("title: none | text: ") == 7
+    np.testing.assert_allclose(
+        embedder.embed(["語" * 9000]), expected([f"title: none | text: {sent}"], SECOND), atol=1e-6
+    )
 
 
 @pytest.mark.slow
@@ -194,29 +284,35 @@ def test_a_request_asks_for_no_more_tokens_than_a_minute_allows(server: GeminiSe
     assert len(server.requests[-1].texts) == 6 + PROBES
     server.requests.clear()
     small = gemini(server, tokens_per_minute=400)
-    from realm_lib.models.embedders.gemini import _requests
+    from realm_lib.models.embedders.asking import _requests
 
     assert [len(request) for request in _requests(texts, 98, small.params.tokens_per_minute)] == [2, 2, 2]
 
 
 # Faults that pass
 
+
+def exhausted(quota: str, value: str, wait: str) -> bytes:
+    """Google's 429, which names the quota after a long message, and a wait of seconds whatever the quota."""
+    error = {
+        "code": 429,
+        "message": "You exceeded your current quota, please check your plan and billing details. " * 6,
+        "status": "RESOURCE_EXHAUSTED",
+        "details": [
+            {
+                "@type": "type.googleapis.com/google.rpc.QuotaFailure",
+                "violations": [{"quotaMetric": "x/embed_requests", "quotaId": quota, "quotaValue": value}],
+            },
+            {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": wait},
+        ],
+    }
+    return json.dumps({"error": error}).encode()
+
+
 PASSING = {
     "429": Fault(429),
     "429 with Retry-After": Fault(429, headers={"Retry-After": "0.3"}),
-    "429 with retryDelay": Fault(
-        429,
-        body=json.dumps(
-            {
-                "error": {
-                    "code": 429,
-                    "message": "slower",
-                    "status": "RESOURCE_EXHAUSTED",
-                    "details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "0.3s"}],
-                }
-            }
-        ).encode(),
-    ),
+    "429 with retryDelay": Fault(429, body=exhausted("RequestsPerMinute", "100", "0.3s")),
     "500": Fault(500),
     "503": Fault(503),
     "503 in HTML": Fault(503, body=b"<html>upstream is gone</html>"),
@@ -254,7 +350,12 @@ STAYING: dict[str, tuple[Fault, int, str]] = {
     "403": (Fault(403), 1, "Gemini answered 403 .*the key may not use this"),
     "404": (Fault(404), 1, "Gemini answered 404 .*look at embedding.model_id"),
     "429": (Fault(429), 4, r"Gemini answered 429 .*lower embedding.requests_per_minute.*tried 4 times"),
-    "429 for the day": (Fault(429, headers={"Retry-After": "40000"}), 1, "asks to wait 40000 s"),
+    "429 for hours": (Fault(429, headers={"Retry-After": "40000"}), 1, "asks to wait 40000 s"),
+    "429 for the day": (
+        Fault(429, body=exhausted("RequestsPerDayPerModel", "1000", "33s")),
+        1,
+        r"answered 429 \(the day's quota \(1000 of RequestsPerDayPerModel\) is used up: run again tomorrow\): You",
+    ),
     "500": (Fault(500), 4, "Gemini answered 500: server says 500 .tried 4 times"),
     "503": (Fault(503), 4, "Gemini answered 503: server says 503 .tried 4 times"),
     "504": (Fault(504), 4, "Gemini answered 504: server says 504 .tried 4 times"),
@@ -500,12 +601,40 @@ def test_the_key_may_stand_in_env_file(server: GeminiServer, tmp_path: Path, mon
 @pytest.mark.slow
 def test_requests_keep_to_the_limit_whatever_the_latency(server: GeminiServer, tmp_path: Path) -> None:
     server.latency = 0.05
-    embedder = gemini(server, requests_per_minute=300, batch_size=10)
+    embedder = gemini(server, requests_per_minute=300, batch_size=10, limit_counts="requests")
     extract(some_pairs(60), embedder, tmp_path, batch_size=32)
     times = [request.at for request in server.requests]
     assert len(times) == 20
     # How near they come to the limit is a matter of speed: tests/benchmarks/bench_gemini.py.
     assert times[-1] - times[0] >= 19 * 0.2 - 0.15
+
+
+def test_each_text_counts_as_a_request(server: GeminiServer) -> None:
+    texts = [f"text {n}" for n in range(30)]
+    gemini(server, requests_per_minute=12_000, batch_size=10).embed(texts)
+    times = [request.at for request in server.requests]
+    assert [len(request.texts) for request in server.requests] == [1, 1, 12, 12, 12]
+    assert times[-1] - times[0] >= (2 + 24) * 0.005 - 0.01
+    small = gemini(server, requests_per_minute=5)
+    assert small._most_texts() == 3, "and two probes"
+    assert gemini(server, requests_per_minute=2)._most_texts() == 1, "alone, without probes"
+    assert gemini(server, requests_per_minute=5, limit_counts="requests")._most_texts() == 98
+
+
+@both_sdks
+def test_a_wait_that_google_asks_for_is_no_attempt_while_others_get_through(server: GeminiServer, sdk: str) -> None:
+    waits = Fault(429, body=exhausted("RequestsPerMinute", "100", "0.1s"), stays=True)
+    waits.only_if = lambda texts: "text 0" in texts and len(server.requests) < 14
+    server.faults = [waits]
+    server.latency = 0.05
+    texts = [f"text {n}" for n in range(40)]
+    embedder = gemini(server, sdk, batch_size=2, max_in_flight=2, max_attempts=2)
+    np.testing.assert_allclose(embedder.embed(texts), expected(texts), atol=1e-6)
+    assert len([request for request in server.requests if "text 0" in request.texts]) > 2
+
+    waits.only_if = lambda texts: "text 0" in texts
+    with pytest.raises(EmbedderError, match=r"the quota \(100 of RequestsPerMinute\) is used up.*tried 2 times"):
+        embedder.embed(["text 0", "another"])
 
 
 # Parameters
@@ -516,8 +645,11 @@ def test_requests_keep_to_the_limit_whatever_the_latency(server: GeminiServer, t
     [
         ({"model_id": "models/embedding-001"}, "was retired on 2025-10-30: use gemini-embedding-001"),
         ({"model_id": "text-embedding-004"}, "was retired on 2026-01-14: use gemini-embedding-001"),
-        ({"model_id": "gemini-embedding-2"}, "takes no task type.*use gemini-embedding-001"),
-        ({"model_id": "gemini-embedding-9"}, "knows gemini-embedding-001 only"),
+        ({"model_id": "gemini-embedding-2"}, "gemini-embedding-2 takes none.*see instruction"),
+        ({"instruction": "search result"}, "gemini-embedding-001 takes none; see task_type"),
+        ({"model_id": "gemini-embedding-9"}, "knows gemini-embedding-001, gemini-embedding-2, gemini-embedding-2-pre"),
+        ({"long_texts": "windows"}, "long_texts must be cut, refuse or null"),
+        ({"limit_counts": "tokens"}, "limit_counts"),
         ({"dimensions": 64}, "dimensions must be from 128 to 3072"),
         ({"dimensions": 4096}, "dimensions must be from 128 to 3072"),
         ({"batch_size": 99}, "batch_size must be 98 at most"),

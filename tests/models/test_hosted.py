@@ -1,18 +1,19 @@
-"""Keys that are not shown, limits on requests and tokens, and retries that know their end."""
+"""Keys that are not shown, and retries that know their end."""
 
 import copy
 import pickle
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
 
 from realm_lib.config.base import ParamsError, Secret
-from realm_lib.models.hosted import Cancelled, RateLimiter, RemoteError, ask_all, parse_retry_after, with_retries
+from realm_lib.models.hosted import RemoteError, Service, ask_all, parse_retry_after, with_retries
+from realm_lib.models.quotas import Quota
+from realm_lib.models.rate_limiter import Cancelled, RateLimiter
 
 KEY = "AIzaSyTheSecretKey0123456789"
 
@@ -98,6 +99,55 @@ def test_a_wait_of_hours_is_left_to_the_user() -> None:
     assert time.monotonic() - start < 60  # and not for hours
 
 
+def test_a_quota_that_no_wait_brings_back_is_not_tried_again() -> None:
+    day = Quota("RequestsPerDay", "1000", "day")
+    request, asked = failing(1, status=429, retry_after=0.01, quota=day)
+    with pytest.raises(RemoteError) as caught:
+        with_retries(request, limiter=RateLimiter(), first_wait=0.01)
+    assert (len(asked), caught.value.retryable) == (1, False)
+
+
+def test_a_wait_that_is_asked_for_is_no_attempt_while_others_get_through() -> None:
+    limiter = RateLimiter()
+    request, asked = failing(6, status=429, retry_after=0.01)
+
+    def beside_others() -> str:
+        limiter.answered()
+        return request()
+
+    assert with_retries(beside_others, limiter=limiter, max_attempts=2, first_wait=0.01) == "answer"
+    assert len(asked) == 7
+
+    alone, times = failing(6, status=429, retry_after=0.01)
+    with pytest.raises(RemoteError, match=r"it failed \(tried 2 times\)"):
+        with_retries(alone, limiter=limiter, max_attempts=2, first_wait=0.01)
+    assert len(times) == 2
+
+
+@pytest.mark.parametrize("fault", [{"status": 429}, {"status": 503, "retry_after": 0.01}])
+def test_other_failures_are_attempts_whoever_gets_through(fault: dict[str, object]) -> None:
+    limiter = RateLimiter()
+    request, asked = failing(6, **fault)
+
+    def beside_others() -> str:
+        limiter.answered()
+        return request()
+
+    with pytest.raises(RemoteError, match="tried 3 times"):
+        with_retries(beside_others, limiter=limiter, max_attempts=3, first_wait=0.01)
+    assert len(asked) == 3
+
+
+def test_the_quota_is_named_before_a_long_message_is_cut() -> None:
+    service = Service("It", {429: "ask less"}, None)
+    long = "words " * 200
+    passing = str(service.refusal(429, long, "1", Quota("PerMinute", "100", "minute")))
+    assert passing.startswith("It answered 429 (the quota (100 of PerMinute) is used up for now; ask less): words")
+    assert len(passing) < 400
+    gone = str(service.refusal(429, long, "1", Quota("PerDay", "100", "day")))
+    assert gone.startswith("It answered 429 (the day's quota (100 of PerDay) is used up: run again tomorrow): words")
+
+
 def test_waits_differ_and_grow() -> None:
     gaps = []
     for _ in range(3):
@@ -118,34 +168,6 @@ def test_cancelling_ends_waits_at_once() -> None:
     assert (len(asked), time.monotonic() - start < 25) == (1, True)
     with pytest.raises(Cancelled):
         RateLimiter(requests_per_minute=1).acquire(cancelled=stop)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("limits", "tokens", "gap"), [((1200, None), 1, 0.05), ((None, 60_000), 50, 0.05)])
-def test_a_limit_holds_for_many_threads_and_is_used(
-    limits: tuple[int | None, int | None], tokens: int, gap: float
-) -> None:
-    limiter = RateLimiter(*limits)
-    times: list[float] = []
-
-    def ask(_: int) -> None:
-        limiter.acquire(tokens)
-        times.append(time.monotonic())
-
-    start = time.monotonic()
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(ask, range(40)))
-    assert 39 * gap <= time.monotonic() - start < 30  # how near it comes to the limit: tests/benchmarks/bench_gemini.py
-    for count, at in enumerate(sorted(times)):
-        assert at - start >= count * gap - 0.005  # never ahead of what is allowed
-
-
-def test_both_limits_hold_together() -> None:
-    limiter = RateLimiter(requests_per_minute=1200, tokens_per_minute=60_000)
-    start = time.monotonic()
-    for tokens in (200, 1, 1, 1):  # 0.2 s of tokens, then 0.05 s a request
-        limiter.acquire(tokens)
-    assert 0.3 <= time.monotonic() - start < 30
 
 
 def test_retry_after_in_every_form() -> None:

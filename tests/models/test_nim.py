@@ -91,6 +91,14 @@ def test_a_refusal_is_not_tried_again_and_shows_no_key(server: RewardServer, sta
     assert len(server.asked) <= 2  # one may have been in flight
 
 
+def test_an_account_without_credits_is_not_asked_again(server: RewardServer) -> None:
+    body = b'{"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}'
+    server.faults = [Fault(status=429, stays=True, body=body)]
+    with pytest.raises(ScorerError, match=r"answered 429 \(the account has no credits left \(insufficient_quota\)"):
+        scorer_at(server).score(PROMPTS[:1], RESPONSES[:1])
+    assert len(server.asked) == 1
+
+
 def test_tries_end(server: RewardServer) -> None:
     server.faults = [Fault(status=503, stays=True)]
     with pytest.raises(ScorerError, match=r"answered 503.*tried 3 times"):

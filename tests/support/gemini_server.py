@@ -1,6 +1,7 @@
 """A local server that speaks the REST protocol of Gemini's embedding API and misbehaves on demand.
 
-Its vectors are a function of text, task type and dimensions alone.
+Its vectors are a function of model, text, task type and dimensions alone. As at Google's, a content of several parts
+gets one vector.
 """
 
 import hashlib
@@ -17,11 +18,15 @@ import numpy as np
 from support.faulty_server import AnyFault, FaultyHandler, FaultyServer, running
 
 Vectors = list[list[float]]
+MODELS = ("gemini-embedding-001", "gemini-embedding-2", "gemini-embedding-2-preview")
 
 
 @lru_cache(maxsize=20000)
 def vector(text: str, task_type: str | None, dimensions: int) -> tuple[float, ...]:
-    """The server's vector for a text: pseudo-random, and of length 3, so that a client must normalise it."""
+    """The server's vector for a text: pseudo-random, and of length 3, so that a client must normalise it.
+
+    A model that takes no task type has its own name in the place of one.
+    """
     digest = hashlib.sha256(f"{task_type}|{text}".encode()).digest()
     row = np.random.default_rng(int.from_bytes(digest[:8], "big")).standard_normal(dimensions)
     return tuple((3 * row / np.linalg.norm(row)).round(6).tolist())
@@ -111,14 +116,17 @@ class _Handler(FaultyHandler):
     ) -> None:
         time.sleep(fault.delay)
         status = fault.status
-        if status == 200 and (model != "gemini-embedding-001" or method != "batchEmbedContents"):
+        if status == 200 and (model not in MODELS or method != "batchEmbedContents"):
             status = 404
+        if status == 200 and model != MODELS[0] and any(types):
+            status = 400
         if status == 200 and (len(texts) > 100 or not all(texts)):
             status = 400
         if status != 200:
             said = {"error": {"code": status, "message": f"server says {status}", "status": f"STATUS_{status}"}}
             self.send(status, fault.body or json.dumps(said).encode(), fault.headers)
             return
+        types = [kind if model == MODELS[0] else model for kind in types]
         vectors = [list(vector(text, kind, size or 3072)) for text, kind, size in zip(texts, types, sizes, strict=True)]
         if fault.change:
             vectors = fault.change(vectors)

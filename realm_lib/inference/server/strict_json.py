@@ -1,5 +1,6 @@
-"""Bodies as RFC 8259 has them, and no more values in one than a server can hold."""
+"""Bodies that say that they are JSON, as RFC 8259 has it, and no more values in one than a server can hold."""
 
+import email.message
 import json
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NoReturn
@@ -20,13 +21,23 @@ class StrictRoute(APIRoute):
     """A route whose body is read by :func:`parse_json`, under the limits of the application's state."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's, for such a request."""
+        """FastAPI's, for such a request; 422 for a body of another type, which it would take for a text."""
         handler = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
+            if self.body_field and not _says_json(request.headers.get("content-type", "")):
+                raise HTTPException(422, "the body must say that it is JSON: send Content-Type: application/json")
             return await handler(_StrictRequest(request.scope, request.receive))
 
         return strict
+
+
+def _says_json(content_type: str) -> bool:
+    """Whether FastAPI reads a body of this type as JSON: application/json, or application/...+json."""
+    message = email.message.Message()
+    message["content-type"] = content_type
+    kind, _, subtype = message.get_content_type().partition("/")
+    return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
 
 
 def parse_json(body: bytes, most: int) -> Any:

@@ -15,6 +15,7 @@ from realm_lib.config.base import Secret
 from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.models.embedders.vectors import EmbedderError
 from realm_lib.models.hosted import RemoteError, Service
+from realm_lib.models.quotas import find_quota
 
 _HINTS = {
     400: "the request or the key is not valid: look at GEMINI_API_KEY and at the texts",
@@ -85,7 +86,7 @@ class GoogleGenerativeAI:
             return vectors
         except GoogleAPICallError as error:
             message = re.sub(r"^POST \S+: ", "", error.message)
-            failure = self._service.refusal(int(error.code or 0), message, _wait_of(error))
+            failure = self._service.refusal(int(error.code or 0), message, _wait_of(error), find_quota(error.details))
         except requests.Timeout:
             failure = self._service.timed_out(self._timeout)
         except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
@@ -127,14 +128,17 @@ class GoogleGenAI:
 
         failure: RemoteError | EmbedderError
         try:
+            # Each text is a content of its own: of a list of plain texts the library makes one content of many parts
+            # for gemini-embedding-2, which answers it with one vector.
             answer = self._client.models.embed_content(
                 model=self._model,
-                contents=list(texts),
+                contents=[types.UserContent(parts=[types.Part(text=text)]) for text in texts],
                 config=types.EmbedContentConfig(task_type=task_type, output_dimensionality=dimensions),
             )
             return [embedding.values or [] for embedding in answer.embeddings or []]
         except errors.APIError as error:
-            failure = self._service.refusal(int(error.code or 0), str(error.message), _wait_of(error))
+            quota = find_quota(error.details)
+            failure = self._service.refusal(int(error.code or 0), str(error.message), _wait_of(error), quota)
         except (httpx.TimeoutException, httpx2.TimeoutException):
             failure = self._service.timed_out(self._timeout)
         except (httpx.TransportError, httpx2.TransportError) as error:

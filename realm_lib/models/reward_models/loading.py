@@ -1,6 +1,5 @@
 """A reward model from its checkpoint: whole, of the right class, its head in full precision; or an error that helps."""
 
-import errno
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +10,15 @@ import torch
 from safetensors import SafetensorError
 
 from realm_lib.config.reward_model import RewardModelParams
+from realm_lib.models.checkpoints import position_limit
+from realm_lib.models.gguf import find_gguf, gguf_config, gguf_tokenizer, load_gguf
+from realm_lib.models.hub import hub_fault
 from realm_lib.models.reward_models import ScorerError
+from realm_lib.models.reward_models.chat import ChatEncoder, Encoder
 from realm_lib.models.reward_models.forward import SHARING_MODELS, why_not_shared
 from realm_lib.models.reward_models.inform import INFORMForSequenceClassification
-from realm_lib.models.reward_models.memory import HEADS, check_memory, estimate_memory
+from realm_lib.models.reward_models.memory import HEADS, MemoryEstimate, check_memory, estimate_memory, lay_out
+from realm_lib.models.reward_models.text_pair import build_encoder
 from realm_lib.models.special_tokens import cut_special_tokens
 from realm_lib.runs.weights import checkpoint_fault, folder_digest, four_bit, hub_commit, locate_model
 
@@ -39,35 +43,75 @@ class LoadedModel:
     """Why prefixes are not shared; None when they are."""
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What there is to know of a model before its weights are read."""
+
+    source: Path | str
+    """A folder, a GGUF file, or a hub id."""
+    commit: str | None
+    """The hub's, where it is known."""
+    file: Path | None
+    """Its GGUF file, where it is one."""
+    config: Any
+    tokenizer: Any
+    memory: MemoryEstimate
+
+
+def read_outline(params: RewardModelParams, run_folder: Path | None = None) -> Outline:
+    """The configuration and the tokenizer of the model that ``params`` name, looked at; a hub's are small downloads.
+
+    Raises :class:`ScorerError` for a model that is not of the backend's kind, or that does not fit this machine.
+    """
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    source = locate_model(params.model_id, run_folder)
+    # A branch may move between two reads: configuration, tokenizer and weights are of one commit.
+    commit = None if isinstance(source, Path) else hub_commit(source, params.revision)
+    revision = commit or params.revision
+    try:
+        file = find_gguf(source)
+        if file is not None:
+            config, tokenizer = _of_one_label(gguf_config(file), file), gguf_tokenizer(file)
+        else:
+            config = transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    # The last two: transformers looks into whatever JSON it finds.
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise explain_failure(params, error) from error
+    cut_special_tokens(tokenizer)
+    _check_config(config, params)
+    if tokenizer.chat_template:
+        _check_template(tokenizer, params)
+    estimate = estimate_memory(model_class(params), config, params)
+    check_memory(estimate, params)
+    return Outline(source, commit, file, config, tokenizer, estimate)
+
+
 def load_model(params: RewardModelParams, run_folder: Path | None = None) -> LoadedModel:
     """The model that ``params`` name, its memory estimated before its weights are read.
 
     Raises :class:`ScorerError` when it does not fit, when the checkpoint does not fill head and body exactly, and when
     it is not a reward model of the backend's kind.
     """
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    source = locate_model(params.model_id, run_folder)
-    local = Path(source).is_dir()
-    # A branch may move between two reads: configuration, tokenizer and weights are of one commit.
-    commit = None if local else hub_commit(str(source), params.revision)
-    revision = commit or params.revision
+    outline = read_outline(params, run_folder)
+    source, commit, file = outline.source, outline.commit, outline.file
+    config, tokenizer, revision = outline.config, outline.tokenizer, commit or params.revision
+    log.info("%s", outline.memory)
+    options = _load_options(params, config)
     try:
-        config = transformers.AutoConfig.from_pretrained(source, revision=revision)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision)
-    # The last two: transformers looks into whatever JSON it finds.
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise explain_failure(params, error) from error
-    cut_special_tokens(tokenizer)
-    _check_config(config, params)
-    estimate = estimate_memory(model_class(params), config, params)
-    log.info("%s", estimate)
-    check_memory(estimate, params)
-    try:
-        model, info = model_class(params).from_pretrained(
-            source, config=config, revision=revision, output_loading_info=True, **_load_options(params, config)
-        )
+        if file is not None:
+            model, info = load_gguf(file, model_class(params), config, **options)
+        else:
+            model, info = model_class(params).from_pretrained(
+                source,
+                config=config,
+                revision=revision,
+                output_loading_info=True,
+                use_safetensors=True,  # else a folder that has only pytorch_model.bin would be unpickled
+                **options,
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError, ImportError) as error:
         raise explain_failure(params, error) from error
     if fault := checkpoint_fault(info):
@@ -75,13 +119,13 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
             f"{params.model_id}: {fault}: backend {params.backend} is not this model's class, "
             "its scores would be random"
         )
-    weights = folder_digest(Path(source)) if local else commit
+    weights = folder_digest(source) if isinstance(source, Path) else commit
     if weights is None:
         raise ScorerError(
             f"{params.model_id}: the hub does not say which commit {params.revision or 'its main branch'} is: set "
             "reward_model.revision to a commit (40 digits), so that its scores are not taken for another's"
         )
-    if commit != params.revision and not local:
+    if commit != params.revision and not isinstance(source, Path):
         log.warning(
             "%s: this is commit %s; write it into reward_model.revision: later runs then score with the same weights",
             params.model_id,
@@ -118,7 +162,18 @@ def model_class(params: RewardModelParams) -> Any:
     return transformers.AutoModelForSequenceClassification
 
 
+def outlined_encoder(outline: Outline, params: RewardModelParams) -> Encoder:
+    """The encoder that a scorer of this model will have; its layers are laid out, without weights, to see its kind."""
+    is_encoder = _is_encoder(lay_out(model_class(params), outline.config), params)
+    return build_encoder(outline.tokenizer, params, pairs=is_encoder)
+
+
 def _check_config(config: Any, params: RewardModelParams) -> None:
+    limit = position_limit(config)
+    if limit is not None and params.max_length > limit:
+        raise ScorerError(
+            f"{params.model_id}: reads {limit} tokens at most; reward_model.max_length is {params.max_length}: lower it"
+        )
     if params.backend == "nemotron":
         if rescaled := [key for key in _RESCALED_LOGITS if getattr(config, key, None) not in (None, 1, 1.0)]:
             raise ScorerError(f"{params.model_id}: rescales its logits ({rescaled[0]}): not a model of Nemotron's kind")
@@ -129,12 +184,27 @@ def _check_config(config: Any, params: RewardModelParams) -> None:
         )
 
 
+def _of_one_label(config: Any, file: Path) -> Any:
+    """A GGUF file does not say how many labels its model has: whether it has a head is seen by its weights."""
+    if not (file.parent / "config.json").is_file():
+        config.num_labels = 1
+    return config
+
+
+def _check_template(tokenizer: Any, params: RewardModelParams) -> None:
+    if not ChatEncoder(tokenizer, params.max_length).kept.thoughts:
+        log.warning(
+            "%s: its chat template leaves out what a response says up to </think>: thoughts are not scored, as the "
+            "model was trained",
+            params.model_id,
+        )
+
+
 def _load_options(params: RewardModelParams, config: Any) -> dict[str, Any]:
     from transformers import BitsAndBytesConfig
 
     dtype = getattr(torch, params.dtype)
-    # Without use_safetensors a folder that has only pytorch_model.bin would be unpickled.
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False}
     if params.device_map is not None:
         options["device_map"] = params.device_map
     if config.model_type in SHARING_MODELS:  # others may not have it
@@ -162,14 +232,24 @@ def _check_quantised(model: torch.nn.Module, params: RewardModelParams) -> None:
             )
 
 
+def _head_name(params: RewardModelParams) -> str:
+    return "lm_head" if params.backend == "nemotron" else "score"
+
+
+def _is_encoder(model: Any, params: RewardModelParams) -> bool:
+    """Whether ``model`` is a classifier that is called whole: no head on a body can be told apart."""
+    apart = getattr(model, _head_name(params), None) is not None and model.base_model is not model
+    return not apart and params.backend == "sequence_classification" and hasattr(model, "classifier")
+
+
 def _parts(model: Any, params: RewardModelParams) -> tuple[Any | None, Callable[[torch.Tensor], torch.Tensor] | None]:
     """Body and head of a decoder; two None for an encoder."""
-    name = "lm_head" if params.backend == "nemotron" else "score"
+    name = _head_name(params)
     layer = getattr(model, name, None)
+    if _is_encoder(model, params):
+        _check_head(model.classifier, params)
+        return None, None
     if layer is None or model.base_model is model:
-        if params.backend == "sequence_classification" and hasattr(model, "classifier"):
-            _check_head(model.classifier, params)
-            return None, None
         raise ScorerError(
             f"{params.model_id}: a {type(model).__name__} is neither a decoder with a head ({name}) nor an encoder "
             "with a classifier"
@@ -200,28 +280,5 @@ def _check_head(head: torch.nn.Module, params: RewardModelParams) -> None:
 
 def explain_failure(params: RewardModelParams, error: BaseException) -> ScorerError:
     """What a failure to load means and what to do, looked for in ``error`` and in what caused it."""
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
     where = f"reward_model.model_id {params.model_id}: "
-    if any(isinstance(link, GatedRepoError) for link in chain):
-        return ScorerError(
-            f"{where}a gated model: accept its licence on its page at the hub, and write a token of that account into "
-            ".env or the environment (HF_TOKEN)"
-        )
-    if any(isinstance(link, OSError) and link.errno == errno.ENOSPC for link in chain):
-        return ScorerError(
-            f"{where}no space left on the disk: free some, or let HF_HOME name a folder on a larger one; what was "
-            "downloaded is kept, and the download goes on from there"
-        )
-    if any(isinstance(link, LocalEntryNotFoundError) for link in chain):
-        advice = ": it is not on this machine, and the hub cannot be reached (or HF_HUB_OFFLINE is set)"
-    elif any(isinstance(link, RepositoryNotFoundError) for link in chain):
-        advice = ": no such folder here, and no such model at the hub that HF_TOKEN, if it is set, may see"
-    else:
-        advice = ""
-    return ScorerError(f"{where}cannot be loaded{advice}: {str(error).strip()[:600]}")
+    return ScorerError(f"{where}{hub_fault(error) or f'cannot be loaded: {str(error).strip()[:600]}'}")

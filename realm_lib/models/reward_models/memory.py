@@ -45,13 +45,18 @@ class MemoryEstimate:
 
 
 def estimate_memory(model_class: Any, config: Any, params: RewardModelParams) -> MemoryEstimate:
-    """The estimate for ``params``; the model is laid out on torch's meta device, which holds shapes and no numbers."""
+    """The estimate for ``params``, from the model's layers without their weights."""
+    precision = params.quantization or params.dtype
+    weights = weight_bytes(lay_out(model_class, config), params.dtype, params.quantization)
+    return MemoryEstimate(params.model_id, precision, weights, _working_bytes(config, params))
+
+
+def lay_out(model_class: Any, config: Any) -> nn.Module:
+    """The model of a configuration on torch's meta device, which holds shapes and no numbers."""
     own_class = isinstance(model_class, type) and issubclass(model_class, nn.Module)
     with torch.device("meta"):
         model: nn.Module = model_class(config) if own_class else model_class.from_config(config)
-    precision = params.quantization or params.dtype
-    weights = weight_bytes(model, params.dtype, params.quantization)
-    return MemoryEstimate(params.model_id, precision, weights, _working_bytes(config, params))
+    return model
 
 
 def weight_bytes(model: nn.Module, dtype: str, quantization: str | None, *, double: bool = True) -> float:

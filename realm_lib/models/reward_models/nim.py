@@ -15,13 +15,13 @@ from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.chats import Prompt, as_messages, as_text
 from realm_lib.models.hosted import (
     LONGEST_MESSAGE,
-    RateLimiter,
     RemoteError,
     Service,
     ask_all,
     estimate_tokens,
     with_retries,
 )
+from realm_lib.models.rate_limiter import RateLimiter
 from realm_lib.models.reward_models import ScorerError
 from realm_lib.models.reward_models.chat import name_text
 

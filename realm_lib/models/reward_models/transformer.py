@@ -13,11 +13,11 @@ from torch.nn.utils.rnn import pad_sequence
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.chats import Prompt, as_text
 from realm_lib.models.reward_models import ScorerError
-from realm_lib.models.reward_models.chat import ChatEncoder, EncodedChat, Encoder, name_text
+from realm_lib.models.reward_models.chat import EncodedChat, name_text
 from realm_lib.models.reward_models.forward import last_states
 from realm_lib.models.reward_models.loading import LoadedModel, load_model, log
 from realm_lib.models.reward_models.packing import Row, plan_batches
-from realm_lib.models.reward_models.text_pair import TextPairEncoder
+from realm_lib.models.reward_models.text_pair import build_encoder
 from realm_lib.runs.memory import within_memory
 
 
@@ -36,14 +36,7 @@ class TransformerScorer:
         self.params = params
         self._loaded = loaded = loaded or load_model(params, run_folder)
         self.model = loaded.model
-        as_pair = loaded.body is None and not loaded.tokenizer.chat_template
-        encoder: type[Encoder] = TextPairEncoder if as_pair else ChatEncoder
-        self.encoder = encoder(loaded.tokenizer, params.max_length, params.long_responses)
-        if loaded.body is None and params.max_length > loaded.model.config.max_position_embeddings:
-            raise ScorerError(
-                f"{params.model_id}: reads {loaded.model.config.max_position_embeddings} tokens at most; "
-                f"reward_model.max_length is {params.max_length}: lower it"
-            )
+        self.encoder = build_encoder(loaded.tokenizer, params, pairs=loaded.body is None)
         self.not_shared = loaded.not_shared
         """Why prefixes are not shared; None when they are."""
         self.cut_prompts = 0

@@ -18,7 +18,8 @@ import httpx
 
 from realm_lib.config.base import Secret
 from realm_lib.config.rollouts import VLLMParams
-from realm_lib.models.hosted import RateLimiter, RemoteError, Service, with_retries
+from realm_lib.models.hosted import RemoteError, Service, with_retries
+from realm_lib.models.rate_limiter import RateLimiter
 
 _HINTS = {
     400: "the server does not take this request: are its version and its --max-model-len right?",

@@ -1,0 +1,197 @@
+"""Everything that can stop a run, looked for before weights are loaded or money is spent, and said at once."""
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from realm_lib.config.base import ParamsError, reveal_secret
+from realm_lib.config.embedding import EmbeddingParams
+from realm_lib.config.profile import Params, load_params
+from realm_lib.config.reward_model import RewardModelParams
+from realm_lib.config.rlhf import RlhfParams
+from realm_lib.config.signals import EmbeddingSignal, RewardModelSignal
+from realm_lib.data.pairs import all_texts
+from realm_lib.features.signals import ScoreSignal, SimilaritySignal
+from realm_lib.features.similarity import quote_embeddings
+from realm_lib.features.store import FeatureStore, text_key
+from realm_lib.models.embedders import PACKAGED_MODEL, EmbedderError, build_embedder
+from realm_lib.models.hub import HubError, HubModel, cache_folder, look_up
+from realm_lib.models.reward_models import LongResponseError, ScorerError, build_scorer
+from realm_lib.models.reward_models.loading import outlined_encoder, read_outline
+from realm_lib.runs.run import MissingStepError, Run
+from realm_lib.runs.weights import locate_model
+
+_GIB = 2**30
+_NAMED = 3
+_EXPECTED = (ParamsError, MissingStepError, HubError, ScorerError, EmbedderError)
+
+
+class AheadError(RuntimeError):
+    """What would stop the run later, a line each; nothing was loaded or paid."""
+
+
+def check_ahead(params: Params, pairs: Mapping[str, pd.DataFrame], store: FeatureStore, run: Run) -> pd.DataFrame:
+    """What was checked and what was found, a row each (columns what, found), for the splits ``pairs`` of a profile.
+
+    Looked at are the keys that will be sent, what embedding would cost, whether every model of the hub may be read,
+    the reward models' configurations, memory and reading of every response, and the disk. No weights are read, and no
+    service but the hub is asked. The policies that later notebooks train are those of the run's params.yaml, where it
+    has one. Raises :class:`AheadError` naming all that is wrong.
+    """
+    checks = _Checks(pairs, store, run)
+    rows = {"reward_model": params.reward_model} | _kinds(params, RewardModelSignal, "reward_model")
+    for name, reward_model in rows.items():
+        with checks.of(name):
+            checks.reward_model(name, reward_model)
+    rows = {"embedding": params.embedding} | _kinds(params, EmbeddingSignal, "embedding")
+    for name, embedding in rows.items():
+        with checks.of(name):
+            checks.embedding(name, embedding)
+    profile = run.path("params.yaml")
+    if profile.exists() and (rlhf := load_params(profile).rlhf) is not None:
+        checks.rlhf(rlhf)
+    with checks.of("disk"):
+        checks.disk()
+    if checks.faults:
+        number = f"{len(checks.faults)} thing{'s' if len(checks.faults) > 1 else ''}"
+        faults = "\n".join(f"- {fault}" for fault in checks.faults)
+        raise AheadError(f"{number} would stop this run; nothing was loaded or paid:\n{faults}")
+    return pd.DataFrame(checks.found, columns=["what", "found"])
+
+
+def _kinds(params: Params, kind: type, section: str) -> dict[str, Any]:
+    return {
+        f"signals.{name}": getattr(signal, section)
+        for name, signal in params.signals.items()
+        if isinstance(signal, kind)
+    }
+
+
+class _Checks:
+    """What was found so far, and what is wrong."""
+
+    def __init__(self, pairs: Mapping[str, pd.DataFrame], store: FeatureStore, run: Run) -> None:
+        self.pairs = pairs
+        self.store = store
+        self.run = run
+        self.texts = pd.concat([all_texts(table) for table in pairs.values()]).drop_duplicates(ignore_index=True)
+        self.prompts: list[Any] = self.texts["prompt"].tolist()
+        self.responses: list[str] = self.texts["response"].tolist()
+        self.found: list[tuple[str, str]] = []
+        self.faults: list[str] = []
+        self._models: dict[tuple[str, str | None], HubModel] = {}
+        self._stored = 0
+        """Bytes that the feature store will take, estimated."""
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """What is raised inside is one of the faults, and ``name`` is said before it."""
+        try:
+            yield
+        except _EXPECTED as error:
+            said = str(error)
+            self.faults.append(said if said.startswith(name) else f"{name}: {said}")
+
+    def reward_model(self, name: str, params: RewardModelParams) -> None:
+        if params.backend == "nim":
+            scorer = build_scorer(params)
+            self._refuse(ScoreSignal(scorer).refused(self.prompts, self.responses))
+            if not self._all_stored("score", scorer.identity):
+                reveal_secret(params.api_key or "${NVIDIA_API_KEY}")
+            self.found.append((name, f"{params.model_id}: its key is set"))
+            return
+        self._hub_model(params.model_id, params.revision)
+        outline = read_outline(params, self.run.folder)
+        encoder = outlined_encoder(outline, params)
+        self._refuse(encoder.refused(self.prompts, self.responses))
+        self.found.append((name, f"{outline.memory}; reads all {len(self.texts):,} responses"))
+        self._stored += 60 * len(self.texts)
+
+    def embedding(self, name: str, params: EmbeddingParams) -> None:
+        if params.backend == "sentence_transformers":
+            if params.model_id != PACKAGED_MODEL:
+                self._hub_model(params.model_id, params.revision)
+            self.found.append((name, f"{params.model_id} is within reach"))
+            return
+        embedder = build_embedder(params, self.run.folder)
+        self._refuse(SimilaritySignal(embedder).refused(self.prompts, self.responses))
+        quote = quote_embeddings(self.pairs.values(), embedder, self.store)
+        self.found.append((name, f"{params.model_id}: {quote}"))
+        self._stored += (4 * embedder.dimensions + 60) * (quote.texts if quote else 0)
+
+    def rlhf(self, rlhf: RlhfParams) -> None:
+        server, vllm = rlhf.reward_server, rlhf.ppo.vllm
+        secrets = {
+            "rlhf.reward_server.token": None if server is None else server.token,
+            "rlhf.ppo.vllm.api_key": None if vllm is None else vllm.api_key,
+        }
+        for name, reference in secrets.items():
+            with self.of(name):
+                if reference is not None:
+                    reveal_secret(reference)
+        for name, policy in {"rlhf.ppo.model_name": rlhf.ppo, "rlhf.dpo.model_name": rlhf.dpo}.items():
+            if policy is not None:
+                with self.of(name):
+                    self._hub_model(policy.model_name, policy.revision)
+                    self.found.append((name, f"{policy.model_name} is within reach"))
+
+    def disk(self) -> None:
+        """Downloads and the feature store, by the file systems on which they lie."""
+        needs: dict[int, tuple[Path, int]] = {}
+        missing = sum(model.missing for model in self._models.values())
+        for folder, size in ((cache_folder(), missing), (self.store.folder, self._stored)):
+            place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+            device = place.stat().st_dev
+            needs[device] = place, needs.get(device, (place, 0))[1] + size
+        for place, size in needs.values():
+            free = shutil.disk_usage(place).free
+            said = f"about {size / _GIB:.1f} GiB to download and to store, {free / _GIB:.1f} GiB free at {place}"
+            if size > free:
+                self.faults.append(f"disk: {said}: free some, or let HF_HOME name a folder on a larger one")
+            self.found.append(("disk", said))
+
+    def _hub_model(self, model_id: str, revision: str | None) -> None:
+        """Look a model up at the hub, where it is one of the hub's, each once."""
+        if model_id.startswith("run:") or isinstance(locate_model(model_id), Path):
+            return
+        if (model_id, revision) not in self._models:
+            try:
+                self._models[model_id, revision] = look_up(model_id, revision)
+            except HubError as error:
+                raise HubError(f"{model_id}: {error}") from error
+
+    def _all_stored(self, kind: str, identity: Mapping[str, Any]) -> bool:
+        if not self.store.has_table(kind, identity):
+            return False
+        table = self.store.table(kind, identity, 1)
+        stored = all(text_key(*text) in table for text in zip(self.prompts, self.responses, strict=True))
+        table.close()
+        return stored
+
+    def _refuse(self, refused: Mapping[int, Exception]) -> None:
+        """Raise :class:`ScorerError` for the texts that have no number, the splits and posts of some named."""
+        if not refused:
+            return
+        first = [re.sub(r"^text 0 ", "a text ", str(refused[index])) for index in list(refused)[:_NAMED]]
+        long = sum(isinstance(error, LongResponseError) for error in refused.values())
+        splits, posts = self._places(list(refused))
+        raise ScorerError(
+            f"{len(refused):,} of {len(self.texts):,} responses, of {splits}, have no number ({long:,} for their "
+            f"length; post_id {posts}): {'; '.join(first)}"
+        )
+
+    def _places(self, indices: Sequence[int]) -> tuple[str, str]:
+        """The splits that hold some of the texts, and the first of their posts."""
+        at_fault = self.texts.iloc[list(indices)]["response"]
+        splits, posts = [], []
+        for split, table in self.pairs.items():
+            held = table[table["human_ref_A"].isin(at_fault) | table["human_ref_B"].isin(at_fault)]
+            if len(held):
+                splits.append(split)
+                posts += held["post_id"].unique().tolist()
+        return " and ".join(splits), ", ".join(map(str, dict.fromkeys(posts[:5])))

