@@ -139,6 +139,9 @@ def test_every_package_that_the_library_imports_is_required() -> None:
         "markupsafe",
         "tokenizers",
         "huggingface_hub",
+        "ipykernel",
+        "jupyter_client",
+        "traitlets",
     }
     assert {name for name, home in homes.items() if not home & names} - {"realm_lib"} <= brought
 
