@@ -36,12 +36,13 @@ class PieceReader:
         from transformers import PreTrainedTokenizerFast
 
         self._prefix: str = model.prompts.get(model.default_prompt_name) or ""
-        tokenizer, limit = getattr(model[0], "tokenizer", None), model.max_seq_length
+        tokenizer: Any = getattr(model[0], "tokenizer", None)
+        limit = model.max_seq_length
         self.counts = isinstance(tokenizer, Tokenizer | PreTrainedTokenizerFast)
         """Whether the pieces can be counted; not for a model of whole words, say."""
         self.most: int | None = None
         """The pieces of a text that the model reads, its own special tokens and prompt not counted; None: all."""
-        self._tokenizer: Any = tokenizer
+        self._tokenizer = tokenizer
         if self.counts:
             backend = tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer.backend_tokenizer
             unknown = getattr(backend.model, "unk_token", None) or getattr(tokenizer, "unk_token", None)
