@@ -173,6 +173,25 @@ def test_openrlhf(client: TestClient, wanted: Any) -> None:
     assert client.post("/get_reward", json={"query": query[:1]}).json()["rewards"] == [wanted(RESPONSE)]
 
 
+@pytest.mark.slow
+def test_a_text_that_the_embedding_model_is_not_to_cut_is_named(
+    tmp_path: Path, run_folder: Path, run_reward: RealmReward, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "realm_lib.inference.server")
+    shutil.copytree(run_folder, tmp_path / "run")
+    assert run_reward.feature_models is not None
+    embedding = run_reward.feature_models.embedding.model_copy(update={"long_texts": "refuse"})
+    models = identified(replace(run_reward.feature_models, embedding=embedding), tmp_path / "run")
+    RealmReward.save_pretrained(tmp_path / "run" / "models" / "combiner", run_reward.combiner, models)
+    with TestClient(create_app(RewardService(tmp_path / "run", LIMITS)), raise_server_exceptions=False) as opened:
+        asked = {"prompt": PROMPT, "response": [RESPONSE, "Yeast makes gas. " * 70]}
+        refused = ready(opened).post("/predict", json=asked)
+    assert refused.status_code == 422
+    assert refused.json()["unscorable"] == [1]
+    assert refused.json()["detail"].startswith("response 1 or its prompt is longer than the embedding model reads")
+    assert "similarity: its model reads 254 word pieces at once; long_texts: refuse" in caplog.text
+
+
 def test_openrlhfs_empty_lists_are_empty_lists(client: TestClient) -> None:
     answer = client.post("/get_reward", json={"query": [], "prompts": [], "labels": []}).json()
     assert (answer["rewards"], answer["scores"]) == ([], [])
