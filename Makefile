@@ -50,10 +50,12 @@ format: $(BIN)/.installed-dev ## Mend what can be mended by itself: style, and o
 	$(BIN)/ruff format .
 	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
 
-# The environment's own kernel is meant even where the user has another python3, and no news is asked for.
+# python3 is the environment's own kernel even where Jupyter finds another, and no news is asked for.
 lab: $(BIN)/.installed ## Open JupyterLab on the notebooks
 	@$(BIN)/jupyter labextension disable "@jupyterlab/apputils-extension:announcements" > /dev/null 2>&1
-	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --ServerApp.root_dir=. $(LAB_OPTIONS) notebooks/00_offline_models.ipynb
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --ServerApp.root_dir=. \
+		--ServerApp.kernel_spec_manager_class=realm_lib.runs.kernel.OwnKernelSpecs $(LAB_OPTIONS) \
+		notebooks/00_offline_models.ipynb
 
 report: $(BIN)/.installed ## Render the report of a run again (RUN=outputs/demo)
 	$(BIN)/realm report $(or $(RUN),outputs/$(PROFILE))

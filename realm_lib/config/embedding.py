@@ -19,6 +19,9 @@ TaskType = Literal[
 ]
 """What Gemini's vectors are for, as both of its client libraries name it."""
 
+LongTexts = Literal["windows", "cut", "refuse"]
+"""What becomes of a text that is longer than an embedding model reads."""
+
 GEMINI_MODEL = "gemini-embedding-001"
 GEMINI_TEXTS_PER_REQUEST = 98
 
@@ -72,6 +75,9 @@ class EmbeddingParams(HostedParams):
     asked for shorter ones."""
     batch_size: Annotated[int, Field(ge=1)] | None = 8
     """Texts at once. Null: for a local model, the fastest of a few sizes; for a service, as many as a request takes."""
+    long_texts: LongTexts | None = None
+    """Texts over the model's own limit: read whole in overlapping windows, cut, or refused. Null: ``windows`` for a
+    local model, ``cut`` for a hosted one, whose service takes no windows."""
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
     limit_counts: Literal["texts", "requests"] | None = None
     """What ``requests_per_minute`` counts: each text of a request, or each request. Null: texts for Gemini, as users of
@@ -96,8 +102,6 @@ class EmbeddingParams(HostedParams):
     """OpenAI: further fields of the requests for prompts, as Voyage's ``{input_type: query}``."""
     response_fields: dict[str, JsonValue] = Field(default_factory=dict)
     """OpenAI: the same for responses, as Voyage's ``{input_type: document}``."""
-    long_texts: Literal["windows", "cut", "refuse"] | None = None
-    """What to do with a text over the model's limit; null: a service's are cut."""
 
     @property
     def openai_model(self) -> OpenAIModel | None:
@@ -113,6 +117,15 @@ class EmbeddingParams(HostedParams):
     def texts_count(self) -> bool:
         """Whether each text of a request counts as a request of its own."""
         return self.limit_counts == "texts" or (self.limit_counts is None and self.backend == "gemini")
+
+    @model_validator(mode="after")
+    def _windows_are_read_here(self) -> Self:
+        if self.long_texts == "windows" and self.backend != "sentence_transformers":
+            raise ValueError(
+                f"long_texts must be cut, refuse or null for backend {self.backend}: only a model that runs here reads "
+                "a text in windows"
+            )
+        return self
 
     @model_validator(mode="after")
     def _gemini_can_be_asked(self) -> Self:
@@ -161,8 +174,6 @@ class EmbeddingParams(HostedParams):
             raise ValueError(f"max_cost needs price: what a million tokens of {self.model_id} cost is not known")
         if self.tokenizer is not None and self.max_tokens is None and known is None:
             raise ValueError("tokenizer needs max_tokens: the most tokens of a text that the model reads")
-        if self.long_texts == "windows":
-            raise ValueError("long_texts must be cut, refuse or null for backend openai")
         for name in ("prompt_fields", "response_fields"):
             if taken := sorted(_WRITTEN_BY_THE_CLIENT.intersection(getattr(self, name))):
                 raise ValueError(f"{name} must not hold {taken[0]}: other keys of this section say it")

@@ -14,11 +14,12 @@ from realm_lib.config.signals import SignalsParams
 from realm_lib.data.chats import PairsError
 from realm_lib.data.pairs import all_texts, distinct_texts
 from realm_lib.features.identities import Identities, identities_of
+from realm_lib.features.reading import LongTextError, refuse_long
 from realm_lib.features.scores import score_texts
 from realm_lib.features.signals import ScoreSignal, Signal, SignalError, SimilaritySignal, Stored, build_signal, naming
 from realm_lib.features.similarity import quote_embeddings, stored_similarities
 from realm_lib.features.store import FeatureStore
-from realm_lib.models.embedders import Embedder
+from realm_lib.models.embedders import Embedder, Reading
 from realm_lib.models.reward_models import LongResponseError, Scorer
 from realm_lib.runs.memory import release_memory
 
@@ -80,6 +81,8 @@ class Extraction:
     costs: Mapping[str, FeatureCost]
     identities: Identities = field(default_factory=dict)
     """Of the model that made each feature."""
+    readings: Mapping[str, Reading] = field(default_factory=dict)
+    """How much of the texts the embedding models read, by the name of their cosine."""
 
 
 def extract_features(
@@ -128,6 +131,7 @@ def extract(
     prompts, responses = texts["prompt"].tolist(), texts["response"].tolist()
     label = "scoring" if progress else None
     with _naming_posts(texts, pairs):
+        refuse_long(prompts, responses, embedder)
         scores = score_texts(scorer, prompts, responses, store, batch_size=batch_size, label=label)
     scored = time.monotonic()
     label = "embedding" if progress else None
@@ -150,7 +154,8 @@ def extract(
         tokens_naive=int((scores.tokens * times_used.to_numpy()).sum()),
         seconds=round(time.monotonic() - start, 2),
     )
-    return Extraction(table, counts, costs, identities_of({"score": ScoreSignal(scorer), "similarity": similarity}))
+    identities = identities_of({"score": ScoreSignal(scorer), "similarity": similarity})
+    return Extraction(table, counts, costs, identities, _readings("similarity", found))
 
 
 def add_signal(
@@ -178,6 +183,7 @@ def add_signal(
         replace(extraction.counts, seconds=round(extraction.counts.seconds + seconds, 2)),
         {**extraction.costs, name: _cost(found, seconds)},
         {**extraction.identities, **identities_of({name: signal})},
+        {**extraction.readings, **_readings(name, found)},
     )
 
 
@@ -222,9 +228,26 @@ def total_costs(extractions: Iterable[Extraction]) -> dict[str, dict[str, int | 
     return {name: asdict(cost) for name, cost in totals.items()}
 
 
+def total_readings(extractions: Mapping[str, Extraction]) -> dict[str, dict[str, Any]]:
+    """How much the embedding model of each cosine reads, for JSON: the fields of :class:`Reading` over all splits, and
+    of each split under ``splits``. A text of two splits counts in both.
+    """
+    totals: dict[str, Reading] = {}
+    splits: dict[str, dict[str, Any]] = {}
+    for split, extraction in extractions.items():
+        for name, reading in extraction.readings.items():
+            totals[name] = totals[name] + reading if name in totals else reading
+            splits.setdefault(name, {})[split] = asdict(reading)
+    return {name: {**asdict(total), "splits": splits[name]} for name, total in totals.items()}
+
+
 def votes_renamed(pairs: pd.DataFrame) -> pd.DataFrame:
     """``pairs`` with SHP's votes, score_A and score_B there, as votes_A and votes_B: here a score is a model's."""
     return pairs.rename(columns=VOTES)
+
+
+def _readings(name: str, found: Stored) -> dict[str, Reading]:
+    return {} if found.reading is None else {name: found.reading}
 
 
 def _cost(found: Stored, seconds: float) -> FeatureCost:
@@ -250,7 +273,7 @@ def _naming_posts(texts: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[None]:
     """Errors about some of the distinct ``texts`` say which posts of ``pairs`` they are of."""
     try:
         yield
-    except (LongResponseError, SignalError) as error:
+    except (LongResponseError, LongTextError, SignalError) as error:
         if error.places:
             at_fault = texts.iloc[error.places]["response"]
             posts = pairs.loc[pairs["human_ref_A"].isin(at_fault) | pairs["human_ref_B"].isin(at_fault), "post_id"]

@@ -18,10 +18,19 @@ from realm_lib.data.chats import readable
 from realm_lib.data.lengths import counted, letter_count, word_count
 from realm_lib.data.texts import is_blank
 from realm_lib.features.filling import fill
+from realm_lib.features.reading import as_read, refuse_long, refused_for_length
 from realm_lib.features.scores import Scores, score_texts
 from realm_lib.features.similarity import similarities
 from realm_lib.features.store import FeatureStore, text_key
-from realm_lib.models.embedders import Embedder, EmbedderError, HostedEmbedder, build_embedder, by_role, cosine
+from realm_lib.models.embedders import (
+    Embedder,
+    EmbedderError,
+    HostedEmbedder,
+    Reading,
+    build_embedder,
+    by_role,
+    cosine,
+)
 from realm_lib.models.reward_models import (
     CheckingScorer,
     HostedScorer,
@@ -61,6 +70,7 @@ class Stored(NamedTuple):
     cache_hits: int
     tokens: int | None = None
     cost: float | None = None
+    reading: Reading | None = None
 
     @classmethod
     def of(cls, scores: Scores) -> Self:
@@ -140,8 +150,9 @@ class SimilaritySignal:
 
     def values(self, prompts: Texts, responses: Texts) -> NDArray[np.float64]:
         """float64 [n]; each distinct text is embedded once where the model treats both sides alike."""
+        refuse_long(prompts, responses, self.embedder)
         of_prompts, of_responses = by_role(self.embedder)
-        prompts = list(map(readable, prompts))
+        prompts = as_read(prompts, self.embedder)
         if of_prompts is not of_responses:
             return cosine(of_prompts.embed(prompts), of_responses.embed(responses))
         texts = list(dict.fromkeys([*prompts, *responses]))
@@ -156,8 +167,8 @@ class SimilaritySignal:
         return cosine(*sides)
 
     def refused(self, prompts: Texts, responses: Texts) -> dict[int, ScorerError | EmbedderError]:
-        """Those that a hosted embedder cannot send, such as empty ones; it is not asked."""
-        errors: dict[int, ScorerError | EmbedderError] = {}
+        """Those that a hosted embedder cannot send, such as empty ones, and those too long: none is embedded."""
+        errors: dict[int, ScorerError | EmbedderError] = {**refused_for_length(prompts, responses, self.embedder)}
         if isinstance(self.embedder, HostedEmbedder):
             for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
                 try:
@@ -176,14 +187,8 @@ class SimilaritySignal:
     ) -> Stored:
         """See :func:`similarities`; computed and found are distinct texts, tokens and dollars those of all texts."""
         found = similarities(prompts, responses, self.embedder, store, batch_size, label)
-        quote = found.quote
-        return Stored(
-            found.values,
-            found.computed,
-            found.texts - found.computed,
-            None if quote is None else quote.tokens,
-            None if quote is None else quote.cost,
-        )
+        tokens, cost = (None, None) if found.quote is None else (found.quote.tokens, found.quote.cost)
+        return Stored(found.values, found.computed, found.texts - found.computed, tokens, cost, found.reading)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from realm_lib.data.chats import readable
 from realm_lib.data.pairs import distinct_texts
 from realm_lib.features.filling import fill, fill_from_stream
+from realm_lib.features.reading import as_read, refuse_long, texts_read
 from realm_lib.features.store import FeatureStore, FeatureTable, text_key
-from realm_lib.models.embedders import Embedder, HostedEmbedder, Quote, by_role, cosine
+from realm_lib.models.embedders import (
+    Embedder,
+    HostedEmbedder,
+    Quote,
+    Reading,
+    by_role,
+    cosine,
+)
 
 _RESPONSES = ("human_ref_A", "human_ref_B")
 _COSINES_AT_ONCE = 8192  # bounds memory: two matrices of that many vectors
@@ -25,6 +32,8 @@ class Similarities(NamedTuple):
     computed: int
     quote: Quote | None
     """What embedding all these texts takes; None for an embedder that is not paid."""
+    reading: Reading | None
+    """How much of them is read; None for an embedder that does not say."""
 
 
 def similarities(
@@ -37,9 +46,11 @@ def similarities(
 ) -> Similarities:
     """The cosine of each prompt and its response, from ``store`` or computed and committed to it.
 
-    ``label`` names the bar of progress; None shows none.
+    ``label`` names the bar of progress; None shows none. Raises what :func:`refuse_long` raises, and the embedder.
     """
-    prompts = list(map(readable, prompts))
+    refuse_long(prompts, responses, embedder)
+    reading = texts_read(prompts, responses, embedder)
+    prompts = as_read(prompts, embedder)
     prompt_side, response_side = _sides(prompts, responses, embedder, store)
     texts = computed = 0
     quote: Quote | None = None
@@ -66,7 +77,7 @@ def similarities(
             computed += len(done)
     prompt_keys, response_keys = ([text_key(text) for text in texts] for texts in (prompts, responses))
     values = _cosines(prompt_side.table, prompt_keys, response_side.table, response_keys)
-    return Similarities(values, texts, computed, quote)
+    return Similarities(values, texts, computed, quote, reading)
 
 
 def quote_embeddings(frames: Iterable[pd.DataFrame], embedder: Embedder, store: FeatureStore) -> Quote | None:
@@ -78,7 +89,7 @@ def quote_embeddings(frames: Iterable[pd.DataFrame], embedder: Embedder, store: 
         return None
     texts = pd.concat([distinct_texts(pairs) for pairs in frames])
     total = Quote(texts=0, tokens=0, cost=0.0, cut=0)
-    prompts = texts["prompt"].map(readable).tolist()
+    prompts = as_read(texts["prompt"].tolist(), embedder)
     for side in dict.fromkeys(_sides(prompts, texts["response"].tolist(), embedder, store)):
         if isinstance(side.embedder, HostedEmbedder):
             total += side.embedder.quote([text for text in side.texts if text_key(text) not in side.table])
@@ -102,7 +113,7 @@ def stored_similarities(
         for name, typed in embedder.by_task_type().items()
         if store.has_table("embedding", typed.identity)
     }
-    prompts = [text_key(readable(prompt)) for prompt in pairs["history"]]
+    prompts = [text_key(prompt) for prompt in as_read(pairs["history"].tolist(), embedder)]
     responses = [[text_key(text) for text in pairs[name]] for name in _RESPONSES]
     of_prompts = [name for name, table in tables.items() if all(key in table for key in prompts)]
     of_responses = [name for name, table in tables.items() if all(key in table for side in responses for key in side)]

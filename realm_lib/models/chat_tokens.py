@@ -7,6 +7,7 @@ writes special tokens; within what somebody said the same letters are letters.
 
 import re
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
@@ -15,7 +16,10 @@ from realm_lib.data.chats import Message
 
 DATE = "26 Jul 2024"
 """Llama-3.1's template writes today's date into the chat unless told another; nothing must change overnight."""
-_PRIVATE_USE = range(0xF0000, 0xFFFFE)
+_ASKS_FOR_TODAY = "strftime_now"
+"""The function by which a template (Llama-3.2's, Mistral's, SmolLM3's, gpt-oss's) asks for the date by itself."""
+PRIVATE_USE = range(0xF0000, 0xFFFFE)
+"""Codes of letters that stand for something else while a chat is rendered."""
 _PORTION = 100_000
 """Characters that are tokenized together."""
 
@@ -64,7 +68,7 @@ def tokenize_each(
         for number in numbers:
             try:
                 chat, letters = forged.hidden(number, chats[number])
-                hidden[number] = _Hidden(_rendered(tokenizer, number, chat, switches), letters)
+                hidden[number] = _Hidden(render(tokenizer, chat, number, **switches), letters)
             except ChatTokensError as error:
                 faults[number] = error
         rows = _tokenized(tokenizer, [text for text, _ in hidden.values()])
@@ -122,17 +126,51 @@ def letter_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return ids
 
 
-def _rendered(tokenizer: Any, number: int, chat: Sequence[Message], switches: dict[str, Any]) -> str:
+def dated(template: str) -> str:
+    """``template`` with :data:`DATE` for the date that it asks for by itself; as it is where it does not ask.
+
+    What it calls is put before it as a macro of the same name: transformers gives a template no functions but its own.
+    The line break after the macro is no text (transformers trims blocks).
+    """
+    if _ASKS_FOR_TODAY not in template:
+        return template
+    day = datetime.strptime(DATE, "%d %b %Y")
+    letters = [*"aAbBcdDefFgGhHIjmMnpSTuUVwWxXyYzZ", *("-" + letter for letter in "dmyHIMSj")]
+    filters = "".join(f" | replace('%{letter}', {day.strftime('%' + letter)!r})" for letter in letters)
+    part = f"{{{{ '' if loop.first else '%' }}}}{{{{ part{filters} }}}}"
+    body = f"{{% for part in format.split('%%') %}}{part}{{% endfor %}}"
+    return f"{{% macro {_ASKS_FOR_TODAY}(format) %}}{body}{{% endmacro %}}\n{template}"
+
+
+def render(tokenizer: Any, chat: Sequence[Message], number: int = 0, **switches: Any) -> str:
+    """The text of a chat by the tokenizer's template, to which ``switches`` are given; not for tokenizing as it is.
+
+    Raises :class:`ChatTokensError` with ``number`` where the template fails.
+    """
     try:
-        text: str = tokenizer.apply_chat_template(list(chat), tokenize=False, date_string=DATE, **switches)
+        template = dated(tokenizer.get_chat_template(switches.get("chat_template")))
+        options = {**switches, "chat_template": template, "date_string": DATE}
+        text: str = tokenizer.apply_chat_template(list(chat), tokenize=False, **options)
     except (TemplateError, TypeError, ValueError) as error:
         roles = ", ".join(turn["role"] for turn in chat)
         raise ChatTokensError(
             number,
             f"the chat template of {tokenizer.name_or_path} fails: {type(error).__name__}: {error} "
-            f"(roles of the turns: {roles})",
+            f"(roles of the turns: {roles}){_without_system(tokenizer, chat, switches)}",
         ) from error
     return text
+
+
+def _without_system(tokenizer: Any, chat: Sequence[Message], switches: dict[str, Any]) -> str:
+    """What to do about a chat on which a template fails, where its system turn is the reason (Gemma's take none)."""
+    others = [turn for turn in chat if turn["role"] != "system"]
+    if len(others) in (0, len(chat)):
+        return ""
+    try:
+        render(tokenizer, others, **switches)
+    except ChatTokensError:
+        return ""
+    return "; it takes no system turn: put that turn's text into the first user turn, or leave the text out"
 
 
 class _Forged:
@@ -165,7 +203,7 @@ class _Forged:
         found = {token for turn in chat for token in self._pattern.findall(turn["content"])}
         if found:
             taken = {letter for turn in chat for letter in turn["content"]}
-            free = (chr(code) for code in _PRIVATE_USE if chr(code) not in taken)
+            free = (chr(code) for code in PRIVATE_USE if chr(code) not in taken)
             letters = dict(zip(sorted(found), free, strict=False))
             chat = [
                 {**turn, "content": self._pattern.sub(lambda match: letters[match[0]], turn["content"])}
@@ -239,7 +277,7 @@ def _bare_turns(tokenizer: Any) -> str:
     """What the template writes around short turns; empty where it fails on them."""
     for roles in (("user", "assistant", "user"), ("user",)):
         try:
-            return _rendered(tokenizer, 0, [{"role": role, "content": "x"} for role in roles], {})
+            return render(tokenizer, [{"role": role, "content": "x"} for role in roles])
         except ChatTokensError:
             continue
     return ""

@@ -68,6 +68,8 @@ def execute(run: Run, name: str) -> None:
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    from realm_lib.runs.kernel import OwnKernelManager
+
     source = project_root() / "notebooks" / f"{name}.ipynb"
     params = load_params(run.path("params.yaml"))
     prepared = run.path(".steps", f"{name}.yaml")
@@ -88,6 +90,7 @@ def execute(run: Run, name: str) -> None:
                 str(working),
                 parameters=values,
                 kernel_name="python3",
+                kernel_manager_class=OwnKernelManager,
                 cwd=str(project_root()),
                 progress_bar=False,
                 # The kernel warns on every start that it listens on TCP; cells' own warnings are not affected.

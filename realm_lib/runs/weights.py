@@ -9,12 +9,15 @@ from typing import Any
 from realm_lib.config.base import ParamsError, resolve_path
 from realm_lib.runs.run import Run
 
+GGUF = ".gguf"
+_READ = frozenset({".safetensors", GGUF, ".json", ".jinja", ".txt", ".model"})
 TRAINED_ON = "trained_on.json"
 """A file in a model's folder, see :mod:`realm_lib.runs.trained_on`: no answer depends on it."""
 
 
 def locate_model(model_id: str, run_folder: Path | None = None) -> Path | str:
-    """Where a ``model_id`` of a profile lies: ``run:models/NAME`` in ``run_folder``, a folder, or else a hub id.
+    """Where a ``model_id`` of a profile lies: ``run:models/NAME`` in ``run_folder``, a folder, a GGUF file, or else a
+    hub id.
 
     Raises :class:`ParamsError` for ``run:`` without a run, :class:`MissingStepError` when the run lacks the folder.
     """
@@ -23,14 +26,19 @@ def locate_model(model_id: str, run_folder: Path | None = None) -> Path | str:
             raise ParamsError(f"model_id {model_id}: which run? Give the folder of a run")
         return Run(run_folder).require(model_id.removeprefix("run:"), made_by="00_offline_models")
     path = resolve_path(model_id)
-    return path if path.is_dir() else model_id
+    return path if path.is_dir() or (path.suffix == GGUF and path.is_file()) else model_id
 
 
-def folder_digest(folder: Path) -> str:
-    """SHA-256 over a model folder's weights, configuration and tokenizer: what its answers depend on."""
+def folder_digest(source: Path) -> str:
+    """SHA-256 over a model folder's weights, configuration and tokenizer: what its answers depend on.
+
+    ``source`` may be a GGUF file, whose folder's other GGUF files are then left out.
+    """
+    folder = source.parent if source.is_file() else source
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.suffix in {".safetensors", ".json", ".jinja", ".txt", ".model"} and path.name != TRAINED_ON:
+        other = path.suffix == GGUF and source.is_file() and path != source
+        if path.suffix in _READ and path.name != TRAINED_ON and not other:
             digest.update(str(path.relative_to(folder)).encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

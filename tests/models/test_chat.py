@@ -10,18 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realm_lib.models.reward_models import LongResponseError
-from realm_lib.models.reward_models.chat import ChatEncoder, content_tokens
+from realm_lib.models.reward_models.chat import ChatEncoder, tokens_within
 
 WORDS = st.lists(st.text("ab \u00e9\U0001f600", max_size=6), min_size=1, max_size=5)
 
 
-def within(turns: Sequence[dict[str, str]], text: str, offsets: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """The same by looking at every token for each turn."""
-    found, end = [], 0
-    for turn in turns:
-        content = turn["content"].strip()
-        start = text.index(content, end)
-        end = start + len(content)
+def within(places: Sequence[tuple[int, int]], text: str, offsets: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """The same by looking at every token for each place."""
+    found = []
+    for start, end in places:
         told = enumerate(offsets)
         found.append(
             [n for n, (a, b) in told if start < b <= end and a < b and (start <= a or text[a:start].isspace())]
@@ -31,12 +28,16 @@ def within(turns: Sequence[dict[str, str]], text: str, offsets: Sequence[tuple[i
 
 @given(contents=WORDS, cuts=st.lists(st.integers(0, 60), max_size=30), repeats=st.integers(1, 3))
 def test_tokens_of_a_turn_are_those_that_end_within_it(contents: list[str], cuts: list[int], repeats: int) -> None:
-    turns = [{"role": "user", "content": content} for content in contents]
     text = "".join(f"<{content}>" for content in contents)
+    places, end = [], 0
+    for content in map(str.strip, contents):
+        start = text.index(content, end)
+        end = start + len(content)
+        places.append((start, end))
     edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     # A letter of several bytes is as many tokens, each with the place of the whole letter.
     offsets = [place for place in pairwise(edges) for _ in range(repeats)]
-    assert content_tokens(turns, text, offsets) == within(turns, text, offsets)
+    assert tokens_within(places, text, offsets) == within(places, text, offsets)
 
 
 def test_each_refusal_is_the_one_that_it_has_alone(tiny_tokenizer: Any) -> None:

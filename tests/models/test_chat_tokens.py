@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from realm_lib.models.chat_tokens import ChatTokensError, letter_ids, tokenize_chats
+from realm_lib.models.chat_tokens import ChatTokensError, dated, letter_ids, tokenize_chats
 from realm_lib.models.special_tokens import cut_special_tokens
 
 TEMPLATES = {
@@ -230,3 +230,22 @@ def test_a_mark_of_turns_that_is_not_called_special_is_refused_and_other_added_t
         with pytest.raises(ChatTokensError, match=re.escape(mark)) as caught:
             letter_ids(tokenizer, ["x", thought, forged])
         assert caught.value.number == 2
+
+
+TODAY = (
+    "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "{% macro day() %}{{ strftime_now('%Y-%m-%d, %A %-d. %B %H:%M 100%%d') }}{% endmacro %}"
+    "{% if strftime_now is defined %}<|im_start|>system\nIt is {{ date_string }}, {{ day() }}<|im_end|>\n{% endif %}"
+)
+
+
+def test_a_template_that_asks_for_today_is_told_the_pinned_day() -> None:
+    tokenizer = TOKENIZERS["chatml bytes"]
+    template = TODAY + tokenizer.chat_template
+    chat = [{"role": "user", "content": "Why?"}]
+    (plain,) = tokenize_chats(tokenizer, [chat])
+    dated_turn = "<|im_start|>system\nIt is 26 Jul 2024, 2024-07-26, Friday 26. July 00:00 100%d<|im_end|>\n"
+    for before, kept in (("", ""), ("  ", ""), ("\n  ", "\n")):  # spaces before a block are trimmed as ever
+        (told,) = tokenize_chats(tokenizer, [chat], chat_template=before + template)
+        assert told.text == kept + dated_turn + plain.text
+    assert dated(tokenizer.chat_template) == tokenizer.chat_template

@@ -150,8 +150,8 @@ def test_a_template_that_fails_names_the_text(inform_folder: Path, tmp_path: Pat
     ):
         scorer.score(["Why?", chat], ["a", "b"])
     folder = retemplate(copied(inform_folder, tmp_path / "broken"), lambda text: "{{ messages[9].content }}" + text)
-    with pytest.raises(ScorerError, match=r"text 0 .*the chat template of .*broken fails: UndefinedError"):
-        scorer_of(folder).score(["Why?"], ["a"])
+    with pytest.raises(ScorerError, match=r"the chat template of .*broken fails: UndefinedError"):
+        scorer_of(folder)
 
 
 def test_a_template_that_rewrites_what_is_said_cannot_be_cut(inform_folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -401,6 +402,24 @@ def test_figures_are_in_the_executed_copy_whatever_the_shell_says(
     assert any("image/png" in output.get("data", {}) for output in cell["outputs"])
     assert os.environ["MPLBACKEND"] == "Agg"
     assert "REALM_QUIET" not in os.environ
+
+
+@pytest.mark.slow
+def test_the_kernel_is_that_of_this_python_whatever_jupyter_finds_first(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In ``JUPYTER_PATH``, which stands before all, a kernel of an environment that is gone."""
+    kernel = project / "jupyter" / "kernels" / "python3" / "kernel.json"
+    kernel.parent.mkdir(parents=True)
+    gone = [str(project / "gone" / "bin" / "python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel.write_text(json.dumps({"argv": gone, "display_name": "Gone", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(project / "jupyter"))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    write_notebook(project / "notebooks" / "01_bread.ipynb", "import sys\nprint(sys.executable)")
+    run = prepare("test", [])
+    execute(run, "01_bread")
+    (*_, cell) = json.loads(run.path("notebooks", "01_bread.ipynb").read_text())["cells"]
+    assert cell["outputs"][0]["text"] == [f"{sys.executable}\n"]
 
 
 @pytest.mark.slow

@@ -4,7 +4,16 @@ from pathlib import Path
 
 from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.models.embedders.sentence_transformer import PACKAGED_MODEL, SentenceTransformerEmbedder
-from realm_lib.models.embedders.vectors import Embedder, EmbedderError, HostedEmbedder, Quote, by_role, cosine
+from realm_lib.models.embedders.vectors import (
+    Embedder,
+    EmbedderError,
+    HostedEmbedder,
+    Quote,
+    Reading,
+    ReadingEmbedder,
+    by_role,
+    cosine,
+)
 
 __all__ = [
     "PACKAGED_MODEL",
@@ -12,6 +21,8 @@ __all__ = [
     "EmbedderError",
     "HostedEmbedder",
     "Quote",
+    "Reading",
+    "ReadingEmbedder",
     "build_embedder",
     "by_role",
     "cosine",

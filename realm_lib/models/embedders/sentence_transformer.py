@@ -5,7 +5,7 @@ import hashlib
 import importlib.metadata
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from realm_lib.config.embedding import EmbeddingParams
-from realm_lib.models.embedders.vectors import EmbedderError, unit_vectors
+from realm_lib.config.embedding import EmbeddingParams, LongTexts
+from realm_lib.data.chats import readable
+from realm_lib.models.checkpoints import OWN_CODE, needs_own_code
+from realm_lib.models.embedders.vectors import EmbedderError, PieceCounts, unit_vectors
+from realm_lib.models.embedders.windows import SHAPE, PieceReader, fitting
 from realm_lib.models.special_tokens import cut_special_tokens
 from realm_lib.runs.threads import cores, one_thread_each
 from realm_lib.runs.weights import folder_digest, hub_commit, locate_model
@@ -48,12 +51,14 @@ class SentenceTransformerEmbedder:
                 revision=commit or params.revision,
                 truncate_dim=params.dimensions,
                 local_files_only=packaged,
+                trust_remote_code=False,
                 # Without use_safetensors pytorch_model.bin would be unpickled; half precision makes a vector depend
                 # on the batch that it was in.
                 model_kwargs={"use_safetensors": True, "dtype": "float32"},
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise EmbedderError(f"embedding.model_id {params.model_id}: cannot be loaded: {error}") from error
+            reason = OWN_CODE if needs_own_code(error) else error
+            raise EmbedderError(f"embedding.model_id {params.model_id}: cannot be loaded: {reason}") from error
         _refuse_quantised(self.model, params.model_id)
         _read_special_tokens_as_letters(self.model, params.model_id)
         dimensions = self.model.get_embedding_dimension()
@@ -62,6 +67,9 @@ class SentenceTransformerEmbedder:
         self.dimensions = int(dimensions)
         """Length of a vector."""
         self._batch_size = params.batch_size
+        self.long_texts: LongTexts = params.long_texts or "windows"
+        """What becomes of a text over the model's limit."""
+        self._reader = PieceReader(self.model, params.model_id)
         if packaged:
             weights: str | None = PACKAGED_WEIGHTS
         elif Path(source).is_dir():
@@ -73,7 +81,7 @@ class SentenceTransformerEmbedder:
                 f"embedding.model_id {params.model_id}: the hub does not say which commit it is: set "
                 "embedding.revision to one (40 digits), so that its vectors are not taken for another's"
             )
-        self.identity: Mapping[str, Any] = {
+        self.identity: dict[str, Any] = {
             "backend": params.backend,
             "model": params.model_id,
             "weights": weights,
@@ -81,16 +89,54 @@ class SentenceTransformerEmbedder:
             "max_length": self.model.max_seq_length,
             "special_tokens": "letters",
         }
+        if self.most_pieces is not None:
+            # Refused texts have no vectors, and those of the others are the same as with windows.
+            self.identity |= {"long_texts": "cut" if self.long_texts == "cut" else SHAPE}
+
+    @property
+    def most_pieces(self) -> int | None:
+        """The word pieces of a text that the model reads at once; None where it has no limit."""
+        return self._reader.most
+
+    def count_pieces(self, texts: Sequence[str]) -> PieceCounts | None:
+        """The word pieces of texts, read or not; None of a model that has none."""
+        return self._reader.count(texts) if self._reader.counts else None
+
+    def as_read(self, prompts: Sequence[str]) -> list[str]:
+        """Prompts as they are embedded: as people read them, cut where ``embedding.long_texts`` says so."""
+        return fitting(prompts, self._reader) if self.long_texts == "cut" else list(map(readable, prompts))
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit-length vectors, float32 [n, dimensions]; the library orders the texts by length itself.
 
-        Raises :class:`EmbedderError` naming the first text whose vector is not finite or is zero.
+        A text over the model's limit is embedded in windows and has the mean of their unit vectors, each weighted by
+        the pieces that it stands for (the length-weighted mean of OpenAI's Cookbook, "Embedding texts that are longer
+        than the model's maximum context length"); with ``long_texts: cut`` it loses its end.
+        Raises :class:`EmbedderError` naming the first text whose vector is not finite or is zero, or that is too long
+        with ``long_texts: refuse``.
         """
         if not texts:
             return np.empty((0, self.dimensions), dtype=np.float32)
-        vectors = self._encode(list(texts), self._batch_size or self._measured_batch_size(texts))
-        return unit_vectors(vectors, texts)
+        if self.long_texts == "cut":
+            return unit_vectors(self._encode(list(texts), self._batch_size or self._measured_batch_size(texts)), texts)
+        divided = self._reader.windows(texts)
+        parts = [part for windows in divided for part in windows.texts]
+        if self.long_texts == "refuse" and len(parts) > len(texts):
+            long = [index for index, windows in enumerate(divided) if len(windows.texts) > 1]
+            raise EmbedderError(
+                f"text {long[0]} is too long ({len(long)} of {len(texts)}): {texts[long[0]][:60]!r}", long
+            )
+        vectors = self._encode(parts, self._batch_size or self._measured_batch_size(parts))
+        if len(parts) == len(texts):
+            return unit_vectors(vectors, texts)
+        pooled = np.empty((len(texts), self.dimensions))
+        first = 0
+        for index, windows in enumerate(divided):
+            own = vectors[first : first + len(windows.texts)].astype(np.float64)
+            first += len(own)
+            with np.errstate(invalid="ignore"):  # a window without direction leaves its text none, which is an error
+                pooled[index] = own[0] if len(own) == 1 else windows.weights @ (own / _lengths(own))
+        return unit_vectors(pooled, texts)
 
     def _encode(self, texts: list[str], batch_size: int) -> NDArray[np.float32]:
         def encode(model: Any, part: list[str]) -> NDArray[np.float32]:
@@ -126,6 +172,12 @@ class SentenceTransformerEmbedder:
             return _UNMEASURED_BATCH_SIZE
         self._batch_size = measured_batch_size(self._encode, texts[:_ENOUGH_TO_MEASURE])
         return self._batch_size
+
+
+def _lengths(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of the rows, [n, 1]."""
+    lengths: NDArray[np.float64] = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return lengths
 
 
 def _workers_of(model: Any) -> list[Any]:

@@ -1,13 +1,16 @@
 """What an embedder is, and what its vectors must be."""
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from dataclasses import astuple, dataclass
+from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from realm_lib.config.embedding import LongTexts
+
 Role = Literal["prompt", "response"]
+_MANY_UNKNOWN = 0.01
 
 
 class Embedder(Protocol):
@@ -56,6 +59,83 @@ class Quote:
         cut = f"; {self.cut:,} too long for the model are cut" if self.cut else ""
         note = f"; {self.note}" if self.note else ""
         return f"{self.texts:,} texts to embed, about {self.tokens:,} tokens, {cost}{cut}{note}"
+
+
+class PieceCounts(NamedTuple):
+    """Word pieces of some texts, each int64 [n]."""
+
+    pieces: NDArray[np.int64]
+    unknown: NDArray[np.int64]
+    """Those that stand for what the model's vocabulary lacks, and say nothing of it."""
+
+
+@runtime_checkable
+class ReadingEmbedder(Embedder, Protocol):
+    """An embedder that knows how much of a text it reads."""
+
+    @property
+    def long_texts(self) -> LongTexts:
+        """What becomes of a text over its limit."""
+
+    @property
+    def most_pieces(self) -> int | None:
+        """The pieces of a text that it reads at once; None where there is no limit."""
+
+    def count_pieces(self, texts: Sequence[str]) -> PieceCounts | None:
+        """The pieces of texts, read or not; None where they cannot be counted."""
+
+    def as_read(self, prompts: Sequence[str]) -> list[str]:
+        """Prompts (:func:`realm_lib.data.chats.as_text`) as they are embedded: readable, and cut where it cuts."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How much of some distinct texts an embedding model reads; None where it does not say."""
+
+    prompts: int
+    responses: int
+    long_prompts: int | None
+    """Those over its limit."""
+    long_responses: int | None
+    pieces: int | None = None
+    """Word pieces of all texts."""
+    unread: int | None = None
+    """Those that no vector knows of; none where long texts are read in windows."""
+    unknown: int | None = None
+    """Those that the model's vocabulary lacks."""
+
+    @property
+    def is_notable(self) -> bool:
+        """Whether a text is over the limit, or more pieces than one in a hundred are unknown."""
+        unknown = self.pieces and self.unknown and self.unknown / self.pieces > _MANY_UNKNOWN
+        return bool(self.long_prompts or self.long_responses or unknown)
+
+    def __str__(self) -> str:
+        if self.long_prompts is None or self.long_responses is None:
+            long = "how many texts are longer than the embedding model reads is not known"
+        elif self.long_prompts or self.long_responses:
+            long = (
+                f"{self.long_prompts:,} of {self.prompts:,} prompts and {self.long_responses:,} of "
+                f"{self.responses:,} responses are longer than the embedding model reads at once"
+            )
+        else:
+            long = "no text is longer than the embedding model reads at once"
+        if self.pieces is None or self.unread is None:
+            return long
+        share = 100 / max(1, self.pieces)
+        unread = f"{share * self.unread:.1f} %" if self.unread else "none"
+        text = f"{long}; of {self.pieces:,} word pieces {unread} are left unread"
+        if self.unknown is None:
+            return text
+        text += f" and {share * self.unknown:.1f} % are unknown to its vocabulary"
+        if self.unknown * share > 100 * _MANY_UNKNOWN:
+            text += ", so that it knows nothing of them: take a model of the texts' language (embedding.model_id)"
+        return text
+
+    def __add__(self, other: "Reading") -> "Reading":
+        mine, others = astuple(self), astuple(other)
+        added: list[Any] = [None if a is None or b is None else a + b for a, b in zip(mine, others, strict=True)]
+        return Reading(*added)
 
 
 @runtime_checkable

@@ -10,7 +10,8 @@ from functools import partial
 from typing import Any, Literal
 
 from realm_lib.data.chats import Message, Prompt, as_messages, as_text
-from realm_lib.models.chat_tokens import DATE, ChatTokens, ChatTokensError, tokenize_each
+from realm_lib.models.chat_templates import content_places, scoring_fault, what_is_kept
+from realm_lib.models.chat_tokens import DATE, ChatTokens, ChatTokensError, dated, tokenize_each
 from realm_lib.models.reward_models import LongResponseError, ScorerError
 
 LongResponses = Literal["refuse", "cut"]
@@ -141,11 +142,17 @@ class ChatEncoder(Encoder):
                 "model's own repository, whose tokenizer has one"
             )
         super().__init__(tokenizer, max_length, long_responses)
+        if fault := scoring_fault(tokenizer):
+            raise ScorerError(f"{fault}: take the tokenizer of the model's own repository")
+        self.kept = what_is_kept(tokenizer)
+        """What the template keeps of a chat; texts of which it would leave out a turn are refused."""
 
     @property
     def template_digest(self) -> str:
         """SHA-256 of the template with its pinned date and of the cutting, for the cache key."""
-        return hashlib.sha256(f"{DATE}\n{CUTTING}\n{self.tokenizer.chat_template}".encode()).hexdigest()
+        template = self.tokenizer.chat_template
+        template = dated(template) if isinstance(template, str) else template
+        return hashlib.sha256(f"{DATE}\n{CUTTING}\n{template}".encode()).hexdigest()
 
     def _encode_each(
         self, prompts: Sequence[Prompt], responses: Sequence[str]
@@ -155,29 +162,29 @@ class ChatEncoder(Encoder):
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         for chat, row in zip(chats, tokenize_each(self.tokenizer, chats), strict=True):
-            yield str(row) if isinstance(row, ChatTokensError) else self._cut(row.ids, partial(_contents, chat, row))
+            if isinstance(row, ChatTokensError):
+                yield str(row)
+            else:
+                lost = self.kept.lost(chat, self.tokenizer.name_or_path)
+                yield lost or self._cut(row.ids, partial(self._contents, chat, row))
+
+    def _contents(self, turns: Sequence[Message], row: ChatTokens) -> tuple[list[int], list[int]] | None:
+        places = content_places(self.tokenizer, turns, row.text)
+        if places is None:
+            return None
+        tokens = tokens_within(places, row.text, row.offsets)
+        return cut_order(turns[:-1], tokens[:-1]), tokens[-1]
 
 
-def _contents(turns: Sequence[Message], row: ChatTokens) -> tuple[list[int], list[int]] | None:
-    tokens = content_tokens(turns, row.text, row.offsets)
-    return None if tokens is None else (cut_order(turns[:-1], tokens[:-1]), tokens[-1])
+def tokens_within(places: Sequence[tuple[int, int]], text: str, offsets: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """For each of the ``places`` in ``text``, the positions of the tokens that lie within it.
 
-
-def content_tokens(turns: Sequence[Message], text: str, offsets: Sequence[tuple[int, int]]) -> list[list[int]] | None:
-    """For each of the ``turns`` that ``text`` renders, the positions of the tokens that lie within its content.
-
-    A first token may hold the white space before it. None where the text does not hold what the turns say.
+    A first token may hold the white space before it.
     """
     by_end = sorted(range(len(offsets)), key=lambda position: offsets[position][1])
     ends = [offsets[position][1] for position in by_end]
     tokens: list[list[int]] = []
-    end = 0
-    for turn in turns:
-        content = turn["content"].strip()  # templates strip contents, or keep them: the stripped text is in both
-        start = text.find(content, end)
-        if start < 0:
-            return None
-        end = start + len(content)
+    for start, end in places:
         within = sorted(by_end[bisect_right(ends, start) : bisect_right(ends, end)])
         tokens.append(
             [

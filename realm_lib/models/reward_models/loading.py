@@ -11,7 +11,10 @@ import torch
 from safetensors import SafetensorError
 
 from realm_lib.config.reward_model import RewardModelParams
+from realm_lib.models.checkpoints import OWN_CODE, causes, needs_own_code, position_limit
+from realm_lib.models.gguf import find_gguf, gguf_config, gguf_tokenizer, load_gguf
 from realm_lib.models.reward_models import ScorerError
+from realm_lib.models.reward_models.chat import ChatEncoder
 from realm_lib.models.reward_models.forward import SHARING_MODELS, why_not_shared
 from realm_lib.models.reward_models.inform import INFORMForSequenceClassification
 from realm_lib.models.reward_models.memory import HEADS, check_memory, estimate_memory
@@ -49,25 +52,39 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
 
     transformers.utils.logging.disable_progress_bar()
     source = locate_model(params.model_id, run_folder)
-    local = Path(source).is_dir()
     # A branch may move between two reads: configuration, tokenizer and weights are of one commit.
-    commit = None if local else hub_commit(str(source), params.revision)
+    commit = None if isinstance(source, Path) else hub_commit(source, params.revision)
     revision = commit or params.revision
     try:
-        config = transformers.AutoConfig.from_pretrained(source, revision=revision)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision)
+        file = find_gguf(source)
+        if file is not None:
+            config, tokenizer = _of_one_label(gguf_config(file), file), gguf_tokenizer(file)
+        else:
+            config = transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     # The last two: transformers looks into whatever JSON it finds.
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise explain_failure(params, error) from error
     cut_special_tokens(tokenizer)
     _check_config(config, params)
+    if tokenizer.chat_template:
+        _check_template(tokenizer, params)
     estimate = estimate_memory(model_class(params), config, params)
     log.info("%s", estimate)
     check_memory(estimate, params)
+    options = _load_options(params, config)
     try:
-        model, info = model_class(params).from_pretrained(
-            source, config=config, revision=revision, output_loading_info=True, **_load_options(params, config)
-        )
+        if file is not None:
+            model, info = load_gguf(file, model_class(params), config, **options)
+        else:
+            model, info = model_class(params).from_pretrained(
+                source,
+                config=config,
+                revision=revision,
+                output_loading_info=True,
+                use_safetensors=True,  # else a folder that has only pytorch_model.bin would be unpickled
+                **options,
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError, ImportError) as error:
         raise explain_failure(params, error) from error
     if fault := checkpoint_fault(info):
@@ -75,13 +92,13 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
             f"{params.model_id}: {fault}: backend {params.backend} is not this model's class, "
             "its scores would be random"
         )
-    weights = folder_digest(Path(source)) if local else commit
+    weights = folder_digest(source) if isinstance(source, Path) else commit
     if weights is None:
         raise ScorerError(
             f"{params.model_id}: the hub does not say which commit {params.revision or 'its main branch'} is: set "
             "reward_model.revision to a commit (40 digits), so that its scores are not taken for another's"
         )
-    if commit != params.revision and not local:
+    if commit != params.revision and not isinstance(source, Path):
         log.warning(
             "%s: this is commit %s; write it into reward_model.revision: later runs then score with the same weights",
             params.model_id,
@@ -119,6 +136,11 @@ def model_class(params: RewardModelParams) -> Any:
 
 
 def _check_config(config: Any, params: RewardModelParams) -> None:
+    limit = position_limit(config)
+    if limit is not None and params.max_length > limit:
+        raise ScorerError(
+            f"{params.model_id}: reads {limit} tokens at most; reward_model.max_length is {params.max_length}: lower it"
+        )
     if params.backend == "nemotron":
         if rescaled := [key for key in _RESCALED_LOGITS if getattr(config, key, None) not in (None, 1, 1.0)]:
             raise ScorerError(f"{params.model_id}: rescales its logits ({rescaled[0]}): not a model of Nemotron's kind")
@@ -129,12 +151,27 @@ def _check_config(config: Any, params: RewardModelParams) -> None:
         )
 
 
+def _of_one_label(config: Any, file: Path) -> Any:
+    """A GGUF file does not say how many labels its model has: whether it has a head is seen by its weights."""
+    if not (file.parent / "config.json").is_file():
+        config.num_labels = 1
+    return config
+
+
+def _check_template(tokenizer: Any, params: RewardModelParams) -> None:
+    if not ChatEncoder(tokenizer, params.max_length).kept.thoughts:
+        log.warning(
+            "%s: its chat template leaves out what a response says up to </think>: thoughts are not scored, as the "
+            "model was trained",
+            params.model_id,
+        )
+
+
 def _load_options(params: RewardModelParams, config: Any) -> dict[str, Any]:
     from transformers import BitsAndBytesConfig
 
     dtype = getattr(torch, params.dtype)
-    # Without use_safetensors a folder that has only pytorch_model.bin would be unpickled.
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False}
     if params.device_map is not None:
         options["device_map"] = params.device_map
     if config.model_type in SHARING_MODELS:  # others may not have it
@@ -202,11 +239,7 @@ def explain_failure(params: RewardModelParams, error: BaseException) -> ScorerEr
     """What a failure to load means and what to do, looked for in ``error`` and in what caused it."""
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
+    chain = list(causes(error))
     where = f"reward_model.model_id {params.model_id}: "
     if any(isinstance(link, GatedRepoError) for link in chain):
         return ScorerError(
@@ -218,6 +251,8 @@ def explain_failure(params: RewardModelParams, error: BaseException) -> ScorerEr
             f"{where}no space left on the disk: free some, or let HF_HOME name a folder on a larger one; what was "
             "downloaded is kept, and the download goes on from there"
         )
+    if needs_own_code(error):
+        return ScorerError(f"{where}cannot be loaded: {OWN_CODE}")
     if any(isinstance(link, LocalEntryNotFoundError) for link in chain):
         advice = ": it is not on this machine, and the hub cannot be reached (or HF_HUB_OFFLINE is set)"
     elif any(isinstance(link, RepositoryNotFoundError) for link in chain):

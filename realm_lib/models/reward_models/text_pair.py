@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from realm_lib.data.chats import Prompt, as_messages, readable
+from realm_lib.data.chats import Message, Prompt, as_messages, readable
 from realm_lib.models.chat_tokens import portions
-from realm_lib.models.reward_models.chat import CUTTING, EncodedChat, Encoder, TooLong, content_tokens, cut_order
+from realm_lib.models.reward_models.chat import CUTTING, EncodedChat, Encoder, TooLong, cut_order, tokens_within
 
 
 class TextPairEncoder(Encoder):
@@ -37,6 +37,16 @@ def _contents(prompt: Prompt, text: str, pair: Any) -> tuple[list[int], list[int
     of_prompt, of_response = ([n for n, side in enumerate(pair.sequence_ids) if side == own] for own in (0, 1))
     turns = as_messages(prompt)
     offsets = [pair.offsets[position] for position in of_prompt]
-    tokens = content_tokens(turns, text, offsets)
-    assert tokens is not None  # the text is made of these very turns
+    tokens = tokens_within(_places(turns, text), text, offsets)
     return [of_prompt[place] for place in cut_order(turns, tokens)], of_response
+
+
+def _places(turns: Sequence[Message], text: str) -> list[tuple[int, int]]:
+    """Start and end of each turn's content, stripped, in the ``text`` that is made of these very turns."""
+    places, end = [], 0
+    for turn in turns:
+        content = turn["content"].strip()
+        start = text.index(content, end)
+        end = start + len(content)
+        places.append((start, end))
+    return places

@@ -39,11 +39,6 @@ class TransformerScorer:
         as_pair = loaded.body is None and not loaded.tokenizer.chat_template
         encoder: type[Encoder] = TextPairEncoder if as_pair else ChatEncoder
         self.encoder = encoder(loaded.tokenizer, params.max_length, params.long_responses)
-        if loaded.body is None and params.max_length > loaded.model.config.max_position_embeddings:
-            raise ScorerError(
-                f"{params.model_id}: reads {loaded.model.config.max_position_embeddings} tokens at most; "
-                f"reward_model.max_length is {params.max_length}: lower it"
-            )
         self.not_shared = loaded.not_shared
         """Why prefixes are not shared; None when they are."""
         self.cut_prompts = 0

@@ -14,6 +14,7 @@ from realm_lib.report.pages.pages import notebook_label
 from realm_lib.report.pages.pictures import picture
 from realm_lib.report.pages.policies import policies_content, samples
 from realm_lib.report.words.evaluation import captions, questions_answered, two_sentences
+from realm_lib.report.words.findings import notable
 from realm_lib.report.words.numbers import counted, in_words, interval, percent
 from realm_lib.runs.notebooks import read_notebook
 from realm_lib.runs.reading import read_table, read_text
@@ -106,6 +107,7 @@ def run_facts(run: Run, manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Pairs", f"{source}: {pairs}"),
         ("Reward model", f"{params.reward_model.model_id} ({params.reward_model.backend})"),
         ("Embeddings", f"{params.embedding.model_id} ({params.embedding.backend})"),
+        *([("Texts read", told)] if (told := notable(features)) else []),
         *([("Policy", params.rlhf.ppo.model_name)] if params.rlhf is not None else []),
         ("Responses", f"{features['unique_responses']:,} distinct, {features['scored']:,} scored in this run"),
         ("Seeds", ", ".join(f"{name} {seed}" for name, seed in manifest.get("seeds", {}).items())),

@@ -6,6 +6,7 @@ from typing import Literal
 import pandas as pd
 
 from realm_lib.config.feature_models import FEATURES
+from realm_lib.models.embedders import Reading
 from realm_lib.report.words.numbers import (
     Metrics,
     against_half,
@@ -48,6 +49,22 @@ def features(metrics: Metrics, *, simulated: bool, rank_correlation: float) -> s
         f"over every pair would read {metrics['tokens_naive']:,} ({100 * saved:.0f} % fewer). "
         f"Rank correlation between score and similarity: {related}.{further}"
     )
+
+
+def texts_read(metrics: Metrics) -> str:
+    """How much of the texts each embedding model read, from metrics/features.json. Markdown."""
+    return "\n".join(f"- **{name}**: {reading}." for name, reading in _readings(metrics).items())
+
+
+def notable(metrics: Metrics) -> str:
+    """The same of those models that left something unread or do not know the language; empty where there is none."""
+    return "; ".join(f"{name}: {reading}" for name, reading in _readings(metrics).items() if reading.is_notable)
+
+
+def _readings(metrics: Metrics) -> dict[str, Reading]:
+    """By the name of the cosine; none of older runs."""
+    told = metrics.get("reading", {})
+    return {name: Reading(**{k: v for k, v in entry.items() if k != "splits"}) for name, entry in told.items()}
 
 
 def combiner(metrics: Metrics, *, simulated: bool) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from realm_lib.config.rlhf import PolicyParams
 from realm_lib.rlhf.errors import PolicyError
+from realm_lib.runs.weights import locate_model
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ def adapter_base(adapter: Path) -> tuple[Path | str, str | None]:
     base: str | None = content.get("base_model_name_or_path")
     if not base:
         raise PolicyError(f"{adapter / CONFIG}: does not say which model the adapter belongs to")
-    return (Path(base), None) if Path(base).is_dir() else (base, content.get("revision"))
+    place = locate_model(base)
+    return (place, None) if isinstance(place, Path) else (base, content.get("revision"))
 
 
 def under_adapter(model: Any, adapter: Path) -> Any:

@@ -10,6 +10,8 @@ import torch
 from safetensors import SafetensorError
 
 from realm_lib.config.rlhf import PolicyParams
+from realm_lib.models.checkpoints import OWN_CODE, needs_own_code, position_limit
+from realm_lib.models.gguf import TOKENIZER_FILES, find_gguf, gguf_config, gguf_tokenizer, load_gguf
 from realm_lib.models.special_tokens import cut_special_tokens
 from realm_lib.rlhf.errors import PolicyError
 from realm_lib.rlhf.policies import adapters
@@ -17,8 +19,6 @@ from realm_lib.rlhf.policies.dropout import switch_off_dropout
 from realm_lib.runs.files import atomic_path
 from realm_lib.runs.trained_on import write_trained_on
 from realm_lib.runs.weights import checkpoint_fault, four_bit, hub_commit, locate_model
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ class Policy:
     @property
     def context(self) -> int | None:
         """Most tokens of prompt and response together; None where the model states no limit."""
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return None if limit is None else int(limit)
+        return position_limit(self.model.config)
 
 
 def load_policy(params: PolicyParams, run_folder: Path | None = None, *, trainable: bool = False) -> Policy:
@@ -67,6 +66,7 @@ def load_policy(params: PolicyParams, run_folder: Path | None = None, *, trainab
         "dtype": getattr(torch, params.dtype),
         "revision": revision,
         "use_safetensors": True,  # else a folder that has only pytorch_model.bin would be unpickled
+        "trust_remote_code": False,  # else transformers asks on the terminal
     }
     if adapter is not None and trainable:
         adapters.check_mergeable(params)
@@ -76,9 +76,15 @@ def load_policy(params: PolicyParams, run_folder: Path | None = None, *, trainab
         options["quantization_config"] = four_bit(options["dtype"])
         options.setdefault("device_map", {"": process_state().device})
     try:
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(base, output_loading_info=True, **options)
+        file = find_gguf(base)
+        if file is not None:
+            del options["revision"], options["use_safetensors"]
+            model, info = load_gguf(file, transformers.AutoModelForCausalLM, gguf_config(file), **options)
+        else:
+            model, info = transformers.AutoModelForCausalLM.from_pretrained(base, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise PolicyError(f"{params.model_name}: the model cannot be loaded: {error}") from error
+        reason = OWN_CODE if needs_own_code(error) else error
+        raise PolicyError(f"{params.model_name}: the model cannot be loaded: {reason}") from error
     if fault := checkpoint_fault(info):
         raise PolicyError(f"{params.model_name}: {fault}: these weights are not those of a {type(model).__name__}")
     if params.device_map is None and params.quantization is None:
@@ -128,12 +134,19 @@ def _load_tokenizer(source: Path | str, params: PolicyParams) -> Any:
     import transformers
 
     name = params.model_name
-    if isinstance(source, Path) and not any((source / file).is_file() for file in _TOKENIZER_FILES):
-        raise PolicyError(f"{name}: {source} holds no tokenizer: save the model's tokenizer beside its weights")
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=params.revision)
+        file = find_gguf(source)
+        if file is not None:
+            tokenizer = gguf_tokenizer(file)
+        elif isinstance(source, Path) and not any((source / each).is_file() for each in TOKENIZER_FILES):
+            raise PolicyError(f"{name}: {source} holds no tokenizer: save the model's tokenizer beside its weights")
+        else:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                source, revision=params.revision, trust_remote_code=False
+            )
     except (OSError, ValueError, RuntimeError) as error:
-        raise PolicyError(f"{name}: the tokenizer cannot be loaded: {error}") from error
+        reason = OWN_CODE if needs_own_code(error) else error
+        raise PolicyError(f"{name}: the tokenizer cannot be loaded: {reason}") from error
     cut_special_tokens(tokenizer)
     if not tokenizer.chat_template:
         raise PolicyError(f"{name}: the tokenizer has no chat template; take an instruction-tuned model")

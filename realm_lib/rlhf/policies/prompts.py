@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from realm_lib.data.chats import Prompt, as_messages, is_empty_prompt
+from realm_lib.models.chat_templates import what_is_kept
 from realm_lib.models.chat_tokens import ChatTokensError, tokenize_chats
 from realm_lib.rlhf.errors import PolicyError
 
@@ -27,13 +28,18 @@ def encode_prompts(
 
     ``enable_thinking`` is given to the chat template; None leaves it to the template's own default.
     Prompts over ``max_prompt_tokens`` tokens, template included, are left out and counted. Raises :class:`PolicyError`
-    naming an empty prompt, or one that :func:`tokenize_chats` refuses, and when no prompt fits.
+    naming an empty prompt, one that :func:`tokenize_chats` refuses or of which the template would leave out a turn, and
+    when no prompt fits.
     """
     for index, prompt in enumerate(prompts):
         if is_empty_prompt(prompt):
             raise PolicyError(f"prompt {index} is empty: remove it")
     switches = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
     chats = [as_messages(prompt) for prompt in prompts]
+    template = what_is_kept(tokenizer)
+    for index, chat in enumerate(chats):
+        if lost := template.lost(chat, tokenizer.name_or_path):
+            raise PolicyError(f"prompt {index}: {lost}")
     try:
         told = tokenize_chats(tokenizer, chats, add_generation_prompt=True, **switches)
     except ChatTokensError as error:

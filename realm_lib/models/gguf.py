@@ -1,0 +1,149 @@
+"""Models in GGUF files, llama.cpp's format, read through transformers where that is exactly what the file says.
+
+transformers takes from a file what it knows of its architecture, and leaves out the rest without a word: rescaled
+positions, a tensor that it has no name for, the way in which a tokenizer splits a text. So only what was compared with
+the original is read, and all else is refused; a ``config.json`` and a tokenizer beside the file are taken before what
+the file says of them. Weights are those of the file, quantised ones as its format unpacks them.
+"""
+
+import re
+import struct
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+_ARCHITECTURES = ("llama", "qwen2", "qwen3")
+_SPLITS = ("gpt-2", "smollm")
+"""How a byte-level tokenizer splits a text before merging, by the file's name for it."""
+_POSITION_FACTORS = "rope_freqs.weight"
+"""Llama-3.1's rescaled positions as numbers, which its ``config.json`` says in words."""
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+
+
+class GGUFError(ValueError):
+    """A GGUF file that is not read, or not exactly; the message names the file and says what to do."""
+
+
+def find_gguf(source: Path | str) -> Path | None:
+    """The GGUF file that a model's place means: itself, or the only one of a folder without other weights.
+
+    None for anything else. Raises :class:`GGUFError` for a folder of several, and for a file that is a part of a model.
+    """
+    if not isinstance(source, Path):
+        return None
+    files = [source] if source.is_file() else sorted(source.glob("*.gguf"))
+    if not files or (source.is_dir() and any(source.glob("*.safetensors"))):
+        return None
+    part = re.search(r"-\d{5}-of-(\d{5})$", files[0].stem)
+    if part is not None and part[1] != "00001":
+        raise GGUFError(
+            f"{files[0]}: is one of {int(part[1])} parts: join them with llama.cpp's llama-gguf-split --merge"
+        )
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files[:8])
+        raise GGUFError(f"{source}: holds several GGUF files ({names}): name one, as {files[0]}")
+    return files[0]
+
+
+def gguf_config(file: Path) -> Any:
+    """The configuration of the model in ``file``: that of a ``config.json`` beside it, or what its metadata say.
+
+    Raises :class:`GGUFError` for an architecture that is not read, and for metadata that would be left out.
+    """
+    from transformers import AutoConfig
+    from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
+
+    metadata, names = _metadata(file)
+    kind = metadata["general.architecture"]
+    if kind not in _ARCHITECTURES:
+        raise GGUFError(
+            f"{file}: its architecture {kind} is not among those read exactly ({', '.join(_ARCHITECTURES)}): take the "
+            "model's safetensors"
+        )
+    if (file.parent / "config.json").is_file():
+        return AutoConfig.from_pretrained(file.parent, trust_remote_code=False)
+    known = {*GGUF_CONFIG_MAPPING[kind], "attention.key_length", "attention.value_length"}
+    unread = sorted(key for key in metadata if key.startswith(f"{kind}.") and key.removeprefix(f"{kind}.") not in known)
+    unread += [name for name in names if name == _POSITION_FACTORS]
+    if unread:
+        raise GGUFError(f"{file}: says {unread[0]}, which is not read from it: put the model's config.json beside it")
+    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+    vars(config).pop("_model_name_or_path", None)  # the author's name for it
+    for token, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
+        setattr(config, f"{token}_token_id", metadata.get(f"tokenizer.ggml.{key}_token_id"))
+    if hasattr(config, "head_dim"):
+        config.head_dim = metadata.get(f"{kind}.attention.key_length", config.head_dim)
+    return config
+
+
+def gguf_tokenizer(file: Path) -> Any:
+    """The tokenizer beside ``file``, else the file's own; with the file's chat template where it has none.
+
+    Raises :class:`GGUFError` for a tokenizer that would be rebuilt otherwise than it was.
+    """
+    from tokenizers import pre_tokenizers
+    from transformers import AutoTokenizer
+
+    metadata, _ = _metadata(file)
+    if any((file.parent / name).is_file() for name in TOKENIZER_FILES):
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, trust_remote_code=False)
+    else:
+        kind, split = (metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
+        if kind != "gpt2" or split not in _SPLITS:
+            raise GGUFError(
+                f"{file}: its tokenizer ({kind}, {split}) is not rebuilt exactly: put the model's tokenizer.json and "
+                "tokenizer_config.json beside it"
+            )
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+        whole = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        digits = pre_tokenizers.Digits(individual_digits=True)  # which transformers does not know of
+        parts = pre_tokenizers.Sequence([digits, whole]) if split == "smollm" else whole
+        tokenizer.backend_tokenizer.pre_tokenizer = parts
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = metadata.get("tokenizer.chat_template")
+    return tokenizer
+
+
+def load_gguf(file: Path, model_class: Any, config: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """The model and transformers' loading info; ``options`` are those of ``from_pretrained``, ``dtype`` among them.
+
+    Raises :class:`GGUFError` for tensors that the model has no place for.
+    """
+    from transformers import GenerationConfig
+    from transformers import modeling_gguf_pytorch_utils as reading
+
+    reading.tqdm = partial(tqdm, disable=True)  # its bar has no switch
+    with torch.device("meta"):
+        skeleton = model_class(config) if hasattr(model_class, "forward") else model_class.from_config(config)
+    placed = {*reading.get_gguf_hf_weights_map(skeleton, reading.TensorProcessor()), _POSITION_FACTORS}
+    _, names = _metadata(file)
+    if unread := sorted(set(names) - placed):
+        raise GGUFError(
+            f"{file}: holds {unread[0]} ({len(unread)} such), for which a {type(skeleton).__name__} read from GGUF has "
+            "no place: take the model's safetensors"
+        )
+    tensors = reading.load_gguf_checkpoint(
+        str(file), return_tensors=True, model_to_load=skeleton, torch_dtype=options["dtype"]
+    )["tensors"]
+    # Not by gguf_file: such a model could not be saved again.
+    model, info = type(skeleton).from_pretrained(
+        None, config=config, state_dict=tensors, output_loading_info=True, **options
+    )
+    model.name_or_path = model.config.name_or_path = str(file)  # by which an adapter finds its base
+    if (file.parent / "generation_config.json").is_file() and model.can_generate():
+        model.generation_config = GenerationConfig.from_pretrained(file.parent)
+    return model, info
+
+
+def _metadata(file: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """A file's metadata (a vocabulary as its length) and the names of its tensors."""
+    from transformers.integrations.gguf.reader import read_gguf_metadata
+
+    try:
+        metadata, names = read_gguf_metadata(str(file))
+    except (ValueError, struct.error) as error:
+        raise GGUFError(f"{file}: cannot be read as GGUF ({error}): download it again") from error
+    return metadata, names
