@@ -467,7 +467,7 @@ def test_a_server_in_the_house_may_be_asked_without_tls_and_key() -> None:
 # The reward
 
 
-def test_a_saved_reward_asks_the_service(server: OpenAIServer) -> None:
+def test_the_reward_embeds_each_side_its_own_way(server: OpenAIServer) -> None:
     from realm_lib.reward.realm_reward import RealmReward
 
     class Similarity:
