@@ -263,8 +263,9 @@ def test_every_snippet_is_run_or_has_a_reason() -> None:
 
 
 def test_the_yaml_of_a_document_is_sections_of_a_profile() -> None:
-    shown = [yaml.safe_load(code) for blocks in BLOCKS.values() for language, code in blocks if language == "yaml"]
-    kinds = {signal.kind for content in shown for signal in Params.from_sections(**content).signals.values()}
+    codes = [code for blocks in BLOCKS.values() for language, code in blocks if language == "yaml"]
+    shown = [Params.from_sections(**yaml.safe_load(code)) for code in codes]
+    kinds = {signal.kind for params in shown if "signals" in params.sections for signal in params.signals.values()}
     assert kinds == {"reward_model", "embedding", "length", "python"}, "an example of each"
 
 

@@ -217,8 +217,6 @@ class EmbeddingParams(HostedParams):
             raise ValueError(f"max_cost needs price: what a million tokens of {self.model_id} cost is not known")
         if self.tokenizer is not None and self.max_tokens is None and known is None:
             raise ValueError("tokenizer needs max_tokens: the most tokens of a text that the model reads")
-        if self.long_texts == "windows":
-            raise ValueError("long_texts must be cut, refuse or null for backend openai")
         for name in ("prompt_fields", "response_fields"):
             if taken := sorted(_WRITTEN_BY_THE_CLIENT.intersection(getattr(self, name))):
                 raise ValueError(f"{name} must not hold {taken[0]}: other keys of this section say it")
