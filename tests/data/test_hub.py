@@ -215,4 +215,4 @@ def test_a_set_in_shps_layout_is_downloaded_though_the_connection_breaks(tmp_pat
     for split in ("train", "test"):
         assert server.asked.count(f"GET /content/datasets/stanfordnlp/SHP/askbaking/{split}.json") == 2, "tried again"
     assert not [asked for asked in server.asked if "askphysics" in asked], "only the domain that is asked for"
-    assert "data.dataset_name: stanfordnlp/SPH/askbaking could not be loaded" in done.stderr
+    assert "data.dataset_name: stanfordnlp/SPH could not be loaded" in done.stderr
