@@ -20,7 +20,7 @@ from realm_lib.features.signals import ScoreSignal, Signal, SignalError, Similar
 from realm_lib.features.similarity import quote_embeddings, stored_similarities
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.embedders import Embedder, Reading
-from realm_lib.models.reward_models import LongResponseError, Scorer
+from realm_lib.models.reward_models import LongResponseError, Scorer, ScoreReading
 from realm_lib.runs.memory import release_memory
 
 FEATURE_COLUMNS = ("score_A", "score_B", "similarity_A", "similarity_B")
@@ -81,8 +81,8 @@ class Extraction:
     costs: Mapping[str, FeatureCost]
     identities: Identities = field(default_factory=dict)
     """Of the model that made each feature."""
-    readings: Mapping[str, Reading] = field(default_factory=dict)
-    """How much of the texts the embedding models read, by the name of their cosine."""
+    readings: Mapping[str, Reading | ScoreReading] = field(default_factory=dict)
+    """How much of the texts the models read, by the name of their feature."""
 
 
 def extract_features(
@@ -138,7 +138,7 @@ def extract(
     similarity = SimilaritySignal(embedder)
     found = similarity.stored(prompts, responses, store, batch_size, label)
     costs = {
-        "score": _cost(Stored.of(scores), scored - start),
+        "score": _cost(of_scores := Stored.of(scores), scored - start),
         "similarity": _cost(found, time.monotonic() - scored),
     }
     table = _with_columns(votes_renamed(pairs), texts, {"score": scores.values, "similarity": found.values})
@@ -155,7 +155,9 @@ def extract(
         seconds=round(time.monotonic() - start, 2),
     )
     identities = identities_of({"score": ScoreSignal(scorer), "similarity": similarity})
-    return Extraction(table, counts, costs, identities, _readings("similarity", found))
+    return Extraction(
+        table, counts, costs, identities, {**_readings("score", of_scores), **_readings("similarity", found)}
+    )
 
 
 def add_signal(
@@ -229,10 +231,10 @@ def total_costs(extractions: Iterable[Extraction]) -> dict[str, dict[str, int | 
 
 
 def total_readings(extractions: Mapping[str, Extraction]) -> dict[str, dict[str, Any]]:
-    """How much the embedding model of each cosine reads, for JSON: the fields of :class:`Reading` over all splits, and
-    of each split under ``splits``. A text of two splits counts in both.
+    """How much the model of each feature reads, for JSON: the fields of :class:`Reading`, or of :class:`ScoreReading`,
+    over all splits, and of each split under ``splits``. A text of two splits counts in both.
     """
-    totals: dict[str, Reading] = {}
+    totals: dict[str, Any] = {}
     splits: dict[str, dict[str, Any]] = {}
     for split, extraction in extractions.items():
         for name, reading in extraction.readings.items():
@@ -246,7 +248,7 @@ def votes_renamed(pairs: pd.DataFrame) -> pd.DataFrame:
     return pairs.rename(columns=VOTES)
 
 
-def _readings(name: str, found: Stored) -> dict[str, Reading]:
+def _readings(name: str, found: Stored) -> dict[str, Reading | ScoreReading]:
     return {} if found.reading is None else {name: found.reading}
 
 

@@ -9,15 +9,17 @@ from numpy.typing import NDArray
 
 from realm_lib.features.filling import fill, fill_from_stream
 from realm_lib.features.store import FeatureStore, text_key
-from realm_lib.models.reward_models import HostedScorer, Scorer
+from realm_lib.models.reward_models import HostedScorer, ReadingScorer, Scorer, ScoreReading
 
 
 class Scores(NamedTuple):
-    """Scores of some texts, float32 [n], the tokens of each, int64 [n], and the rows that were not in the store."""
+    """Scores of some texts, float32 [n], the tokens of each, int64 [n], the rows that were not in the store, and how
+    much of the texts was read, where the scorer knows."""
 
     values: NDArray[np.float32]
     tokens: NDArray[np.int64]
     computed: list[int]
+    reading: ScoreReading | None = None
 
 
 def score_texts(
@@ -34,7 +36,10 @@ def score_texts(
     ``label`` names the bar of progress; None shows none.
     Raises what the scorer raises, :class:`LongResponseError` before anything is scored.
     """
-    tokens = scorer.count_tokens(prompts, responses)
+    if isinstance(scorer, ReadingScorer):
+        tokens, reading = scorer.read(prompts, responses)
+    else:
+        tokens, reading = scorer.count_tokens(prompts, responses), None
     keys = [text_key(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
     order = _scoring_order(prompts, tokens)
     table = store.table("score", scorer.identity, 1)
@@ -62,7 +67,7 @@ def score_texts(
         )
     values = table.get(keys)[:, 0]
     table.close()
-    return Scores(values, tokens, computed)
+    return Scores(values, tokens, computed, reading)
 
 
 def _scoring_order(prompts: Sequence[str], tokens: NDArray[np.int64]) -> list[int]:

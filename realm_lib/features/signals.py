@@ -22,19 +22,12 @@ from realm_lib.features.reading import as_read, refuse_long, refused_for_length
 from realm_lib.features.scores import Scores, score_texts
 from realm_lib.features.similarity import similarities
 from realm_lib.features.store import FeatureStore, text_key
-from realm_lib.models.embedders import (
-    Embedder,
-    EmbedderError,
-    HostedEmbedder,
-    Reading,
-    build_embedder,
-    by_role,
-    cosine,
-)
+from realm_lib.models.embedders import Embedder, EmbedderError, HostedEmbedder, Reading, build_embedder, by_role, cosine
 from realm_lib.models.reward_models import (
     CheckingScorer,
     HostedScorer,
     Scorer,
+    ScoreReading,
     ScorerError,
     UnscorableError,
     build_scorer,
@@ -70,13 +63,13 @@ class Stored(NamedTuple):
     cache_hits: int
     tokens: int | None = None
     cost: float | None = None
-    reading: Reading | None = None
+    reading: Reading | ScoreReading | None = None
 
     @classmethod
     def of(cls, scores: Scores) -> Self:
         """Of a reward model's scores; tokens are those of all texts."""
-        computed = len(scores.computed)
-        return cls(scores.values, computed, len(scores.values) - computed, int(scores.tokens.sum()))
+        new, tokens = len(scores.computed), int(scores.tokens.sum())
+        return cls(scores.values, new, len(scores.values) - new, tokens, reading=scores.reading)
 
 
 class Signal(Protocol):

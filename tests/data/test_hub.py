@@ -1,6 +1,9 @@
 """Data sets of the hub's layout: in every form, with any splits, and the same as from files."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -8,7 +11,10 @@ from typing import Any
 import datasets
 import pandas as pd
 import pytest
+from support.faulty_server import running
 from support.form_samples import SAMPLES, Sample
+from support.hub_server import HubFault, HubServer
+from support.shp_like import write_shp
 
 from realm_lib.config.data import DataParams
 from realm_lib.data.chats import PairsError
@@ -172,3 +178,41 @@ def test_a_column_of_texts_and_lists_is_read_as_it_was_written(folder: Path) -> 
     pairs = pd.concat([Source(hub(folder)).whole(split) for split in SPLITS])
     assert set(pairs["history"]) == {"a", "b"}
     assert set(pairs["human_ref_A"]) | set(pairs["human_ref_B"]) == {"Yes.", "No."}
+
+
+DOWNLOAD = """
+import sys
+from realm_lib.config.data import DataParams
+from realm_lib.data.pairs import load_pairs
+for name in sys.argv[1:]:
+    data = DataParams(source="hub", dataset_name=name, domains=["askbaking"])
+    print(len(load_pairs(data, "train")), len(load_pairs(data, "test")))
+"""
+
+
+@pytest.mark.slow
+def test_a_set_in_shps_layout_is_downloaded_though_the_connection_breaks(tmp_path: Path) -> None:
+    """In a process of its own: where the hub is, is read as ``huggingface_hub`` is imported."""
+    online = {"HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
+    write_shp(tmp_path / "repositories", 120)
+    with running(HubServer(tmp_path / "repositories")) as server:
+        server.faults = [
+            HubFault(cut_off=True, only_if=lambda path: path.endswith("/train.json") and path.startswith("/content/")),
+            HubFault(status=429, only_if=lambda path: path.endswith("/test.json") and path.startswith("/content/")),
+        ]
+        done = subprocess.run(
+            [sys.executable, "-c", DOWNLOAD, "stanfordnlp/SHP", "stanfordnlp/SPH"],
+            env=os.environ | online | {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.stdout, done.stderr
+    train, test = map(int, done.stdout.split())
+    assert train > 20, done.stderr
+    assert test > 20
+    assert not server.faults
+    for split in ("train", "test"):
+        assert server.asked.count(f"GET /content/datasets/stanfordnlp/SHP/askbaking/{split}.json") == 2, "tried again"
+    assert not [asked for asked in server.asked if "askphysics" in asked], "only the domain that is asked for"
+    assert "data.dataset_name: stanfordnlp/SPH could not be loaded" in done.stderr

@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.chats import Prompt
 from realm_lib.features import extraction
-from realm_lib.features.extraction import FEATURE_COLUMNS, FeatureCounts, extract_features
+from realm_lib.features.extraction import FEATURE_COLUMNS, FeatureCounts, extract_features, total_readings
 from realm_lib.features.scores import score_texts
 from realm_lib.features.store import FeatureStore
 from realm_lib.models.embedders import EmbedderError
 from realm_lib.models.embedders.vectors import unit_vectors
 from realm_lib.models.reward_models import LongResponseError, ScorerError, build_scorer
+from realm_lib.report.words.findings import texts_read
 
 
 class CountingScorer:
@@ -287,6 +288,13 @@ def test_a_response_that_does_not_fit_is_named_with_its_post_before_anything_is_
     features = extract(long, cutting, minilm, tmp_path)
     assert np.isfinite(features["score_B"]).all()
     assert cutting.cut_responses == 1
+    store = FeatureStore(tmp_path)
+    again = extraction.extract(long, cutting, minilm, store, progress=False)
+    read = total_readings({"train": again})["score"]
+    assert again.counts.scored == 0
+    assert read["cut_responses"] == 1, "what the store had is counted too"
+    assert read["cut_prompts"] >= 1
+    assert texts_read({"reading": {"score": read}}).endswith("and 1 without the end of the response.")
 
 
 class ZeroEmbedder(CountingEmbedder):

@@ -66,9 +66,7 @@ def write_checkpoints(folder: Path, texts: Iterable[str]) -> None:
     bpe = _byte_level_bpe(texts, [*_QWEN_TOKENS, *_LLAMA_TOKENS])
     qwen = _wrapped(bpe, QWEN2_TEMPLATE, eos="<|im_end|>", pad="<|endoftext|>")
     ends = {"eos_token_id": qwen.eos_token_id, "pad_token_id": qwen.pad_token_id, "vocab_size": len(qwen)}
-    policy = transformers.Qwen2ForCausalLM(
-        transformers.Qwen2Config(**_SHAPE, **ends, max_position_embeddings=32768, tie_word_embeddings=True)
-    )
+    policy = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**_SHAPE, **ends, max_position_embeddings=32768))
     policy.generation_config.update(
         do_sample=True,
         temperature=0.7,
@@ -77,6 +75,7 @@ def write_checkpoints(folder: Path, texts: Iterable[str]) -> None:
         repetition_penalty=1.1,
         **_ids(qwen, "<|im_end|>", "<|endoftext|>"),
     )
+    _end_answers(policy, qwen.eos_token_id)
     _save(models / "Qwen/Qwen2.5-0.5B-Instruct", policy, qwen, "apache-2.0")
 
     thinking = _wrapped(bpe, QWEN3_TEMPLATE, eos="<|im_end|>", pad="<|endoftext|>")
@@ -91,6 +90,7 @@ def write_checkpoints(folder: Path, texts: Iterable[str]) -> None:
     answers.generation_config.update(
         do_sample=True, temperature=0.6, top_p=0.9, **_ids(llama, "<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
     )
+    _end_answers(answers, llama.eos_token_id)
     _save(models / GATED[0], answers, llama, "llama3.1")
 
     padded = _wrapped(bpe, LLAMA_TEMPLATE, bos="<|begin_of_text|>", eos="<|eot_id|>", pad="<|finetune_right_pad_id|>")
@@ -122,6 +122,16 @@ def _wrapped(bpe: Any, template: str, *, eos: str, bos: str | None = None, pad: 
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token=bos, eos_token=eos, pad_token=pad, chat_template=template
     )
+
+
+def _end_answers(model: Any, end: int) -> None:
+    """Let about every tenth token of ``model`` be ``end``: the first hidden dimension is the same everywhere."""
+    import torch
+
+    with torch.no_grad():
+        model.get_input_embeddings().weight[:, 0] = 30.0
+        model.lm_head.weight[:, 0] = 0.0
+        model.lm_head.weight[end, 0] = 0.7
 
 
 def _ids(tokenizer: Any, *tokens: str) -> dict[str, list[int]]:

@@ -9,11 +9,14 @@ from numpy.typing import NDArray
 
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.chats import Prompt
+from realm_lib.models.reward_models.reading import ScoreReading
 
 __all__ = [
     "CheckingScorer",
     "HostedScorer",
     "LongResponseError",
+    "ReadingScorer",
+    "ScoreReading",
     "Scorer",
     "ScorerError",
     "UnscorableError",
@@ -41,6 +44,14 @@ class CheckingScorer(Scorer, Protocol):
 
     def refused(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> "dict[int, ScorerError]":
         """The error of each text that :meth:`score` would refuse, as if it were alone, by its index."""
+
+
+@runtime_checkable
+class ReadingScorer(Scorer, Protocol):
+    """A reward model that knows how much of a text it reads."""
+
+    def read(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> tuple[NDArray[np.int64], ScoreReading]:
+        """What :meth:`count_tokens` says, and how many of the texts it cuts, scored or not."""
 
 
 @runtime_checkable

@@ -7,6 +7,7 @@ import pandas as pd
 
 from realm_lib.config.feature_models import FEATURES
 from realm_lib.models.embedders import Reading
+from realm_lib.models.reward_models import ScoreReading
 from realm_lib.report.words.numbers import (
     Metrics,
     against_half,
@@ -52,7 +53,7 @@ def features(metrics: Metrics, *, simulated: bool, rank_correlation: float) -> s
 
 
 def texts_read(metrics: Metrics) -> str:
-    """How much of the texts each embedding model read, from metrics/features.json. Markdown."""
+    """How much of the texts each model read, from metrics/features.json. Markdown."""
     return "\n".join(f"- **{name}**: {reading}." for name, reading in _readings(metrics).items())
 
 
@@ -61,10 +62,13 @@ def notable(metrics: Metrics) -> str:
     return "; ".join(f"{name}: {reading}" for name, reading in _readings(metrics).items() if reading.is_notable)
 
 
-def _readings(metrics: Metrics) -> dict[str, Reading]:
-    """By the name of the cosine; none of older runs."""
-    told = metrics.get("reading", {})
-    return {name: Reading(**{k: v for k, v in entry.items() if k != "splits"}) for name, entry in told.items()}
+def _readings(metrics: Metrics) -> dict[str, Reading | ScoreReading]:
+    """By the name of the feature; none of older runs."""
+    found: dict[str, Reading | ScoreReading] = {}
+    for name, entry in metrics.get("reading", {}).items():
+        counts = {key: value for key, value in entry.items() if key != "splits"}
+        found[name] = ScoreReading(**counts) if "cut_responses" in counts else Reading(**counts)
+    return found
 
 
 def combiner(metrics: Metrics, *, simulated: bool) -> str:
