@@ -232,6 +232,13 @@ def distinct_texts(pairs: pd.DataFrame) -> pd.DataFrame:
     return all_texts(pairs).drop_duplicates(ignore_index=True)
 
 
+def posts_with(texts: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
+    """The post_id of the ``pairs`` that hold one of the ``texts`` (columns prompt, response), each once."""
+    wanted = set(texts[["prompt", "response"]].itertuples(index=False, name=None))
+    columns = pairs[["post_id", "history", "human_ref_A", "human_ref_B"]].itertuples(index=False, name=None)
+    return list(dict.fromkeys(str(post) for post, asked, a, b in columns if {(asked, a), (asked, b)} & wanted))
+
+
 def bare_domain(domain: str) -> str:
     """A domain without the split that SHP appends: ``askbaking_train`` is ``askbaking``."""
     return re.sub(r"_(train|validation|test)$", "", domain)

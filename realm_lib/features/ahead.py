@@ -15,7 +15,7 @@ from realm_lib.config.profile import Params, load_params
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.rlhf import RlhfParams
 from realm_lib.config.signals import EmbeddingSignal, RewardModelSignal
-from realm_lib.data.pairs import all_texts
+from realm_lib.data.pairs import all_texts, posts_with
 from realm_lib.features.signals import ScoreSignal, SimilaritySignal
 from realm_lib.features.similarity import quote_embeddings
 from realm_lib.features.store import FeatureStore, text_key
@@ -116,6 +116,9 @@ class _Checks:
         if params.backend == "sentence_transformers":
             if params.model_id != PACKAGED_MODEL:
                 self._hub_model(params.model_id, params.revision)
+            if params.long_texts == "refuse":  # the one thing for which an embedder that runs here is loaded first
+                embedder = build_embedder(params, self.run.folder)
+                self._refuse(SimilaritySignal(embedder).refused(self.prompts, self.responses))
             self.found.append((name, f"{params.model_id} is within reach"))
             return
         embedder = build_embedder(params, self.run.folder)
@@ -187,11 +190,7 @@ class _Checks:
 
     def _places(self, indices: Sequence[int]) -> tuple[str, str]:
         """The splits that hold some of the texts, and the first of their posts."""
-        at_fault = self.texts.iloc[list(indices)]["response"]
-        splits, posts = [], []
-        for split, table in self.pairs.items():
-            held = table[table["human_ref_A"].isin(at_fault) | table["human_ref_B"].isin(at_fault)]
-            if len(held):
-                splits.append(split)
-                posts += held["post_id"].unique().tolist()
-        return " and ".join(splits), ", ".join(map(str, dict.fromkeys(posts[:5])))
+        at_fault = self.texts.iloc[list(indices)]
+        held = {split: posts for split, table in self.pairs.items() if (posts := posts_with(at_fault, table))}
+        posts = dict.fromkeys(post for of_split in held.values() for post in of_split)
+        return " and ".join(held), ", ".join(list(posts)[:5])

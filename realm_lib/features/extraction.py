@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from realm_lib.config.signals import SignalsParams
 from realm_lib.data.chats import PairsError
-from realm_lib.data.pairs import all_texts, distinct_texts
+from realm_lib.data.pairs import all_texts, distinct_texts, posts_with
 from realm_lib.features.identities import Identities, identities_of
 from realm_lib.features.reading import LongTextError, refuse_long
 from realm_lib.features.scores import score_texts
@@ -277,8 +277,6 @@ def _naming_posts(texts: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[None]:
         yield
     except (LongResponseError, LongTextError, SignalError) as error:
         if error.places:
-            at_fault = set(texts.iloc[error.places][["prompt", "response"]].itertuples(index=False, name=None))
-            columns = pairs[["post_id", "history", "human_ref_A", "human_ref_B"]].itertuples(index=False, name=None)
-            posts = dict.fromkeys(str(post) for post, asked, a, b in columns if {(asked, a), (asked, b)} & at_fault)
-            error.args = (f"{error} (post_id {', '.join(list(posts)[:5])})",)
+            posts = posts_with(texts.iloc[error.places], pairs)
+            error.args = (f"{error} (post_id {', '.join(posts[:5])})",)
         raise

@@ -88,6 +88,15 @@ def test_keys_that_are_not_set_and_a_disk_that_is_too_small(
     assert "- disk: about 0.0 GiB" in str(caught.value)
 
 
+def test_a_text_that_an_embedder_here_is_to_refuse_is_known_before_the_reward_model_is_loaded(
+    inform_folder: Path, tmp_path: Path
+) -> None:
+    params = params_of(inform_folder, {**EMBEDDER, "long_texts": "refuse"}, max_length=2048)
+    pairs = pairs_of(train="Yes.", validation="word " * 400)
+    with pytest.raises(AheadError, match=r"1 thing .*\n- embedding: 1 of 3 .* of validation, .*post of validation"):
+        check_ahead(params, pairs, FeatureStore(tmp_path / "store"), Run(tmp_path))
+
+
 def test_a_model_that_does_not_fit_is_known_by_its_configuration(inform_folder: Path, tmp_path: Path) -> None:
     import json
     import shutil

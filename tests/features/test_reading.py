@@ -50,7 +50,7 @@ def test_in_use_a_cosine_is_what_it_was_in_training(
     served = SimilaritySignal(embedders[way]).values(PROMPTS, RESPONSES)
     np.testing.assert_allclose(extracted.table["similarity_A"], served, atol=1e-6)
     reading = texts_read(PROMPTS, [*RESPONSES, "No idea."], embedders[way])
-    assert extracted.readings == {"similarity": reading}
+    assert extracted.readings["similarity"] == reading
     total = total_readings({"train": extracted, "test": extracted})["similarity"]
     assert (total["prompts"], total["splits"]["test"]["prompts"]) == (8, 4)
 
