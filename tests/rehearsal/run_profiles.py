@@ -4,7 +4,7 @@
 FOLDER gets a new cache of the hub, the feature store and the runs. A local server speaks the hub's protocol and has,
 under the names that the profiles say, tiny checkpoints of the same classes and an SHP-like set; another one speaks
 Gemini's. What is changed is listed in CHANGES: the device, and sizes that bring the time down to minutes. A word
-after ``--`` is a change of yours, as in SET. Not a part of ``make test``: each run takes about four minutes on two cores.
+after ``--`` is a change of yours, as in SET. Not a part of ``make test``: a run takes four minutes on two cores.
 """
 
 import os
