@@ -207,7 +207,7 @@ def test_every_measurement_has_a_day_and_a_command() -> None:
     assert len(measured) >= 6
     for part in measured:
         assert re.search(r"\b20\d\d-\d\d-\d\d\b", part), part[:60]
-        assert re.search(r"`(make|python tests/(benchmarks|frameworks)/)", part), part[:60]
+        assert re.search(r"`(make|python tests/(benchmarks|frameworks|rehearsal)/)", part), part[:60]
 
 
 def test_the_citation_says_what_the_readme_says() -> None:

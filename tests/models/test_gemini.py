@@ -17,7 +17,17 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.gemini_client import DOCUMENT, KEY, QUESTION, LengthScorer, all_texts, extract, params, some_pairs
+from support.gemini_client import (
+    DOCUMENT,
+    KEY,
+    QUESTION,
+    LengthScorer,
+    SimilarityAlone,
+    all_texts,
+    extract,
+    params,
+    some_pairs,
+)
 from support.gemini_server import Fault, GeminiServer, running_server, unit_vector
 
 from realm_lib.config.base import ParamsError
@@ -683,19 +693,10 @@ def test_the_full_profile_asks_gemini() -> None:
 def test_the_reward_embeds_each_side_its_own_way(server: GeminiServer) -> None:
     from realm_lib.reward.realm_reward import RealmReward
 
-    class Similarity:
-        features = ("score", "similarity")
-
-        def outside(self, features: NDArray[np.float32]) -> NDArray[np.bool_]:
-            return np.zeros(len(features), dtype=bool)
-
-        def reward_and_spread(self, features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            return features[:, 1], features[:, 0]
-
     prompts, responses = ["why?", "why?", "how?"], ["because", "why?", "so"]
     for asymmetric in (QUESTION, None):
         embedder = gemini(server, prompt_task_type=asymmetric)
-        rewards = RealmReward(LengthScorer(), embedder, Similarity())(prompts, responses)  # type: ignore[arg-type]
+        rewards = RealmReward(LengthScorer(), embedder, SimilarityAlone())(prompts, responses)  # type: ignore[arg-type]
         wanted = (expected(prompts, asymmetric or DOCUMENT) * expected(responses)).sum(axis=1)
         np.testing.assert_allclose(rewards, wanted, atol=1e-6)
 

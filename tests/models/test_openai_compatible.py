@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.gemini_client import LengthScorer, all_texts, extract, some_pairs
+from support.gemini_client import LengthScorer, SimilarityAlone, all_texts, extract, some_pairs
 from support.openai_server import Fault, OpenAIServer, Rows, running_server, unit_vector
 
 from realm_lib.config.base import ParamsError
@@ -470,18 +470,9 @@ def test_a_server_in_the_house_may_be_asked_without_tls_and_key() -> None:
 def test_the_reward_embeds_each_side_its_own_way(server: OpenAIServer) -> None:
     from realm_lib.reward.realm_reward import RealmReward
 
-    class Similarity:
-        features = ("score", "similarity")
-
-        def outside(self, features: NDArray[np.float32]) -> NDArray[np.bool_]:
-            return np.zeros(len(features), dtype=bool)
-
-        def reward_and_spread(self, features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            return features[:, 1], features[:, 0]
-
     prompts, responses = ["why?", "why?", "how?"], ["because", "why?", "so"]
     for prefix in ("query: ", ""):
         embedder = openai(server, prompt_prefix=prefix)
-        rewards = RealmReward(LengthScorer(), embedder, Similarity())(prompts, responses)  # type: ignore[arg-type]
+        rewards = RealmReward(LengthScorer(), embedder, SimilarityAlone())(prompts, responses)  # type: ignore[arg-type]
         wanted = (expected([prefix + prompt for prompt in prompts]) * expected(responses)).sum(axis=1)
         np.testing.assert_allclose(rewards, wanted, atol=1e-6)

@@ -33,6 +33,18 @@ def params(server: GeminiServer | None, sdk: str = "google-generativeai", **chan
     return EmbeddingParams(**{**values, **changes})
 
 
+class SimilarityAlone:
+    """A combiner whose reward is the similarity, and whose spread is the score."""
+
+    features = ("score", "similarity")
+
+    def outside(self, features: NDArray[np.float32]) -> NDArray[np.bool_]:
+        return np.zeros(len(features), dtype=bool)
+
+    def reward_and_spread(self, features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return features[:, 1], features[:, 0]
+
+
 class LengthScorer:
     """A reward model as small as can be: longer is better."""
 
