@@ -191,6 +191,6 @@ class _Checks:
     def _places(self, indices: Sequence[int]) -> tuple[str, str]:
         """The splits that hold some of the texts, and the first of their posts."""
         at_fault = self.texts.iloc[list(indices)]
-        held = {split: posts for split, table in self.pairs.items() if (posts := posts_with(at_fault, table))}
+        held = {split: posts_with(at_fault, table) for split, table in self.pairs.items()}
         posts = dict.fromkeys(post for of_split in held.values() for post in of_split)
-        return " and ".join(held), ", ".join(list(posts)[:5])
+        return " and ".join(split for split in held if held[split]), ", ".join(list(posts)[:5])
