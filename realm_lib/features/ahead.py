@@ -23,12 +23,12 @@ from realm_lib.models.embedders import PACKAGED_MODEL, EmbedderError, build_embe
 from realm_lib.models.hub import HubError, HubModel, cache_folder, look_up
 from realm_lib.models.reward_models import LongResponseError, ScorerError, build_scorer
 from realm_lib.models.reward_models.loading import outlined_encoder, read_outline
-from realm_lib.runs.run import MissingStepError, Run
+from realm_lib.runs.run import Run
 from realm_lib.runs.weights import locate_model
 
 _GIB = 2**30
 _NAMED = 3
-_EXPECTED = (ParamsError, MissingStepError, HubError, ScorerError, EmbedderError)
+_EXPECTED = (ParamsError, HubError, ScorerError, EmbedderError)
 
 
 class AheadError(RuntimeError):
@@ -41,7 +41,8 @@ def check_ahead(params: Params, pairs: Mapping[str, pd.DataFrame], store: Featur
     Looked at are the keys that will be sent, what embedding would cost, whether every model of the hub may be read,
     the reward models' configurations, memory and reading of every response, and the disk. No weights are read, and no
     service but the hub is asked. The policies that later notebooks train are those of the run's params.yaml, where it
-    has one. Raises :class:`AheadError` naming all that is wrong.
+    has one. Raises :class:`AheadError` naming all that is wrong; a model that an earlier notebook makes is a
+    :class:`realm_lib.runs.run.MissingStepError` by itself.
     """
     checks = _Checks(pairs, store, run)
     rows = {"reward_model": params.reward_model} | _kinds(params, RewardModelSignal, "reward_model")

@@ -157,7 +157,7 @@ def _arriving(asked: Iterable[Question], within: float) -> Iterator[_Some]:
             came.put(error)  # raised where the questions are answered, after those before it
 
     Thread(target=read, daemon=True).start()
-    last = came.get()
+    last = _next(came)
     while isinstance(last, Question):
         batch = [last]
         until = time.monotonic() + within
@@ -169,9 +169,16 @@ def _arriving(asked: Iterable[Question], within: float) -> Iterator[_Some]:
                 batch.append(last)
         fault = last if isinstance(last, Exception) else None
         yield batch, fault
-        last = came.get() if isinstance(last, Question) else None
+        last = _next(came) if isinstance(last, Question) else None
     if last is not None:
         yield [], last
+
+
+def _next(came: "Queue[Question | Exception | None]") -> Question | Exception | None:
+    """What comes next, however long it takes; in short waits, since an interrupt right before a wait does not end it."""
+    while True:
+        with suppress(Empty):
+            return came.get(timeout=1.0)
 
 
 def _about_line(line: str, message: str) -> str:
