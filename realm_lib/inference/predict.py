@@ -175,7 +175,7 @@ def _arriving(asked: Iterable[Question], within: float) -> Iterator[_Some]:
 
 
 def _next(came: "Queue[Question | Exception | None]") -> Question | Exception | None:
-    """What comes next, however long it takes; in short waits, since an interrupt right before a wait does not end it."""
+    """What comes next, however long it takes; in short waits, for an interrupt right before a wait does not end it."""
     while True:
         with suppress(Empty):
             return came.get(timeout=1.0)
