@@ -17,6 +17,7 @@ from realm_lib.config.embedding import GEMINI_TEXTS_PER_REQUEST, EmbeddingParams
 from realm_lib.models.embedders.asking import Account, AskingEmbedder
 from realm_lib.models.embedders.gemini_clients import GeminiClient, build_client
 from realm_lib.models.embedders.piece_estimate import count_pieces, cut_to_pieces
+from realm_lib.models.embedders.token_limit import cut_to_bytes
 from realm_lib.models.embedders.vectors import EmbedderError, Role, cosine
 from realm_lib.models.hosted import estimate_tokens
 from realm_lib.runs.seeds import derive_seed
@@ -121,8 +122,7 @@ class GeminiEmbedder(AskingEmbedder[GeminiClient]):
     def _within_limit(self, text: str) -> str:
         if self._instructed:
             return cut_to_pieces(text, self._model.max_tokens - count_pieces(self._prefix) - _OWN_TOKENS)
-        encoded = text.encode()
-        return text if len(encoded) <= self._most_bytes else encoded[: self._most_bytes].decode(errors="ignore")
+        return cut_to_bytes(text, self._most_bytes)
 
     def _send(self, client: GeminiClient, texts: list[str]) -> Sequence[Sequence[float]]:
         return client.embed([self._prefix + text for text in texts], self._task_type, self.dimensions)

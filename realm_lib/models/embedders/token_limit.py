@@ -63,9 +63,7 @@ class TokenLimit:
         if self.max_tokens is None:
             return text
         if self._file is None:
-            content = text.encode()
-            most = self.max_tokens * BYTES_PER_TOKEN
-            return text if len(content) <= most else content[:most].decode(errors="ignore")
+            return cut_to_bytes(text, self.max_tokens * BYTES_PER_TOKEN)
         if len(self._tokenizer.encode(text).ids) <= self.max_tokens:
             return text
         offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
@@ -88,6 +86,12 @@ class TokenLimit:
         tokenizer.no_truncation()  # a file may hold the settings of its last use
         tokenizer.no_padding()
         return tokenizer
+
+
+def cut_to_bytes(text: str, most: int) -> str:
+    """``text`` up to its first ``most`` bytes, whole characters: the same object where it has no more."""
+    content = text.encode()
+    return text if len(content) <= most else content[:most].decode(errors="ignore")
 
 
 def _tokenizer_file(name: str) -> Path:
