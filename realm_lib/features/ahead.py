@@ -23,6 +23,7 @@ from realm_lib.models.embedders import PACKAGED_MODEL, EmbedderError, build_embe
 from realm_lib.models.hub import HubError, HubModel, cache_folder, look_up
 from realm_lib.models.reward_models import LongResponseError, ScorerError, build_scorer
 from realm_lib.models.reward_models.loading import outlined_encoder, read_outline
+from realm_lib.models.reward_models.vllm import VLLMScorer
 from realm_lib.runs.run import Run
 from realm_lib.runs.weights import locate_model
 
@@ -39,10 +40,10 @@ def check_ahead(params: Params, pairs: Mapping[str, pd.DataFrame], store: Featur
     """What was checked and what was found, a row each (columns what, found), for the splits ``pairs`` of a profile.
 
     Looked at are the keys that will be sent, what embedding would cost, whether every model of the hub may be read,
-    the reward models' configurations, memory and reading of every response, and the disk. No weights are read, and no
-    service but the hub is asked. The policies that later notebooks train are those of the run's params.yaml, where it
-    has one. Raises :class:`AheadError` naming all that is wrong; a model that an earlier notebook makes is a
-    :class:`realm_lib.runs.run.MissingStepError` by itself.
+    the reward models' configurations, memory and reading of every response, and the disk. No weights are read, and
+    none but the hub and a reward model's own servers is asked. The policies that later notebooks train are those of
+    the run's params.yaml, where it has one. Raises :class:`AheadError` naming all that is wrong; a model that an
+    earlier notebook makes is a :class:`realm_lib.runs.run.MissingStepError` by itself.
     """
     checks = _Checks(pairs, store, run)
     rows = {"reward_model": params.reward_model} | _kinds(params, RewardModelSignal, "reward_model")
@@ -105,6 +106,14 @@ class _Checks:
             if not self._all_stored("score", scorer.identity):
                 reveal_secret(params.api_key or "${NVIDIA_API_KEY}")
             self.found.append((name, f"{params.model_id}: its key is set"))
+            return
+        if params.backend == "vllm":  # its weights are not read here, and no money is paid for asking it
+            served = VLLMScorer(params, self.run.folder)
+            self._refuse(served.refused(self.prompts, self.responses))
+            stored = self._all_stored("score", served.identity)
+            said = "its scores are stored" if stored else served.check_endpoints()
+            self.found.append((name, f"{params.model_id}: {said}; reads all {len(self.texts):,} responses"))
+            self._stored += 60 * len(self.texts)
             return
         self._hub_model(params.model_id, params.revision)
         outline = read_outline(params, self.run.folder)
