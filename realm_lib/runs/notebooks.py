@@ -23,6 +23,7 @@ from realm_lib.runs.files import write_text
 from realm_lib.runs.functions import function_files
 from realm_lib.runs.reading import read_text
 from realm_lib.runs.run import Run, open_run
+from realm_lib.runs.steps import at_work
 
 
 class NotebookError(RuntimeError):
@@ -88,7 +89,7 @@ def execute(run: Run, name: str) -> None:
     working = target.with_suffix(".running.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with run.step(name, params), _kernel_environment():
+        with at_work(run, name), run.step(name, params), _kernel_environment():
             papermill.execute_notebook(
                 str(source),
                 str(working),
