@@ -20,7 +20,7 @@ from realm_lib.data.pairs import all_texts, posts_with
 from realm_lib.features.signals import ScoreSignal, SimilaritySignal
 from realm_lib.features.similarity import quote_embeddings
 from realm_lib.features.store import FeatureStore, text_key
-from realm_lib.models.embedders import PACKAGED_MODEL, EmbedderError, Quote, build_embedder
+from realm_lib.models.embedders import PACKAGED_MODEL, Embedder, EmbedderError, HostedEmbedder, Quote, build_embedder
 from realm_lib.models.hub import HubError, HubModel, cache_folder, look_up
 from realm_lib.models.reward_models import LongResponseError, ScorerError, build_scorer
 from realm_lib.models.throughput import BYTES_A_WEIGHT
@@ -96,15 +96,17 @@ def look_ahead(
     *,
     asked: pd.DataFrame | None = None,
     own_models: bool = True,
+    expected: tuple[int, int] = (0, 0),
     outputs: int = 0,
 ) -> Ahead:
     """What :func:`check_ahead` checks, faults and all.
 
     ``asked`` are the texts (columns prompt, response) of which each model says whether it reads them; None means all.
     Without ``own_models`` those of the run (``run:``) are left out, as an earlier notebook may still have to make them.
-    ``outputs`` are the bytes that the run's own folder is going to take.
+    ``expected`` are the texts and the tokens that an embedding service will be asked for where the ``pairs`` are not
+    known yet: an estimate, which no budget stops. ``outputs`` are the bytes that the run's own folder is going to take.
     """
-    checks = _Checks(pairs, store, run_folder, asked, own_models=own_models)
+    checks = _Checks(pairs, store, run_folder, asked, own_models=own_models, expected=expected)
     rows = {"reward_model": params.reward_model} | _kinds(params, RewardModelSignal, "reward_model")
     for name, reward_model in rows.items():
         with checks.of(name):
@@ -139,8 +141,10 @@ class _Checks:
         asked: pd.DataFrame | None,
         *,
         own_models: bool,
+        expected: tuple[int, int],
     ) -> None:
         self.pairs = pairs
+        self.expected = expected
         self.store = store
         self.run_folder = run_folder
         self.own_models = own_models
@@ -201,11 +205,18 @@ class _Checks:
             return
         embedder = build_embedder(params, self.run_folder)
         self._refuse(SimilaritySignal(embedder).refused(self.prompts, self.responses))
-        quote = quote_embeddings(self.pairs.values(), embedder, self.store)
+        quote = self._quote(embedder)
         self.ahead.found.append((name, f"{params.model_id}: {quote}"))
         if quote is not None:
             self.ahead.quotes[name] = quote
         self._stored += (4 * embedder.dimensions + 60) * (quote.texts if quote else 0)
+
+    def _quote(self, embedder: Embedder) -> Quote | None:
+        if self.pairs or not isinstance(embedder, HostedEmbedder):
+            return quote_embeddings(self.pairs.values(), embedder, self.store)
+        texts, tokens = self.expected
+        embedder.authorise(Quote(texts, tokens, cost=0.0, cut=0))  # whether its key is set
+        return Quote(texts, tokens, tokens * embedder.dollars_per_token, cut=0)
 
     def rlhf(self, rlhf: RlhfParams) -> None:
         server, vllm = rlhf.reward_server, rlhf.ppo.vllm

@@ -78,7 +78,7 @@ class PlannedTexts:
         """A sample of the texts, and all whose response has more ``letters``: those that a model may not read."""
         if self.texts.empty:
             return self.texts
-        chosen = (self.texts["response"].str.len() > letters).to_numpy()
+        chosen = (self.texts["response"].str.len() > letters).to_numpy(copy=True)
         chosen[_spread(len(self.texts), SAMPLED)] = True
         return self.texts[chosen].reset_index(drop=True)
 
