@@ -20,13 +20,17 @@ from realm_lib.data.pairs import all_texts, posts_with
 from realm_lib.features.signals import ScoreSignal, SimilaritySignal
 from realm_lib.features.similarity import quote_embeddings
 from realm_lib.features.store import FeatureStore, text_key
-from realm_lib.models.embedders import PACKAGED_MODEL, Embedder, EmbedderError, HostedEmbedder, Quote, build_embedder
+from realm_lib.features.stored import stored_texts
+from realm_lib.models.embedders import PACKAGED_MODEL, Embedder, EmbedderError, Quote, build_embedder
+from realm_lib.models.embedders.asking import AskingEmbedder
 from realm_lib.models.hub import HubError, HubModel, cache_folder, look_up
 from realm_lib.models.reward_models import LongResponseError, ScorerError, build_scorer
 from realm_lib.models.throughput import BYTES_A_WEIGHT
 from realm_lib.runs.run import Run
 from realm_lib.runs.weights import locate_model
 
+LOOKED_AHEAD = "looked ahead"
+"""The event in a run's log that says how many texts of each feature were stored as notebook 01 began."""
 _GIB = 2**30
 _NAMED = 3
 _EXPECTED = (ParamsError, HubError, ScorerError, EmbedderError)
@@ -77,6 +81,8 @@ def check_ahead(params: Params, pairs: Mapping[str, pd.DataFrame], store: Featur
     ahead = look_ahead(params, pairs, store, run.folder, rlhf)
     if ahead.faults:
         raise AheadError(told_faults(ahead.faults))
+    texts = pd.concat([all_texts(table) for table in pairs.values()]).drop_duplicates(ignore_index=True)
+    run.log(LOOKED_AHEAD, stored={each.feature: each.stored for each in stored_texts(params, texts, store.folder)})
     return pd.DataFrame(ahead.found, columns=["what", "found"])
 
 
@@ -212,10 +218,10 @@ class _Checks:
         self._stored += (4 * embedder.dimensions + 60) * (quote.texts if quote else 0)
 
     def _quote(self, embedder: Embedder) -> Quote | None:
-        if self.pairs or not isinstance(embedder, HostedEmbedder):
+        if self.pairs or not isinstance(embedder, AskingEmbedder):
             return quote_embeddings(self.pairs.values(), embedder, self.store)
         texts, tokens = self.expected
-        embedder.authorise(Quote(texts, tokens, cost=0.0, cut=0))  # whether its key is set
+        embedder.authorise(Quote(max(texts, 1), tokens, cost=0.0, cut=0))  # whether its key is set
         return Quote(texts, tokens, tokens * embedder.dollars_per_token, cut=0)
 
     def rlhf(self, rlhf: RlhfParams) -> None:

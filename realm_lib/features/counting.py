@@ -1,8 +1,11 @@
 """How many pairs, texts and tokens a profile has, counted where its data is at hand, else estimated and called so."""
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +17,7 @@ from realm_lib.config.profile import Params
 from realm_lib.data.chats import PairsError, readable
 from realm_lib.data.kept import are_kept, keep_pairs
 from realm_lib.data.pairs import all_texts, load_splits
+from realm_lib.models.hub import HubError, look_up_data
 from realm_lib.runs.run import Run
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -65,10 +69,12 @@ class TokenCounts:
 class PlannedTexts:
     """The texts of a profile as far as they are known before it runs."""
 
-    def __init__(self, tables: Mapping[str, pd.DataFrame], counts: TextCounts) -> None:
+    def __init__(self, tables: Mapping[Split, pd.DataFrame], counts: TextCounts, fault: str = "") -> None:
         self.tables = tables
         """The pairs of each split; none where they are not at hand."""
         self.counts = counts
+        self.fault = fault
+        """Why the pairs cannot be read; empty where they can, or are not at hand yet."""
         self.texts = pd.DataFrame({"prompt": [], "response": []}, dtype=object)
         if tables:
             found = pd.concat([all_texts(table) for table in tables.values()])
@@ -87,17 +93,26 @@ def planned_texts(params: Params, run: Run, *, keep: bool) -> PlannedTexts:
     """The texts of a profile: read where they lie on this machine, else estimated.
 
     ``keep`` leaves the pairs that were read in the run's folder, where notebook 01 finds them. Simulated pairs take as
-    long to make as to plan for, so a part of them stands for all. Raises
-    :class:`realm_lib.data.chats.PairsError` for pairs that cannot be read.
+    long to make as to plan for, so a part of them stands for all.
     """
     data = params.data
+    try:
+        return _planned(data, run, keep=keep)
+    except PairsError as error:
+        return PlannedTexts({}, TextCounts(0, 0, 0, 0, 0, 0, "not known"), str(error))
+
+
+def _planned(data: DataParams, run: Run, *, keep: bool) -> PlannedTexts:
     if are_kept(run, data, SPLITS):
         return _counted({split: pairs.table for split, pairs in keep_pairs(run, data, SPLITS).items()})
     if data.source == "simulator":
         return _simulated(data)
-    if data.source == "hub" and not _is_here(data.dataset_name or ""):
-        if counts := _by_card(data):
-            return PlannedTexts({}, counts)
+    if data.source == "hub" and not _is_here(name := data.dataset_name or ""):
+        try:
+            look_up_data(name)
+        except HubError as error:
+            return PlannedTexts({}, _by_card(data), f"{name}: {error}")
+        return PlannedTexts({}, _by_card(data))
     if keep:
         return _counted({split: pairs.table for split, pairs in keep_pairs(run, data, SPLITS).items()})
     return _counted({split: pairs.table for split, pairs in load_splits(data, SPLITS).items()})
@@ -113,12 +128,12 @@ def count_tokens(planned: PlannedTexts, tokenizer: Path | None, max_length: int 
     a_letter, basis = _tokens_a_letter(planned.texts, tokenizer)
     if planned.texts.empty:
         texts, prompts = max(counts.texts, 1), max(counts.prompts, 1)
-        of_prompts = np.full(texts, counts.repeated_prompt_letters / texts) * a_letter[0]
+        of_prompts: NDArray[np.floating[Any]] = np.full(texts, counts.repeated_prompt_letters / texts) * a_letter[0]
         of_distinct = np.full(prompts, counts.prompt_letters / prompts) * a_letter[0]
         of_responses = np.full(texts, counts.response_letters / texts) * a_letter[1]
     else:
-        letters = planned.texts["prompt"].str.len().to_numpy(np.float64)
-        of_prompts, of_distinct = (some * a_letter[0] for some in (letters, letters[_first_of_each(planned.texts)]))
+        of_prompts = planned.texts["prompt"].str.len().to_numpy(np.float64) * a_letter[0]
+        of_distinct = of_prompts[_first_of_each(planned.texts)]
         of_responses = planned.texts["response"].str.len().to_numpy(np.float64) * a_letter[1]
     most = np.inf if max_length is None else max_length
     whole = of_prompts + of_responses + template
@@ -127,13 +142,11 @@ def count_tokens(planned: PlannedTexts, tokenizer: Path | None, max_length: int 
         shared=int(np.minimum(of_distinct + template, most).sum() + np.minimum(of_responses, most).sum()),
         cut_prompts=int((whole > most).sum()),
         long_responses=int((of_responses + template > most).sum()),
-        basis=basis
-        if planned.tables or counts.basis == "counted"
-        else f"{basis}, of texts that are themselves estimated",
+        basis=basis,
     )
 
 
-def _counted(tables: Mapping[str, pd.DataFrame], basis: str = "counted", factor: float = 1.0) -> PlannedTexts:
+def _counted(tables: Mapping[Split, pd.DataFrame], basis: str = "counted", factor: float = 1.0) -> PlannedTexts:
     """The texts of pairs at hand; ``factor`` makes a part stand for all."""
     none = TextCounts(0, 0, 0, 0, 0, 0, basis)
     planned = PlannedTexts(tables, none)
@@ -174,10 +187,10 @@ def _simulated(data: DataParams) -> PlannedTexts:
     return PlannedTexts({}, found.counts)
 
 
-def _by_card(data: DataParams) -> TextCounts | None:
-    """What is known of SHP before it is downloaded; None of any other set."""
+def _by_card(data: DataParams) -> TextCounts:
+    """What is known of SHP before it is downloaded; of any other set nothing is."""
     if (data.dataset_name or "").rstrip("/").rpartition("/")[2] != "SHP":
-        return None
+        return TextCounts(0, 0, 0, 0, 0, 0, f"not known before {data.dataset_name} is downloaded")
     caps = data.splits.model_dump()
     pairs = sum(min(size, caps[split] or size) for split, size in _SHP.items())
     posts = -(-pairs // _PAIRS_A_POST)
@@ -199,18 +212,16 @@ def _is_here(name: str) -> bool:
 
     if resolve_path(name).exists():
         return True
-    owner, _, own = name.rpartition("/")
-    downloaded = Path(constants.HF_HUB_CACHE) / f"datasets--{owner}--{own}" if owner else Path(constants.HF_HUB_CACHE)
-    folder = _made_by_datasets() / (f"{owner}___{own}".lower() if owner else own.lower())
-    return folder.is_dir() or any(file.suffix != ".md" for file in downloaded.glob("snapshots/*/**/*.*"))
+    made = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
+    if any(_plain(folder.name) == _plain(name) for folder in made.glob("*/")):
+        return True
+    downloaded = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
+    return any(file.suffix != ".md" for file in downloaded.glob("snapshots/*/**/*.*"))
 
 
-def _made_by_datasets() -> Path:
-    import os
-
-    from huggingface_hub import constants
-
-    return Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
+def _plain(name: str) -> str:
+    """A data set's name without what `datasets` changes in it to name a folder."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _tokens_a_letter(texts: pd.DataFrame, tokenizer: Path | None) -> tuple[tuple[float, float], str]:

@@ -15,7 +15,6 @@ from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.config.profile import Params
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.signals import EmbeddingSignal, RewardModelSignal
-from realm_lib.data.chats import PairsError
 from realm_lib.features.ahead import Ahead, Outlined, look_ahead
 from realm_lib.features.counting import (
     LETTERS_A_TOKEN,
@@ -48,6 +47,8 @@ _CHECKED_LETTERS = 2
 _OUTPUTS = 6
 """Bytes that a run's folder takes for each letter of its pairs: pairs, features, evaluation and report."""
 _CPU_BANDWIDTH = 0.02
+"""10^12 bytes a second: two channels of memory, or what one process gets of more."""
+_TOKENS_EMBEDDED_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Work:
     weights: float | None
     """How many; None where that is not known before the run."""
     precision: Precision
-    passes: tuple[tuple[float, float], ...]
+    passes: tuple[tuple[float, int], ...]
     """Tokens, and how many of them at once; a backward pass counts as two forward."""
     sharded: bool = True
     """Whether several cards share the work, each with its own texts."""
@@ -97,8 +98,7 @@ class FeaturesPlan:
     """What the features of a run take."""
 
     ahead: Ahead
-    texts: TextCounts | None
-    """None where the pairs cannot be read: ``ahead`` says why."""
+    texts: TextCounts
     tokens: dict[str, TokenCounts]
     """By the section of the model that reads them."""
     works: list[Work]
@@ -111,14 +111,10 @@ class FeaturesPlan:
 def plan_features(params: Params, run: Run, *, keep: bool) -> FeaturesPlan:
     """Look ahead at the features of a profile. ``keep`` as in :func:`planned_texts`; no weights are read."""
     folder = resolve_path(params.data.preprocessing.cache_dir)
-    try:
-        planned = planned_texts(params, run, keep=keep)
-    except PairsError as error:
-        unknown = TextCounts(0, 0, 0, 0, 0, 0, "not known")
-        ahead = _look(params, PlannedTexts({}, unknown), folder, run)
-        ahead.faults.insert(0, f"data: {error}")
-        return FeaturesPlan(ahead, None, {}, [], {}, {})
+    planned = planned_texts(params, run, keep=keep)
     ahead = _look(params, planned, folder, run)
+    if planned.fault:
+        ahead.faults.insert(0, f"data: {planned.fault}")
     tokens: dict[str, TokenCounts] = {}
     works: list[Work] = []
     minutes: dict[str, float] = {}
@@ -137,7 +133,9 @@ def plan_features(params: Params, run: Run, *, keep: bool) -> FeaturesPlan:
             weights = weights_of(embedder.model_id, run.folder)
             if weights is None and (found := ahead.looked_up.get(embedder.model_id)) and found.weights:
                 weights = found.weights / BYTES_A_WEIGHT["float32"]
-            works.append(Work(name, embedder.model_id, weights, "float32", ((tokens[name].shared, 2048.0),)))
+            works.append(
+                Work(name, embedder.model_id, weights, "float32", ((tokens[name].shared, _TOKENS_EMBEDDED_AT_ONCE),))
+            )
         elif quote := ahead.quotes.get(name):
             minutes[name] = _service_minutes(embedder, quote.texts, quote.tokens)
     stored = {}
@@ -156,7 +154,7 @@ def scoring_work(
     shares = outlined is None or outlined.shares_prefixes
     read = float(tokens.shared if shares else tokens.naive)
     precision: Precision = params.quantization or params.dtype
-    return Work(name, params.model_id, weights, precision, ((read, float(params.batch_tokens)),))
+    return Work(name, params.model_id, weights, precision, ((read, params.batch_tokens),))
 
 
 def places() -> list[Place]:

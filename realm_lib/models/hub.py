@@ -70,6 +70,17 @@ def look_up(name: str, revision: str | None = None) -> HubModel:
     return HubModel(name, sum(missing.values()), str(licence) if licence else None, weights)
 
 
+def look_up_data(name: str) -> None:
+    """Ask the hub whether a data set may be read. Raises :class:`HubError` where it does not answer so."""
+    import httpx2
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().dataset_info(name, timeout=_SECONDS)
+    except (OSError, ValueError, httpx2.HTTPError) as error:
+        raise HubError(hub_fault(error) or f"cannot be read at the hub: {_detail(error)}") from error
+
+
 def cache_folder() -> Path:
     """Where the hub's files are kept on this machine."""
     from huggingface_hub import constants

@@ -29,8 +29,6 @@ class RunPlan:
     policies: list[Work]
     """Of PPO, DPO and the comparison, and of the reward model that judges their answers."""
     places: list[Place]
-    trained_here: list[str]
-    """Models that notebook 00 trains."""
     steps: list[Step]
     """The run's notebooks; none where it was not prepared."""
 
@@ -58,7 +56,7 @@ class RunPlan:
         return {
             "run": self.name,
             "folder": self.folder,
-            "texts": None if features.texts is None else vars(features.texts),
+            "texts": vars(features.texts),
             "tokens": {name: vars(counts) for name, counts in features.tokens.items()},
             "work": [
                 {"what": work.what, "model": work.model, "weights": work.weights, "tokens": round(work.tokens)}
@@ -89,7 +87,6 @@ def plan_run(params: Params, *, keep: bool) -> RunPlan:
     if params.rlhf is not None:
         scorer = next((work for work in features.works if work.what == "reward_model"), None)
         works = _policies(params.rlhf, features.texts, scorer, run)
-    models = {params.reward_model.model_id, *(work.model for work in works)}
     prepared = run.path(".steps", "depends.mk").exists()
     return RunPlan(
         name=params.run.name,
@@ -101,27 +98,27 @@ def plan_run(params: Params, *, keep: bool) -> RunPlan:
         features=features,
         policies=works,
         places=places(),
-        trained_here=sorted(model for model in models if model.startswith("run:")),
         steps=steps_of(run) if prepared else [],
     )
 
 
-def _policies(rlhf: RlhfParams, texts: TextCounts | None, scorer: Work | None, run: Run) -> list[Work]:
+def _policies(rlhf: RlhfParams, texts: TextCounts, scorer: Work | None, run: Run) -> list[Work]:
     """PPO, DPO and the comparison, at most: every answer is taken to be as long as it may be."""
     sampling = rlhf.sampling
     answer = float(sampling.max_new_tokens)
     prompt = _LONGEST_PROMPT * sampling.max_prompt_tokens
-    if texts is not None and texts.prompts:
+    if texts.prompts:
         prompt = min(texts.prompt_letters / texts.prompts / LETTERS_A_TOKEN, sampling.max_prompt_tokens)
-    whole, at_once = prompt + answer, float(sampling.batch_size)
+    whole = prompt + answer
+    rows = sampling.batch_size
 
-    def drawn(answers: float) -> tuple[float, float]:
-        return answers * answer, at_once  # a step of each row at once
+    def drawn(answers: float) -> tuple[float, int]:
+        return answers * answer, rows  # a token of each row at once
 
-    def read(answers: float, times: float = 1.0) -> tuple[float, float]:
-        return times * answers * whole, at_once * whole
+    def read(answers: float, times: float = 1.0) -> tuple[float, int]:
+        return times * answers * whole, round(rows * whole)
 
-    def trained(params: PolicyParams, answers: float) -> tuple[float, float]:
+    def trained(params: PolicyParams, answers: float) -> tuple[float, int]:
         return read(answers, 1 + _BACKWARD + (1 if params.gradient_checkpointing else 0))
 
     ppo, dpo, comparison = rlhf.ppo, rlhf.dpo, rlhf.comparison
@@ -134,8 +131,8 @@ def _policies(rlhf: RlhfParams, texts: TextCounts | None, scorer: Work | None, r
     works = [_work("ppo", ppo, passes, run)]
     scored = episodes + judged
     if dpo is not None:
-        prompts = float(min(dpo.max_prompts or 10**9, texts.prompts if texts and texts.prompts else 10**9))
-        prompts = prompts if prompts < 10**9 else 0.0
+        known = [number for number in (dpo.max_prompts, texts.prompts) if number]
+        prompts = float(min(known, default=0))
         followed = min(dpo.followed_prompts or sampling.held_out_prompts, sampling.held_out_prompts)
         answers = (prompts + followed) * dpo.samples_per_prompt if dpo.pairs == "on_policy" else 0.0
         answers += 2.0 * sampling.held_out_prompts
@@ -159,6 +156,6 @@ def _policies(rlhf: RlhfParams, texts: TextCounts | None, scorer: Work | None, r
     return works
 
 
-def _work(what: str, params: PolicyParams, passes: list[tuple[float, float]], run: Run) -> Work:
+def _work(what: str, params: PolicyParams, passes: list[tuple[float, int]], run: Run) -> Work:
     precision: Precision = params.quantization or params.dtype
     return Work(what, params.model_name, weights_of(params.model_name, run.folder), precision, tuple(passes))

@@ -3,9 +3,10 @@
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -51,6 +52,22 @@ def steps_of(run: Run) -> list[Step]:
             state = "stale" if run.path("notebooks", f"{name}.ipynb").exists() else "left"
         steps.append(Step(name, state, entry.get("started"), entry.get("seconds")))
     return steps
+
+
+def is_done(steps: Iterable[Step], name: str | None = None) -> bool:
+    """Whether all notebooks are done, or the one of that ``name``."""
+    asked = [step.state for step in steps if name in (None, step.name)]
+    return bool(asked) and set(asked) == {"done"}
+
+
+def seconds_so_far(steps: Iterable[Step]) -> float:
+    """What notebooks have taken when they last ended, and those at work until now."""
+    now = datetime.now(UTC)
+    return sum(_since(step.started, now) if step.state == "running" else step.seconds or 0.0 for step in steps)
+
+
+def _since(started: str | None, now: datetime) -> float:
+    return (now - datetime.fromisoformat(started)).total_seconds() if started else 0.0
 
 
 @contextmanager
