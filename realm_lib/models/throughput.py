@@ -2,8 +2,8 @@
 
 A token takes two operations a weight that it is multiplied with: embeddings are looked up, not multiplied. Attention is
 left out: its part, 2 x layers x width x tokens of the row, is 0.4 % of a 70B model's operations for rows of 400 tokens.
-A pass takes no less time than its weights take to be read once. How much of a card's peak remains is measured, or called
-a guess, in :data:`UTILISATION`.
+A pass takes no less time than its weights take to be read once. How much of a card's peak remains stands in
+:data:`UTILISATION`, which says what of it is measured.
 """
 
 import math
