@@ -16,6 +16,7 @@ from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.rlhf import RlhfParams
 from realm_lib.config.signals import EmbeddingSignal, RewardModelSignal
 from realm_lib.data.pairs import all_texts, posts_with
+from realm_lib.features.lengths import text_lengths
 from realm_lib.features.signals import ScoreSignal, SimilaritySignal
 from realm_lib.features.similarity import quote_embeddings
 from realm_lib.features.store import FeatureStore, text_key
@@ -109,7 +110,7 @@ class _Checks:
         self._hub_model(params.model_id, params.revision)
         outline = read_outline(params, self.run.folder)
         encoder = outlined_encoder(outline, params)
-        self._refuse(encoder.refused(self.prompts, self.responses))
+        self._refuse(text_lengths(encoder, self.prompts, self.responses, self.store)[1])
         self.found.append((name, f"{outline.memory}; reads all {len(self.texts):,} responses"))
         self._stored += 60 * len(self.texts)
 

@@ -52,7 +52,7 @@ def write_reward_model(folder: Path) -> None:
     from realm_lib.models.reward_models.inform import INFORMForSequenceClassification
 
     torch.manual_seed(0)
-    bpe = tiny_hub.byte_level_bpe(shp_sized.some_texts(2_000), tiny_hub.LLAMA_TOKENS)
+    bpe = tiny_hub.byte_level_bpe(shp_sized.some_texts(2_000), tiny_hub.LLAMA_TOKENS, vocab_size=8192)
     tokenizer = tiny_hub.wrapped(
         bpe, tiny_hub.LLAMA_TEMPLATE, bos="<|begin_of_text|>", eos="<|eot_id|>", pad="<|finetune_right_pad_id|>"
     )

@@ -101,7 +101,7 @@ def write_checkpoints(folder: Path, texts: Iterable[str]) -> None:
     _write_embedder(models / "sentence-transformers/all-MiniLM-L6-v2")
 
 
-def byte_level_bpe(texts: Iterable[str], special: list[str]) -> Any:
+def byte_level_bpe(texts: Iterable[str], special: list[str], vocab_size: int = 2048) -> Any:
     """A tokenizer of some four letters a token, so that a comment of 10,000 letters is as long as for Llama's own."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -111,7 +111,9 @@ def byte_level_bpe(texts: Iterable[str], special: list[str]) -> Any:
     letters = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(
         texts,
-        trainers.BpeTrainer(vocab_size=2048, special_tokens=special, initial_alphabet=letters, show_progress=False),
+        trainers.BpeTrainer(
+            vocab_size=vocab_size, special_tokens=special, initial_alphabet=letters, show_progress=False
+        ),
     )
     return bpe
 

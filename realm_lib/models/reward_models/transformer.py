@@ -17,7 +17,7 @@ from realm_lib.models.reward_models.chat import EncodedChat, name_text
 from realm_lib.models.reward_models.forward import last_states
 from realm_lib.models.reward_models.loading import LoadedModel, load_model, log
 from realm_lib.models.reward_models.packing import Row, plan_batches
-from realm_lib.models.reward_models.reading import ScoreReading
+from realm_lib.models.reward_models.reading import ScoreReading, read_of
 from realm_lib.models.reward_models.text_pair import build_encoder
 from realm_lib.runs.memory import within_memory
 
@@ -64,9 +64,7 @@ class TransformerScorer:
 
     def read(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> tuple[NDArray[np.int64], ScoreReading]:
         """What :meth:`count_tokens` says, and how many of the texts are cut to ``max_length``."""
-        chats = self.encoder.encode(prompts, responses)
-        cut = (sum(chat.cut > 0 for chat in chats), sum(chat.response_cut > 0 for chat in chats))
-        return np.array([len(chat.ids) for chat in chats], dtype=np.int64), ScoreReading(len(chats), *cut)
+        return read_of(self.encoder.lengths(prompts, responses))
 
     def refused(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[int, ScorerError]:
         """The errors of texts that do not fit, or cannot be told from the model's special tokens, by their index."""
