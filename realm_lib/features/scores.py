@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from realm_lib.features.filling import fill, fill_from_stream
 from realm_lib.features.lengths import text_lengths
 from realm_lib.features.store import FeatureStore, text_key
-from realm_lib.models.reward_models import EncodingScorer, HostedScorer, ReadingScorer, Scorer, ScoreReading
+from realm_lib.models.reward_models import HostedScorer, ReadingScorer, Scorer, ScoreReading
+from realm_lib.models.reward_models.encoding import EncodingScorer
 from realm_lib.models.reward_models.reading import read_of
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +11,8 @@ from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.chats import Prompt
 from realm_lib.models.reward_models.reading import ScoreReading
 
-if TYPE_CHECKING:
-    from realm_lib.models.reward_models.chat import Encoder
-
 __all__ = [
     "CheckingScorer",
-    "EncodingScorer",
     "HostedScorer",
     "LongResponseError",
     "ReadingScorer",
@@ -56,15 +52,6 @@ class ReadingScorer(Scorer, Protocol):
 
     def read(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> tuple[NDArray[np.int64], ScoreReading]:
         """What :meth:`count_tokens` says, and how many of the texts it cuts, scored or not."""
-
-
-@runtime_checkable
-class EncodingScorer(ReadingScorer, Protocol):
-    """A reward model whose texts become tokens here."""
-
-    @property
-    def encoder(self) -> "Encoder":
-        """What makes tokens of its texts."""
 
 
 @runtime_checkable
