@@ -16,7 +16,8 @@ from realm_lib.config.profile import Params, load_params
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.rlhf import RlhfParams
 from realm_lib.config.signals import EmbeddingSignal, RewardModelSignal
-from realm_lib.data.pairs import all_texts, posts_with
+from realm_lib.data.pairs import all_texts, posts_with, sides_of
+from realm_lib.features.lengths import text_lengths
 from realm_lib.features.signals import ScoreSignal, SimilaritySignal
 from realm_lib.features.similarity import quote_embeddings
 from realm_lib.features.store import FeatureStore, text_key
@@ -81,8 +82,8 @@ def check_ahead(params: Params, pairs: Mapping[str, pd.DataFrame], store: Featur
     ahead = look_ahead(params, pairs, store, run.folder, rlhf)
     if ahead.faults:
         raise AheadError(told_faults(ahead.faults))
-    texts = pd.concat([all_texts(table) for table in pairs.values()]).drop_duplicates(ignore_index=True)
-    run.log(LOOKED_AHEAD, stored={each.feature: each.stored for each in stored_texts(params, texts, store.folder)})
+    stored = stored_texts(params, distinct_of(pairs), store.folder)
+    run.log(LOOKED_AHEAD, stored={each.feature: each.stored for each in stored})
     return pd.DataFrame(ahead.found, columns=["what", "found"])
 
 
@@ -128,6 +129,11 @@ def look_ahead(
     return checks.ahead
 
 
+def distinct_of(pairs: Mapping[Any, pd.DataFrame]) -> pd.DataFrame:
+    """The distinct (prompt, response) of several splits: columns prompt, response."""
+    return pd.concat([all_texts(table) for table in pairs.values()]).drop_duplicates(ignore_index=True)
+
+
 def _kinds(params: Params, kind: type, section: str) -> dict[str, Any]:
     return {
         f"signals.{name}": getattr(signal, section)
@@ -154,11 +160,9 @@ class _Checks:
         self.store = store
         self.run_folder = run_folder
         self.own_models = own_models
-        if asked is None:
-            asked = pd.concat([all_texts(table) for table in pairs.values()]).drop_duplicates(ignore_index=True)
-        self.texts = asked
-        self.prompts: list[Any] = self.texts["prompt"].tolist()
-        self.responses: list[str] = self.texts["response"].tolist()
+        self.texts = distinct_of(pairs) if asked is None else asked
+        self.prompts: list[Any]
+        self.prompts, self.responses = sides_of(self.texts)
         self.ahead = Ahead()
         self._models: dict[tuple[str, str | None], HubModel] = {}
         self._stored = 0
@@ -191,7 +195,7 @@ class _Checks:
 
         outline = read_outline(params, self.run_folder)
         encoder = outlined_encoder(outline, params)
-        self._refuse(encoder.refused(self.prompts, self.responses))
+        self._refuse(text_lengths(encoder, self.prompts, self.responses, self.store)[1])
         self.ahead.outlined[name] = Outlined(
             outline.memory.weights / BYTES_A_WEIGHT[params.quantization or params.dtype],
             len(encoder.encode(["a"], ["a"])[0].ids) - 2,

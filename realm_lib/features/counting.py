@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,8 @@ from realm_lib.config.data import DataParams, Split, SplitSizes
 from realm_lib.config.profile import Params
 from realm_lib.data.chats import PairsError, readable
 from realm_lib.data.kept import are_kept, keep_pairs
-from realm_lib.data.pairs import all_texts, load_splits
+from realm_lib.data.pairs import PairSplit, load_splits
+from realm_lib.features.ahead import distinct_of
 from realm_lib.models.hub import HubError, look_up_data
 from realm_lib.runs.run import Run
 
@@ -27,10 +27,10 @@ LETTERS_A_TOKEN = 4.0
 """Where no tokenizer is at hand: English has rather more in common vocabularies, other scripts have fewer."""
 _SIMULATED = 2_000
 _SHP = {"train": 348_718, "validation": 18_436, "test": 18_409}
-"""The splits' pairs by the card of stanfordnlp/SHP, which does not say how many texts they hold or how long these are:
-two responses a pair, at most. The letters are those of texts made up to be as long as SHP's are thought to be."""
+"""The splits' pairs by the card of stanfordnlp/SHP. It says neither how many texts they hold, two responses a pair at
+most, nor how long these are: letters of a post and of a comment, and pairs of a post, are assumed."""
 _SHP_LETTERS = (500, 450)
-_PAIRS_A_POST = 8
+_PAIRS_A_POST = 4
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class TokenCounts:
 class PlannedTexts:
     """The texts of a profile as far as they are known before it runs."""
 
-    def __init__(self, tables: Mapping[Split, pd.DataFrame], counts: TextCounts, fault: str = "") -> None:
+    def __init__(self, tables: Mapping[str, pd.DataFrame], counts: TextCounts, fault: str = "") -> None:
         self.tables = tables
         """The pairs of each split; none where they are not at hand."""
         self.counts = counts
@@ -77,8 +77,7 @@ class PlannedTexts:
         """Why the pairs cannot be read; empty where they can, or are not at hand yet."""
         self.texts = pd.DataFrame({"prompt": [], "response": []}, dtype=object)
         if tables:
-            found = pd.concat([all_texts(table) for table in tables.values()])
-            self.texts = found.drop_duplicates(ignore_index=True)
+            self.texts = distinct_of(tables)
 
     def suspects(self, letters: int) -> pd.DataFrame:
         """A sample of the texts, and all whose response has more ``letters``: those that a model may not read."""
@@ -104,7 +103,7 @@ def planned_texts(params: Params, run: Run, *, keep: bool) -> PlannedTexts:
 
 def _planned(data: DataParams, run: Run, *, keep: bool) -> PlannedTexts:
     if are_kept(run, data, SPLITS):
-        return _counted({split: pairs.table for split, pairs in keep_pairs(run, data, SPLITS).items()})
+        return _counted(_tables(keep_pairs(run, data, SPLITS)))
     if data.source == "simulator":
         return _simulated(data)
     if data.source == "hub" and not _is_here(name := data.dataset_name or ""):
@@ -114,8 +113,8 @@ def _planned(data: DataParams, run: Run, *, keep: bool) -> PlannedTexts:
             return PlannedTexts({}, _by_card(data), f"{name}: {error}")
         return PlannedTexts({}, _by_card(data))
     if keep:
-        return _counted({split: pairs.table for split, pairs in keep_pairs(run, data, SPLITS).items()})
-    return _counted({split: pairs.table for split, pairs in load_splits(data, SPLITS).items()})
+        return _counted(_tables(keep_pairs(run, data, SPLITS)))
+    return _counted(_tables(load_splits(data, SPLITS)))
 
 
 def count_tokens(planned: PlannedTexts, tokenizer: Path | None, max_length: int | None, template: int) -> TokenCounts:
@@ -124,17 +123,9 @@ def count_tokens(planned: PlannedTexts, tokenizer: Path | None, max_length: int 
     The ``tokenizer`` (a tokenizer.json) reads a sample, whose tokens a letter stand for all texts; without one
     :data:`LETTERS_A_TOKEN` do. ``template`` are the tokens that each chat has besides its texts.
     """
-    counts = planned.counts
-    a_letter, basis = _tokens_a_letter(planned.texts, tokenizer)
-    if planned.texts.empty:
-        texts, prompts = max(counts.texts, 1), max(counts.prompts, 1)
-        of_prompts: NDArray[np.floating[Any]] = np.full(texts, counts.repeated_prompt_letters / texts) * a_letter[0]
-        of_distinct = np.full(prompts, counts.prompt_letters / prompts) * a_letter[0]
-        of_responses = np.full(texts, counts.response_letters / texts) * a_letter[1]
-    else:
-        of_prompts = planned.texts["prompt"].str.len().to_numpy(np.float64) * a_letter[0]
-        of_distinct = of_prompts[_first_of_each(planned.texts)]
-        of_responses = planned.texts["response"].str.len().to_numpy(np.float64) * a_letter[1]
+    (asked, answered), basis = _tokens_a_letter(planned.texts, tokenizer)
+    repeated, distinct, responses = _letters(planned)
+    of_prompts, of_distinct, of_responses = repeated * asked, distinct * asked, responses * answered
     most = np.inf if max_length is None else max_length
     whole = of_prompts + of_responses + template
     return TokenCounts(
@@ -146,7 +137,23 @@ def count_tokens(planned: PlannedTexts, tokenizer: Path | None, max_length: int 
     )
 
 
-def _counted(tables: Mapping[Split, pd.DataFrame], basis: str = "counted", factor: float = 1.0) -> PlannedTexts:
+def _letters(planned: PlannedTexts) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Letters of the prompt of each text, of each distinct prompt, and of each response; means where none is known."""
+    counts, texts = planned.counts, planned.texts
+    if texts.empty:
+        numbers = (max(counts.texts, 1), max(counts.prompts, 1), max(counts.texts, 1))
+        sums = (counts.repeated_prompt_letters, counts.prompt_letters, counts.response_letters)
+        repeated, distinct, responses = (np.full(n, whole / n) for n, whole in zip(numbers, sums, strict=True))
+        return repeated, distinct, responses
+    repeated = texts["prompt"].str.len().to_numpy(np.float64)
+    return repeated, repeated[_first_of_each(texts)], texts["response"].str.len().to_numpy(np.float64)
+
+
+def _tables(splits: Mapping[Split, PairSplit]) -> dict[str, pd.DataFrame]:
+    return {str(split): pairs.table for split, pairs in splits.items()}
+
+
+def _counted(tables: Mapping[str, pd.DataFrame], basis: str = "counted", factor: float = 1.0) -> PlannedTexts:
     """The texts of pairs at hand; ``factor`` makes a part stand for all."""
     none = TextCounts(0, 0, 0, 0, 0, 0, basis)
     planned = PlannedTexts(tables, none)
@@ -179,7 +186,7 @@ def _simulated(data: DataParams) -> PlannedTexts:
     except PairsError:  # the part may be so small that a filter leaves none of a split
         made = load_splits(data, SPLITS)
         share = 1.0
-    tables = {split: pairs.table for split, pairs in made.items()}
+    tables = _tables(made)
     if share == 1.0:
         return _counted(tables)
     basis = f"estimated from {sum(part.model_dump().values()):,} of {total:,} simulated pairs"

@@ -7,14 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from realm_lib.config.base import resolve_path
 from realm_lib.config.profile import Params, load_params
 from realm_lib.config.rlhf import PPOParams
 from realm_lib.data.kept import are_kept, keep_pairs
-from realm_lib.data.pairs import all_texts
-from realm_lib.features.ahead import LOOKED_AHEAD
+from realm_lib.features.ahead import LOOKED_AHEAD, distinct_of
 from realm_lib.features.counting import SPLITS
 from realm_lib.features.stored import StoredTexts, stored_texts
 from realm_lib.runs.run import Run
@@ -83,8 +80,7 @@ def status_of(run: Run) -> RunStatus:
 
 
 def _features(params: Params, run: Run, *, at_work: bool) -> list[FeatureProgress]:
-    tables = [pairs.table for pairs in keep_pairs(run, params.data, SPLITS).values()]
-    texts = pd.concat([all_texts(table) for table in tables]).drop_duplicates(ignore_index=True)
+    texts = distinct_of({split: pairs.table for split, pairs in keep_pairs(run, params.data, SPLITS).items()})
     found = stored_texts(params, texts, resolve_path(params.data.preprocessing.cache_dir))
     began = _last_event(run, LOOKED_AHEAD) if at_work else None
     if began is None:
