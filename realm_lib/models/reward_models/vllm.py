@@ -3,10 +3,9 @@
 import hashlib
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +15,8 @@ from realm_lib.data.chats import Prompt, as_text
 from realm_lib.models.hosted import RemoteError, ask_all
 from realm_lib.models.reward_models import ScorerError
 from realm_lib.models.reward_models.chat import name_text
+from realm_lib.models.reward_models.encoding import EncodingScorer
 from realm_lib.models.reward_models.loading import log, outlined_encoder, read_outline, weights_version
-from realm_lib.models.reward_models.reading import ScoreReading
 from realm_lib.models.reward_models.text_pair import TextPairEncoder
 from realm_lib.models.reward_models.vllm_endpoint import VLLMEndpoint, are_close
 
@@ -26,10 +25,9 @@ _TEXTS = 32
 _PAUSE = 60.0
 """Seconds for which an endpoint without an answer is asked last."""
 _PROBES = ["Yeast turns sugar into gas, which the dough holds.", "No."]
-_PORTION = 4096
 
 
-class VLLMScorer:
+class VLLMScorer(EncodingScorer):
     """A one-label reward model behind one or several of vLLM's servers, with the numbers of a local one.
 
     The responses to one prompt are asked for one after another, at one endpoint, whose prefix cache then has the
@@ -39,42 +37,20 @@ class VLLMScorer:
     """
 
     def __init__(self, params: RewardModelParams, run_folder: Path | None = None) -> None:
-        outline = read_outline(params, run_folder)
-        self.params = params
-        self.encoder = outlined_encoder(outline, params)
-        if isinstance(self.encoder, TextPairEncoder) and "token_type_ids" in outline.tokenizer.model_input_names:
+        self.outline = outline = read_outline(params, run_folder, here=False)
+        encoder = outlined_encoder(outline, params)
+        if isinstance(encoder, TextPairEncoder) and "token_type_ids" in outline.tokenizer.model_input_names:
             raise ScorerError(
                 f"{params.model_id}: tells prompt from response by token types, which vLLM is not sent: score it here "
                 "with reward_model.backend sequence_classification"
             )
-        self.identity: Mapping[str, Any] = {
-            # Another backend than a local model's: an engine adds in another order. No address: the same model
-            # elsewhere is the same.
-            "backend": params.backend,
-            "model": params.model_id,
-            "weights": weights_version(outline, params),
-            "dtype": params.dtype,
-            "max_length": params.max_length,
-            "template": self.encoder.template_digest,
-        }
+        # Kept under a backend of its own, since an engine adds in another order; and under no address: the same model
+        # elsewhere is the same.
+        super().__init__(params, encoder, weights_version(outline, params))
         self._lock = threading.Lock()
         self._servers: list[VLLMEndpoint] = []
         self._first: tuple[VLLMEndpoint, NDArray[np.float64]] | None = None
         """The endpoint that was looked at first, and its rewards: the others must have the same."""
-
-    def count_tokens(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.int64]:
-        """Tokens of each chat after the cut, int64 [n]."""
-        return self.read(prompts, responses)[0]
-
-    def read(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> tuple[NDArray[np.int64], ScoreReading]:
-        """What :meth:`count_tokens` says, and how many of the texts are cut to ``max_length``."""
-        chats = self.encoder.encode(prompts, responses)
-        cut = (sum(chat.cut > 0 for chat in chats), sum(chat.response_cut > 0 for chat in chats))
-        return np.array([len(chat.ids) for chat in chats], dtype=np.int64), ScoreReading(len(chats), *cut)
-
-    def refused(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[int, ScorerError]:
-        """The errors of texts that do not fit, or cannot be told from the model's special tokens, by their index."""
-        return self.encoder.refused(prompts, responses)
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float32]:
         """Scores, float32 [n]. Raises :class:`ScorerError` when any text failed; :meth:`stream` gives the others."""
