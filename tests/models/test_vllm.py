@@ -230,3 +230,14 @@ def test_models_that_vllm_has_no_reward_of_are_refused(
     other = copied(folder, tmp_path / "other", architectures=[architecture])
     with pytest.raises(ScorerError, match=says):
         build_scorer(RewardModelParams(backend="vllm", model_id=str(other), endpoints=["http://127.0.0.1:9"]))
+
+
+def test_no_text_is_asked_for_where_one_endpoint_refuses(folder: Path) -> None:
+    """Of another's weights nothing is kept, whichever endpoint is the first to answer."""
+    with running_reward_model(folder) as one, running_reward_model(folder, shift=1.0) as other:
+        with pytest.raises(ScorerError, match="other rewards for the same texts"):
+            scorer_at(folder, one, other).score(PROMPTS, RESPONSES)
+        assert len(one.posted("/classify")) == len(other.posted("/classify")) == 3
+        other.key = KEY
+        with pytest.raises(ScorerError, match="401"):
+            scorer_at(folder, one, other).score(PROMPTS, RESPONSES)

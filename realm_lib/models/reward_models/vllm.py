@@ -32,7 +32,7 @@ class VLLMScorer(EncodingScorer):
 
     The responses to one prompt are asked for one after another, at one endpoint, whose prefix cache then has the
     prompt; an endpoint that does not answer in its tries is left out for a minute, and the others take its texts.
-    Each is looked at before its first text (:meth:`VLLMEndpoint.check`).
+    All are looked at before the first text (:meth:`VLLMEndpoint.check`), and one that comes back is again.
     Raises :class:`ScorerError` for a model that vLLM does not serve.
     """
 
@@ -49,6 +49,8 @@ class VLLMScorer(EncodingScorer):
         super().__init__(params, encoder, weights_version(outline, params))
         self._lock = threading.Lock()
         self._servers: list[VLLMEndpoint] = []
+        self._looked = False
+        """Whether all endpoints were looked at; one that fails and comes back is looked at by itself."""
         self._first: tuple[VLLMEndpoint, NDArray[np.float64]] | None = None
         """The endpoint that was looked at first, and its rewards: the others must have the same."""
 
@@ -72,7 +74,8 @@ class VLLMScorer(EncodingScorer):
         asked = list(_requests(prompts, responses))
         if not asked:
             return
-        self._endpoints()
+        if not self._looked:
+            self.check_endpoints()
         done, failure = 0, None
         for number, answer in ask_all(
             asked,
@@ -98,19 +101,23 @@ class VLLMScorer(EncodingScorer):
             )
 
     def check_endpoints(self) -> str:
-        """Look at every endpoint now; says how many answer. Raises :class:`ScorerError` when none does, or for one
-        that answers no rewards."""
+        """Look at every endpoint, all at once; says how many answer.
+
+        Raises :class:`ScorerError` when none does, for one that refuses, and for one that answers no rewards.
+        """
         endpoints = self._endpoints()
         with ThreadPoolExecutor(len(endpoints)) as pool:
-            failures = [failure for failure in pool.map(self._failure_of, endpoints) if failure]
-        if len(failures) == len(endpoints):
-            raise ScorerError(str(failures[0]))
-        return f"{len(endpoints) - len(failures)} of {len(endpoints)} endpoints answer rewards"
+            faults = [fault for fault in pool.map(self._fault_of, endpoints) if fault]
+        lasting = [fault for fault in faults if not getattr(fault, "retryable", False)]
+        if lasting or len(faults) == len(endpoints):
+            raise ScorerError(str((lasting or faults)[0]))
+        self._looked = True
+        return f"{len(endpoints) - len(faults)} of {len(endpoints)} endpoints answer rewards"
 
-    def _failure_of(self, endpoint: VLLMEndpoint) -> RemoteError | None:
+    def _fault_of(self, endpoint: VLLMEndpoint) -> Exception | None:
         try:
             self._look_at(endpoint)
-        except RemoteError as error:
+        except (RemoteError, ScorerError) as error:
             return error
         return None
 
@@ -125,7 +132,7 @@ class VLLMScorer(EncodingScorer):
         return rewards
 
     def _asked(self, ids: Sequence[Sequence[int]], prompt: Prompt, stopped: threading.Event) -> NDArray[np.float64]:
-        failure: RemoteError | None = None
+        failure = None
         for endpoint in self._in_turn(prompt):
             try:
                 self._look_at(endpoint)
@@ -135,10 +142,8 @@ class VLLMScorer(EncodingScorer):
                     raise
                 failure = error
                 self._note(endpoint, error)
-        assert failure is not None
         several = f"none of {len(self._servers)} endpoints answers; the last: " if len(self._servers) > 1 else ""
-        failure.args = (f"{several}{failure}",)
-        raise failure
+        raise ScorerError(f"{several}{failure}")
 
     def _note(self, endpoint: VLLMEndpoint, error: RemoteError) -> None:
         """That an endpoint did not answer: said once, until it does."""
@@ -175,6 +180,7 @@ class VLLMScorer(EncodingScorer):
                     f"{endpoint} and {other} have other rewards for the same texts ({rewards.tolist()} and "
                     f"{expected.tolist()}): they do not serve the same weights"
                 )
+            endpoint.take()
 
     def _endpoints(self) -> list[VLLMEndpoint]:
         with self._lock:

@@ -64,7 +64,7 @@ class VLLMEndpoint:
         return news
 
     def check(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-        """The rewards of two different ``texts`` (token ids), once all is well: then other texts may be asked for.
+        """The rewards of two different ``texts`` (token ids), where all is well: then other texts may be asked for.
 
         Raises :class:`ScorerError` for another model, one that reads less than ``max_length``, and answers that are
         several numbers, the same for both texts, another each time, or what a sigmoid or softmax made of rewards.
@@ -86,8 +86,11 @@ class VLLMEndpoint:
             )
         if ((rewards >= 0) & (rewards <= 1)).all():
             self._prove_raw(texts, rewards)
-        self.checked, self.failure = True, None
         return rewards
+
+    def take(self) -> None:
+        """Note that it answers rewards."""
+        self.checked, self.failure = True, None
 
     def rewards(
         self, texts: Sequence[Sequence[int]], cancelled: threading.Event | None = None, *, activation: bool = False
@@ -134,10 +137,7 @@ class VLLMEndpoint:
                 said.append(f"{route}: {error}")
             else:
                 return route
-        raise ScorerError(
-            f"{self}: has no rewards: {_START.format(model=self._params.model_id)} (before vLLM 0.15 no route takes "
-            f"token ids for them). {'; '.join(said)}"
-        )
+        raise ScorerError(f"{self}: has no rewards: {_START.format(model=self._params.model_id)}. {'; '.join(said)}")
 
     def _prove_raw(self, texts: Sequence[Sequence[int]], rewards: NDArray[np.float64]) -> None:
         """Raise :class:`ScorerError` unless numbers within [0, 1] become others by the sigmoid, asked for by name."""
@@ -170,7 +170,7 @@ class VLLMEndpoint:
         if len(numbers) != 1:
             raise ScorerError(
                 f"{self}: answers {len(numbers)} numbers to a text, not one reward: hidden states, an embedding or "
-                f"several labels. {_START.format(model=self._params.model_id).capitalize()}, whose checkpoint is of a "
-                "class for one label (...ForSequenceClassification)"
+                f"several labels. Its checkpoint must be of a class for one (...ForSequenceClassification), and "
+                f"{_START.format(model=self._params.model_id)}"
             )
         return math.nan if numbers[0] is None else float(numbers[0])
