@@ -51,6 +51,7 @@ ELSEWHERE = {
     "realm serve": "does not end; the snippet of curl is run against it",
     "curl ": "runs with the server",
     "VLLM_": "needs vLLM and a GPU; tests/rlhf/test_samplers.py asks a stand-in",
+    "vllm ": "needs vLLM; tests/models/test_vllm.py asks a stand-in, tests/frameworks/real_vllm.py vLLM itself",
 }
 
 

@@ -63,7 +63,7 @@ def main(endpoint: str, folder: str, tolerance: str = "1e-3") -> None:
     prompts, responses = texts["prompt"].tolist(), texts["response"].tolist()
 
     def built(**changes: Any) -> tuple[Scorer, Scorer]:
-        section = {"model_id": folder, "max_length": 2048, "max_attempts": 2, "long_responses": "cut"}
+        section: dict[str, Any] = {"model_id": folder, "max_length": 2048, "max_attempts": 2, "long_responses": "cut"}
         served = section | {"backend": "vllm", "endpoints": [endpoint], "max_in_flight": 32} | changes
         here = section | {"backend": "sequence_classification"} | {"max_length": served["max_length"]}
         return build_scorer(RewardModelParams(**served)), build_scorer(RewardModelParams(**here))

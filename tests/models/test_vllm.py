@@ -47,7 +47,11 @@ def server(folder: Path) -> Iterator[RewardStandIn]:
 
 
 def scorer_at(folder: Path, *servers: RewardStandIn, **options: Any) -> VLLMScorer:
-    settings = {"backend": "vllm", "model_id": str(folder), "endpoints": [server.url for server in servers]}
+    settings: dict[str, Any] = {
+        "backend": "vllm",
+        "model_id": str(folder),
+        "endpoints": [server.url for server in servers],
+    }
     settings |= {"max_length": 128, "retry_wait": 0.01, "max_attempts": 2}
     scorer = build_scorer(RewardModelParams.model_validate(settings | options))
     assert isinstance(scorer, VLLMScorer)
