@@ -143,7 +143,10 @@ def _letters(planned: PlannedTexts) -> tuple[NDArray[np.float64], NDArray[np.flo
     if texts.empty:
         numbers = (max(counts.texts, 1), max(counts.prompts, 1), max(counts.texts, 1))
         sums = (counts.repeated_prompt_letters, counts.prompt_letters, counts.response_letters)
-        repeated, distinct, responses = (np.full(n, whole / n) for n, whole in zip(numbers, sums, strict=True))
+        means = [whole / number for whole, number in zip(sums, numbers, strict=True)]
+        repeated, distinct, responses = (
+            np.full(number, mean, dtype=np.float64) for number, mean in zip(numbers, means, strict=True)
+        )
         return repeated, distinct, responses
     repeated = texts["prompt"].str.len().to_numpy(np.float64)
     return repeated, repeated[_first_of_each(texts)], texts["response"].str.len().to_numpy(np.float64)
