@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import closing
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,17 @@ from tqdm.auto import tqdm
 from realm_lib.features.store import FeatureTable
 from realm_lib.models.embedders import EmbedderError
 from realm_lib.models.reward_models import ScorerError
+
+Piece = Sequence[tuple[str, ...]]
+"""Some of the texts that a model is asked about, as (prompt, response) or (text,)."""
+
+
+@runtime_checkable
+class Pooled(Protocol):
+    """A model of which several copies compute side by side, a piece each at a time."""
+
+    def compute_pieces(self, pieces: Sequence[Piece]) -> Generator[tuple[int, NDArray[np.float32]]]:
+        """The index of a piece and its values, [n, width], as they are finished; the first error ends it."""
 
 
 def fill(
@@ -46,6 +58,37 @@ def fill(
             computed += batch
             done += len(piece)
             bar.set_postfix_str(f"{done:,} of {len(missing):,} texts", refresh=False)
+            bar.update(int(sizes[piece].sum()))
+    return computed
+
+
+def fill_from_pool(
+    table: FeatureTable,
+    keys: Sequence[bytes],
+    texts: Sequence[tuple[str, ...]],
+    pool: Pooled,
+    *,
+    order: Sequence[int],
+    groups: Sequence[Hashable],
+    sizes: NDArray[np.int64],
+    unit: str,
+    batch_size: int,
+    label: str | None,
+) -> list[int]:
+    """What :func:`fill` does, by the copies of a pool: the same pieces, each committed as soon as it comes back."""
+    missing = [index for index in order if keys[index] not in table]
+    pieces = _pieces(missing, groups, batch_size)
+    computed: list[int] = []
+    total = int(sizes[missing].sum())
+    with (
+        tqdm(total=total, desc=label, unit=unit, unit_scale=True, disable=label is None, mininterval=1.0) as bar,
+        closing(pool.compute_pieces([[texts[index] for index in piece] for piece in pieces])) as answers,
+    ):
+        for number, values in answers:
+            piece = pieces[number]
+            table.put([keys[index] for index in piece], values)
+            computed += piece
+            bar.set_postfix_str(f"{len(computed):,} of {len(missing):,} texts", refresh=False)
             bar.update(int(sizes[piece].sum()))
     return computed
 

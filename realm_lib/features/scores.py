@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from realm_lib.features.filling import fill, fill_from_stream
+from realm_lib.features.filling import Pooled, fill, fill_from_pool, fill_from_stream
 from realm_lib.features.store import FeatureStore, text_key
 from realm_lib.models.reward_models import HostedScorer, ReadingScorer, Scorer, ScoreReading
 
@@ -43,7 +43,20 @@ def score_texts(
     keys = [text_key(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
     order = _scoring_order(prompts, tokens)
     table = store.table("score", scorer.identity, 1)
-    if isinstance(scorer, HostedScorer):
+    if isinstance(scorer, Pooled):
+        computed = fill_from_pool(
+            table,
+            keys,
+            list(zip(prompts, responses, strict=True)),
+            scorer,
+            order=order,
+            groups=prompts,
+            sizes=tokens,
+            unit="tok",
+            batch_size=batch_size,
+            label=label,
+        )
+    elif isinstance(scorer, HostedScorer):
         hosted = scorer
         computed = fill_from_stream(
             table,

@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from realm_lib.data.pairs import distinct_texts
-from realm_lib.features.filling import fill, fill_from_stream
+from realm_lib.features.filling import Pooled, fill, fill_from_pool, fill_from_stream
 from realm_lib.features.reading import as_read, refuse_long, texts_read
 from realm_lib.features.store import FeatureStore, FeatureTable, text_key
 from realm_lib.models.embedders import (
@@ -62,19 +62,20 @@ def similarities(
             asked = side.embedder.quote(side.texts)
             quote = asked if quote is None else quote + asked
             computed += len(fill_from_stream(side.table, keys, order, side.stream, batch_size, label))
+            continue
+        how = {
+            "order": order,
+            "groups": side.texts,
+            "sizes": np.array([len(text) for text in side.texts]),
+            "unit": "char",
+            "batch_size": batch_size,
+            "label": label,
+        }
+        if isinstance(side.embedder, Pooled):
+            done = fill_from_pool(side.table, keys, [(text,) for text in side.texts], side.embedder, **how)
         else:
-            done = fill(
-                side.table,
-                keys,
-                side.compute,
-                order=order,
-                groups=side.texts,
-                sizes=np.array([len(text) for text in side.texts]),
-                unit="char",
-                batch_size=batch_size,
-                label=label,
-            )
-            computed += len(done)
+            done = fill(side.table, keys, side.compute, **how)
+        computed += len(done)
     prompt_keys, response_keys = ([text_key(text) for text in texts] for texts in (prompts, responses))
     values = _cosines(prompt_side.table, prompt_keys, response_side.table, response_keys)
     return Similarities(values, texts, computed, quote, reading)
