@@ -23,6 +23,7 @@ from realm_lib.models.embedders import PACKAGED_MODEL, EmbedderError, build_embe
 from realm_lib.models.hub import HubError, HubModel, cache_folder, look_up
 from realm_lib.models.reward_models import LongResponseError, ScorerError, build_scorer
 from realm_lib.models.reward_models.loading import outlined_encoder, read_outline
+from realm_lib.runs.extras import check_engine
 from realm_lib.runs.run import Run
 from realm_lib.runs.weights import locate_model
 
@@ -44,7 +45,9 @@ def check_ahead(params: Params, pairs: Mapping[str, pd.DataFrame], store: Featur
     has one. Raises :class:`AheadError` naming all that is wrong; a model that an earlier notebook makes is a
     :class:`realm_lib.runs.run.MissingStepError` by itself.
     """
-    checks = _Checks(pairs, store, run)
+    checks = _Checks(pairs, store, run, here=params.run.engine == "local")
+    with checks.of("run.engine"):
+        check_engine(params.run)
     rows = {"reward_model": params.reward_model} | _kinds(params, RewardModelSignal, "reward_model")
     for name, reward_model in rows.items():
         with checks.of(name):
@@ -76,10 +79,12 @@ def _kinds(params: Params, kind: type, section: str) -> dict[str, Any]:
 class _Checks:
     """What was found so far, and what is wrong."""
 
-    def __init__(self, pairs: Mapping[str, pd.DataFrame], store: FeatureStore, run: Run) -> None:
+    def __init__(self, pairs: Mapping[str, pd.DataFrame], store: FeatureStore, run: Run, here: bool) -> None:
         self.pairs = pairs
         self.store = store
         self.run = run
+        self.here = here
+        """Whether models run on this machine."""
         self.texts = pd.concat([all_texts(table) for table in pairs.values()]).drop_duplicates(ignore_index=True)
         self.prompts: list[Any] = self.texts["prompt"].tolist()
         self.responses: list[str] = self.texts["response"].tolist()
@@ -107,7 +112,7 @@ class _Checks:
             self.found.append((name, f"{params.model_id}: its key is set"))
             return
         self._hub_model(params.model_id, params.revision)
-        outline = read_outline(params, self.run.folder)
+        outline = read_outline(params, self.run.folder, here=self.here)
         encoder = outlined_encoder(outline, params)
         self._refuse(encoder.refused(self.prompts, self.responses))
         self.found.append((name, f"{outline.memory}; reads all {len(self.texts):,} responses"))

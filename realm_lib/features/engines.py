@@ -1,16 +1,14 @@
 """What the models of features run on, by ``run.engine``: this process, or copies of each model on a Ray cluster."""
 
-import importlib.metadata
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
-from realm_lib.config.base import ParamsError
 from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.run import RunParams
 from realm_lib.models.embedders import Embedder, build_embedder
 from realm_lib.models.reward_models import Scorer, build_scorer
+from realm_lib.runs.extras import check_engine
 
 
 class Engine(Protocol):
@@ -22,13 +20,8 @@ class Engine(Protocol):
     def embedder(self, params: EmbeddingParams, run_folder: Path | None = None) -> Embedder:
         """As :func:`realm_lib.models.embedders.build_embedder`."""
 
-    def __enter__(self) -> Self:
-        """The engine itself, to be left when its models are no longer asked."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Let go what the engine holds."""
+    def close(self) -> None:
+        """Let go what the engine holds; its models are not asked after that."""
 
 
 class LocalEngine:
@@ -42,10 +35,7 @@ class LocalEngine:
         """See :func:`realm_lib.models.embedders.build_embedder`."""
         return build_embedder(params, run_folder)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         """Nothing is held."""
 
 
@@ -61,15 +51,3 @@ def build_engine(params: RunParams) -> Engine:
     from realm_lib.features.ray import RayEngine
 
     return RayEngine(params)
-
-
-def check_engine(params: RunParams) -> None:
-    """Raise :class:`ParamsError` with the line that installs it where ``run.engine`` is not installed."""
-    if params.engine == "ray":
-        try:
-            importlib.metadata.version("ray")
-        except importlib.metadata.PackageNotFoundError:
-            raise ParamsError(
-                "run.engine ray: Ray is not installed: .venv/bin/pip install -c constraints.txt '.[ray]' "
-                "(run.engine local needs none)"
-            ) from None

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from realm_lib.config.signals import SignalsParams
 from realm_lib.data.chats import PairsError
 from realm_lib.data.pairs import all_texts, distinct_texts, posts_with
+from realm_lib.features.engines import Engine
 from realm_lib.features.identities import Identities, identities_of
 from realm_lib.features.reading import LongTextError, refuse_long
 from realm_lib.features.scores import score_texts
@@ -195,10 +196,13 @@ def add_signals(
     store: FeatureStore,
     run_folder: Path | None = None,
     *,
+    engine: Engine | None = None,
     batch_size: int = 256,
     progress: bool = True,
 ) -> dict[str, Extraction]:
     """The signals of a profile added to each split, by :func:`add_signal`: one model at a time is in memory.
+
+    The models run on ``engine``, in this process where there is none.
 
     With an embedder that is paid, what all splits take is printed, and refused when it is over its budget, before any
     is embedded. Raises what :func:`build_signal` raises too.
@@ -209,7 +213,7 @@ def add_signals(
             _refuse_taken(extraction.table, name)
     for name, params in signals.items():
         release_memory()
-        signal = build_signal(name, params, run_folder)
+        signal = build_signal(name, params, run_folder, engine)
         if isinstance(signal, SimilaritySignal):
             with naming(name):
                 tables = [extraction.table for extraction in features.values()]

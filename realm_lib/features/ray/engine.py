@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import ray
@@ -114,8 +114,7 @@ class RayEngine:
             ),
             num_cpus=1,
             num_gpus=pool.gpus,
-            max_restarts=-1,
-            max_task_retries=_TRIES,
+            ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": _TRIES},
         )
         try:
             for block in answers.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -123,10 +122,7 @@ class RayEngine:
         except ray.exceptions.RayError as error:
             raise EngineError(_explained(error)) from error
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         """End the cluster that was started here; another one is only left."""
         ray.shutdown()
 
