@@ -42,12 +42,12 @@ class LocalEngine:
 def build_engine(params: RunParams) -> Engine:
     """The engine that ``run.engine`` names; of ray, the cluster is reached or started.
 
-    Raises what :func:`check_engine` raises, and :class:`realm_lib.features.ray.EngineError` where the cluster cannot be
-    reached or lacks what ``run`` asks of it.
+    Raises what :func:`check_engine` raises, and :class:`realm_lib.features.ray.pool.EngineError` where the cluster
+    cannot be reached.
     """
     if params.engine == "local":
         return LocalEngine()
     check_engine(params)
-    from realm_lib.features.ray import RayEngine
+    from realm_lib.features.ray.engine import RayEngine
 
     return RayEngine(params)

@@ -5,8 +5,3 @@ to actors that each hold the model, and commits each piece as it comes back. No 
 that came back is in the store: a lost actor's pieces are given to another, a driver that is started again asks for the
 rest.
 """
-
-from realm_lib.features.ray.cluster import EngineError
-from realm_lib.features.ray.engine import RayEngine
-
-__all__ = ["EngineError", "RayEngine"]

@@ -18,7 +18,8 @@ from realm_lib.data.chats import Prompt, as_text
 from realm_lib.features.filling import Piece
 from realm_lib.features.ray.actors import ModelActor
 from realm_lib.features.ray.blocks import pack_texts, unpack_answer
-from realm_lib.features.ray.cluster import EngineError, Pool, connect, plan_pool
+from realm_lib.features.ray.cluster import connect
+from realm_lib.features.ray.pool import EngineError, Pool, plan_pool
 from realm_lib.features.ray.recipe import Recipe, read_files, source_digest
 from realm_lib.models.embedders import Embedder, build_embedder
 from realm_lib.models.embedders.sentence_transformer import SentenceTransformerEmbedder
