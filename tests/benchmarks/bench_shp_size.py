@@ -175,6 +175,7 @@ def run(pairs: int, folder: Path) -> dict[str, dict[str, float]]:
     start = time.perf_counter()
     if not (folder / "pairs").exists():
         shp_sized.write_pairs(folder / "pairs", pairs)
+    if not (folder / "reward_model").exists():
         write_reward_model(folder / "reward_model")
     print(f"{pairs:,} pairs written in {time.perf_counter() - start:.0f} s", flush=True)
     command = [sys.executable, __file__, "--walk", str(folder)]
