@@ -9,9 +9,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from realm_lib.config.data import MAX_UNUSABLE_SHARE, DataParams, Split
 from realm_lib.data.annotators import agreement, overruled, with_pair_ids
@@ -175,8 +177,9 @@ class _Chosen:
         responses = self.pairs[["human_ref_A", "human_ref_B"]]
         posts = {text: is_empty(as_messages(text)[-1]["content"]) for text in self.pairs["history"].unique()}
         self.drop("empty text", responses.map(is_empty).any(axis=1) | self.pairs["history"].map(posts).astype(bool))
-        responses = self.pairs[["human_ref_A", "human_ref_B"]].map(visible)
-        self.drop("equal responses", responses["human_ref_A"] == responses["human_ref_B"])
+        both = zip(self.pairs["human_ref_A"], self.pairs["human_ref_B"], strict=True)
+        equal = [visible(a) == visible(b) for a, b in both]
+        self.drop("equal responses", pd.Series(equal, self.pairs.index, dtype=bool))
         for measure in MEASURES:
             self.drop(f"label against {measure}", against_label(self.pairs, measure))
             self.drop(f"equal {measure}", equal_numbers(self.pairs, measure))
@@ -230,6 +233,40 @@ def all_texts(pairs: pd.DataFrame) -> pd.DataFrame:
 def distinct_texts(pairs: pd.DataFrame) -> pd.DataFrame:
     """The distinct (prompt, response) of ``pairs``, however many pairs hold each: columns prompt, response."""
     return all_texts(pairs).drop_duplicates(ignore_index=True)
+
+
+class DistinctTexts(NamedTuple):
+    """The rows of :func:`distinct_texts` as lists, of which equal texts are one object, and where the pairs' are."""
+
+    prompts: list[str]
+    responses: list[str]
+    places: tuple[NDArray[np.int64], NDArray[np.int64]]
+    """Of A and of B of each pair, [pairs], within the lists."""
+
+
+def texts_of(pairs: pd.DataFrame) -> DistinctTexts:
+    """The distinct (prompt, response) of ``pairs`` in the order of :func:`all_texts`.
+
+    By numbers of texts: of SHP a table of them would hold a gigabyte, since each response stands beside its post.
+    """
+    post, posts = pd.factorize(pairs["history"])
+    answer, answers = pd.factorize(pd.concat([pairs["human_ref_A"], pairs["human_ref_B"]]))
+    places, first = pd.factorize(np.tile(post, 2).astype(np.int64) * len(answers) + answer)
+    kept_posts, kept_answers = posts.tolist(), answers.tolist()
+    prompts = [kept_posts[number] for number in first // max(1, len(answers))]
+    responses = [kept_answers[number] for number in first % max(1, len(answers))]
+    return DistinctTexts(prompts, responses, (places[: len(pairs)], places[len(pairs) :]))
+
+
+def sides_of(texts: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """The prompts and the responses of ``texts``, of which equal ones are one object: a post has many responses."""
+
+    def side(name: str) -> list[str]:
+        codes, distinct = pd.factorize(texts[name])
+        kept: list[str] = distinct.tolist()
+        return [kept[code] for code in codes]
+
+    return side("prompt"), side("response")
 
 
 def posts_with(texts: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:

@@ -15,7 +15,8 @@ from realm_lib.config.profile import Params, load_params
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.rlhf import RlhfParams
 from realm_lib.config.signals import EmbeddingSignal, RewardModelSignal
-from realm_lib.data.pairs import all_texts, posts_with
+from realm_lib.data.pairs import all_texts, posts_with, sides_of
+from realm_lib.features.lengths import text_lengths
 from realm_lib.features.signals import ScoreSignal, SimilaritySignal
 from realm_lib.features.similarity import quote_embeddings
 from realm_lib.features.store import FeatureStore, text_key
@@ -86,8 +87,8 @@ class _Checks:
         self.here = here
         """Whether models run on this machine."""
         self.texts = pd.concat([all_texts(table) for table in pairs.values()]).drop_duplicates(ignore_index=True)
-        self.prompts: list[Any] = self.texts["prompt"].tolist()
-        self.responses: list[str] = self.texts["response"].tolist()
+        self.prompts: list[Any]
+        self.prompts, self.responses = sides_of(self.texts)
         self.found: list[tuple[str, str]] = []
         self.faults: list[str] = []
         self._models: dict[tuple[str, str | None], HubModel] = {}
@@ -114,7 +115,7 @@ class _Checks:
         self._hub_model(params.model_id, params.revision)
         outline = read_outline(params, self.run.folder, here=self.here)
         encoder = outlined_encoder(outline, params)
-        self._refuse(encoder.refused(self.prompts, self.responses))
+        self._refuse(text_lengths(encoder, self.prompts, self.responses, self.store)[1])
         self.found.append((name, f"{outline.memory}; reads all {len(self.texts):,} responses"))
         self._stored += 60 * len(self.texts)
 

@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from realm_lib.config.signals import SignalsParams
 from realm_lib.data.chats import PairsError
-from realm_lib.data.pairs import all_texts, distinct_texts, posts_with
+from realm_lib.data.pairs import DistinctTexts, posts_with, texts_of
 from realm_lib.features.engines import Engine
 from realm_lib.features.identities import Identities, identities_of
 from realm_lib.features.reading import LongTextError, refuse_long
@@ -128,8 +130,8 @@ def extract(
     start = time.monotonic()
     if (quote := quote_embeddings([pairs], embedder, store)) and quote.texts:
         tqdm.write(f"embedding: {quote}")
-    texts = distinct_texts(pairs)
-    prompts, responses = texts["prompt"].tolist(), texts["response"].tolist()
+    texts = texts_of(pairs)
+    prompts, responses = texts.prompts, texts.responses
     label = "scoring" if progress else None
     with _naming_posts(texts, pairs):
         refuse_long(prompts, responses, embedder)
@@ -145,14 +147,14 @@ def extract(
     table = _with_columns(votes_renamed(pairs), texts, {"score": scores.values, "similarity": found.values})
     for name, (a, b) in stored_similarities(pairs, embedder, store).items():
         table[f"similarity_A under {name}"], table[f"similarity_B under {name}"] = a, b
-    times_used = all_texts(pairs).value_counts().reindex(pd.MultiIndex.from_frame(texts))
+    times_used = np.bincount(np.concatenate(texts.places), minlength=len(prompts))
     counts = FeatureCounts(
         pairs=len(pairs),
-        unique_responses=len(texts),
+        unique_responses=len(prompts),
         scored=len(scores.computed),
-        cache_hits=len(texts) - len(scores.computed),
+        cache_hits=len(prompts) - len(scores.computed),
         tokens_scored=int(scores.tokens[scores.computed].sum()),
-        tokens_naive=int((scores.tokens * times_used.to_numpy()).sum()),
+        tokens_naive=int((scores.tokens * times_used).sum()),
         seconds=round(time.monotonic() - start, 2),
     )
     identities = identities_of({"score": ScoreSignal(scorer), "similarity": similarity})
@@ -176,8 +178,8 @@ def add_signal(
     """
     start = time.monotonic()
     _refuse_taken(extraction.table, name)
-    texts = distinct_texts(extraction.table)
-    prompts, responses = texts["prompt"].tolist(), texts["response"].tolist()
+    texts = texts_of(extraction.table)
+    prompts, responses = texts.prompts, texts.responses
     with naming(name), _naming_posts(texts, extraction.table):
         found = signal.stored(prompts, responses, store, batch_size, name if progress else None)
     seconds = time.monotonic() - start
@@ -265,22 +267,21 @@ def _refuse_taken(table: pd.DataFrame, name: str) -> None:
         raise PairsError(f"signals.{name}: the pairs have a column {taken[0]} already: give the signal another name")
 
 
-def _with_columns(table: pd.DataFrame, texts: pd.DataFrame, values: Mapping[str, Any]) -> pd.DataFrame:
-    """``table`` with NAME_A and NAME_B for the ``values`` by NAME of the distinct ``texts``."""
-    of_texts = texts.assign(**values)
-    for side in "AB":
-        named = of_texts.set_axis(["history", f"human_ref_{side}", *(f"{name}_{side}" for name in values)], axis=1)
-        table = table.merge(named, on=["history", f"human_ref_{side}"], how="left", validate="many_to_one")
-    return table
+def _with_columns(table: pd.DataFrame, texts: DistinctTexts, values: Mapping[str, NDArray[Any]]) -> pd.DataFrame:
+    """``table`` with NAME_A and NAME_B for the ``values`` by NAME of its distinct ``texts``."""
+    sides = zip("AB", texts.places, strict=True)
+    columns = {f"{name}_{side}": own[places] for side, places in sides for name, own in values.items()}
+    return table.reset_index(drop=True).assign(**columns)
 
 
 @contextmanager
-def _naming_posts(texts: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[None]:
+def _naming_posts(texts: DistinctTexts, pairs: pd.DataFrame) -> Iterator[None]:
     """Errors about some of the distinct ``texts`` say which posts of ``pairs`` they are of."""
     try:
         yield
     except (LongResponseError, LongTextError, SignalError) as error:
         if error.places:
-            posts = posts_with(texts.iloc[error.places], pairs)
+            at_fault = [(texts.prompts[place], texts.responses[place]) for place in error.places]
+            posts = posts_with(pd.DataFrame(at_fault, columns=["prompt", "response"]), pairs)
             error.args = (f"{error} (post_id {', '.join(posts[:5])})",)
         raise

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from realm_lib.data.pairs import distinct_texts
-from realm_lib.features.filling import Pooled, fill, fill_from_pool, fill_from_stream
+from realm_lib.data.pairs import texts_of
+from realm_lib.features.filling import OverPool, Pooled, fill, fill_from_stream
 from realm_lib.features.reading import as_read, refuse_long, texts_read
 from realm_lib.features.store import FeatureStore, FeatureTable, text_key
 from realm_lib.models.embedders import (
@@ -62,21 +62,23 @@ def similarities(
             asked = side.embedder.quote(side.texts)
             quote = asked if quote is None else quote + asked
             computed += len(fill_from_stream(side.table, keys, order, side.stream, batch_size, label))
-            continue
-        how = {
-            "order": order,
-            "groups": side.texts,
-            "sizes": np.array([len(text) for text in side.texts]),
-            "unit": "char",
-            "batch_size": batch_size,
-            "label": label,
-        }
-        if isinstance(side.embedder, Pooled):
-            done = fill_from_pool(side.table, keys, [(text,) for text in side.texts], side.embedder, **how)
         else:
-            done = fill(side.table, keys, side.compute, **how)
-        computed += len(done)
-    prompt_keys, response_keys = ([text_key(text) for text in texts] for texts in (prompts, responses))
+            done = fill(
+                side.table,
+                keys,
+                OverPool(side.embedder, [(text,) for text in side.texts])
+                if isinstance(side.embedder, Pooled)
+                else side.compute,
+                order=order,
+                groups=side.texts,
+                sizes=np.array([len(text) for text in side.texts]),
+                unit="char",
+                batch_size=batch_size,
+                label=label,
+            )
+            computed += len(done)
+    known = {text: text_key(text) for side in {prompt_side, response_side} for text in side.texts}
+    prompt_keys, response_keys = ([known[text] for text in texts] for texts in (prompts, responses))
     values = _cosines(prompt_side.table, prompt_keys, response_side.table, response_keys)
     return Similarities(values, texts, computed, quote, reading)
 
@@ -88,10 +90,11 @@ def quote_embeddings(frames: Iterable[pd.DataFrame], embedder: Embedder, store: 
     """
     if not isinstance(embedder, HostedEmbedder):
         return None
-    texts = pd.concat([distinct_texts(pairs) for pairs in frames])
+    texts = [texts_of(pairs) for pairs in frames]
     total = Quote(texts=0, tokens=0, cost=0.0, cut=0)
-    prompts = as_read(texts["prompt"].tolist(), embedder)
-    for side in dict.fromkeys(_sides(prompts, texts["response"].tolist(), embedder, store)):
+    prompts = as_read([prompt for some in texts for prompt in some.prompts], embedder)
+    responses = [response for some in texts for response in some.responses]
+    for side in dict.fromkeys(_sides(prompts, responses, embedder, store)):
         if isinstance(side.embedder, HostedEmbedder):
             total += side.embedder.quote([text for text in side.texts if text_key(text) not in side.table])
         side.table.close()

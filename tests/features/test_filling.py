@@ -1,15 +1,32 @@
-"""A pool's pieces: neighbours together, each committed as it comes back, in whatever order that is."""
+"""The pieces in which texts are computed, here and by a pool: each committed as it comes back."""
 
 from collections.abc import Generator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from realm_lib.features.filling import Piece, fill_from_pool
+from realm_lib.features.filling import OverPool, Piece, _pieces, fill
 from realm_lib.features.store import FeatureStore, text_key
 from realm_lib.models.reward_models import ScorerError
+
+PROMPTS = st.lists(st.sampled_from("abcdefgh"), max_size=40).map(sorted)
+
+
+@given(prompts=PROMPTS, size=st.integers(1, 12))
+def test_a_prompts_texts_are_in_one_piece_where_they_fit(prompts: list[str], size: int) -> None:
+    pieces = _pieces(range(len(prompts)), prompts, size)
+    assert [index for piece in pieces for index in piece] == list(range(len(prompts))), "each once, in order"
+    assert all(0 < len(piece) <= size for piece in pieces)
+    held = {prompt: len(list(run)) for prompt, run in groupby(prompts)}
+    for prompt, count in held.items():
+        of_prompt = [[prompts[index] for index in piece].count(prompt) for piece in pieces]
+        assert sum(number > 0 for number in of_prompt) == -(-count // size)
+
 
 TEXTS = [(f"post {number // 3}", f"comment {number}") for number in range(12)]
 KEYS = [text_key(*text) for text in TEXTS]
@@ -30,14 +47,13 @@ class Backwards:
             yield number, np.array([[float(text.split()[1])] for _, text in pieces[number]], dtype=np.float32)
 
 
-def fill(folder: Path, pool: Backwards) -> list[int]:
+def filled(folder: Path, pool: Backwards) -> list[int]:
     table = FeatureStore(folder).table("score", {"model": "any"}, 1)
     try:
-        return fill_from_pool(
+        return fill(
             table,
             KEYS,
-            TEXTS,
-            pool,
+            OverPool(pool, TEXTS),
             order=range(len(TEXTS)),
             groups=[prompt for prompt, _ in TEXTS],
             sizes=np.ones(len(TEXTS), dtype=np.int64),
@@ -58,16 +74,16 @@ def stored(folder: Path) -> dict[str, float]:
 
 def test_each_text_gets_its_own_number_and_responses_to_a_post_stay_together(tmp_path: Path) -> None:
     pool = Backwards()
-    assert sorted(fill(tmp_path, pool)) == list(range(12))
+    assert sorted(filled(tmp_path, pool)) == list(range(12))
     assert stored(tmp_path) == {f"comment {number}": number for number in range(12)}
     assert [len({prompt for prompt, _ in piece}) for piece in pool.asked] == [1, 1, 1, 1]
-    assert fill(tmp_path, pool) == []
+    assert filled(tmp_path, pool) == []
 
 
 def test_what_came_back_before_an_error_is_kept_and_only_the_rest_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ScorerError, match="text 1: refused"):
-        fill(tmp_path, Backwards(fails_at=1))
+        filled(tmp_path, Backwards(fails_at=1))
     assert stored(tmp_path) == {f"comment {number}": number for number in range(6, 12)}
     pool = Backwards()
-    assert sorted(fill(tmp_path, pool)) == list(range(6))
+    assert sorted(filled(tmp_path, pool)) == list(range(6))
     assert sum(map(len, pool.asked)) == 6

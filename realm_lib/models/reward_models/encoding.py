@@ -10,7 +10,7 @@ from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.chats import Prompt
 from realm_lib.models.reward_models import ScorerError
 from realm_lib.models.reward_models.chat import Encoder
-from realm_lib.models.reward_models.reading import ScoreReading
+from realm_lib.models.reward_models.reading import ScoreReading, read_of
 
 
 class EncodingScorer:
@@ -38,9 +38,7 @@ class EncodingScorer:
 
     def read(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> tuple[NDArray[np.int64], ScoreReading]:
         """What :meth:`count_tokens` says, and how many of the texts are cut to ``max_length``."""
-        chats = self.encoder.encode(prompts, responses)
-        cut = (sum(chat.cut > 0 for chat in chats), sum(chat.response_cut > 0 for chat in chats))
-        return np.array([len(chat.ids) for chat in chats], dtype=np.int64), ScoreReading(len(chats), *cut)
+        return read_of(self.encoder.lengths(prompts, responses))
 
     def refused(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[int, ScorerError]:
         """The errors of texts that do not fit, or cannot be told from the model's special tokens, by their index."""
