@@ -74,7 +74,7 @@ def test_the_errors_of_a_model_arrive_as_it_says_them(engine: Any, inform_folder
 def test_a_model_of_the_drivers_disk_travels_and_another_realm_lib_is_refused(
     engine: Any, inform_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_started_here", False)  # as if the actors were on other machines
+    monkeypatch.setattr(engine, "_alone", False)  # as if the actors were on other machines
     scorer = engine.scorer(params_of(copied(inform_folder, tmp_path / "mine")))
     shutil.rmtree(tmp_path / "mine")
     wanted = scores(build_scorer(params_of(inform_folder)), tmp_path / "local")

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -61,13 +62,12 @@ def _build(recipe: Recipe) -> Compute:
         with placed(recipe.place, None if recipe.files is None else ray.get(recipe.files)) as place:
             content = {**recipe.params, **({} if place is None else {"model_id": str(place)})}
             if recipe.section == "reward_model":
-                scorer = build_scorer(RewardModelParams.model_validate(content))
-                identity, compute = scorer.identity, scorer.score
+                model: Any = build_scorer(RewardModelParams.model_validate(content))
             else:
-                embedder = build_embedder(EmbeddingParams.model_validate(content))
-                identity, compute = embedder.identity, embedder.embed
+                model = build_embedder(EmbeddingParams.model_validate(content))
     except FileNotFoundError as error:
         raise kind(f"{where}: {error}") from error
-    if fault := changed({recipe.section: recipe.identity}, {recipe.section: identity}):
+    if fault := changed({recipe.section: recipe.identity}, {recipe.section: model.identity}):
         raise kind(f"{where}: its model is another there than here: {fault}")
+    compute: Compute = model.score if recipe.section == "reward_model" else model.embed
     return compute

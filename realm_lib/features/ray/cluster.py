@@ -10,15 +10,10 @@ from realm_lib.features.ray.pool import EngineError
 from realm_lib.runs.threads import cores
 
 
-def connect(params: RunParams) -> bool:
-    """Reach the cluster at ``run.ray_address``, or start one of this machine; whether it was started here.
-
-    A cluster that this process is connected to already is taken as it is. Raises :class:`EngineError`.
-    """
-    if ray.is_initialized():
-        return False
+def connect(params: RunParams) -> None:
+    """Reach the cluster at ``run.ray_address``, or start one of this machine. Raises :class:`EngineError`."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # A copy of a model is a process that waits for its weights more than for a core.
+    # A core for each copy in Ray's books: on a machine of fewer cores they share them.
     started = {"num_cpus": max(cores(), params.ray_actors or 1), "include_dashboard": False}
     try:
         ray.init(
@@ -28,6 +23,5 @@ def connect(params: RunParams) -> bool:
             **({} if params.ray_address else started),
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        where = params.ray_address or "on this machine"
+        where = f"at {params.ray_address}" if params.ray_address else "on this machine"
         raise EngineError(f"run.ray_address: no Ray cluster {where}: {error}") from error
-    return params.ray_address is None

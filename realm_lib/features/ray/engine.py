@@ -44,7 +44,12 @@ class RayEngine:
 
     def __init__(self, params: RunParams) -> None:
         self._params = params
-        self._started_here = connect(params)
+        self._connected = not ray.is_initialized()
+        """Whether this engine made the connection, and ends it; a program of Ray's own keeps its."""
+        if self._connected:
+            connect(params)
+        self._alone = self._connected and params.ray_address is None
+        """Whether all copies are on this machine."""
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False  # the driver shows its own
         logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -81,7 +86,7 @@ class RayEngine:
         """What a copy is built from. The files of a model on this machine's disk are sent where there are others."""
         local = place if isinstance(place, Path) else None
         files = None
-        if local is not None and not self._started_here and (content := read_files(local)) is not None:
+        if local is not None and not self._alone and (content := read_files(local)) is not None:
             files = ray.put(content)
         return Recipe(
             section,
@@ -125,7 +130,8 @@ class RayEngine:
 
     def close(self) -> None:
         """End the cluster that was started here; another one is only left."""
-        ray.shutdown()
+        if self._connected:
+            ray.shutdown()
 
 
 class RayScorer(EncodingScorer):
