@@ -1,6 +1,7 @@
 """The engine ``ray``: models that run here in part, to read texts, and compute on the actors of a cluster."""
 
 import logging
+import warnings
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -110,18 +111,22 @@ class RayEngine:
         if not pieces:
             return
         blocks = ray.data.from_arrow_refs([ray.put(pack_texts(number, piece)) for number, piece in enumerate(pieces)])
-        answers = blocks.map_batches(
-            ModelActor,
-            fn_constructor_args=[recipe],
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(
-                size=min(pool.actors, len(pieces)), max_tasks_in_flight_per_actor=_AHEAD
-            ),
-            num_cpus=1,
-            num_gpus=pool.gpus,
-            ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": _TRIES},
-        )
+        size = min(pool.actors, len(pieces))
+        with warnings.catch_warnings():
+            # Without a limit of its own, a piece that ends every process that it is given to is tried for ever; Ray
+            # Data takes it in this way only, of which it says that it will be another in 2.64.
+            warnings.filterwarnings("ignore", category=DeprecationWarning, message="`ray_remote_args")
+            answers = blocks.map_batches(
+                ModelActor,
+                fn_constructor_args=[recipe],
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=_AHEAD),
+                num_cpus=1,
+                num_gpus=pool.gpus,
+                max_restarts=-1,
+                max_task_retries=_TRIES,
+            )
         try:
             for block in answers.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 yield from unpack_answer(block)
