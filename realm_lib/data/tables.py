@@ -240,9 +240,8 @@ def _read_arrow(file: Path) -> "pa.Table":
 
 def _frame(table: "pa.Table", file: Path) -> pd.DataFrame:
     """The columns of an Arrow table as :func:`read_table` has them."""
-    names = _names(table)
-    _check_names(names, file)
-    frame = pd.DataFrame(_values(table.select(names), file), columns=names, dtype=object)
+    _check_names(_names(table), file)
+    frame = frame_of(row.values for row in arrow_rows(table, file))
     frame.attrs.update(_attributes(table))
     return frame
 
