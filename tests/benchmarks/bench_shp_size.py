@@ -4,7 +4,8 @@ Each number of pairs (4,000, 40,000 and 385,563 unless told otherwise) is done i
 the notebook calls in the notebook's order: pairs in SHP's layout and lengths (tests/support/shp_sized.py), read by
 ``datasets``, not filtered; a reward model of INF-ORM's class with a BPE tokenizer and one layer of 16 numbers; MiniLM's
 own tokenizer for what is read of a text. **Embedding is a stand-in**: vectors are taken from a table that was made
-before, since the real ones take hours here. Seconds are the processor's, on one thread; the peak is the most memory (VmHWM) that the process held in a step.
+before, since the real ones take hours here. Seconds are the processor's, on one thread; the peak is the most memory
+(VmHWM) that the process held in a step.
 
 ``--keep FOLDER`` leaves the pairs, the store and the run there. ``--without-passes`` scores by a number of the tokens
 in place of the model, whose passes take most of the time and no more memory for more texts, and extracts once only.
@@ -92,7 +93,7 @@ def stand_in_embedder(params: Any) -> Any:
 
 
 def planning_scorer(params: Any, folder: Path) -> Any:
-    """The scorer without its passes: texts are tokens in planned batches, and a score is a number of its last tokens."""
+    """The scorer without its passes: texts are tokens in planned batches, a score is a number of the last of them."""
     import numpy as np
 
     from realm_lib.models.reward_models.transformer import TransformerScorer
