@@ -78,7 +78,7 @@ def read_table(file: Path) -> pd.DataFrame:
     else:
         places: list[tuple[int, str | None]] = []
         frame = frame_of(_placed(read_rows(file), places))
-        _check_names(frame, file)
+        _check_names(map(str, frame), file)
         reasons = pd.Series([reason for _, reason in places], dtype=object)
         frame = frame.assign(_file=name, _row=[number for number, _ in places], _reason=reasons)
     if frame.empty:
