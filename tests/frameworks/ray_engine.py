@@ -46,7 +46,6 @@ def drive(folder: Path, name: str, actors: int, texts: int) -> None:
     from realm_lib.runs.threads import take_threads
 
     take_threads(1)
-    asked = folder / name / "asked.jsonl"
     run = RunParams(name=name, threads=1)
     if actors:
         run = RunParams(name=name, threads=1, engine="ray", ray_actors=actors)
@@ -68,7 +67,7 @@ def drive(folder: Path, name: str, actors: int, texts: int) -> None:
 
             def write(self, what: str, texts: Any) -> None:
                 line = {"what": what, "section": self.section, "process": os.getpid(), "time": time.time()}
-                with asked.open("a") as file:
+                with (folder / name / f"asked-{os.getpid()}.jsonl").open("a") as file:
                     file.write(json.dumps({**line, "texts": list(zip(*texts, strict=True))}) + "\n")
 
         ray_engine.ModelActor = WritingActor
@@ -106,10 +105,10 @@ class Driver:
         return pd.read_parquet(self.place / "features.parquet"), json.loads((self.place / "told.json").read_text())
 
     def asked(self, section: str = "reward_model") -> list[dict[str, Any]]:
-        """What the actors wrote down so far."""
-        file = self.place / "asked.jsonl"
-        lines = file.read_text().split("\n")[:-1] if file.exists() else []
-        return [line for line in map(json.loads, lines) if line["section"] == section]
+        """What the actors wrote down so far, in the order of its time."""
+        texts = [file.read_text() for file in self.place.glob("asked-*.jsonl")]
+        lines = [json.loads(line) for text in texts for line in text.split("\n")[:-1]]
+        return sorted((line for line in lines if line["section"] == section), key=lambda line: float(line["time"]))
 
     def wait_for(self, ended: int) -> int:
         """An actor that computes when ``ended`` pieces are done."""
