@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -235,11 +235,27 @@ def distinct_texts(pairs: pd.DataFrame) -> pd.DataFrame:
     return all_texts(pairs).drop_duplicates(ignore_index=True)
 
 
-def places_of_texts(pairs: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where the texts of A and of B of each pair stand in :func:`distinct_texts`, each [pairs]."""
-    texts = all_texts(pairs)
-    places = texts.groupby(["prompt", "response"], sort=False, dropna=False).ngroup().to_numpy(np.int64)
-    return places[: len(pairs)], places[len(pairs) :]
+class DistinctTexts(NamedTuple):
+    """The rows of :func:`distinct_texts` as lists, of which equal texts are one object, and where the pairs' are."""
+
+    prompts: list[str]
+    responses: list[str]
+    places: tuple[NDArray[np.int64], NDArray[np.int64]]
+    """Of A and of B of each pair, [pairs], within the lists."""
+
+
+def texts_of(pairs: pd.DataFrame) -> DistinctTexts:
+    """The distinct (prompt, response) of ``pairs`` in the order of :func:`all_texts`.
+
+    By numbers of texts: of SHP a table of them would hold a gigabyte, since each response stands beside its post.
+    """
+    post, posts = pd.factorize(pairs["history"])
+    answer, answers = pd.factorize(pd.concat([pairs["human_ref_A"], pairs["human_ref_B"]]))
+    places, first = pd.factorize(np.tile(post, 2).astype(np.int64) * len(answers) + answer)
+    kept_posts, kept_answers = posts.tolist(), answers.tolist()
+    prompts = [kept_posts[number] for number in first // max(1, len(answers))]
+    responses = [kept_answers[number] for number in first % max(1, len(answers))]
+    return DistinctTexts(prompts, responses, (places[: len(pairs)], places[len(pairs) :]))
 
 
 def sides_of(texts: pd.DataFrame) -> tuple[list[str], list[str]]:

@@ -27,6 +27,7 @@ from realm_lib.models.embedders.asking import AskingEmbedder
 from realm_lib.models.hub import HubError, HubModel, cache_folder, look_up
 from realm_lib.models.reward_models import LongResponseError, ScorerError, build_scorer
 from realm_lib.models.throughput import BYTES_A_WEIGHT
+from realm_lib.runs.extras import check_engine
 from realm_lib.runs.run import Run
 from realm_lib.runs.weights import locate_model
 
@@ -113,7 +114,10 @@ def look_ahead(
     ``expected`` are the texts and the tokens that an embedding service will be asked for where the ``pairs`` are not
     known yet: an estimate, which no budget stops. ``outputs`` are the bytes that the run's own folder is going to take.
     """
-    checks = _Checks(pairs, store, run_folder, asked, own_models=own_models, expected=expected)
+    here = params.run.engine == "local"
+    checks = _Checks(pairs, store, run_folder, asked, own_models=own_models, expected=expected, here=here)
+    with checks.of("run.engine"):
+        check_engine(params.run)
     rows = {"reward_model": params.reward_model} | _kinds(params, RewardModelSignal, "reward_model")
     for name, reward_model in rows.items():
         with checks.of(name):
@@ -154,12 +158,15 @@ class _Checks:
         *,
         own_models: bool,
         expected: tuple[int, int],
+        here: bool,
     ) -> None:
         self.pairs = pairs
         self.expected = expected
         self.store = store
         self.run_folder = run_folder
         self.own_models = own_models
+        self.here = here
+        """Whether models run on this machine."""
         self.texts = distinct_of(pairs) if asked is None else asked
         self.prompts: list[Any]
         self.prompts, self.responses = sides_of(self.texts)
@@ -193,7 +200,7 @@ class _Checks:
         from realm_lib.models.reward_models.forward import SHARING_MODELS
         from realm_lib.models.reward_models.loading import outlined_encoder, read_outline
 
-        outline = read_outline(params, self.run_folder)
+        outline = read_outline(params, self.run_folder, here=self.here)
         encoder = outlined_encoder(outline, params)
         self._refuse(text_lengths(encoder, self.prompts, self.responses, self.store)[1])
         self.ahead.outlined[name] = Outlined(
