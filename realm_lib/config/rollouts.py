@@ -1,14 +1,12 @@
 """Parts of the ``rlhf`` section: who draws the responses of a rollout, what they earn, where its numbers are shown."""
 
-import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from realm_lib.config.base import SecretReference, Section
-from realm_lib.config.hosted import SAFE_ENDPOINT
+from realm_lib.config.hosted import check_servers
 
-_ADDRESS = re.compile(r"https?://[^@\s/]+(/[^@\s]*)?")
 NOT_OF_THE_RESULT: dict[str, Any] = {"reward_server": True, "ppo": {"vllm", "report_to"}, "dpo": {"report_to"}}
 """What a training may change between a kill and going on: where it asks and where it tells, not what it computes. Which
 models a reward server has is in the reward's own identity."""
@@ -42,11 +40,7 @@ class VLLMParams(Section):
 
     @model_validator(mode="after")
     def _addresses_can_be_asked(self) -> Self:
-        for url in self.urls:
-            if not _ADDRESS.fullmatch(url) or url.rstrip("/").endswith("/v1"):
-                raise ValueError(f"urls: {url!r} is not an address as http://127.0.0.1:8000, without /v1")
-            if self.api_key is not None and not SAFE_ENDPOINT.fullmatch(url):
-                raise ValueError("urls must be https://HOST, or http:// with this machine's address: the key travels")
+        check_servers("urls", self.urls, sends_key=self.api_key is not None)
         return self
 
 

@@ -73,10 +73,10 @@ def check_ahead(params: Params, pairs: Mapping[str, pd.DataFrame], store: Featur
     """What was checked and what was found, a row each (columns what, found), for the splits ``pairs`` of a profile.
 
     Looked at are the keys that will be sent, what embedding would cost, whether every model of the hub may be read,
-    the reward models' configurations, memory and reading of every response, and the disk. No weights are read, and no
-    service but the hub is asked. The policies that later notebooks train are those of the run's params.yaml, where it
-    has one. Raises :class:`AheadError` naming all that is wrong; a model that an earlier notebook makes is a
-    :class:`realm_lib.runs.run.MissingStepError` by itself.
+    the reward models' configurations, memory and reading of every response, and the disk. No weights are read, and
+    none but the hub and a reward model's own servers is asked. The policies that later notebooks train are those of
+    the run's params.yaml, where it has one. Raises :class:`AheadError` naming all that is wrong; a model that an
+    earlier notebook makes is a :class:`realm_lib.runs.run.MissingStepError` by itself.
     """
     profile = run.path("params.yaml")
     rlhf = load_params(profile).rlhf if profile.exists() else None
@@ -195,20 +195,29 @@ class _Checks:
         if params.model_id.startswith("run:") and not self.own_models:
             self.ahead.found.append((name, f"{params.model_id}: notebook 00 trains it here: nothing to look at before"))
             return
-        self._hub_model(params.model_id, params.revision)
-        # Late: torch, which takes seconds to import, is for models that run here.
+        # Late: torch, which takes seconds to import, is for models whose layers are looked at.
         from realm_lib.models.reward_models.forward import SHARING_MODELS
         from realm_lib.models.reward_models.loading import outlined_encoder, read_outline
+        from realm_lib.models.reward_models.vllm import VLLMScorer
 
-        outline = read_outline(params, self.run_folder, here=self.here)
-        encoder = outlined_encoder(outline, params)
+        if params.backend == "vllm":
+            served = VLLMScorer(params, self.run_folder)
+            outline, encoder = served.outline, served.encoder
+        else:
+            self._hub_model(params.model_id, params.revision)
+            outline = read_outline(params, self.run_folder, here=self.here)
+            encoder = outlined_encoder(outline, params)
         self._refuse(text_lengths(encoder, self.prompts, self.responses, self.store)[1])
         self.ahead.outlined[name] = Outlined(
             outline.memory.weights / BYTES_A_WEIGHT[params.quantization or params.dtype],
             len(encoder.encode(["a"], ["a"])[0].ids) - 2,
             outline.config.model_type in SHARING_MODELS,
         )
-        self.ahead.found.append((name, f"{outline.memory}; reads all {len(self.texts):,} responses"))
+        said = str(outline.memory)
+        if params.backend == "vllm":  # a server of one's own, which costs nothing to ask
+            stored = self._all_stored("score", served.identity)
+            said = f"{params.model_id}: {'its scores are stored' if stored else served.check_endpoints()}"
+        self.ahead.found.append((name, f"{said}; reads all {len(self.texts):,} responses"))
         self._stored += 60 * len(self.texts)
 
     def embedding(self, name: str, params: EmbeddingParams) -> None:

@@ -58,3 +58,27 @@ def test_an_address_has_a_path_for_nim_only() -> None:
     assert Params.from_sections(reward_model=NIM[1] | path).reward_model.api_endpoint == "https://proxy.example/v1"
     with pytest.raises(ParamsError, match="embedding: api_endpoint must be https://HOST without a path"):
         Params.from_sections(embedding=GEMINI[1] | path)
+
+
+VLLM = {"backend": "vllm", "model_id": "some/model", "endpoints": ["http://10.0.0.7:8000"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"endpoints": None}, "backend vllm needs endpoints"),
+        ({"endpoints": []}, "List should have at least 1 item"),
+        ({"backend": "inform"}, "endpoints need backend vllm"),
+        ({"endpoints": ["http://10.0.0.7:8000/v1"]}, "without /v1"),
+        ({"endpoints": ["10.0.0.7:8000"]}, "is not an address"),
+        ({"endpoints": ["http://a:1", "http://a:1"]}, "stands there twice"),
+        ({"api_key": "${VLLM_API_KEY}"}, "endpoints must be https://HOST"),
+        ({"quantization": "4bit"}, "quantization must be null: backend vllm"),
+        ({"requests_per_minute": 60}, "requests_per_minute must be null: backend vllm"),
+        ({"api_endpoint": "https://proxy.example"}, "api_endpoint must be null: backend vllm"),
+    ],
+)
+def test_endpoints_of_a_served_model(changes: dict[str, Any], says: str) -> None:
+    assert Params.from_sections(reward_model=VLLM).reward_model.endpoints == VLLM["endpoints"]
+    with pytest.raises(ParamsError, match=says):
+        Params.from_sections(reward_model=VLLM | changes)

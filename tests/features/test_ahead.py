@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 from support.faulty_server import running
 from support.gemini_server import GeminiServer
+from support.small_scorers import stock_folder
+from support.vllm_reward_server import running_reward_model
 
 from realm_lib.config.profile import Params, dump_yaml, load_params
 from realm_lib.features.ahead import AheadError, check_ahead
@@ -132,3 +134,20 @@ def test_a_model_that_runs_on_a_cluster_need_not_fit_this_machine(
         )
     assert "GiB free" not in str(caught.value)
     assert "- run.engine ray: Ray is not installed: .venv/bin/pip install" in str(caught.value)
+
+
+def test_a_served_reward_model_is_asked_whether_it_answers_rewards(
+    tmp_path: Path, tiny_tokenizer: Any, tiny_config: Any
+) -> None:
+    """Its memory is another machine's; a server that applies a sigmoid stops the run before anything is paid."""
+    folder = stock_folder(tmp_path / "llama", tiny_tokenizer, tiny_config, "llama", False)
+
+    def found_at(url: str) -> str:
+        params = params_of(folder, backend="vllm", endpoints=[url], max_attempts=1)
+        told = check_ahead(params, pairs_of(train="Yes."), FeatureStore(tmp_path / "store"), Run(tmp_path))
+        return str(told["found"][0])
+
+    with running_reward_model(folder) as server:
+        assert found_at(server.url) == f"{folder}: 1 of 1 endpoints answer rewards; reads all 2 responses"
+    with running_reward_model(folder, activation="always") as server, pytest.raises(AheadError, match="a sigmoid or"):
+        found_at(server.url)

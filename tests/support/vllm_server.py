@@ -36,6 +36,8 @@ class VLLMStandIn(FaultyServer[Fault]):
     def __init__(self, base: Path, *, key: str = "", versions: bool = True) -> None:
         super().__init__(_Handler)
         self.key, self.versions = key, versions
+        self.dead = False
+        """A server that is gone: it takes connections, as a proxy before it would, and closes them."""
         self.tokenizer = AutoTokenizer.from_pretrained(base)
         self.base = base
         self.log: list[tuple[str, dict[str, Any]]] = []
@@ -140,6 +142,9 @@ class _Handler(FaultyHandler):
     def _do(self, body: dict[str, Any]) -> None:
         server = self.server
         with server.lock:  # one model, one thread
+            if server.dead:
+                self.close_connection = True
+                return
             server.log.append((self.path, body))
             fault = server.next_fault(self.path) or Fault()
             time.sleep(fault.delay)
@@ -149,6 +154,9 @@ class _Handler(FaultyHandler):
             elif status == 200:
                 torch.set_num_threads(1)
                 status, answer = server.answer(self.path, body)
+            if server.dead:
+                self.close_connection = True
+                return
         if fault.change is not None:
             fault.change(answer)
         self.send(

@@ -107,6 +107,10 @@ def build_scorer(params: RewardModelParams, run_folder: Path | None = None) -> S
         from realm_lib.models.reward_models.nim import NIMScorer
 
         return NIMScorer(params)
+    if params.backend == "vllm":
+        from realm_lib.models.reward_models.vllm import VLLMScorer
+
+        return VLLMScorer(params, run_folder)
     from realm_lib.models.reward_models.transformer import TransformerScorer
 
     return TransformerScorer(params, run_folder)

@@ -19,6 +19,7 @@ from realm_lib.models.reward_models.forward import SHARING_MODELS, why_not_share
 from realm_lib.models.reward_models.inform import INFORMForSequenceClassification
 from realm_lib.models.reward_models.memory import HEADS, MemoryEstimate, check_memory, estimate_memory, lay_out
 from realm_lib.models.reward_models.text_pair import build_encoder
+from realm_lib.models.reward_models.vllm_models import rewards_tokens, why_not_served
 from realm_lib.models.special_tokens import cut_special_tokens
 from realm_lib.runs.weights import checkpoint_fault, folder_digest, four_bit, hub_commit, locate_model
 
@@ -38,7 +39,7 @@ class LoadedModel:
     head: Callable[[torch.Tensor], torch.Tensor] | None
     """Hidden states [n, hidden] to rewards [n]."""
     weights: str | None
-    """What tells one version of the weights from another: a digest of the folder, or the hub's commit."""
+    """See :func:`weights_version`."""
     not_shared: str | None
     """Why prefixes are not shared; None when they are."""
 
@@ -186,10 +187,12 @@ def _check_config(config: Any, params: RewardModelParams) -> None:
         raise ScorerError(
             f"{params.model_id}: reads {limit} tokens at most; reward_model.max_length is {params.max_length}: lower it"
         )
+    if params.backend == "vllm" and (fault := why_not_served(config)):
+        raise ScorerError(f"{params.model_id}: {fault}")
     if params.backend == "nemotron":
         if rescaled := [key for key in _RESCALED_LOGITS if getattr(config, key, None) not in (None, 1, 1.0)]:
             raise ScorerError(f"{params.model_id}: rescales its logits ({rescaled[0]}): not a model of Nemotron's kind")
-    elif config.num_labels != 1:
+    elif config.num_labels != 1 and not (params.backend == "vllm" and rewards_tokens(config)):
         raise ScorerError(
             f"{params.model_id}: has {config.num_labels} labels; a reward model has one. A classifier of two (good and "
             "bad) has no reward of its own: choose a model with one label"
@@ -251,7 +254,7 @@ def _head_name(params: RewardModelParams) -> str:
 def _is_encoder(model: Any, params: RewardModelParams) -> bool:
     """Whether ``model`` is a classifier that is called whole: no head on a body can be told apart."""
     apart = getattr(model, _head_name(params), None) is not None and model.base_model is not model
-    return not apart and params.backend == "sequence_classification" and hasattr(model, "classifier")
+    return not apart and params.backend in ("sequence_classification", "vllm") and hasattr(model, "classifier")
 
 
 def _parts(model: Any, params: RewardModelParams) -> tuple[Any | None, Callable[[torch.Tensor], torch.Tensor] | None]:
