@@ -15,7 +15,7 @@ from realm_lib.config.profile import Params, load_params
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.rlhf import RlhfParams
 from realm_lib.config.signals import EmbeddingSignal, RewardModelSignal
-from realm_lib.data.pairs import all_texts, posts_with, sides_of
+from realm_lib.data.pairs import distinct_texts, posts_with
 from realm_lib.features.lengths import text_lengths
 from realm_lib.features.signals import ScoreSignal, SimilaritySignal
 from realm_lib.features.similarity import quote_embeddings
@@ -81,9 +81,10 @@ class _Checks:
         self.pairs = pairs
         self.store = store
         self.run = run
-        self.texts = pd.concat([all_texts(table) for table in pairs.values()]).drop_duplicates(ignore_index=True)
-        self.prompts: list[Any]
-        self.prompts, self.responses = sides_of(self.texts)
+        texts = [table[["history", "human_ref_A", "human_ref_B"]] for table in pairs.values()]
+        self.texts = distinct_texts(pd.concat(texts, ignore_index=True))
+        self.prompts: list[Any] = self.texts["prompt"].tolist()
+        self.responses: list[str] = self.texts["response"].tolist()
         self.found: list[tuple[str, str]] = []
         self.faults: list[str] = []
         self._models: dict[tuple[str, str | None], HubModel] = {}
