@@ -232,11 +232,12 @@ def all_texts(pairs: pd.DataFrame) -> pd.DataFrame:
 
 def distinct_texts(pairs: pd.DataFrame) -> pd.DataFrame:
     """The distinct (prompt, response) of ``pairs``, however many pairs hold each: columns prompt, response."""
-    return all_texts(pairs).drop_duplicates(ignore_index=True)
+    texts = texts_of(pairs)
+    return pd.DataFrame({"prompt": texts.prompts, "response": texts.responses}, dtype=object)
 
 
 class DistinctTexts(NamedTuple):
-    """The rows of :func:`distinct_texts` as lists, of which equal texts are one object, and where the pairs' are."""
+    """The distinct (prompt, response) of pairs, equal texts as one object, and where those of each pair are."""
 
     prompts: list[str]
     responses: list[str]
@@ -247,7 +248,7 @@ class DistinctTexts(NamedTuple):
 def texts_of(pairs: pd.DataFrame) -> DistinctTexts:
     """The distinct (prompt, response) of ``pairs`` in the order of :func:`all_texts`.
 
-    By numbers of texts: of SHP a table of them would hold a gigabyte, since each response stands beside its post.
+    Found by the numbers of texts, which as strings beside each other would take another gigabyte of SHP.
     """
     post, posts = pd.factorize(pairs["history"])
     answer, answers = pd.factorize(pd.concat([pairs["human_ref_A"], pairs["human_ref_B"]]))
@@ -256,17 +257,6 @@ def texts_of(pairs: pd.DataFrame) -> DistinctTexts:
     prompts = [kept_posts[number] for number in first // max(1, len(answers))]
     responses = [kept_answers[number] for number in first % max(1, len(answers))]
     return DistinctTexts(prompts, responses, (places[: len(pairs)], places[len(pairs) :]))
-
-
-def sides_of(texts: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """The prompts and the responses of ``texts``, of which equal ones are one object: a post has many responses."""
-
-    def side(name: str) -> list[str]:
-        codes, distinct = pd.factorize(texts[name])
-        kept: list[str] = distinct.tolist()
-        return [kept[code] for code in codes]
-
-    return side("prompt"), side("response")
 
 
 def posts_with(texts: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:

@@ -16,7 +16,7 @@ from realm_lib.config.profile import Params
 from realm_lib.data.chats import PairsError, readable
 from realm_lib.data.kept import are_kept, keep_pairs
 from realm_lib.data.pairs import PairSplit, load_splits
-from realm_lib.features.ahead import distinct_of
+from realm_lib.features.checks import distinct_of
 from realm_lib.models.hub import HubError, look_up_data
 from realm_lib.runs.run import Run
 

@@ -41,7 +41,7 @@ class RunPlan:
         """Of all work that can be estimated, on ``place``; None where a model does not fit there."""
         total = 0.0
         for work in (*self.features.works, *self.policies):
-            if work.weights is None:
+            if work.weights is None or (place.here and work.elsewhere):
                 continue
             hours = work.hours(place.card, place.number)
             if hours is None:
@@ -152,7 +152,9 @@ def _policies(rlhf: RlhfParams, texts: TextCounts, scorer: Work | None, run: Run
     if scorer is not None and rlhf.reward_server is None:
         (_, once) = scorer.passes[0]
         passes = [(scored * whole, once)]
-        works.append(Work("rewards of answers", scorer.model, scorer.weights, scorer.precision, tuple(passes)))
+        works.append(
+            Work("rewards of answers", scorer.model, scorer.weights, scorer.precision, tuple(passes), scorer.elsewhere)
+        )
     return works
 
 

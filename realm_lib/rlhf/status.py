@@ -11,7 +11,8 @@ from realm_lib.config.base import resolve_path
 from realm_lib.config.profile import Params, load_params
 from realm_lib.config.rlhf import PPOParams
 from realm_lib.data.kept import are_kept, keep_pairs
-from realm_lib.features.ahead import LOOKED_AHEAD, distinct_of
+from realm_lib.features.ahead import LOOKED_AHEAD
+from realm_lib.features.checks import distinct_of
 from realm_lib.features.counting import SPLITS
 from realm_lib.features.stored import StoredTexts, stored_texts
 from realm_lib.runs.run import Run

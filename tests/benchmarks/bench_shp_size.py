@@ -143,13 +143,12 @@ def walk(folder: Path, passes: bool) -> None:
     )
     outputs = open_run(params)
     store = FeatureStore(folder / "store")
-    for name in ("read and check pairs", "read kept pairs"):
-        with step(name):
-            splits = keep_pairs(outputs, params.data, ("train", "validation", "test"))
-            pairs = {split: kept.table for split, kept in splits.items()}
-            pairs_read({split: kept.report for split, kept in splits.items()})
-            posts = {split: set(frame["post_id"]) for split, frame in pairs.items()}
-            assert not posts["train"] & (posts["validation"] | posts["test"])
+    with step("read and check pairs"):
+        splits = keep_pairs(outputs, params.data, ("train", "validation", "test"))
+        pairs = {split: kept.table for split, kept in splits.items()}
+        pairs_read({split: kept.report for split, kept in splits.items()})
+        posts = {split: set(frame["post_id"]) for split, frame in pairs.items()}
+        assert not posts["train"] & (posts["validation"] | posts["test"])
     with step("check ahead"):
         check_ahead(params, pairs, store, outputs)
     with step("load models"):

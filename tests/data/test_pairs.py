@@ -18,11 +18,11 @@ from realm_lib.data.lengths import words_of
 from realm_lib.data.pairs import (
     PairSplit,
     PairsReport,
+    all_texts,
     bare_domain,
     distinct_texts,
     load_pairs,
     load_splits,
-    sides_of,
     texts_of,
 )
 from realm_lib.data.posts import post_key
@@ -802,9 +802,10 @@ def test_the_texts_of_each_pair_are_found_among_the_distinct_ones() -> None:
     for name, places in zip(("human_ref_A", "human_ref_B"), found.places, strict=True):
         assert texts["prompt"].iloc[places].tolist() == pairs["history"].tolist()
         assert texts["response"].iloc[places].tolist() == pairs[name].tolist()
-    for prompts, responses in ((found.prompts, found.responses), sides_of(texts)):
-        assert (prompts, responses) == (texts["prompt"].tolist(), texts["response"].tolist())
-        assert len(set(map(id, prompts))) == pairs["history"].nunique()
+    expected = all_texts(pairs).drop_duplicates()
+    assert found.prompts == texts["prompt"].tolist() == expected["prompt"].tolist()
+    assert found.responses == texts["response"].tolist() == expected["response"].tolist()
+    assert len(set(map(id, found.prompts))) == len(set(map(id, texts["prompt"]))) == pairs["history"].nunique()
     none = texts_of(pairs[:0])
     assert none.prompts == none.responses == []
 

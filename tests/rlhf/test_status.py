@@ -10,7 +10,8 @@ import pytest
 from realm_lib.config.base import resolve_path
 from realm_lib.config.profile import Params, load_params
 from realm_lib.data.kept import keep_pairs
-from realm_lib.features.ahead import LOOKED_AHEAD, distinct_of
+from realm_lib.features.ahead import LOOKED_AHEAD
+from realm_lib.features.checks import distinct_of
 from realm_lib.features.store import FeatureStore, text_key
 from realm_lib.rlhf.status import status_of
 from realm_lib.runs.notebooks import prepare

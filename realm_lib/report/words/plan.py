@@ -7,6 +7,7 @@ from realm_lib.runs.steps import seconds_so_far
 
 if TYPE_CHECKING:
     from realm_lib.features.counting import TextCounts, TokenCounts
+    from realm_lib.features.plan import Place, Work
     from realm_lib.rlhf.plan import RunPlan
     from realm_lib.rlhf.status import RunStatus, TrainingProgress
     from realm_lib.runs.steps import Step
@@ -129,7 +130,7 @@ def _hours(found: "RunPlan") -> list[str]:
     if not works:
         return []
     head = ["hours, calculated; policies at most", *map(str, found.places)]
-    rows = [[work.what, *(_number(work.hours(place.card, place.number)) for place in found.places)] for work in works]
+    rows = [[work.what, *(_cell(work, place) for place in found.places)] for work in works]
     if len(works) > 1:
         rows.append(["in all, what is stored left out", *(_number(found.hours(place)) for place in found.places)])
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
@@ -139,6 +140,10 @@ def _hours(found: "RunPlan") -> list[str]:
         )
         for row in [head, *rows]
     ]
+
+
+def _cell(work: "Work", place: "Place") -> str:
+    return "elsewhere" if place.here and work.elsewhere else _number(work.hours(place.card, place.number))
 
 
 def _number(hours: float | None) -> str:
