@@ -86,6 +86,7 @@ class Checks:
         self.here = here
         """Whether models run on this machine."""
         self.texts = distinct_of(pairs) if asked is None else asked
+        self._looked_at = "responses" if asked is None else "responses that were looked at, a sample and the long ones"
         self.prompts: list[Any] = self.texts["prompt"].tolist()
         self.responses: list[str] = self.texts["response"].tolist()
         self.ahead = Ahead()
@@ -136,7 +137,7 @@ class Checks:
         if params.backend == "vllm":  # a server of one's own, which costs nothing to ask
             stored = self._all_stored("score", served.identity)
             said = f"{params.model_id}: {'its scores are stored' if stored else served.check_endpoints()}"
-        self.ahead.found.append((name, f"{said}; reads all {len(self.texts):,} responses"))
+        self.ahead.found.append((name, f"{said}; reads all {len(self.texts):,} {self._looked_at}"))
         self._stored += 60 * len(self.texts)
 
     def embedding(self, name: str, params: EmbeddingParams) -> None:

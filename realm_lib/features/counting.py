@@ -79,11 +79,14 @@ class PlannedTexts:
         if tables:
             self.texts = distinct_of(tables)
 
-    def suspects(self, letters: int) -> pd.DataFrame:
-        """A sample of the texts, and all whose response has more ``letters``: those that a model may not read."""
-        if self.texts.empty:
-            return self.texts
-        chosen = (self.texts["response"].str.len() > letters).to_numpy(copy=True)
+    def suspects(self, letters: int) -> pd.DataFrame | None:
+        """A sample of the texts, and all whose response has more ``letters``: those that a model may not read.
+
+        None where they are few enough for all of them to be looked at.
+        """
+        if self.tables and len(self.texts) <= SAMPLED:
+            return None
+        chosen = (self.texts["response"].str.len() > letters).to_numpy(dtype=bool, copy=True)
         chosen[_spread(len(self.texts), SAMPLED)] = True
         return self.texts[chosen].reset_index(drop=True)
 
@@ -262,4 +265,6 @@ def _first_of_each(texts: pd.DataFrame) -> NDArray[np.int64]:
 
 def _spread(total: int, most: int) -> NDArray[np.int64]:
     """At most ``most`` places, evenly over ``total``: the same ones each time."""
+    if total == 0:
+        return np.array([], dtype=np.int64)
     return np.unique(np.linspace(0, total - 1, min(total, most)).astype(np.int64))

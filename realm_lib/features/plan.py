@@ -166,9 +166,12 @@ def scoring_work(
 
 
 def places() -> list[Place]:
-    """This machine's cards, or its processor, and a few others."""
-    found = [card for line in gpus() if (card := find_card(line.partition(",")[0]))]
-    own = [Place(found[0], len(found), here=True)] if found else [Place(_processor(), 1, here=True)]
+    """This machine's cards, or its processor where it has none, and a few others."""
+    listed = gpus()
+    found = [card for line in listed if (card := find_card(line.partition(",")[0]))]
+    own = [Place(found[0], len(found), here=True)] if found else []
+    if not listed:
+        own = [Place(_processor(), 1, here=True)]
     others = [card for card in CARDS if card.name in OTHERS]
     return own + [Place(card, number, here=False) for card in others for number in NUMBERS]
 
@@ -176,14 +179,14 @@ def places() -> list[Place]:
 def _look(params: Params, planned: PlannedTexts, folder: Path, run: Run) -> Ahead:
     counts = planned.counts
     letters = counts.prompt_letters + counts.response_letters
-    longest = min([scorer.max_length for scorer in _scorers(params).values()])
+    shortest = min([scorer.max_length for scorer in _scorers(params).values()])
     return look_ahead(
         params,
         planned.tables,
         FeatureStore(folder),
         run.folder,
         params.rlhf,
-        asked=planned.suspects(_CHECKED_LETTERS * longest),
+        asked=planned.suspects(_CHECKED_LETTERS * shortest),
         own_models=False,
         expected=(counts.prompts + counts.texts, round(letters / LETTERS_A_TOKEN)),
         outputs=_OUTPUTS * (counts.repeated_prompt_letters + counts.response_letters),

@@ -37,6 +37,11 @@ class RunPlan:
         """All that would stop the run."""
         return self.features.ahead.faults
 
+    @property
+    def here(self) -> Place | None:
+        """This machine; None where it has cards that are not known."""
+        return next((place for place in self.places if place.here), None)
+
     def hours(self, place: Place) -> float | None:
         """Of all work that can be estimated, on ``place``; None where a model does not fit there."""
         total = 0.0
@@ -46,7 +51,8 @@ class RunPlan:
             hours = work.hours(place.card, place.number)
             if hours is None:
                 return None
-            left = 1 - self.features.stored.get(FEATURE_OF.get(work.what, ""), 0.0)
+            feature = FEATURE_OF.get(work.what, work.what.removeprefix("signals."))
+            left = 1 - self.features.stored.get(feature, 0.0)
             total += hours * left
         return total
 
@@ -152,9 +158,8 @@ def _policies(rlhf: RlhfParams, texts: TextCounts, scorer: Work | None, run: Run
     if scorer is not None and rlhf.reward_server is None:
         (_, once) = scorer.passes[0]
         passes = [(scored * whole, once)]
-        works.append(
-            Work("rewards of answers", scorer.model, scorer.weights, scorer.precision, tuple(passes), scorer.elsewhere)
-        )
+        known = (scorer.model, scorer.weights, scorer.precision)
+        works.append(Work("rewards of answers", *known, tuple(passes), scorer.elsewhere))
     return works
 
 

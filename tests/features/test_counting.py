@@ -81,7 +81,21 @@ def test_tokens_are_those_of_the_models_own_tokenizer_and_a_prompt_counts_once_w
     assert "estimated" in guessed.basis
     cut = count_tokens(planned, None, 2, 0)
     assert (cut.cut_prompts, cut.long_responses, cut.naive) == (3, 0, 6)
-    assert planned.suspects(3)["response"].tolist() == ["Yes.", "No.", "Never."]
+    assert planned.suspects(3) is None, "they are few enough"
+
+
+def test_of_many_texts_the_long_ones_and_a_sample_are_looked_at() -> None:
+    answers = ["Yes."] * 5000
+    pairs = pd.DataFrame(
+        {"history": [f"Why {n}?" for n in range(5000)], "human_ref_A": answers, "human_ref_B": ["Never ever."] * 5000}
+    )
+    few = PlannedTexts({"train": pairs}, TextCounts(0, 0, 0, 0, 0, 0, "counted")).suspects(100)
+    some = PlannedTexts({"train": pairs}, TextCounts(0, 0, 0, 0, 0, 0, "counted")).suspects(5)
+    assert few is not None
+    assert some is not None
+    assert len(few) == 2000
+    assert (some["response"] == "Never ever.").sum() == 5000
+    assert len(some) == pytest.approx(6000, abs=10)
 
 
 ASK = """

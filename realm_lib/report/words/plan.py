@@ -41,8 +41,8 @@ def brief_plan(found: "RunPlan") -> str:
     for name, counts in features.tokens.items():
         lines.append(_tokens(name, counts)[0])
     lines += [line for name in features.minutes if (line := _service(found, name))]
-    here = found.places[0]
-    if (hours := found.hours(here)) is not None and hours > 0:
+    here = found.here
+    if here is not None and (hours := found.hours(here)):
         lines.append(f"about {_time(3600 * hours)} on {here} for the models whose size is known, a rough estimate")
     return "\n".join([*lines, *warnings(found)])
 
@@ -50,8 +50,8 @@ def brief_plan(found: "RunPlan") -> str:
 def warnings(found: "RunPlan") -> list[str]:
     """What does not stop the run, and should be known before it."""
     told = []
-    here = found.places[0]
-    hours = found.hours(here)
+    here = found.here
+    hours = 0.0 if here is None else found.hours(here)
     if hours is None and not found.faults:
         told.append(f"Warning: a model does not fit {here} by this estimate; memory as it is now is what counts.")
     elif hours is not None and hours > _LONG:
