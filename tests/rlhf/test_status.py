@@ -8,22 +8,31 @@ import numpy as np
 import pytest
 
 from realm_lib.config.base import resolve_path
-from realm_lib.config.profile import Params, load_params
+from realm_lib.config.profile import Params, dump_yaml, load_params
 from realm_lib.data.kept import keep_pairs
 from realm_lib.features.ahead import LOOKED_AHEAD
 from realm_lib.features.checks import distinct_of
 from realm_lib.features.store import FeatureStore, text_key
 from realm_lib.rlhf.status import status_of
-from realm_lib.runs.notebooks import prepare
 from realm_lib.runs.run import MissingStepError, Run
 from realm_lib.runs.steps import at_work
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """The test profile, prepared, its pairs kept."""
-    cache = f"data.preprocessing.cache_dir={tmp_path}/cache"
-    return prepare("test", [f"run.output_dir={tmp_path}", "run.name=a", cache, "rlhf.dpo.rounds=2"])
+    """The test profile, as `realm prepare` leaves it, with nothing to depend on."""
+    changes = [f"run.output_dir={tmp_path}", "run.name=a", f"data.preprocessing.cache_dir={tmp_path}/cache"]
+    params = load_params(ROOT / "params" / "test.yaml", [*changes, "rlhf.dpo.rounds=2"])
+    run = Run(params.run.folder)
+    run.path(".steps").mkdir(parents=True)
+    run.path("params.yaml").write_text(dump_yaml(params))
+    names = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+    for name in names:
+        run.path(".steps", f"{name}.yaml").touch()
+    run.path(".steps", "depends.mk").write_text(f"STEPS := {' '.join(names)}\n")
+    return run
 
 
 def params_of(run: Run) -> Params:
