@@ -1,6 +1,6 @@
 """What a whole run takes, said before it begins: its features, and coarsely the work of its policies."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from realm_lib.config.profile import Params
@@ -157,9 +157,7 @@ def _policies(rlhf: RlhfParams, texts: TextCounts, scorer: Work | None, run: Run
     scored += compared
     if scorer is not None and rlhf.reward_server is None:
         (_, once) = scorer.passes[0]
-        passes = [(scored * whole, once)]
-        known = (scorer.model, scorer.weights, scorer.precision)
-        works.append(Work("rewards of answers", *known, tuple(passes), scorer.elsewhere))
+        works.append(replace(scorer, what="rewards of answers", passes=((scored * whole, once),)))
     return works
 
 
