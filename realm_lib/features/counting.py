@@ -151,8 +151,8 @@ def _letters(planned: PlannedTexts) -> tuple[NDArray[np.float64], NDArray[np.flo
             np.full(number, mean, dtype=np.float64) for number, mean in zip(numbers, means, strict=True)
         )
         return repeated, distinct, responses
-    repeated = texts["prompt"].str.len().to_numpy(np.float64)
-    return repeated, repeated[_first_of_each(texts)], texts["response"].str.len().to_numpy(np.float64)
+    repeated, responses = (np.asarray(texts[side].str.len(), dtype=np.float64) for side in ("prompt", "response"))
+    return repeated, repeated[_first_of_each(texts)], responses
 
 
 def _tables(splits: Mapping[Split, PairSplit]) -> dict[str, pd.DataFrame]:
