@@ -63,12 +63,25 @@ def test_help_lists_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     shown = capsys.readouterr().out
     assert all(
         name in shown
-        for name in ("predict", "score", "prepare", "execute", "report", "verify", "reference", "spread", "tables")
+        for name in (
+            "predict",
+            "score",
+            "plan",
+            "status",
+            "prepare",
+            "execute",
+            "report",
+            "verify",
+            "reference",
+            "spread",
+            "tables",
+        )
     )
 
 
 @pytest.mark.parametrize(
-    "command", ["predict", "score", "prepare", "execute", "report", "verify", "reference", "spread", "tables"]
+    "command",
+    ["predict", "score", "plan", "status", "prepare", "execute", "report", "verify", "reference", "spread", "tables"],
 )
 def test_each_command_says_what_it_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
@@ -102,6 +115,8 @@ def test_prepare_prints_the_folder_and_nothing_else(
         (["prepare", "demo", "--set", "training.seed"], "section.key=value"),
         (["prepare", "demo", "--set", "run.output_dir=params/demo.yaml"], "cannot write to"),
         (["prepare", "demo", "--set", "run.name=a/b"], "run.name"),
+        (["plan", "nope"], "params/nope.yaml: no such parameter file"),
+        (["status", "outputs/nope"], "run `make` first"),
         (["execute", "outputs/nope", "01_load"], "outputs/nope/params.yaml"),
         (["report", "outputs/nope"], "run `make`"),
         (["verify", "outputs/nope", "outputs/nope"], "outputs/nope"),
@@ -120,6 +135,25 @@ def test_a_users_error_is_one_line(
     assert message in said
     assert "\n" not in said
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("project")
+def test_a_plan_is_said_and_what_would_stop_the_run_ends_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = ("--set", "run.name=mine data.preprocessing.cache_dir=cache")
+    assert realm(monkeypatch, "plan", "demo", *changes) == 0
+    assert "Nothing that was looked at would stop this run." in capsys.readouterr().out
+    said = realm(monkeypatch, "plan", "demo", *changes, "--set", "data={source: local, path: nowhere}", "--json")
+    assert isinstance(said, str)
+    assert said.startswith("realm: 1 thing would stop this run; nothing was loaded or paid:\n- data: data.path: ")
+    assert json.loads(capsys.readouterr().out)["faults"][0].startswith("data: data.path: ")
+    assert realm(monkeypatch, "prepare", "demo", *changes) == 0
+    capsys.readouterr()
+    assert realm(monkeypatch, "plan", "outputs/mine", "--brief") == 0
+    assert capsys.readouterr().out.startswith("mine: 227 pairs of the simulator")
+    assert realm(monkeypatch, "status", "outputs/mine") == 0
+    assert "0 of 1 notebooks done; left: 01_load" in capsys.readouterr().out
 
 
 def test_in_a_shell_too(project: Path) -> None:

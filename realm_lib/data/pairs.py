@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -232,25 +232,31 @@ def all_texts(pairs: pd.DataFrame) -> pd.DataFrame:
 
 def distinct_texts(pairs: pd.DataFrame) -> pd.DataFrame:
     """The distinct (prompt, response) of ``pairs``, however many pairs hold each: columns prompt, response."""
-    return all_texts(pairs).drop_duplicates(ignore_index=True)
+    texts = texts_of(pairs)
+    return pd.DataFrame({"prompt": texts.prompts, "response": texts.responses}, dtype=object)
 
 
-def places_of_texts(pairs: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where the texts of A and of B of each pair stand in :func:`distinct_texts`, each [pairs]."""
-    texts = all_texts(pairs)
-    places = texts.groupby(["prompt", "response"], sort=False, dropna=False).ngroup().to_numpy(np.int64)
-    return places[: len(pairs)], places[len(pairs) :]
+class DistinctTexts(NamedTuple):
+    """The distinct (prompt, response) of pairs, equal texts as one object, and where those of each pair are."""
+
+    prompts: list[str]
+    responses: list[str]
+    places: tuple[NDArray[np.int64], NDArray[np.int64]]
+    """Of A and of B of each pair, [pairs], within the lists."""
 
 
-def sides_of(texts: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """The prompts and the responses of ``texts``, of which equal ones are one object: a post has many responses."""
+def texts_of(pairs: pd.DataFrame) -> DistinctTexts:
+    """The distinct (prompt, response) of ``pairs`` in the order of :func:`all_texts`.
 
-    def side(name: str) -> list[str]:
-        codes, distinct = pd.factorize(texts[name])
-        kept: list[str] = distinct.tolist()
-        return [kept[code] for code in codes]
-
-    return side("prompt"), side("response")
+    Found by the numbers of texts, which as strings beside each other would take another gigabyte of SHP.
+    """
+    post, posts = pd.factorize(pairs["history"])
+    answer, answers = pd.factorize(pd.concat([pairs["human_ref_A"], pairs["human_ref_B"]]))
+    places, first = pd.factorize(np.tile(post, 2).astype(np.int64) * len(answers) + answer)
+    kept_posts, kept_answers = posts.tolist(), answers.tolist()
+    prompts = [kept_posts[number] for number in first // max(1, len(answers))]
+    responses = [kept_answers[number] for number in first % max(1, len(answers))]
+    return DistinctTexts(prompts, responses, (places[: len(pairs)], places[len(pairs) :]))
 
 
 def posts_with(texts: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:

@@ -78,7 +78,7 @@ def read_table(file: Path) -> pd.DataFrame:
     else:
         places: list[tuple[int, str | None]] = []
         frame = frame_of(_placed(read_rows(file), places))
-        _check_names(frame, file)
+        _check_names(map(str, frame), file)
         reasons = pd.Series([reason for _, reason in places], dtype=object)
         frame = frame.assign(_file=name, _row=[number for number, _ in places], _reason=reasons)
     if frame.empty:
@@ -240,9 +240,8 @@ def _read_arrow(file: Path) -> "pa.Table":
 
 def _frame(table: "pa.Table", file: Path) -> pd.DataFrame:
     """The columns of an Arrow table as :func:`read_table` has them."""
-    names = _names(table)
-    _check_names(names, file)
-    frame = pd.DataFrame(_values(table.select(names), file), columns=names, dtype=object)
+    _check_names(_names(table), file)
+    frame = frame_of(row.values for row in arrow_rows(table, file))
     frame.attrs.update(_attributes(table))
     return frame
 

@@ -16,7 +16,7 @@ from realm_lib.config.profile import Params
 from realm_lib.data.chats import PairsError, readable
 from realm_lib.data.kept import are_kept, keep_pairs
 from realm_lib.data.pairs import PairSplit, load_splits
-from realm_lib.features.ahead import distinct_of
+from realm_lib.features.checks import distinct_of
 from realm_lib.models.hub import HubError, look_up_data
 from realm_lib.runs.run import Run
 
@@ -79,11 +79,14 @@ class PlannedTexts:
         if tables:
             self.texts = distinct_of(tables)
 
-    def suspects(self, letters: int) -> pd.DataFrame:
-        """A sample of the texts, and all whose response has more ``letters``: those that a model may not read."""
-        if self.texts.empty:
-            return self.texts
-        chosen = (self.texts["response"].str.len() > letters).to_numpy(copy=True)
+    def suspects(self, letters: int) -> pd.DataFrame | None:
+        """A sample of the texts, and all whose response has more ``letters``: those that a model may not read.
+
+        None where they are few enough for all of them to be looked at.
+        """
+        if self.tables and len(self.texts) <= SAMPLED:
+            return None
+        chosen = (self.texts["response"].str.len() > letters).to_numpy(dtype=bool, copy=True)
         chosen[_spread(len(self.texts), SAMPLED)] = True
         return self.texts[chosen].reset_index(drop=True)
 
@@ -143,10 +146,13 @@ def _letters(planned: PlannedTexts) -> tuple[NDArray[np.float64], NDArray[np.flo
     if texts.empty:
         numbers = (max(counts.texts, 1), max(counts.prompts, 1), max(counts.texts, 1))
         sums = (counts.repeated_prompt_letters, counts.prompt_letters, counts.response_letters)
-        repeated, distinct, responses = (np.full(n, whole / n) for n, whole in zip(numbers, sums, strict=True))
+        means = [whole / number for whole, number in zip(sums, numbers, strict=True)]
+        repeated, distinct, responses = (
+            np.full(number, mean, dtype=np.float64) for number, mean in zip(numbers, means, strict=True)
+        )
         return repeated, distinct, responses
-    repeated = texts["prompt"].str.len().to_numpy(np.float64)
-    return repeated, repeated[_first_of_each(texts)], texts["response"].str.len().to_numpy(np.float64)
+    repeated, responses = (np.asarray(texts[side].str.len(), dtype=np.float64) for side in ("prompt", "response"))
+    return repeated, repeated[_first_of_each(texts)], responses
 
 
 def _tables(splits: Mapping[Split, PairSplit]) -> dict[str, pd.DataFrame]:
@@ -259,4 +265,6 @@ def _first_of_each(texts: pd.DataFrame) -> NDArray[np.int64]:
 
 def _spread(total: int, most: int) -> NDArray[np.int64]:
     """At most ``most`` places, evenly over ``total``: the same ones each time."""
+    if total == 0:
+        return np.array([], dtype=np.int64)
     return np.unique(np.linspace(0, total - 1, min(total, most)).astype(np.int64))

@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 
 from realm_lib.config.signals import SignalsParams
 from realm_lib.data.chats import PairsError
-from realm_lib.data.pairs import distinct_texts, places_of_texts, posts_with, sides_of
+from realm_lib.data.pairs import DistinctTexts, posts_with, texts_of
+from realm_lib.features.engines import Engine
 from realm_lib.features.identities import Identities, identities_of
 from realm_lib.features.reading import LongTextError, refuse_long
 from realm_lib.features.scores import score_texts
@@ -129,8 +130,8 @@ def extract(
     start = time.monotonic()
     if (quote := quote_embeddings([pairs], embedder, store)) and quote.texts:
         tqdm.write(f"embedding: {quote}")
-    texts = distinct_texts(pairs)
-    prompts, responses = sides_of(texts)
+    texts = texts_of(pairs)
+    prompts, responses = texts.prompts, texts.responses
     label = "scoring" if progress else None
     with _naming_posts(texts, pairs):
         refuse_long(prompts, responses, embedder)
@@ -143,16 +144,15 @@ def extract(
         "score": _cost(of_scores := Stored.of(scores), scored - start),
         "similarity": _cost(found, time.monotonic() - scored),
     }
-    places = places_of_texts(pairs)
-    table = _with_columns(votes_renamed(pairs), places, {"score": scores.values, "similarity": found.values})
+    table = _with_columns(votes_renamed(pairs), texts, {"score": scores.values, "similarity": found.values})
     for name, (a, b) in stored_similarities(pairs, embedder, store).items():
         table[f"similarity_A under {name}"], table[f"similarity_B under {name}"] = a, b
-    times_used = np.bincount(np.concatenate(places), minlength=len(texts))
+    times_used = np.bincount(np.concatenate(texts.places), minlength=len(prompts))
     counts = FeatureCounts(
         pairs=len(pairs),
-        unique_responses=len(texts),
+        unique_responses=len(prompts),
         scored=len(scores.computed),
-        cache_hits=len(texts) - len(scores.computed),
+        cache_hits=len(prompts) - len(scores.computed),
         tokens_scored=int(scores.tokens[scores.computed].sum()),
         tokens_naive=int((scores.tokens * times_used).sum()),
         seconds=round(time.monotonic() - start, 2),
@@ -178,13 +178,13 @@ def add_signal(
     """
     start = time.monotonic()
     _refuse_taken(extraction.table, name)
-    texts = distinct_texts(extraction.table)
-    prompts, responses = sides_of(texts)
+    texts = texts_of(extraction.table)
+    prompts, responses = texts.prompts, texts.responses
     with naming(name), _naming_posts(texts, extraction.table):
         found = signal.stored(prompts, responses, store, batch_size, name if progress else None)
     seconds = time.monotonic() - start
     return Extraction(
-        _with_columns(extraction.table, places_of_texts(extraction.table), {name: found.values}),
+        _with_columns(extraction.table, texts, {name: found.values}),
         replace(extraction.counts, seconds=round(extraction.counts.seconds + seconds, 2)),
         {**extraction.costs, name: _cost(found, seconds)},
         {**extraction.identities, **identities_of({name: signal})},
@@ -198,10 +198,13 @@ def add_signals(
     store: FeatureStore,
     run_folder: Path | None = None,
     *,
+    engine: Engine | None = None,
     batch_size: int = 256,
     progress: bool = True,
 ) -> dict[str, Extraction]:
     """The signals of a profile added to each split, by :func:`add_signal`: one model at a time is in memory.
+
+    The models run on ``engine``, in this process where there is none.
 
     With an embedder that is paid, what all splits take is printed, and refused when it is over its budget, before any
     is embedded. Raises what :func:`build_signal` raises too.
@@ -212,7 +215,7 @@ def add_signals(
             _refuse_taken(extraction.table, name)
     for name, params in signals.items():
         release_memory()
-        signal = build_signal(name, params, run_folder)
+        signal = build_signal(name, params, run_folder, engine)
         if isinstance(signal, SimilaritySignal):
             with naming(name):
                 tables = [extraction.table for extraction in features.values()]
@@ -264,22 +267,21 @@ def _refuse_taken(table: pd.DataFrame, name: str) -> None:
         raise PairsError(f"signals.{name}: the pairs have a column {taken[0]} already: give the signal another name")
 
 
-def _with_columns(
-    table: pd.DataFrame, places: tuple[NDArray[np.int64], NDArray[np.int64]], values: Mapping[str, NDArray[Any]]
-) -> pd.DataFrame:
-    """``table`` with NAME_A and NAME_B for the ``values`` by NAME of its distinct texts, whose ``places`` are A's and
-    B's (:func:`places_of_texts`)."""
-    columns = {f"{name}_{side}": own[at] for side, at in zip("AB", places, strict=True) for name, own in values.items()}
+def _with_columns(table: pd.DataFrame, texts: DistinctTexts, values: Mapping[str, NDArray[Any]]) -> pd.DataFrame:
+    """``table`` with NAME_A and NAME_B for the ``values`` by NAME of its distinct ``texts``."""
+    sides = zip("AB", texts.places, strict=True)
+    columns = {f"{name}_{side}": own[places] for side, places in sides for name, own in values.items()}
     return table.reset_index(drop=True).assign(**columns)
 
 
 @contextmanager
-def _naming_posts(texts: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[None]:
+def _naming_posts(texts: DistinctTexts, pairs: pd.DataFrame) -> Iterator[None]:
     """Errors about some of the distinct ``texts`` say which posts of ``pairs`` they are of."""
     try:
         yield
     except (LongResponseError, LongTextError, SignalError) as error:
         if error.places:
-            posts = posts_with(texts.iloc[error.places], pairs)
+            at_fault = [(texts.prompts[place], texts.responses[place]) for place in error.places]
+            posts = posts_with(pd.DataFrame(at_fault, columns=["prompt", "response"]), pairs)
             error.args = (f"{error} (post_id {', '.join(posts[:5])})",)
         raise

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import closing
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +13,29 @@ from realm_lib.features.store import FeatureTable
 from realm_lib.models.embedders import EmbedderError
 from realm_lib.models.reward_models import ScorerError
 
+Piece = Sequence[tuple[str, ...]]
+"""Some of the texts that a model is asked about, as (prompt, response) or (text,)."""
+
+
+@runtime_checkable
+class Pooled(Protocol):
+    """A model of which several copies compute side by side, a piece each at a time."""
+
+    def compute_pieces(self, pieces: Sequence[Piece]) -> Generator[tuple[int, NDArray[np.float32]]]:
+        """The index of a piece and its values, [n, width], as they are finished; the first error ends it."""
+
+
+class OverPool(NamedTuple):
+    """The texts behind some keys, and the pool that computes them."""
+
+    pool: Pooled
+    texts: Sequence[tuple[str, ...]]
+
 
 def fill(
     table: FeatureTable,
     keys: Sequence[bytes],
-    compute: Callable[[Sequence[int]], NDArray[np.float32]],
+    compute: Callable[[Sequence[int]], NDArray[np.float32]] | OverPool,
     *,
     order: Sequence[int],
     groups: Sequence[Hashable],
@@ -27,27 +46,57 @@ def fill(
 ) -> list[int]:
     """Compute and commit what ``table`` lacks, in pieces of neighbours in ``order``; returns the indices computed.
 
-    Each process takes the pieces in a random order of its own: two that share a store and began together would
-    otherwise compute each piece at the same moment, and neither would gain. ``sizes``, in ``unit`` (tokens or
-    characters), are what progress is counted in.
+    ``sizes``, in ``unit`` (tokens or characters), are what progress is counted in. Raises what ``compute`` raises; what
+    came back before is committed.
     """
     missing = [index for index in order if keys[index] not in table]
     pieces = _pieces(missing, groups, batch_size)
-    random.SystemRandom().shuffle(pieces)  # not the run's seed, which every process has
+    answers = _from_pool(compute, pieces) if isinstance(compute, OverPool) else _here(compute, pieces, table, keys)
     computed: list[int] = []
     total = int(sizes[missing].sum())
-    with tqdm(total=total, desc=label, unit=unit, unit_scale=True, disable=label is None, mininterval=1.0) as bar:
+    with (
+        tqdm(total=total, desc=label, unit=unit, unit_scale=True, disable=label is None, mininterval=1.0) as bar,
+        closing(answers),
+    ):
         done = 0
-        for piece in pieces:
-            table.refresh()  # another process may have done some of them by now
-            batch = [index for index in piece if keys[index] not in table]
+        for piece, batch, values in answers:
             if batch:
-                table.put([keys[index] for index in batch], compute(batch))
+                table.put([keys[index] for index in batch], values)
             computed += batch
             done += len(piece)
             bar.set_postfix_str(f"{done:,} of {len(missing):,} texts", refresh=False)
             bar.update(int(sizes[piece].sum()))
     return computed
+
+
+_Answers = Generator[tuple[list[int], list[int], NDArray[np.float32]]]
+"""A piece, the indices of it that were computed, and their values."""
+
+
+def _here(
+    compute: Callable[[Sequence[int]], NDArray[np.float32]],
+    pieces: list[list[int]],
+    table: FeatureTable,
+    keys: Sequence[bytes],
+) -> _Answers:
+    """The pieces one by one, in a random order of this process's own.
+
+    Two that share a store and began together would otherwise compute each piece at the same moment, and neither would
+    gain.
+    """
+    random.SystemRandom().shuffle(pieces)  # not the run's seed, which every process has
+    for piece in pieces:
+        table.refresh()  # another process may have done some of them by now
+        batch = [index for index in piece if keys[index] not in table]
+        yield piece, batch, compute(batch) if batch else np.empty((0, table.width), dtype=np.float32)
+
+
+def _from_pool(over: OverPool, pieces: list[list[int]]) -> _Answers:
+    """The pieces as they come back; the longest are the first to go."""
+    asked = [[over.texts[index] for index in piece] for piece in pieces]
+    with closing(over.pool.compute_pieces(asked)) as answers:
+        for number, values in answers:
+            yield pieces[number], pieces[number], values
 
 
 def _pieces(indices: Sequence[int], groups: Sequence[Hashable], size: int) -> list[list[int]]:

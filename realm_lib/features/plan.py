@@ -15,7 +15,8 @@ from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.config.profile import Params
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.signals import EmbeddingSignal, RewardModelSignal
-from realm_lib.features.ahead import Ahead, Outlined, look_ahead
+from realm_lib.features.ahead import look_ahead
+from realm_lib.features.checks import Ahead, Outlined
 from realm_lib.features.counting import (
     LETTERS_A_TOKEN,
     PlannedTexts,
@@ -62,8 +63,8 @@ class Work:
     precision: Precision
     passes: tuple[tuple[float, int], ...]
     """Tokens, and how many of them at once; a backward pass counts as two forward."""
-    sharded: bool = True
-    """Whether several cards share the work, each with its own texts."""
+    elsewhere: bool = False
+    """Whether it is done by a server or a cluster: this machine's hours say nothing of it."""
 
     @property
     def tokens(self) -> float:
@@ -78,7 +79,7 @@ class Work:
         if not groups:
             return None
         speed = [tokens / tokens_per_second(self.weights, card, self.precision, once) for tokens, once in self.passes]
-        return sum(speed) / 3600 / (groups if self.sharded else 1)
+        return sum(speed) / 3600 / groups
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,8 @@ def plan_features(params: Params, run: Run, *, keep: bool) -> FeaturesPlan:
         if scorer.backend == "nim":
             minutes[name] = planned.counts.texts / scorer.requests_per_minute if scorer.requests_per_minute else 0.0
             continue
-        works.append(scoring_work(name, scorer, outlined, tokens[name], run.folder))
+        elsewhere = scorer.backend == "vllm" or params.run.engine != "local"
+        works.append(scoring_work(name, scorer, outlined, tokens[name], run, elsewhere=elsewhere))
     for name, embedder in _embedders(params).items():
         if embedder.backend == "sentence_transformers":
             tokens[name] = count_tokens(planned, _tokenizer(embedder.model_id, embedder.revision, run.folder), None, 2)
@@ -147,20 +149,29 @@ def plan_features(params: Params, run: Run, *, keep: bool) -> FeaturesPlan:
 
 
 def scoring_work(
-    name: str, params: RewardModelParams, outlined: Outlined | None, tokens: TokenCounts, run_folder: Path
+    name: str,
+    params: RewardModelParams,
+    outlined: Outlined | None,
+    tokens: TokenCounts,
+    run: Run,
+    *,
+    elsewhere: bool,
 ) -> Work:
     """Scoring texts of so many ``tokens`` with the reward model of the section ``name``."""
-    weights = outlined.weights if outlined else weights_of(params.model_id, run_folder)
+    weights = outlined.weights if outlined else weights_of(params.model_id, run.folder)
     shares = outlined is None or outlined.shares_prefixes
     read = float(tokens.shared if shares else tokens.naive)
     precision: Precision = params.quantization or params.dtype
-    return Work(name, params.model_id, weights, precision, ((read, params.batch_tokens),))
+    return Work(name, params.model_id, weights, precision, ((read, params.batch_tokens),), elsewhere)
 
 
 def places() -> list[Place]:
-    """This machine's cards, or its processor, and a few others."""
-    found = [card for line in gpus() if (card := find_card(line.partition(",")[0]))]
-    own = [Place(found[0], len(found), here=True)] if found else [Place(_processor(), 1, here=True)]
+    """This machine's cards, or its processor where it has none, and a few others."""
+    listed = gpus()
+    found = [card for line in listed if (card := find_card(line.partition(",")[0]))]
+    own = [Place(found[0], len(found), here=True)] if found else []
+    if not listed:
+        own = [Place(_processor(), 1, here=True)]
     others = [card for card in CARDS if card.name in OTHERS]
     return own + [Place(card, number, here=False) for card in others for number in NUMBERS]
 
@@ -168,14 +179,14 @@ def places() -> list[Place]:
 def _look(params: Params, planned: PlannedTexts, folder: Path, run: Run) -> Ahead:
     counts = planned.counts
     letters = counts.prompt_letters + counts.response_letters
-    longest = min([scorer.max_length for scorer in _scorers(params).values()])
+    shortest = min([scorer.max_length for scorer in _scorers(params).values()])
     return look_ahead(
         params,
         planned.tables,
         FeatureStore(folder),
         run.folder,
         params.rlhf,
-        asked=planned.suspects(_CHECKED_LETTERS * longest),
+        asked=planned.suspects(_CHECKED_LETTERS * shortest),
         own_models=False,
         expected=(counts.prompts + counts.texts, round(letters / LETTERS_A_TOKEN)),
         outputs=_OUTPUTS * (counts.repeated_prompt_letters + counts.response_letters),

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from realm_lib.features.filling import fill, fill_from_stream
+from realm_lib.features.filling import OverPool, Pooled, fill, fill_from_stream
 from realm_lib.features.lengths import text_lengths
 from realm_lib.features.store import FeatureStore, text_key
 from realm_lib.models.reward_models import HostedScorer, ReadingScorer, Scorer, ScoreReading
@@ -57,7 +57,9 @@ def score_texts(
         computed = fill(
             table,
             keys,
-            lambda rows: scorer.score([prompts[n] for n in rows], [responses[n] for n in rows])[:, None],
+            OverPool(scorer, list(zip(prompts, responses, strict=True)))
+            if isinstance(scorer, Pooled)
+            else lambda rows: scorer.score([prompts[n] for n in rows], [responses[n] for n in rows])[:, None],
             order=order,
             groups=prompts,
             sizes=tokens,

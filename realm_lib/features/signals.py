@@ -17,12 +17,13 @@ from realm_lib.config.signals import EmbeddingSignal, LengthSignal, RewardModelS
 from realm_lib.data.chats import readable
 from realm_lib.data.lengths import counted, letter_count, word_count
 from realm_lib.data.texts import is_blank
+from realm_lib.features.engines import Engine, LocalEngine
 from realm_lib.features.filling import fill
 from realm_lib.features.reading import as_read, refuse_long, refused_for_length
 from realm_lib.features.scores import Scores, score_texts
 from realm_lib.features.similarity import similarities
 from realm_lib.features.store import FeatureStore, text_key
-from realm_lib.models.embedders import Embedder, EmbedderError, HostedEmbedder, Reading, build_embedder, by_role, cosine
+from realm_lib.models.embedders import Embedder, EmbedderError, HostedEmbedder, Reading, by_role, cosine
 from realm_lib.models.reward_models import (
     CheckingScorer,
     HostedScorer,
@@ -30,7 +31,6 @@ from realm_lib.models.reward_models import (
     ScoreReading,
     ScorerError,
     UnscorableError,
-    build_scorer,
 )
 from realm_lib.runs.functions import load_function
 from realm_lib.runs.run import MissingStepError
@@ -258,16 +258,20 @@ def empty_for_a_service(signal: Signal, responses: Texts) -> dict[int, EmptyResp
     return {i: EmptyResponseError(fault, [i]) for i, response in enumerate(responses) if is_blank(response)}
 
 
-def build_signal(name: str, params: SignalParams, run_folder: Path | None = None) -> Signal:
+def build_signal(
+    name: str, params: SignalParams, run_folder: Path | None = None, engine: Engine | None = None
+) -> Signal:
     """The signal ``name`` of a profile; ``run_folder`` is where ``run:`` model ids start.
 
-    Raises what :func:`build_scorer`, :func:`build_embedder` and :func:`load_function` raise, naming the signal.
+    Its model runs on ``engine``, in this process where there is none. Raises what the engine's ``scorer`` and
+    ``embedder`` and :func:`load_function` raise, naming the signal.
     """
+    engine = engine or LocalEngine()
     with naming(name):
         if isinstance(params, RewardModelSignal):
-            return ScoreSignal(build_scorer(params.reward_model, run_folder))
+            return ScoreSignal(engine.scorer(params.reward_model, run_folder))
         if isinstance(params, EmbeddingSignal):
-            return SimilaritySignal(build_embedder(params.embedding, run_folder))
+            return SimilaritySignal(engine.embedder(params.embedding, run_folder))
         if isinstance(params, LengthSignal):
             count = _COUNTS[params.unit]
             return FunctionSignal(

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from realm_lib.data.pairs import distinct_texts
-from realm_lib.features.filling import fill, fill_from_stream
+from realm_lib.data.pairs import texts_of
+from realm_lib.features.filling import OverPool, Pooled, fill, fill_from_stream
 from realm_lib.features.reading import as_read, refuse_long, texts_read
 from realm_lib.features.store import FeatureStore, FeatureTable, text_key
 from realm_lib.models.embedders import (
@@ -66,7 +66,9 @@ def similarities(
             done = fill(
                 side.table,
                 keys,
-                side.compute,
+                OverPool(side.embedder, [(text,) for text in side.texts])
+                if isinstance(side.embedder, Pooled)
+                else side.compute,
                 order=order,
                 groups=side.texts,
                 sizes=np.array([len(text) for text in side.texts]),
@@ -88,10 +90,11 @@ def quote_embeddings(frames: Iterable[pd.DataFrame], embedder: Embedder, store: 
     """
     if not isinstance(embedder, HostedEmbedder):
         return None
-    texts = pd.concat([distinct_texts(pairs) for pairs in frames])
+    texts = [texts_of(pairs) for pairs in frames]
     total = Quote(texts=0, tokens=0, cost=0.0, cut=0)
-    prompts = as_read(texts["prompt"].tolist(), embedder)
-    for side in dict.fromkeys(_sides(prompts, texts["response"].tolist(), embedder, store)):
+    prompts = as_read([prompt for some in texts for prompt in some.prompts], embedder)
+    responses = [response for some in texts for response in some.responses]
+    for side in dict.fromkeys(_sides(prompts, responses, embedder, store)):
         if isinstance(side.embedder, HostedEmbedder):
             total += side.embedder.quote([text for text in side.texts if text_key(text) not in side.table])
         side.table.close()

@@ -46,7 +46,7 @@ class FeatureStore:
         self.folder = Path(folder)
 
     def table(self, kind: str, identity: Mapping[str, Any], width: int) -> "FeatureTable":
-        """The table of ``kind`` ("score", "embedding") for one model ``identity``, rows of ``width`` float32."""
+        """The table of ``kind`` ("score", "tokens", "embedding") of one ``identity``, rows of ``width`` float32."""
         canonical = json.dumps(identity, sort_keys=True)
         return FeatureTable(self._path(kind, canonical), canonical, width)
 

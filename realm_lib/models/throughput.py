@@ -2,12 +2,13 @@
 
 A token takes two operations a weight that it is multiplied with: embeddings are looked up, not multiplied. Attention is
 left out: its part, 2 x layers x width x tokens of the row, is 0.4 % of a 70B model's operations for rows of 400 tokens.
-A pass takes no less time than its weights take to be read once. How much of a card's peak remains stands in
-:data:`UTILISATION`, which says what of it is measured.
+A pass takes no less time than its weights take to be read once. How much of a card's peak remains is in
+:data:`UTILISATION`, measured on one card and taken for the others.
 """
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 Precision = Literal["float32", "bfloat16", "float16", "8bit", "4bit"]
@@ -15,11 +16,24 @@ Precision = Literal["float32", "bfloat16", "float16", "8bit", "4bit"]
 BYTES_A_WEIGHT: dict[Precision, float] = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "8bit": 1.0, "4bit": 0.52}
 """4 bit is nf4 with double quantisation: half a byte, and the scales of its blocks."""
 
-UTILISATION: dict[Precision, float] = {"float32": 0.6, "bfloat16": 0.5, "float16": 0.5, "8bit": 0.15, "4bit": 0.35}
-"""The share of a card's peak that scoring reaches: padding, attention, masks and waiting are in it. Guesses so far."""
+_BFLOAT16 = ((0.44e9, 0.08), (6.98e9, 0.36), (68.5e9, 0.54))
+UTILISATION: dict[Precision, tuple[tuple[float, float], ...]] = {
+    "float32": ((0.44e9, 0.39),),
+    "bfloat16": _BFLOAT16,
+    "float16": _BFLOAT16,
+    "8bit": ((6.98e9, 0.18), (68.5e9, 0.32)),
+    "4bit": ((6.98e9, 0.40), (68.5e9, 0.45)),
+}
+"""The share of a card's peak that scoring reaches, by how many weights are multiplied: padding, attention, starting
+kernels and tokenising are in it.
 
-WORKING_SHARE = 0.1
-"""The share of a card's memory that is kept free of weights, for activations and CUDA's own."""
+Measured on an H200 (docs/measurements.md, "Scoring on a GPU"); float16 is taken to be as bfloat16. A small model
+waits for its kernels to be started, on a slower card less so.
+"""
+
+WORKING_ROOM = 4.0
+"""GiB of a card that are kept free of weights: at 16,384 tokens at once a 70B model took up to 1.7 beside its own, and
+CUDA and an allocator's rounding take the rest."""
 
 
 @dataclass(frozen=True)
@@ -65,20 +79,30 @@ def find_card(name: str) -> Card | None:
     return max(found, key=lambda card: len(card.name), default=None)
 
 
+def utilisation_of(weights: float, precision: Precision) -> float:
+    """The share of a card's peak: between two measured sizes by the logarithm of ``weights``, beyond them flat."""
+    points = UTILISATION[precision]
+    for (less, low), (more, high) in pairwise(points):
+        if less <= weights <= more:
+            return low + (high - low) * math.log(weights / less) / math.log(more / less)
+    return points[0][1] if weights < points[0][0] else points[-1][1]
+
+
 def tokens_per_second(
     weights: float, card: Card, precision: Precision, batch_tokens: int, utilisation: float | None = None
 ) -> float:
     """Tokens a second through ``weights`` multiplied ones on one ``card``, in passes of ``batch_tokens`` tokens.
 
-    ``utilisation`` is the share of the peak, :data:`UTILISATION`'s when it is not given. A model over several cards
+    ``utilisation`` is the share of the peak, :func:`utilisation_of` when it is not given. A model over several cards
     layer by layer (``device_map: auto``) is no faster: one card works at a time.
     """
     peak = 1e12 * (card.fp32 if precision == "float32" else card.bf16)
-    computing = 2 * weights * batch_tokens / (peak * (UTILISATION[precision] if utilisation is None else utilisation))
+    share = utilisation_of(weights, precision) if utilisation is None else utilisation
+    computing = 2 * weights * batch_tokens / (peak * share)
     reading = weights * BYTES_A_WEIGHT[precision] / (1e12 * card.bandwidth)
     return batch_tokens / max(computing, reading)
 
 
 def cards_to_hold(total: float, card: Card) -> int:
-    """How many of ``card`` hold ``total`` bytes of weights, :data:`WORKING_SHARE` of each card's memory left free."""
-    return math.ceil(total / 2**30 / (card.memory * (1 - WORKING_SHARE)))
+    """How many of ``card`` hold ``total`` bytes of weights, with :data:`WORKING_ROOM` on each."""
+    return math.ceil(total / 2**30 / (card.memory - WORKING_ROOM))

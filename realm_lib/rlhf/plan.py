@@ -1,6 +1,6 @@
 """What a whole run takes, said before it begins: its features, and coarsely the work of its policies."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from realm_lib.config.profile import Params
@@ -37,16 +37,22 @@ class RunPlan:
         """All that would stop the run."""
         return self.features.ahead.faults
 
+    @property
+    def here(self) -> Place | None:
+        """This machine; None where it has cards that are not known."""
+        return next((place for place in self.places if place.here), None)
+
     def hours(self, place: Place) -> float | None:
         """Of all work that can be estimated, on ``place``; None where a model does not fit there."""
         total = 0.0
         for work in (*self.features.works, *self.policies):
-            if work.weights is None:
+            if work.weights is None or (place.here and work.elsewhere):
                 continue
             hours = work.hours(place.card, place.number)
             if hours is None:
                 return None
-            left = 1 - self.features.stored.get(FEATURE_OF.get(work.what, ""), 0.0)
+            feature = FEATURE_OF.get(work.what, work.what.removeprefix("signals."))
+            left = 1 - self.features.stored.get(feature, 0.0)
             total += hours * left
         return total
 
@@ -151,8 +157,7 @@ def _policies(rlhf: RlhfParams, texts: TextCounts, scorer: Work | None, run: Run
     scored += compared
     if scorer is not None and rlhf.reward_server is None:
         (_, once) = scorer.passes[0]
-        passes = [(scored * whole, once)]
-        works.append(Work("rewards of answers", scorer.model, scorer.weights, scorer.precision, tuple(passes)))
+        works.append(replace(scorer, what="rewards of answers", passes=((scored * whole, once),)))
     return works
 
 

@@ -11,7 +11,8 @@ from realm_lib.config.base import resolve_path
 from realm_lib.config.profile import Params, load_params
 from realm_lib.config.rlhf import PPOParams
 from realm_lib.data.kept import are_kept, keep_pairs
-from realm_lib.features.ahead import LOOKED_AHEAD, distinct_of
+from realm_lib.features.ahead import LOOKED_AHEAD
+from realm_lib.features.checks import distinct_of
 from realm_lib.features.counting import SPLITS
 from realm_lib.features.stored import StoredTexts, stored_texts
 from realm_lib.runs.run import Run
@@ -115,8 +116,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 def _ppo(params: PPOParams, run: Run, *, begun: bool) -> TrainingProgress:
     total = params.total_episodes // params.batch_size
-    checkpoint = run.path("models", ".ppo_checkpoint")
-    kept = int(_metadata(checkpoint).get("step", 0)) if checkpoint.exists() else 0
+    kept = _kept_step(run.path("models", ".ppo_checkpoint"))
     rows = _rows(run.path("logs", "ppo.jsonl")) if kept or begun else []
     done = int(rows[-1]["step"]) if rows else 0
     seconds = [float(row["seconds"]) for row in rows[-_LAST:]]
@@ -124,22 +124,39 @@ def _ppo(params: PPOParams, run: Run, *, begun: bool) -> TrainingProgress:
     return TrainingProgress("ppo", done, total, kept, "updates", left)
 
 
-def _metadata(checkpoint: Path) -> dict[str, Any]:
-    """What a training says of itself in the header of its safetensors file."""
-    with checkpoint.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    progress: dict[str, Any] = json.loads(header["__metadata__"]["progress"])
-    return progress
+def _kept_step(checkpoint: Path) -> int:
+    """The update that a checkpoint of PPO reaches, by the header of its safetensors file; 0 without one.
+
+    Of weights that are cut over processes it is a folder, whose latest.json names the parts that belong together.
+    """
+    if checkpoint.is_dir():
+        latest = _json(checkpoint / "latest.json")
+        parts = sorted((checkpoint / str(latest["number"])).iterdir()) if latest else []
+        return _kept_step(parts[0]) if parts else 0
+    try:
+        with checkpoint.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    except FileNotFoundError:  # there is none, or the training has just ended
+        return 0
+    return int(json.loads(header["__metadata__"]["progress"])["step"])
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A file that somebody else may be writing or removing: empty where it cannot be read yet, or no more."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return content
 
 
 def _dpo(rounds: int, run: Run) -> TrainingProgress:
     """By the newest checkpoint of each round; between two of them Trainer writes nothing."""
     done, total, known = 0, 0, 0
     for number in range(1, rounds + 1):
-        states = sorted(
-            run.path("models", ".dpo_checkpoints", f"round_{number}").glob("*/checkpoint-*/trainer_state.json")
-        )
-        steps = [json.loads(state.read_text(encoding="utf-8")) for state in states]
+        place = run.path("models", ".dpo_checkpoints", f"round_{number}")
+        states = map(_json, place.glob("*/checkpoint-*/trainer_state.json"))
+        steps = [state for state in states if state]
         if steps:
             done += max(int(state["global_step"]) for state in steps)
             total += int(steps[-1]["max_steps"])

@@ -19,6 +19,7 @@ from realm_lib.config.base import ParamsError, project_root
 from realm_lib.config.overrides import split_overrides
 from realm_lib.config.profile import SECTIONS, Params, dump_yaml, load_params
 from realm_lib.config.text import read_yaml
+from realm_lib.runs.extras import check_engine
 from realm_lib.runs.files import write_text
 from realm_lib.runs.functions import function_files
 from realm_lib.runs.reading import read_text
@@ -41,6 +42,7 @@ def prepare(profile: str, overrides: list[str]) -> Run:
     params = read_profile(profile, overrides)
     if signs := "".join(sorted(set(re.findall(r"[^\w ./,+@~-]", params.run.output_dir)))):
         raise ParamsError(f"run.output_dir: make cannot use a folder with {signs!r} in its name: choose another")
+    check_engine(params.run)
     run = open_run(params)
     _write_if_changed(run.path("params.yaml"), dump_yaml(params))
     notebooks = sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))

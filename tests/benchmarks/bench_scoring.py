@@ -198,13 +198,14 @@ def _random_int8(layer: torch.nn.Linear, device: torch.device, dtype: torch.dtyp
 
 
 class Counter:
-    """Tokens that went through the model's body, padding among them."""
+    """Tokens that went through the model's body, padding among them, in how many passes."""
 
     def __init__(self, body: torch.nn.Module) -> None:
-        self.tokens = 0
+        self.tokens = self.passes = 0
         body.register_forward_pre_hook(self._count, with_kwargs=True)
 
     def _count(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:  # noqa: ARG002
+        self.passes += 1
         self.tokens += kwargs["input_ids"].numel() if "input_ids" in kwargs else args[0].numel()
 
 

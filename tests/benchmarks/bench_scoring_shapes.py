@@ -6,7 +6,8 @@ text to score, tokenising among it, by ``batch_tokens`` and with and without sha
 the estimate; and the share of the card's peak, which ``realm_lib.models.throughput`` plans with. Texts are
 ``bench_scoring``'s simulated posts and comments, in two rounds of different posts.
 
-``--tiny`` tries the same code with tiny models, on a CPU too. Each measurement is a line of JSON.
+``--pass-costs`` tries what a pass is taken to cost when batches are planned, ``--tiny`` the same code with tiny models,
+on a CPU too. Each measurement is a line of JSON.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,6 +81,17 @@ TINY = {
 }
 
 
+class CostedScorer(TransformerScorer):
+    """A scorer that plans its batches with another cost of a pass."""
+
+    cost: float | None = None
+    """In tokens; None is the scorer's own."""
+
+    @property
+    def _pass_cost(self) -> float:
+        return super()._pass_cost if self.cost is None else self.cost
+
+
 class Case(NamedTuple):
     """A shape in a precision, and what to measure of it."""
 
@@ -133,15 +145,17 @@ def params_of(case: Case, budget: int) -> RewardModelParams:
     )
 
 
-def measure(case: Case, device: torch.device, tiny: bool) -> Iterator[dict[str, Any]]:
-    """The rows of a case.
+def measure(
+    case: Case, device: torch.device, tiny: bool, times: int, costs: Sequence[float] | None
+) -> Iterator[dict[str, Any]]:
+    """The rows of a case, of ``times`` as many posts; with ``costs`` its first batch by each of them instead.
 
     Raises :class:`realm_lib.models.reward_models.ScorerError` when its model does not fit this machine.
     """
     model_class, config = lay_out_shape(case, tiny)
     params = params_of(case, 4096)
     check_memory(estimate_memory(model_class, config, params), params)
-    rounds = [simulated_pairs(2 if tiny else case.posts, seed, None) for seed in range(2)]
+    rounds = [simulated_pairs(2 if tiny else times * case.posts, seed, None) for seed in range(2)]
     tokenizer = tokenizer_of(rounds)
     describe(rounds, tokenizer)
     texts = [distinct_texts(pairs) for pairs in rounds]
@@ -153,16 +167,20 @@ def measure(case: Case, device: torch.device, tiny: bool) -> Iterator[dict[str, 
     weights = sum(layer.in_features * layer.out_features for layer in model.model.modules() if is_linear(layer))
     counter = Counter(model.model)
     first: list[NDArray[np.float32]] = []
-    for budget, shared in case.batches:
+    ways: list[tuple[int, bool, float | None]] = [(*batch, None) for batch in case.batches]
+    if costs:
+        ways = [(*case.batches[0], cost) for cost in costs]
+    for budget, shared, cost in ways:
         params = params_of(case, budget)
         loaded = take_apart(model, tokenizer, params, "random")
         if not shared:
             loaded = dataclasses.replace(loaded, not_shared="to measure what sharing saves")
-        scorer = TransformerScorer(params, loaded=loaded)
+        scorer = CostedScorer(params, loaded=loaded)
+        scorer.cost = cost
         scorer.score(texts[0]["prompt"].tolist()[:40], texts[0]["response"].tolist()[:40])  # kernels are chosen
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        counter.tokens = scorer.tokens_computed = 0
+        counter.tokens = counter.passes = scorer.tokens_computed = 0
         seconds, tokenising, scores = [], 0.0, []
         for some in texts:
             prompts, responses = some["prompt"].tolist(), some["response"].tolist()
@@ -180,6 +198,8 @@ def measure(case: Case, device: torch.device, tiny: bool) -> Iterator[dict[str, 
             "batch_tokens": budget,
             "batch_tokens_left": scorer.budget,
             "shared": shared,
+            "pass_cost": scorer._pass_cost,
+            "passes": counter.passes,
             "texts": sum(map(len, texts)),
             "tokens_a_text": round(float(lengths.mean())),
             "tokens": scorer.tokens_computed,
@@ -219,6 +239,8 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="tiny models, on a CPU too")
     parser.add_argument("--only", help="only cases whose shape or precision holds this")
     parser.add_argument("--seconds", type=float, default=3600.0, help="begin no case after so many")
+    parser.add_argument("--times", type=int, default=1, help="as many posts of each case")
+    parser.add_argument("--pass-costs", type=float, nargs="+", help="costs of a pass in tokens, one after the other")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu" and not options.tiny:
@@ -238,7 +260,7 @@ def main() -> None:
         if time.perf_counter() - begun > options.seconds:
             print(f"not begun after {options.seconds:.0f} s: {case.shape} {case.precision}")
             continue
-        for row in measure(case, device, options.tiny):
+        for row in measure(case, device, options.tiny, options.times, options.pass_costs):
             print(json.dumps(row), flush=True)
         release_memory()
     print(f"{time.perf_counter() - begun:.0f} s in all")

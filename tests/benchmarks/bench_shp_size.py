@@ -4,9 +4,11 @@ Each number of pairs (4,000, 40,000 and 385,563 unless told otherwise) is done i
 the notebook calls in the notebook's order: pairs in SHP's layout and lengths (tests/support/shp_sized.py), read by
 ``datasets``, not filtered; a reward model of INF-ORM's class with a BPE tokenizer and one layer of 16 numbers; MiniLM's
 own tokenizer for what is read of a text. **Embedding is a stand-in**: vectors are taken from a table that was made
-before, since the real ones take hours here. The peak is the most memory (VmHWM) that the process held in a step.
+before, since the real ones take hours here. Seconds are the processor's, on one thread; the peak is the most memory
+(VmHWM) that the process held in a step.
 
-``--keep FOLDER`` leaves the pairs, the store and the run there.
+``--keep FOLDER`` leaves the pairs, the store and the run there. ``--without-passes`` scores by a number of the tokens
+in place of the model, whose passes take most of the time and no more memory for more texts, and extracts once only.
 """
 
 import argparse
@@ -30,11 +32,12 @@ STEP = "step "  # begins the lines by which a child tells of its steps
 
 @contextmanager
 def step(name: str) -> Iterator[None]:
-    """Print the seconds and the peak of memory, in MiB, of what is done inside."""
+    """Print the processor's seconds, those of the clock and the peak of memory, in MiB, of what is done inside."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     yield
-    told = {"name": name, "seconds": time.perf_counter() - start, "peak": _status("VmHWM"), "left": _status("VmRSS")}
+    seconds, own = time.perf_counter() - start, time.process_time() - busy
+    told = {"name": name, "seconds": own, "clock": seconds, "peak": _status("VmHWM"), "left": _status("VmRSS")}
     print(STEP + json.dumps(told), flush=True)
 
 
@@ -89,7 +92,20 @@ def stand_in_embedder(params: Any) -> Any:
     return StandIn()
 
 
-def walk(folder: Path) -> None:
+def planning_scorer(params: Any, folder: Path) -> Any:
+    """The scorer without its passes: texts are tokens in planned batches, a score is a number of the last of them."""
+    import numpy as np
+
+    from realm_lib.models.reward_models.transformer import TransformerScorer
+
+    class Planning(TransformerScorer):
+        def _scores_of(self, batch: Any, chats: Any) -> Any:  # noqa: ARG002
+            return np.array([sum(chat.ids[-9:]) % 997 / 997 for chat in chats], dtype=np.float32)
+
+    return Planning(params, folder)
+
+
+def walk(folder: Path, passes: bool) -> None:
     """Notebook 01 on the pairs in ``folder``."""
     import matplotlib as mpl
 
@@ -127,20 +143,20 @@ def walk(folder: Path) -> None:
     )
     outputs = open_run(params)
     store = FeatureStore(folder / "store")
-    for name in ("read and check pairs", "read kept pairs"):
-        with step(name):
-            splits = keep_pairs(outputs, params.data, ("train", "validation", "test"))
-            pairs = {split: kept.table for split, kept in splits.items()}
-            pairs_read({split: kept.report for split, kept in splits.items()})
-            posts = {split: set(frame["post_id"]) for split, frame in pairs.items()}
-            assert not posts["train"] & (posts["validation"] | posts["test"])
+    with step("read and check pairs"):
+        splits = keep_pairs(outputs, params.data, ("train", "validation", "test"))
+        pairs = {split: kept.table for split, kept in splits.items()}
+        pairs_read({split: kept.report for split, kept in splits.items()})
+        posts = {split: set(frame["post_id"]) for split, frame in pairs.items()}
+        assert not posts["train"] & (posts["validation"] | posts["test"])
     with step("check ahead"):
         check_ahead(params, pairs, store, outputs)
     with step("load models"):
-        scorer = build_scorer(params.reward_model, outputs.folder)
+        build = build_scorer if passes else planning_scorer
+        scorer = build(params.reward_model, outputs.folder)
         embedder = stand_in_embedder(params.embedding)
     options: Any = {"batch_size": params.data.preprocessing.batch_size, "progress": False}
-    for name in ("extract", "extract again"):
+    for name in ("extract", "extract again") if passes else ("extract",):
         features = {}
         for split, table in pairs.items():
             with step(f"{name}, {split}"):
@@ -168,16 +184,17 @@ def walk(folder: Path) -> None:
     print(f"store, MiB: {sizes}")
 
 
-def run(pairs: int, folder: Path) -> dict[str, dict[str, float]]:
+def run(pairs: int, folder: Path, passes: bool) -> dict[str, dict[str, float]]:
     """The steps of one size, by name, in a child."""
     from support import shp_sized
 
     start = time.perf_counter()
     if not (folder / "pairs").exists():
         shp_sized.write_pairs(folder / "pairs", pairs)
+    if not (folder / "reward_model").exists():
         write_reward_model(folder / "reward_model")
     print(f"{pairs:,} pairs written in {time.perf_counter() - start:.0f} s", flush=True)
-    command = [sys.executable, __file__, "--walk", str(folder)]
+    command = [sys.executable, __file__, "--walk", str(folder), *([] if passes else ["--without-passes"])]
     environment = {"HF_HOME": str(folder / "hub"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     found: dict[str, dict[str, float]] = {}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment) as child:
@@ -213,16 +230,18 @@ def main() -> None:
     parser.add_argument("pairs", type=int, nargs="*", default=SIZES)
     parser.add_argument("--keep", type=Path, default=None)
     parser.add_argument("--walk", type=Path, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--without-passes", action="store_true")
     told = parser.parse_args()
+    passes = not told.without_passes
     if told.walk:
-        walk(told.walk)
+        walk(told.walk, passes)
         return
     found = {}
     with tempfile.TemporaryDirectory() as temporary:
         for pairs in told.pairs:
             folder = (told.keep or Path(temporary)) / str(pairs)
             folder.mkdir(parents=True, exist_ok=True)
-            found[pairs] = run(pairs, folder)
+            found[pairs] = run(pairs, folder, passes)
     print(table(found))
 
 

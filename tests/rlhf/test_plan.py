@@ -1,0 +1,42 @@
+"""What the policies of a run take, coarsely."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from realm_lib.config.profile import load_params
+from realm_lib.rlhf.plan import RunPlan, plan_run
+
+ROOT = Path(__file__).parents[2]
+
+
+def planned(tmp_path: Path, *changes: str, profile: str = "test") -> RunPlan:
+    own = (f"run.output_dir={tmp_path}", f"data.preprocessing.cache_dir={tmp_path}/cache")
+    return plan_run(load_params(ROOT / "params" / f"{profile}.yaml", [*own, *changes]), keep=False)
+
+
+def works(plan: RunPlan) -> dict[str, float]:
+    return {work.what: work.tokens for work in plan.policies}
+
+
+def test_work_grows_with_what_the_parameters_say(tmp_path: Path) -> None:
+    few = works(planned(tmp_path))
+    more = works(planned(tmp_path, "rlhf.ppo.total_episodes=64", "rlhf.dpo.max_prompts=8"))
+    assert set(few) == {"ppo", "dpo", "comparison", "rewards of answers"}
+    assert more["ppo"] > 2 * few["ppo"]
+    assert more["dpo"] < few["dpo"]
+    assert more["comparison"] == few["comparison"]
+    assert more["rewards of answers"] > few["rewards of answers"]
+    without = works(planned(tmp_path, "rlhf.dpo=null", "rlhf.reward_server={url: http://127.0.0.1:1}"))
+    assert set(without) == {"ppo", "comparison"}
+
+
+def test_the_test_profile_is_planned_without_a_fault_and_writes_nothing(tmp_path: Path) -> None:
+    plan = planned(tmp_path)
+    assert plan.faults == []
+    assert plan.steps == []
+    assert list(tmp_path.iterdir()) == []
+    told: dict[str, Any] = plan.to_dict()
+    assert told["texts"]["pairs"] > 0
+    assert told["hours"]["8 x H100"] == pytest.approx(told["hours"]["1 x H100"] / 8)
