@@ -58,9 +58,11 @@ def test_this_machine_comes_first() -> None:
 
 
 def test_a_model_that_notebook_00_trains_is_no_fault_before_it_did(tmp_path: Path) -> None:
-    plan = plan_features(
-        params_of(tmp_path, {"backend": "inform", "model_id": "run:models/reward_model"}), Run(tmp_path), keep=False
-    )
+    own = {"backend": "inform", "model_id": "run:models/reward_model"}
+    embedding = {**EMBEDDING, "model_id": "run:models/embedder", "long_texts": "refuse"}
+    made_later = plan_features(params_of(tmp_path, own, embedding), Run(tmp_path), keep=False)
+    assert made_later.ahead.faults == []
+    plan = plan_features(params_of(tmp_path, own), Run(tmp_path), keep=False)
     assert plan.ahead.faults == []
     assert ("reward_model", "run:models/reward_model: notebook 00 trains it here: nothing to look at before") in (
         plan.ahead.found
