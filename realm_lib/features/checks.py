@@ -142,6 +142,9 @@ class Checks:
 
     def embedding(self, name: str, params: EmbeddingParams) -> None:
         """Key and cost, or whether it may be read, of the embedding model of the section ``name``; what it refuses."""
+        if params.model_id.startswith("run:") and not self.own_models:
+            self.ahead.found.append((name, self._within_reach(params.model_id)))
+            return
         if params.backend == "sentence_transformers":
             if params.model_id != PACKAGED_MODEL:
                 self._hub_model(params.model_id, params.revision)

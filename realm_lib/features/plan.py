@@ -39,6 +39,7 @@ from realm_lib.models.throughput import (
     tokens_per_second,
 )
 from realm_lib.runs.run import Run, gpus
+from realm_lib.runs.threads import cores
 
 OTHERS = ("RTX 4090", "A100 80GB", "H100")
 """Cards that a plan names beside this machine's own."""
@@ -240,7 +241,8 @@ def _tokenizer(model_id: str, revision: str | None, run_folder: Path) -> Path | 
 
 
 def weights_of(model_id: str, run_folder: Path) -> float | None:
-    """How many weights a model has: by the headers of a folder's safetensors files, or as its name says (``8B``).
+    """How many weights a model multiplies with, by the headers of a folder's safetensors files; embeddings are looked
+    up. Else as many as its name says (``8B``).
 
     None where neither tells, as of a model that notebook 00 is going to train.
     """
@@ -252,7 +254,8 @@ def weights_of(model_id: str, run_folder: Path) -> float | None:
 def _held(file: Path) -> float:
     with file.open("rb") as opened:
         header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-    return float(sum(np.prod(entry["shape"], dtype=np.float64) for name, entry in header.items() if name[0] != "_"))
+    multiplied = [entry["shape"] for name, entry in header.items() if name[0] != "_" and "embed" not in name]
+    return float(sum(np.prod(shape, dtype=np.float64) for shape in multiplied))
 
 
 def _by_name(model_id: str) -> float | None:
@@ -262,14 +265,17 @@ def _by_name(model_id: str) -> float | None:
 
 
 def _processor() -> Card:
-    """This machine's processor as a card: its speed in float32 is measured for a moment, all else is assumed."""
+    """This machine's processor as a card: its speed in float32 is measured for a moment, all else is assumed.
+
+    By the processor's seconds, not the clock's, so that other work beside it changes little.
+    """
     size = 1024
     matrix = np.ones((size, size), dtype=np.float32)
-    best = np.inf
+    taken = np.inf
     for _ in range(6):
-        start = time.perf_counter()
+        start = time.process_time()
         _ = matrix @ matrix
-        best = min(best, time.perf_counter() - start)
-    speed = 2 * size**3 / best / 1e12
+        taken = min(taken, time.process_time() - start)
+    speed = cores() * 2 * size**3 / max(taken, 1e-6) / 1e12
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return Card("this CPU", memory, speed, speed, _CPU_BANDWIDTH, 0.0)

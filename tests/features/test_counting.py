@@ -99,14 +99,12 @@ def test_of_many_texts_the_long_ones_and_a_sample_are_looked_at() -> None:
 
 
 ASK = """
+import json
 import sys
-from pathlib import Path
 from realm_lib.config.profile import Params
 from realm_lib.features.counting import planned_texts
 from realm_lib.runs.run import Run
-sys.path.insert(0, sys.argv[2])
-from test_counting import params_of
-params = params_of(source="hub", dataset_name=sys.argv[1], splits={"train": 1000})
+params = Params.from_sections(**json.loads(sys.argv[1]))
 found = planned_texts(params, Run("none"), keep=False)
 print(found.counts.pairs, found.counts.basis, "|", found.fault, sep="")
 """
@@ -121,7 +119,8 @@ def test_a_set_that_is_not_downloaded_is_asked_for_and_estimated_by_its_card(tmp
     def asked(name: str, endpoint: str) -> str:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
         environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1"}
-        command = [sys.executable, "-c", ASK, name, str(Path(__file__).parent)]
+        data = {"source": "hub", "dataset_name": name, "splits": {"train": 1000}}
+        command = [sys.executable, "-c", ASK, json.dumps({"run": {"name": "a"}, "data": data, **MODELS})]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
         return done.stdout.strip()
 
