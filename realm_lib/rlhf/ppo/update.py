@@ -158,8 +158,8 @@ class Learner:
             sums, self._most_rows = halving(rows, accumulate, "rows of a PPO part", in_step=in_step)
         except MemoryShort as error:
             raise PPOError(
-                f"update {step + 1}: {error}: set rlhf.ppo.gradient_checkpointing, raise gradient_accumulation, or lower "
-                "max_prompt_tokens or max_new_tokens"
+                f"update {step + 1}: {error}: set rlhf.ppo.gradient_checkpointing, raise gradient_accumulation, or "
+                "lower max_prompt_tokens or max_new_tokens"
             ) from error
         parts = list(self.parameters.values())
         # Gradients of what is cut have been summed by the passes themselves.
