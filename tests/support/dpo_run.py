@@ -1,6 +1,7 @@
-"""A whole DPO run of a tiny policy: imported by the tests, and run by them as a program to kill.
+"""A whole DPO run of a tiny policy: imported by the tests, and run by them as a program to kill or to launch.
 
 python tests/support/dpo_run.py POLICY_FOLDER RUN_FOLDER RESULT.json [ROUNDS]
+accelerate launch ... tests/support/dpo_run.py POLICY_FOLDER RUN_FOLDER RESULT.json launched
 """
 
 import hashlib
@@ -55,11 +56,53 @@ def outcome(result: DPOResult) -> dict[str, Any]:
     return {"metrics": metrics, "history": result.history.to_dict("records"), "weights": digest.hexdigest()}
 
 
+def cut_on_the_cpu() -> None:
+    """Let accelerate cut weights over processes without GPUs, which it refuses by their kind alone: gloo can."""
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+
+    PartialState(cpu=True)
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+def launched(policy: Path, folder: Path) -> dict[str, Any]:
+    """Train in as many processes as were launched, cut as accelerate was told; what came of it, and of each process
+    the largest number of the trained weights that it held in training."""
+    import os
+
+    from trl import DPOTrainer
+
+    from realm_lib.rlhf.policies.sharding import local_weights
+    from realm_lib.rlhf.processes import Peers
+
+    held: list[int] = []
+
+    class Watched(DPOTrainer):  # type: ignore[misc]
+        def training_step(self, *arguments: Any, **named: Any) -> Any:
+            held.append(local_weights(self.model.parameters()))
+            return super().training_step(*arguments, **named)
+
+    import trl
+
+    trl.DPOTrainer = Watched
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        cut_on_the_cpu()
+    params = make_params(policy)
+    result = train_dpo(
+        params, letters, PROMPTS, held_out=HELD_OUT, judge={"vowels": vowels}, run=Run(folder), keep_checkpoints=True
+    )
+    peers = Peers()
+    return {**outcome(result), "held": peers.together(lambda: [max(held, default=0)]), "processes": peers.count}
+
+
 def main() -> None:
+    from realm_lib.rlhf.processes import Peers
     from realm_lib.runs.files import write_json
 
     policy, folder, target = map(Path, sys.argv[1:4])
-    write_json(target, run(policy, folder, *map(int, sys.argv[4:])))
+    found = launched(policy, folder) if sys.argv[4:] == ["launched"] else run(policy, folder, *map(int, sys.argv[4:]))
+    if Peers().is_main:
+        write_json(target, found)
 
 
 if __name__ == "__main__":

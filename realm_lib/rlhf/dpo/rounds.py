@@ -17,10 +17,10 @@ import pandas as pd
 from realm_lib.config.rlhf import DPOParams
 from realm_lib.data.chats import Prompt, prompt_key
 from realm_lib.rlhf.dpo.fitting import fit, training_identity
-from realm_lib.rlhf.dpo.held_out import HeldOutPairs
+from realm_lib.rlhf.dpo.held_out import HeldOutPairs, side_log_probs, summed
 from realm_lib.rlhf.dpo.pairs import PreferencePairs
 from realm_lib.rlhf.errors import DPOError
-from realm_lib.rlhf.policies import Policy, load_policy, response_log_probs
+from realm_lib.rlhf.policies import Policy, load_policy
 from realm_lib.rlhf.tracking import Tracking
 
 
@@ -116,17 +116,8 @@ def _reference(
     policy: Policy, pairs: PreferencePairs, batch_size: int, params: DPOParams, folder: Path | None
 ) -> dict[str, list[float]]:
     """log pi_ref of both responses of each pair: of the start, which ``policy`` no longer is."""
-    prompts = pairs.table["prompt_ids"].tolist()
     with _start_of(policy, params, folder) as start:
-        return {
-            side: [
-                float(values.sum(dtype="float64"))
-                for values in response_log_probs(
-                    start.model, prompts, pairs.table[f"{side}_ids"].tolist(), batch_size=batch_size
-                )
-            ]
-            for side in ("chosen", "rejected")
-        }
+        return summed(side_log_probs(start, pairs, batch_size))
 
 
 @contextmanager

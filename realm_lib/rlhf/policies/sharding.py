@@ -97,7 +97,9 @@ class Shards:
         from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
         if any(not value.is_floating_point() for value in model.parameters()):
-            raise PolicyError("4-bit weights are not cut over processes: set quantization null, dtype bfloat16 and lora")
+            raise PolicyError(
+                "4-bit weights are not cut over processes: set quantization null, dtype bfloat16 and lora"
+            )
         layers = _layers(model, sharding.layers)
         options: dict[str, Any] = {
             "mesh": init_device_mesh(device.type, (dist.get_world_size(),)),
