@@ -58,11 +58,19 @@ def outcome(result: DPOResult) -> dict[str, Any]:
 
 def cut_on_the_cpu() -> None:
     """Let accelerate cut weights over processes without GPUs, which it refuses by their kind alone: gloo can."""
-    from accelerate import PartialState
+    from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import DistributedType
 
-    PartialState(cpu=True)
-    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    class CutState(AcceleratorState):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            state = PartialState._shared_state
+            if state.get("distributed_type") == DistributedType.MULTI_CPU:
+                state["distributed_type"] = DistributedType.MULTI_GPU
+            super().__init__(*arguments, **named)
+
+    import accelerate.accelerator
+
+    accelerate.accelerator.AcceleratorState = CutState
 
 
 def launched(policy: Path, folder: Path) -> dict[str, Any]:
