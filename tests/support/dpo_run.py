@@ -5,6 +5,7 @@ accelerate launch ... tests/support/dpo_run.py POLICY_FOLDER RUN_FOLDER RESULT.j
 """
 
 import hashlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -74,33 +75,35 @@ def cut_on_the_cpu() -> None:
 
 
 def launched(policy: Path, folder: Path) -> dict[str, Any]:
-    """Train in as many processes as were launched, cut as accelerate was told; what came of it, and of each process
-    the largest number of the trained weights that it held in training."""
-    import os
+    """Train in as many processes as were launched, its weights cut where accelerate was told so; what came of it.
 
-    from trl import DPOTrainer
+    held and moments are, of each process, the numbers of the policy that it held before the first step and of Adam's
+    two moments after it.
+    """
+    import trl
 
+    from realm_lib.rlhf.policies import local_part
     from realm_lib.rlhf.policies.sharding import local_weights
     from realm_lib.rlhf.processes import Peers
 
     held: list[int] = []
+    moments: list[int] = []
 
-    class Watched(DPOTrainer):  # type: ignore[misc]
+    class Watched(trl.DPOTrainer):  # type: ignore[misc]
         def training_step(self, *arguments: Any, **named: Any) -> Any:
             held.append(local_weights(self.model.parameters()))
+            states = self.optimizer.state.values()
+            moments.append(sum(local_part(each[name]).numel() for each in states for name in ("exp_avg", "exp_avg_sq")))
             return super().training_step(*arguments, **named)
-
-    import trl
 
     trl.DPOTrainer = Watched
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         cut_on_the_cpu()
-    params = make_params(policy)
-    result = train_dpo(
-        params, letters, PROMPTS, held_out=HELD_OUT, judge={"vowels": vowels}, run=Run(folder), keep_checkpoints=True
-    )
+    sets = {"held_out": HELD_OUT, "judge": {"vowels": vowels}}
+    result = train_dpo(make_params(policy), letters, PROMPTS, **sets, run=Run(folder), keep_checkpoints=True)
     peers = Peers()
-    return {**outcome(result), "held": peers.together(lambda: [max(held, default=0)]), "processes": peers.count}
+    found = {"held": peers.together(lambda: held[:1]), "moments": peers.together(lambda: moments[1:2])}
+    return {**outcome(result), **found, "processes": peers.count}
 
 
 def main() -> None:
