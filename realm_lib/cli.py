@@ -136,6 +136,57 @@ def report(
         typer.echo(_relative(write_side_by_side([Run(run) for run in runs], output)))
 
 
+@app.command(rich_help_panel=_PEOPLE)
+def plan(
+    profile: Annotated[
+        str, typer.Argument(help="A profile of params/ (demo, local, small, full), a YAML file or a run.")
+    ],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, one or more.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    brief: Annotated[
+        bool, typer.Option("--brief", help="For make: a few lines, and of a run without anything left its status only.")
+    ] = False,
+) -> None:
+    """Say what a run takes before it begins: texts, tokens, memory, hours, disk, money; exit code 1 where it cannot.
+
+    No weights are read and nothing is paid. What would stop the run is said all at once.
+    """
+    from realm_lib.report.words import plan as words
+    from realm_lib.runs.notebooks import read_profile
+    from realm_lib.runs.run import Run
+    from realm_lib.runs.steps import is_done, steps_of
+
+    params = read_profile(profile, overrides or [])
+    run = Run(params.run.folder)
+    if brief and is_done(steps := steps_of(run), "01_feature_extraction"):
+        typer.echo(words.status_line(_relative(run.folder), steps))
+        return
+    from realm_lib.features.ahead import AheadError, told_faults
+    from realm_lib.rlhf.plan import plan_run
+
+    found = plan_run(params, keep=brief)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), allow_nan=False))
+    else:
+        typer.echo(words.brief_plan(found) if brief else words.plan(found))
+    if found.faults:
+        raise AheadError(told_faults(found.faults))
+
+
+@app.command(rich_help_panel=_PEOPLE)
+def status(
+    run: Annotated[Path, typer.Argument(help="A run's folder, as outputs/demo.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Say how far a run is: notebooks, texts stored, trainings, time and money left. It may be at work, or killed."""
+    from realm_lib.report.words.plan import status as words
+    from realm_lib.rlhf.status import status_of
+    from realm_lib.runs.run import Run
+
+    found = status_of(Run.existing(run))
+    typer.echo(json.dumps(found.to_dict(), allow_nan=False) if as_json else words(found))
+
+
 @app.command(rich_help_panel=_MAKE)
 def prepare(
     profile: Annotated[str, typer.Argument(help="A profile of params/ (demo, local, small, full) or a YAML file.")],
