@@ -100,7 +100,7 @@ def launched(policy: Path, folder: Path) -> dict[str, Any]:
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         cut_on_the_cpu()
     sets = {"held_out": HELD_OUT, "judge": {"vowels": vowels}}
-    result = train_dpo(make_params(policy), letters, PROMPTS, **sets, run=Run(folder), keep_checkpoints=True)
+    result = train_dpo(make_params(policy), letters, PROMPTS, **sets, run=Run(folder), keep_result=True)
     peers = Peers()
     found = {"held": peers.together(lambda: held[:1]), "moments": peers.together(lambda: moments[1:2])}
     return {**outcome(result), **found, "processes": peers.count}

@@ -80,6 +80,7 @@ def fit(
     progress: bool = False,
     tracking: Tracking | None = None,
     steps_before: int = 0,
+    keep: bool = False,
 ) -> pd.DataFrame:
     """Train ``policy`` in place on ``pairs``; its history by step, on training batches and on ``held_out``.
 
@@ -90,7 +91,8 @@ def fit(
     earlier rounds (``steps_before``) counted in.
 
     ``number`` is the round's, from 0, by which its order of pairs is drawn. ``reference`` holds log pi_ref of each
-    pair's responses by side (chosen, rejected); None: the policy is the reference as it comes in.
+    pair's responses by side (chosen, rejected); None: the policy is the reference as it comes in. ``keep`` leaves the
+    end in a form that a later call in any number of processes reads; training with cut weights always does.
 
     Checkpoints hold the weights as safetensors. Trainer keeps the optimiser's state as PyTorch's own file, which it
     reads with ``weights_only=True``: tensors and numbers, no code. ``training_args.bin``, a pickle, is never read.
@@ -121,11 +123,12 @@ def fit(
             raise DPOError(f"{places.home}: a checkpoint cannot be written or read: {error}") from error
     _take_back(policy)
     history = _history(trainer.state.log_history)
-    if trainer.model is not policy.model:  # cut over the processes
+    cut = trainer.model is not policy.model
+    if cut:
         shares.take_whole(policy, trainer.model)
-        if peers.is_main:
-            _write_finished(places, policy, history)
-        peers.wait()
+    if (cut or keep) and peers.is_main:
+        _write_finished(places, policy, history)
+    peers.wait()
     return history
 
 
@@ -185,11 +188,12 @@ def _write_finished(places: _Places, policy: Policy, history: pd.DataFrame) -> N
     with atomic_path(places.finished) as folder:
         folder.mkdir()
         save_file({name: value.detach().cpu().contiguous() for name, value in trained.items()}, folder / _WEIGHTS)
-        write_text(folder / _HISTORY, history.to_json(orient="records", double_precision=15))
+        write_text(folder / _HISTORY, json.dumps(history.to_dict("records")))
     shutil.rmtree(places.home, ignore_errors=True)
 
 
 def _read_finished(folder: Path, policy: Policy) -> pd.DataFrame:
+    _log.warning("%s: trained before; delete the folder to train again", folder)
     own = dict(policy.model.named_parameters())
     with torch.no_grad():
         for name, value in load_file(folder / _WEIGHTS).items():

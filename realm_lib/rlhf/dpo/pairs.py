@@ -142,15 +142,13 @@ def on_policy_pairs(
         raise DPOError("rlhf.sampling.temperature must be above 0: a greedy policy answers a prompt in one way only")
     distinct = list({prompt_key(prompt): prompt for prompt in prompts}.values())
     encoded = encode_prompts(policy.tokenizer, distinct, sampling.max_prompt_tokens, sampling.enable_thinking)
-    numbers = range(params.samples_per_prompt)
-    peers = Peers()
+    numbers, peers = range(params.samples_per_prompt), Peers()
     rows: list[dict[str, Any]] = []
     dropped: Counter[str] = Counter()
     if encoded.dropped:
         dropped[f"longer than max_prompt_tokens {sampling.max_prompt_tokens}"] = encoded.dropped
 
     def answered() -> list[tuple[list[Response], Rewards]]:
-        """This process's share of the prompts, answered and rewarded."""
         drawn = store.draw(policy, peers.share(encoded.ids), numbers, progress=progress)
         texts = [[answer.text for answer in answers] for answers in drawn]
         told = _rewards(reward, distinct, peers.share(encoded.kept), texts, floor, progress)

@@ -65,12 +65,13 @@ def train_rounds(
     track: Callable[[str], Tracking],
     make: Callable[[str, Sequence[Prompt]], PreferencePairs],
     progress: bool = False,
+    keep: bool = False,
 ) -> Rounds:
     """Train ``policy`` in place on ``pairs``, and in later rounds on those that ``make`` makes of ``pairs.later``.
 
     ``start`` is the identity of the policy as it comes in, which is the reference of all rounds; ``reward`` that of the
     reward. ``make`` is called with the identity of the policy as it is then and with prompts. ``folder`` is where
-    ``run:`` names start; ``track`` starts the trackers of a training that is known by its identity. Raises
+    ``run:`` names start; ``keep`` is that of :func:`realm_lib.rlhf.dpo.fitting.fit`; ``track`` starts the trackers of a training that is known by its identity. Raises
     :class:`DPOError` for a round with fewer pairs than a batch, and for pairs that were made for another number of
     rounds.
     """
@@ -102,6 +103,7 @@ def train_rounds(
             progress=progress,
             tracking=tracking,
             steps_before=steps,
+            keep=keep,
         )
         end = int(history["step"].max())
         if number:

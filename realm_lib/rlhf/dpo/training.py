@@ -4,22 +4,21 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 import pandas as pd
 import torch
 
 from realm_lib.config.rlhf import DPOParams, RlhfParams
-from realm_lib.data.chats import Prompt, as_text, prompt_key
+from realm_lib.data.chats import Prompt, prompt_key
 from realm_lib.rlhf.dpo.held_out import HeldOutPairs
 from realm_lib.rlhf.dpo.material import unseen_pairs
 from realm_lib.rlhf.dpo.pairs import PreferencePairs, human_pairs, on_policy_pairs, prompt_column
-from realm_lib.rlhf.dpo.result import DPOResult
+from realm_lib.rlhf.dpo.result import DPOResult, judged_answers
 from realm_lib.rlhf.dpo.rounds import check_enough, first_part, train_rounds
 from realm_lib.rlhf.dpo.shares import check_shares
 from realm_lib.rlhf.errors import DPOError
@@ -33,7 +32,7 @@ from realm_lib.rlhf.policies import (
     save_policy,
 )
 from realm_lib.rlhf.processes import Peers
-from realm_lib.rlhf.rewards import Judge, Reward, ask_judge, ask_reward, reward_identity
+from realm_lib.rlhf.rewards import Reward, reward_identity
 from realm_lib.rlhf.samples import SampleStore
 from realm_lib.rlhf.tracking import Tracking
 from realm_lib.rlhf.unseen import trained_on, unseen, with_start
@@ -76,7 +75,7 @@ def train_dpo(
     run: Run | None = None,
     name: str = "dpo",
     progress: bool = False,
-    keep_checkpoints: bool = False,
+    keep_result: bool = False,
 ) -> DPOResult:
     """Fine-tune the policy of ``params.dpo`` on preference pairs; judge it on the prompts ``held_out``.
 
@@ -90,8 +89,8 @@ def train_dpo(
     samples, and a training that was killed goes on from its last checkpoint. No pair of a prompt of ``held_out`` or
     ``held_out_pairs`` is trained on. Those that the policy's start or the reward was trained on judge nothing: they are
     left out and counted. Under ``accelerate launch`` all processes work on one training, whose updates are those that
-    one would make; what they leave in the run is for one disk that all see. ``keep_checkpoints`` leaves the last one,
-    with which the same call, in any number of processes, trains nothing again.
+    one would make; the run's folder is one that all of them see. ``keep_result`` leaves what was trained beside the
+    policy: the same call, in any number of processes, then trains nothing again.
 
     Raises :class:`DPOError` for parameters or pairs that do not go together and for fewer pairs than a batch,
     :class:`realm_lib.config.base.ParamsError` for a judge's name that is taken,
@@ -125,6 +124,7 @@ def train_dpo(
         home = run.folder if run is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         home = peers.of_main(lambda: home)
         checkpoints = home / "models" / f".{name}_checkpoints"
+        kept = any(checkpoints.glob("round_*/*_finished"))
         rounds = train_rounds(
             policy,
             pairs,
@@ -139,6 +139,7 @@ def train_dpo(
             ),
             make=lambda identity, prompts: start.known_as(identity, run).made(prompts, (), None),
             progress=progress,
+            keep=keep_result,
         )
         history = rounds.history
         if run is not None:
@@ -150,8 +151,8 @@ def train_dpo(
         else:
             store = SampleStore(None, rounds.identity, params.sampling, dpo.seed)
         after = replace(start, store=store).answers(encoded)
-        answers = _answers(held_out, encoded, before, after, reward, judges, params.floor_reward)
-        if peers.is_main and not keep_checkpoints:
+        answers = judged_answers(held_out, encoded, before, after, reward, judges, params.floor_reward)
+        if peers.is_main and not (keep_result or kept):
             shutil.rmtree(checkpoints, ignore_errors=True)
 
     return DPOResult(
@@ -269,36 +270,3 @@ def _save(policy: Policy, history: pd.DataFrame, run: Run, name: str, posts: fro
     save_policy(policy, run.path("models", f"policy_{name}"), posts)
     lines = history.to_json(orient="records", lines=True, double_precision=15)
     write_text(run.path("logs", f"{name}.jsonl"), lines)
-
-
-def _answers(
-    held_out: Sequence[Prompt],
-    encoded: EncodedPrompts,
-    before: Sequence[Response],
-    after: Sequence[Response],
-    reward: Reward,
-    judges: Mapping[str, Judge],
-    floor: float | None,
-) -> pd.DataFrame:
-    """The table of answers with every judge's scores, those of the reward as realm."""
-    peers = Peers()
-    asked = [held_out[index] for index in encoded.kept]
-    columns: dict[str, object] = {"prompt": [as_text(prompt) for prompt in asked]}
-    for when, responses in (("before", before), ("after", after)):
-        columns[when] = [response.text for response in responses]
-        columns[f"length_{when}"] = [len(response.ids) for response in responses]
-        columns[f"ended_{when}"] = [response.ended for response in responses]
-
-    def judged() -> list[dict[str, float]]:
-        """The scores of this process's share of the answers."""
-        texts = peers.share([response.text for response in (*before, *after)])
-        prompts, indices = peers.share([*asked, *asked]), peers.share([*encoded.kept, *encoded.kept])
-        told = ask_reward(reward, prompts, texts, indices, needs_spread=False, floor=floor)
-        scores = {"realm": told["reward"].to_numpy(), "floored": told["floored"].to_numpy()}
-        scores |= {name: ask_judge(name, judge, prompts, texts, indices, floor=floor) for name, judge in judges.items()}
-        return [dict(zip(scores, row, strict=True)) for row in zip(*scores.values(), strict=True)]
-
-    scores = pd.DataFrame(peers.together(judged))
-    for name in scores:
-        columns[f"{name}_before"], columns[f"{name}_after"] = np.split(scores[name].to_numpy(), 2)
-    return pd.DataFrame(columns)

@@ -54,7 +54,9 @@ class ActorCritic:
             for part in (self.model, self._value_backbone):
                 if part is not None:
                     part.activation_checkpointing_enable({"use_reentrant": False})
-        self._frozen_shards, self._value_shards = (_cut(part, sharding) for part in (self._frozen, self._value_backbone))
+        self._frozen_shards, self._value_shards = (
+            _cut(part, sharding) for part in (self._frozen, self._value_backbone)
+        )
         self.policy = replace(policy, shards=_cut(self.model, sharding))
         run(self.policy.shards, lambda: check_output_layer(self.model))
         self.let_go()
@@ -98,6 +100,7 @@ class ActorCritic:
 
         The entropies are another pass over all logits: they are left out where nobody reads them.
         """
+
         def block(states: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
             logits = next_token_logits(self.model, states).float() / temperature
             total = torch.logsumexp(logits, dim=-1)

@@ -127,9 +127,7 @@ def play(
     texts = [response.text for response in responses]
     with clock("reward"):
         penalised = params.reward_uncertainty_penalty > 0
-        table = agreed(
-            lambda: ask_all(reward, judges, prompts, texts, indices, needs_spread=penalised, floor=floor)
-        )
+        table = agreed(lambda: ask_all(reward, judges, prompts, texts, indices, needs_spread=penalised, floor=floor))
     told = table.to_dict("records")
     episodes: dict[int, Episode] = {}
     lengths = [len(row.ids) + len(response.ids) for row, response in zip(asked, responses, strict=True)]
@@ -145,9 +143,7 @@ def play(
 
     with clock("forward"), torch.no_grad():
         fits, in_step = models.policy.fits, models.policy.shards is not None
-        batches = alike_within_memory(
-            lengths, sampling.batch_size, passes, "forward passes", fits, in_step=in_step
-        )
+        batches = alike_within_memory(lengths, sampling.batch_size, passes, "forward passes", fits, in_step=in_step)
         for batch, (log_probs, reference_log_probs, values, entropies) in batches:
             for row, n in enumerate(batch):
                 episodes[n] = Episode(
