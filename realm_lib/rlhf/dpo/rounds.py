@@ -71,9 +71,9 @@ def train_rounds(
 
     ``start`` is the identity of the policy as it comes in, which is the reference of all rounds; ``reward`` that of the
     reward. ``make`` is called with the identity of the policy as it is then and with prompts. ``folder`` is where
-    ``run:`` names start; ``keep`` is that of :func:`realm_lib.rlhf.dpo.fitting.fit`; ``track`` starts the trackers of a training that is known by its identity. Raises
-    :class:`DPOError` for a round with fewer pairs than a batch, and for pairs that were made for another number of
-    rounds.
+    ``run:`` names start; ``track`` starts the trackers of a training that is known by its identity; ``keep`` is that of
+    :func:`realm_lib.rlhf.dpo.fitting.fit`. Raises :class:`DPOError` for a round with fewer pairs than a batch, and for
+    pairs that were made for another number of rounds.
     """
     later = pairs.later
     if (params.rounds > 1) != bool(later):
