@@ -19,6 +19,7 @@ SHELL := /bin/bash
 
 run: $(BIN)/.installed ## Run a profile's notebooks and render its report (PROFILE=demo, SET="section.key=value ...")
 	@run=$$($(BIN)/realm prepare "$$PROFILE" --set "$$SET") \
+	&& $(BIN)/realm plan "$$run" --brief \
 	&& $(MAKE) --no-print-directory -j$$(cat "$$run/.steps/jobs") steps RUN="$$run"
 
 # Everything of a run that has its own target. RUN is known only once the parameters are resolved, hence the second make.

@@ -5,7 +5,7 @@ How a command ends where something goes wrong is said in :mod:`realm_lib.ending`
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -105,9 +105,7 @@ def evaluate(
     run: Annotated[Path, typer.Option(help="A run's folder, as outputs/demo.")],
     pairs: Annotated[Path, typer.Option(help="Pairs in a form that params/README.md names, as SHP's.")],
     subset_column: Annotated[str | None, typer.Option(help="The column that names a pair's subset.")] = None,
-    name: Annotated[
-        str | None, typer.Option(help="What to call it in the outputs; the file's name by default.")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="What the outputs call it; the file's name by default.")] = None,
 ) -> None:
     """Judge a run's reward on another file of pairs, and print the verdict and where the report page is."""
     from realm_lib.report.pages.benchmark import evaluate_file
@@ -121,9 +119,7 @@ def evaluate(
 @app.command(rich_help_panel=_PEOPLE)
 def report(
     runs: Annotated[list[Path], typer.Argument(help="A run's folder, as outputs/demo; several are set side by side.")],
-    output: Annotated[
-        Path | None, typer.Option(help="Several runs: the HTML file to write, instead of one in the first's reports.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Several runs: the HTML file to write, and where.")] = None,
 ) -> None:
     """Render a run's notebooks and its index page into RUN/reports, or a page that compares several runs."""
     from realm_lib.report.pages import write_report
@@ -134,6 +130,57 @@ def report(
         typer.echo(_relative(write_report(Run(runs[0]))))
     else:
         typer.echo(_relative(write_side_by_side([Run(run) for run in runs], output)))
+
+
+@app.command(rich_help_panel=_PEOPLE)
+def plan(
+    profile: Annotated[
+        str, typer.Argument(help="A profile of params/ (demo, local, small, full), a YAML file or a run.")
+    ],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, one or more.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    brief: Annotated[
+        bool, typer.Option("--brief", help="For make: a few lines, and of a run without anything left its status only.")
+    ] = False,
+) -> None:
+    """Say what a run takes before it begins: texts, tokens, memory, hours, disk, money; exit code 1 where it cannot.
+
+    No weights are read and nothing is paid. What would stop the run is said all at once.
+    """
+    from realm_lib.report.words import plan as words
+    from realm_lib.runs.notebooks import read_profile
+    from realm_lib.runs.run import Run
+    from realm_lib.runs.steps import is_done, steps_of
+
+    params = read_profile(profile, overrides or [])
+    run = Run(params.run.folder)
+    if brief and is_done(steps := steps_of(run), "01_feature_extraction"):
+        typer.echo(words.status_line(_relative(run.folder), steps))
+        return
+    from realm_lib.features.ahead import AheadError, told_faults
+    from realm_lib.rlhf.plan import plan_run
+
+    found = plan_run(params, keep=brief)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), allow_nan=False))
+    else:
+        typer.echo(words.brief_plan(found) if brief else words.plan(found))
+    if found.faults:
+        raise AheadError(told_faults(found.faults))
+
+
+@app.command(rich_help_panel=_PEOPLE)
+def status(
+    run: Annotated[Path, typer.Argument(help="A run's folder, as outputs/demo.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Say how far a run is: notebooks, texts stored, trainings, time and money left. It may be at work, or killed."""
+    from realm_lib.report.words.plan import status as words
+    from realm_lib.rlhf.status import status_of
+    from realm_lib.runs.run import Run
+
+    found = status_of(Run.existing(run))
+    typer.echo(json.dumps(found.to_dict(), allow_nan=False) if as_json else words(found))
 
 
 @app.command(rich_help_panel=_MAKE)
@@ -157,6 +204,18 @@ def execute(
     from realm_lib.runs.run import Run
 
     execute_notebook(Run.existing(run), notebook)
+
+
+@app.command(rich_help_panel=_MAKE)
+def train(
+    run: Annotated[Path, typer.Argument(help="A run's folder, as outputs/demo, whose reward is there.")],
+    method: Annotated[Literal["ppo", "dpo"], typer.Argument(help="Whose policy to train.")],
+) -> None:
+    """Train notebook 04's policy (ppo) or 05's, under `accelerate launch`; the notebook then trains nothing again."""
+    from realm_lib.rlhf.launched import train as train_policy
+    from realm_lib.runs.run import Run
+
+    typer.echo(train_policy(Run.existing(run), method))
 
 
 @app.command(rich_help_panel=_MAKE)
@@ -219,9 +278,7 @@ def spread(
 
 @app.command(rich_help_panel=_REFERENCE)
 def tables(
-    check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; exit code 1 where a document differs.")
-    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 where one differs.")] = False,
 ) -> None:
     """Write the documents' tables and sentences with numbers of the demo, from outputs/reference/demo."""
     from realm_lib.report.documents import write_documents

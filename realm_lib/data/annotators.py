@@ -17,11 +17,13 @@ def with_pair_ids(pairs: pd.DataFrame) -> pd.DataFrame:
     first in the alphabet is preferred.
     """
     columns = pairs[["post_id", "human_ref_A", "human_ref_B"]].itertuples(index=False)
-    keys = [(post, visible(a), visible(b)) for post, a, b in columns]
-    texts = [json.dumps([post, *sorted((a, b))]) for post, a, b in keys]
-    a_is_first = pd.Series([a <= b for _, a, b in keys], index=pairs.index, dtype=bool)
-    ids = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
-    return pairs.assign(pair_id=ids, _first=a_is_first == (pairs["labels"] == 1))
+    ids, a_is_first = [], []
+    for post, *responses in columns:  # one at a time: what is visible of all texts is as much as all texts
+        a, b = map(visible, responses)
+        ids.append(hashlib.sha256(json.dumps([post, *sorted((a, b))]).encode()).hexdigest()[:16])
+        a_is_first.append(a <= b)
+    first = pd.Series(a_is_first, index=pairs.index, dtype=bool)
+    return pairs.assign(pair_id=ids, _first=first == (pairs["labels"] == 1))
 
 
 def overruled(pairs: pd.DataFrame) -> "pd.Series[str]":

@@ -32,7 +32,7 @@ def keep_pairs(run: Run, data: DataParams, splits: Sequence[Split] | None = None
         kept_back: tuple[Split, ...] = ("reward_model",) if data.reward_model_share else ()
         splits = (*kept_back, "train", "validation", "test")
     origin = _origin(data)
-    folder = ("pairs", *([_folder_of(data.domains)] if data.domains else []))
+    folder = _place(data)
     paths = {split: run.path(*folder, f"{split}.parquet") for split in splits}
     missing = [split for split, path in paths.items() if not _is_kept(path, origin)]
     for split, pairs in load_splits(data, missing).items():
@@ -40,6 +40,20 @@ def keep_pairs(run: Run, data: DataParams, splits: Sequence[Split] | None = None
         run.write_table(storable(pairs.table), *folder, f"{split}.parquet", note=note)
     # Read back even what was written just now, so that a notebook sees the same whether or not it was the first.
     return {split: _read(path) for split, path in paths.items()}
+
+
+def are_kept(run: Run, data: DataParams, splits: Sequence[Split]) -> bool:
+    """Whether :func:`keep_pairs` would find these splits in the run's folder, and load none."""
+    places = [run.path(*_place(data), f"{split}.parquet") for split in splits]
+    if not all(place.exists() for place in places):
+        return False
+    origin = _origin(data)
+    return all(_is_kept(place, origin) for place in places)
+
+
+def _place(data: DataParams) -> tuple[str, ...]:
+    """The folders in a run's folder that hold its pairs."""
+    return ("pairs", *([_folder_of(data.domains)] if data.domains else []))
 
 
 def _is_kept(path: Path, origin: str) -> bool:

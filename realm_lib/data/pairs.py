@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from realm_lib.config.data import MAX_UNUSABLE_SHARE, DataParams, Split
 from realm_lib.data.annotators import agreement, overruled, with_pair_ids
@@ -175,8 +177,9 @@ class _Chosen:
         responses = self.pairs[["human_ref_A", "human_ref_B"]]
         posts = {text: is_empty(as_messages(text)[-1]["content"]) for text in self.pairs["history"].unique()}
         self.drop("empty text", responses.map(is_empty).any(axis=1) | self.pairs["history"].map(posts).astype(bool))
-        responses = self.pairs[["human_ref_A", "human_ref_B"]].map(visible)
-        self.drop("equal responses", responses["human_ref_A"] == responses["human_ref_B"])
+        both = zip(self.pairs["human_ref_A"], self.pairs["human_ref_B"], strict=True)
+        equal = [visible(a) == visible(b) for a, b in both]
+        self.drop("equal responses", pd.Series(equal, self.pairs.index, dtype=bool))
         for measure in MEASURES:
             self.drop(f"label against {measure}", against_label(self.pairs, measure))
             self.drop(f"equal {measure}", equal_numbers(self.pairs, measure))
@@ -230,6 +233,24 @@ def all_texts(pairs: pd.DataFrame) -> pd.DataFrame:
 def distinct_texts(pairs: pd.DataFrame) -> pd.DataFrame:
     """The distinct (prompt, response) of ``pairs``, however many pairs hold each: columns prompt, response."""
     return all_texts(pairs).drop_duplicates(ignore_index=True)
+
+
+def places_of_texts(pairs: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the texts of A and of B of each pair stand in :func:`distinct_texts`, each [pairs]."""
+    texts = all_texts(pairs)
+    places = texts.groupby(["prompt", "response"], sort=False, dropna=False).ngroup().to_numpy(np.int64)
+    return places[: len(pairs)], places[len(pairs) :]
+
+
+def sides_of(texts: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """The prompts and the responses of ``texts``, of which equal ones are one object: a post has many responses."""
+
+    def side(name: str) -> list[str]:
+        codes, distinct = pd.factorize(texts[name])
+        kept: list[str] = distinct.tolist()
+        return [kept[code] for code in codes]
+
+    return side("prompt"), side("response")
 
 
 def posts_with(texts: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:

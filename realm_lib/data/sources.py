@@ -1,6 +1,6 @@
 """Where a profile's pairs come from: the simulator, a data set of the hub, files; each part of it read once."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from realm_lib.data.hashing import unit_hash
 from realm_lib.data.hub import SPLIT_NAMES, load_set, split_named, split_names
 from realm_lib.data.posts import with_post_keys
 from realm_lib.data.reading import normalised
-from realm_lib.data.tables import is_table, local_files, read_table
+from realm_lib.data.tables import frame_of, is_table, local_files, read_table
 
 _SHARES = {"validation": (0.8, 0.9), "test": (0.9, 1.0)}
 """Of the posts of files that are not split: by a hash of the post's text; the rest is training."""
 _WITH_FOLDERS = "SHP"
 """The data set of the hub that keeps one folder a domain."""
+_AT_ONCE = 4096
+"""Rows of a data set that are dictionaries at a time."""
 _LATER = {"train": ("validation", "test"), "validation": ("test",), "test": ()}
 
 
@@ -83,7 +85,7 @@ class Source:
         def read(name: str) -> pd.DataFrame:
             if (folder, name) not in self._parts:
                 place = f"{self.name} {name}"
-                pairs = pd.DataFrame(loaded[name].to_list(), dtype=object)  # Arrow's columns hold mixed types as JSON
+                pairs = frame_of(_rows(loaded[name]))
                 pairs = pairs.assign(_file=place, _row=np.arange(1, len(pairs) + 1))
                 self._parts[folder, name] = with_post_keys(normalised(pairs, place, self.data.max_unusable_share))
             return self._parts[folder, name]
@@ -112,6 +114,12 @@ class Source:
             tables = [normalised(read_table(file), str(file), most) for file in files]
             self._tables[key] = with_post_keys(pd.concat(tables, ignore_index=True))
         return self._tables[key]
+
+
+def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a ``datasets.Dataset`` as Python's values, some at a time."""
+    for start in range(0, len(dataset), _AT_ONCE):
+        yield from dataset.select(range(start, min(start + _AT_ONCE, len(dataset)))).to_list()  # mixed types are JSON
 
 
 def _is_saved(path: Path) -> bool:

@@ -76,18 +76,42 @@ def read_table(file: Path) -> pd.DataFrame:
         frame = _frame(_read_arrow(file), file)
         frame = frame.assign(_file=name, _row=range(1, len(frame) + 1), _reason=None)
     else:
-        rows = list(read_rows(file))
-        columns = dict.fromkeys(name for row in rows for name in row.values)
-        _check_names(columns, file)
-        frame = pd.DataFrame({name: [row.values.get(name) for row in rows] for name in columns}, dtype=object)
-        reasons = pd.Series([row.reason for row in rows], dtype=object)
-        frame = frame.reindex(range(len(rows)))  # where no row has a column
-        frame = frame.assign(_file=name, _row=[row.number for row in rows], _reason=reasons)
+        places: list[tuple[int, str | None]] = []
+        frame = frame_of(_placed(read_rows(file), places))
+        _check_names(frame, file)
+        reasons = pd.Series([reason for _, reason in places], dtype=object)
+        frame = frame.assign(_file=name, _row=[number for number, _ in places], _reason=reasons)
     if frame.empty:
         raise _no_rows(file)
     if frame["_reason"].notna().all():
         raise PairsError(f"{file}: none of its rows can be read: {told(frame)}")
     return frame
+
+
+def frame_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows as columns of objects, None where a row has none of a column; equal texts are one object.
+
+    A post of SHP stands in each of its pairs: all of them would take a gigabyte, and the rows as dictionaries another.
+    """
+    columns: dict[str, list[Any]] = {}
+    texts: dict[str, str] = {}
+    count = 0
+    for row in rows:
+        for name, value in row.items():
+            column = columns.setdefault(name, [])
+            column.extend([None] * (count - len(column)))
+            column.append(texts.setdefault(value, value) if type(value) is str else value)
+        count += 1
+    for column in columns.values():
+        column.extend([None] * (count - len(column)))
+    return pd.DataFrame(columns, index=range(count), dtype=object)
+
+
+def _placed(rows: Iterable[Row], places: list[tuple[int, str | None]]) -> Iterator[dict[str, Any]]:
+    """The values of ``rows``, whose numbers and reasons are added to ``places``."""
+    for row in rows:
+        places.append((row.number, row.reason))
+        yield row.values
 
 
 def told(frame: pd.DataFrame) -> str:

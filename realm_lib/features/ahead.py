@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,22 @@ from realm_lib.config.profile import Params, load_params
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.rlhf import RlhfParams
 from realm_lib.config.signals import EmbeddingSignal, RewardModelSignal
-from realm_lib.data.pairs import all_texts, posts_with
+from realm_lib.data.pairs import all_texts, posts_with, sides_of
+from realm_lib.features.lengths import text_lengths
 from realm_lib.features.signals import ScoreSignal, SimilaritySignal
 from realm_lib.features.similarity import quote_embeddings
 from realm_lib.features.store import FeatureStore, text_key
-from realm_lib.models.embedders import PACKAGED_MODEL, EmbedderError, build_embedder
+from realm_lib.features.stored import stored_texts
+from realm_lib.models.embedders import PACKAGED_MODEL, Embedder, EmbedderError, Quote, build_embedder
+from realm_lib.models.embedders.asking import AskingEmbedder
 from realm_lib.models.hub import HubError, HubModel, cache_folder, look_up
 from realm_lib.models.reward_models import LongResponseError, ScorerError, build_scorer
-from realm_lib.models.reward_models.loading import outlined_encoder, read_outline
+from realm_lib.models.throughput import BYTES_A_WEIGHT
 from realm_lib.runs.run import Run
 from realm_lib.runs.weights import locate_model
 
+LOOKED_AHEAD = "looked ahead"
+"""The event in a run's log that says how many texts of each feature were stored as notebook 01 began."""
 _GIB = 2**30
 _NAMED = 3
 _EXPECTED = (ParamsError, HubError, ScorerError, EmbedderError)
@@ -33,6 +39,33 @@ _EXPECTED = (ParamsError, HubError, ScorerError, EmbedderError)
 
 class AheadError(RuntimeError):
     """What would stop the run later, a line each; nothing was loaded or paid."""
+
+
+@dataclass(frozen=True)
+class Outlined:
+    """What is known of a reward model that runs here before its weights are read."""
+
+    weights: float
+    """How many, about: by the bytes that they take."""
+    template: int
+    """Tokens that its chat template adds to a text."""
+    shares_prefixes: bool
+    """Whether the responses to one prompt read it once."""
+
+
+@dataclass
+class Ahead:
+    """What was found by a look ahead, and all that would stop the run."""
+
+    found: list[tuple[str, str]] = field(default_factory=list)
+    """What was looked at, and what was found."""
+    faults: list[str] = field(default_factory=list)
+    outlined: dict[str, Outlined] = field(default_factory=dict)
+    """Reward models that run here, by their sections."""
+    quotes: dict[str, Quote] = field(default_factory=dict)
+    """What embedding by a service takes, by its section."""
+    looked_up: dict[str, HubModel] = field(default_factory=dict)
+    """Models of the hub that may be read, by their names."""
 
 
 def check_ahead(params: Params, pairs: Mapping[str, pd.DataFrame], store: FeatureStore, run: Run) -> pd.DataFrame:
@@ -44,7 +77,43 @@ def check_ahead(params: Params, pairs: Mapping[str, pd.DataFrame], store: Featur
     has one. Raises :class:`AheadError` naming all that is wrong; a model that an earlier notebook makes is a
     :class:`realm_lib.runs.run.MissingStepError` by itself.
     """
-    checks = _Checks(pairs, store, run)
+    profile = run.path("params.yaml")
+    rlhf = load_params(profile).rlhf if profile.exists() else None
+    ahead = look_ahead(params, pairs, store, run.folder, rlhf)
+    if ahead.faults:
+        raise AheadError(told_faults(ahead.faults))
+    stored = stored_texts(params, distinct_of(pairs), store.folder)
+    run.log(LOOKED_AHEAD, stored={each.feature: each.stored for each in stored})
+    return pd.DataFrame(ahead.found, columns=["what", "found"])
+
+
+def told_faults(faults: Sequence[str]) -> str:
+    """All that would stop a run, a line each."""
+    number = f"{len(faults)} thing{'s' if len(faults) > 1 else ''}"
+    listed = "\n".join(f"- {fault}" for fault in faults)
+    return f"{number} would stop this run; nothing was loaded or paid:\n{listed}"
+
+
+def look_ahead(
+    params: Params,
+    pairs: Mapping[str, pd.DataFrame],
+    store: FeatureStore,
+    run_folder: Path,
+    rlhf: RlhfParams | None,
+    *,
+    asked: pd.DataFrame | None = None,
+    own_models: bool = True,
+    expected: tuple[int, int] = (0, 0),
+    outputs: int = 0,
+) -> Ahead:
+    """What :func:`check_ahead` checks, faults and all.
+
+    ``asked`` are the texts (columns prompt, response) of which each model says whether it reads them; None means all.
+    Without ``own_models`` those of the run (``run:``) are left out, as an earlier notebook may still have to make them.
+    ``expected`` are the texts and the tokens that an embedding service will be asked for where the ``pairs`` are not
+    known yet: an estimate, which no budget stops. ``outputs`` are the bytes that the run's own folder is going to take.
+    """
+    checks = _Checks(pairs, store, run_folder, asked, own_models=own_models, expected=expected)
     rows = {"reward_model": params.reward_model} | _kinds(params, RewardModelSignal, "reward_model")
     for name, reward_model in rows.items():
         with checks.of(name):
@@ -53,16 +122,16 @@ def check_ahead(params: Params, pairs: Mapping[str, pd.DataFrame], store: Featur
     for name, embedding in rows.items():
         with checks.of(name):
             checks.embedding(name, embedding)
-    profile = run.path("params.yaml")
-    if profile.exists() and (rlhf := load_params(profile).rlhf) is not None:
+    if rlhf is not None:
         checks.rlhf(rlhf)
     with checks.of("disk"):
-        checks.disk()
-    if checks.faults:
-        number = f"{len(checks.faults)} thing{'s' if len(checks.faults) > 1 else ''}"
-        faults = "\n".join(f"- {fault}" for fault in checks.faults)
-        raise AheadError(f"{number} would stop this run; nothing was loaded or paid:\n{faults}")
-    return pd.DataFrame(checks.found, columns=["what", "found"])
+        checks.disk(outputs)
+    return checks.ahead
+
+
+def distinct_of(pairs: Mapping[Any, pd.DataFrame]) -> pd.DataFrame:
+    """The distinct (prompt, response) of several splits: columns prompt, response."""
+    return pd.concat([all_texts(table) for table in pairs.values()]).drop_duplicates(ignore_index=True)
 
 
 def _kinds(params: Params, kind: type, section: str) -> dict[str, Any]:
@@ -74,17 +143,27 @@ def _kinds(params: Params, kind: type, section: str) -> dict[str, Any]:
 
 
 class _Checks:
-    """What was found so far, and what is wrong."""
+    """The checks, and what they have found so far."""
 
-    def __init__(self, pairs: Mapping[str, pd.DataFrame], store: FeatureStore, run: Run) -> None:
+    def __init__(
+        self,
+        pairs: Mapping[str, pd.DataFrame],
+        store: FeatureStore,
+        run_folder: Path,
+        asked: pd.DataFrame | None,
+        *,
+        own_models: bool,
+        expected: tuple[int, int],
+    ) -> None:
         self.pairs = pairs
+        self.expected = expected
         self.store = store
-        self.run = run
-        self.texts = pd.concat([all_texts(table) for table in pairs.values()]).drop_duplicates(ignore_index=True)
-        self.prompts: list[Any] = self.texts["prompt"].tolist()
-        self.responses: list[str] = self.texts["response"].tolist()
-        self.found: list[tuple[str, str]] = []
-        self.faults: list[str] = []
+        self.run_folder = run_folder
+        self.own_models = own_models
+        self.texts = distinct_of(pairs) if asked is None else asked
+        self.prompts: list[Any]
+        self.prompts, self.responses = sides_of(self.texts)
+        self.ahead = Ahead()
         self._models: dict[tuple[str, str | None], HubModel] = {}
         self._stored = 0
         """Bytes that the feature store will take, estimated."""
@@ -96,7 +175,7 @@ class _Checks:
             yield
         except _EXPECTED as error:
             said = str(error)
-            self.faults.append(said if said.startswith(name) else f"{name}: {said}")
+            self.ahead.faults.append(said if said.startswith(name) else f"{name}: {said}")
 
     def reward_model(self, name: str, params: RewardModelParams) -> None:
         if params.backend == "nim":
@@ -104,13 +183,25 @@ class _Checks:
             self._refuse(ScoreSignal(scorer).refused(self.prompts, self.responses))
             if not self._all_stored("score", scorer.identity):
                 reveal_secret(params.api_key or "${NVIDIA_API_KEY}")
-            self.found.append((name, f"{params.model_id}: its key is set"))
+            self.ahead.found.append((name, f"{params.model_id}: its key is set"))
+            return
+        if params.model_id.startswith("run:") and not self.own_models:
+            self.ahead.found.append((name, f"{params.model_id}: notebook 00 trains it here: nothing to look at before"))
             return
         self._hub_model(params.model_id, params.revision)
-        outline = read_outline(params, self.run.folder)
+        # Late: torch, which takes seconds to import, is for models that run here.
+        from realm_lib.models.reward_models.forward import SHARING_MODELS
+        from realm_lib.models.reward_models.loading import outlined_encoder, read_outline
+
+        outline = read_outline(params, self.run_folder)
         encoder = outlined_encoder(outline, params)
-        self._refuse(encoder.refused(self.prompts, self.responses))
-        self.found.append((name, f"{outline.memory}; reads all {len(self.texts):,} responses"))
+        self._refuse(text_lengths(encoder, self.prompts, self.responses, self.store)[1])
+        self.ahead.outlined[name] = Outlined(
+            outline.memory.weights / BYTES_A_WEIGHT[params.quantization or params.dtype],
+            len(encoder.encode(["a"], ["a"])[0].ids) - 2,
+            outline.config.model_type in SHARING_MODELS,
+        )
+        self.ahead.found.append((name, f"{outline.memory}; reads all {len(self.texts):,} responses"))
         self._stored += 60 * len(self.texts)
 
     def embedding(self, name: str, params: EmbeddingParams) -> None:
@@ -118,15 +209,24 @@ class _Checks:
             if params.model_id != PACKAGED_MODEL:
                 self._hub_model(params.model_id, params.revision)
             if params.long_texts == "refuse":  # the one thing for which an embedder that runs here is loaded first
-                embedder = build_embedder(params, self.run.folder)
+                embedder = build_embedder(params, self.run_folder)
                 self._refuse(SimilaritySignal(embedder).refused(self.prompts, self.responses))
-            self.found.append((name, f"{params.model_id} is within reach"))
+            self.ahead.found.append((name, self._within_reach(params.model_id)))
             return
-        embedder = build_embedder(params, self.run.folder)
+        embedder = build_embedder(params, self.run_folder)
         self._refuse(SimilaritySignal(embedder).refused(self.prompts, self.responses))
-        quote = quote_embeddings(self.pairs.values(), embedder, self.store)
-        self.found.append((name, f"{params.model_id}: {quote}"))
+        quote = self._quote(embedder)
+        self.ahead.found.append((name, f"{params.model_id}: {quote}"))
+        if quote is not None:
+            self.ahead.quotes[name] = quote
         self._stored += (4 * embedder.dimensions + 60) * (quote.texts if quote else 0)
+
+    def _quote(self, embedder: Embedder) -> Quote | None:
+        if self.pairs or not isinstance(embedder, AskingEmbedder):
+            return quote_embeddings(self.pairs.values(), embedder, self.store)
+        texts, tokens = self.expected
+        embedder.authorise(Quote(max(texts, 1), tokens, cost=0.0, cut=0))  # whether its key is set
+        return Quote(texts, tokens, tokens * embedder.dollars_per_token, cut=0)
 
     def rlhf(self, rlhf: RlhfParams) -> None:
         server, vllm = rlhf.reward_server, rlhf.ppo.vllm
@@ -142,13 +242,14 @@ class _Checks:
             if policy is not None:
                 with self.of(name):
                     self._hub_model(policy.model_name, policy.revision)
-                    self.found.append((name, f"{policy.model_name} is within reach"))
+                    self.ahead.found.append((name, self._within_reach(policy.model_name)))
 
-    def disk(self) -> None:
-        """Downloads and the feature store, by the file systems on which they lie."""
+    def disk(self, outputs: int) -> None:
+        """Downloads, the feature store and the run's ``outputs``, by the file systems on which they lie."""
         needs: dict[int, tuple[Path, int]] = {}
         missing = sum(model.missing for model in self._models.values())
-        for folder, size in ((cache_folder(), missing), (self.store.folder, self._stored)):
+        places = ((cache_folder(), missing), (self.store.folder, self._stored), (self.run_folder, outputs))
+        for folder, size in places:
             place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
             device = place.stat().st_dev
             needs[device] = place, needs.get(device, (place, 0))[1] + size
@@ -156,8 +257,8 @@ class _Checks:
             free = shutil.disk_usage(place).free
             said = f"about {size / _GIB:.1f} GiB to download and to store, {free / _GIB:.1f} GiB free at {place}"
             if size > free:
-                self.faults.append(f"disk: {said}: free some, or let HF_HOME name a folder on a larger one")
-            self.found.append(("disk", said))
+                self.ahead.faults.append(f"disk: {said}: free some, or let HF_HOME name a folder on a larger one")
+            self.ahead.found.append(("disk", said))
 
     def _hub_model(self, model_id: str, revision: str | None) -> None:
         """Look a model up at the hub, where it is one of the hub's, each once."""
@@ -168,6 +269,11 @@ class _Checks:
                 self._models[model_id, revision] = look_up(model_id, revision)
             except HubError as error:
                 raise HubError(f"{model_id}: {error}") from error
+            self.ahead.looked_up[model_id] = self._models[model_id, revision]
+
+    def _within_reach(self, model_id: str) -> str:
+        here = f"{model_id} is {'made by notebook 00' if model_id.startswith('run:') else 'on this machine'}"
+        return str(self.ahead.looked_up.get(model_id, here))
 
     def _all_stored(self, kind: str, identity: Mapping[str, Any]) -> bool:
         if not self.store.has_table(kind, identity):

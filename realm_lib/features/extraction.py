@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from realm_lib.config.signals import SignalsParams
 from realm_lib.data.chats import PairsError
-from realm_lib.data.pairs import all_texts, distinct_texts, posts_with
+from realm_lib.data.pairs import distinct_texts, places_of_texts, posts_with, sides_of
 from realm_lib.features.identities import Identities, identities_of
 from realm_lib.features.reading import LongTextError, refuse_long
 from realm_lib.features.scores import score_texts
@@ -128,7 +130,7 @@ def extract(
     if (quote := quote_embeddings([pairs], embedder, store)) and quote.texts:
         tqdm.write(f"embedding: {quote}")
     texts = distinct_texts(pairs)
-    prompts, responses = texts["prompt"].tolist(), texts["response"].tolist()
+    prompts, responses = sides_of(texts)
     label = "scoring" if progress else None
     with _naming_posts(texts, pairs):
         refuse_long(prompts, responses, embedder)
@@ -141,17 +143,18 @@ def extract(
         "score": _cost(of_scores := Stored.of(scores), scored - start),
         "similarity": _cost(found, time.monotonic() - scored),
     }
-    table = _with_columns(votes_renamed(pairs), texts, {"score": scores.values, "similarity": found.values})
+    places = places_of_texts(pairs)
+    table = _with_columns(votes_renamed(pairs), places, {"score": scores.values, "similarity": found.values})
     for name, (a, b) in stored_similarities(pairs, embedder, store).items():
         table[f"similarity_A under {name}"], table[f"similarity_B under {name}"] = a, b
-    times_used = all_texts(pairs).value_counts().reindex(pd.MultiIndex.from_frame(texts))
+    times_used = np.bincount(np.concatenate(places), minlength=len(texts))
     counts = FeatureCounts(
         pairs=len(pairs),
         unique_responses=len(texts),
         scored=len(scores.computed),
         cache_hits=len(texts) - len(scores.computed),
         tokens_scored=int(scores.tokens[scores.computed].sum()),
-        tokens_naive=int((scores.tokens * times_used.to_numpy()).sum()),
+        tokens_naive=int((scores.tokens * times_used).sum()),
         seconds=round(time.monotonic() - start, 2),
     )
     identities = identities_of({"score": ScoreSignal(scorer), "similarity": similarity})
@@ -176,12 +179,12 @@ def add_signal(
     start = time.monotonic()
     _refuse_taken(extraction.table, name)
     texts = distinct_texts(extraction.table)
-    prompts, responses = texts["prompt"].tolist(), texts["response"].tolist()
+    prompts, responses = sides_of(texts)
     with naming(name), _naming_posts(texts, extraction.table):
         found = signal.stored(prompts, responses, store, batch_size, name if progress else None)
     seconds = time.monotonic() - start
     return Extraction(
-        _with_columns(extraction.table, texts, {name: found.values}),
+        _with_columns(extraction.table, places_of_texts(extraction.table), {name: found.values}),
         replace(extraction.counts, seconds=round(extraction.counts.seconds + seconds, 2)),
         {**extraction.costs, name: _cost(found, seconds)},
         {**extraction.identities, **identities_of({name: signal})},
@@ -261,13 +264,13 @@ def _refuse_taken(table: pd.DataFrame, name: str) -> None:
         raise PairsError(f"signals.{name}: the pairs have a column {taken[0]} already: give the signal another name")
 
 
-def _with_columns(table: pd.DataFrame, texts: pd.DataFrame, values: Mapping[str, Any]) -> pd.DataFrame:
-    """``table`` with NAME_A and NAME_B for the ``values`` by NAME of the distinct ``texts``."""
-    of_texts = texts.assign(**values)
-    for side in "AB":
-        named = of_texts.set_axis(["history", f"human_ref_{side}", *(f"{name}_{side}" for name in values)], axis=1)
-        table = table.merge(named, on=["history", f"human_ref_{side}"], how="left", validate="many_to_one")
-    return table
+def _with_columns(
+    table: pd.DataFrame, places: tuple[NDArray[np.int64], NDArray[np.int64]], values: Mapping[str, NDArray[Any]]
+) -> pd.DataFrame:
+    """``table`` with NAME_A and NAME_B for the ``values`` by NAME of its distinct texts, whose ``places`` are A's and
+    B's (:func:`places_of_texts`)."""
+    columns = {f"{name}_{side}": own[at] for side, at in zip("AB", places, strict=True) for name, own in values.items()}
+    return table.reset_index(drop=True).assign(**columns)
 
 
 @contextmanager

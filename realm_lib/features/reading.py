@@ -72,11 +72,18 @@ def _too_long(prompts: Sequence[str], responses: Sequence[str], embedder: Embedd
     """The word pieces of prompt and response where one is over the limit and is to be refused, by their index."""
     if not isinstance(embedder, ReadingEmbedder) or embedder.long_texts != "refuse" or embedder.most_pieces is None:
         return {}
-    asked, answered = embedder.count_pieces(list(map(readable, prompts))), embedder.count_pieces(responses)
-    assert asked is not None
-    assert answered is not None
-    pieces = zip(asked.pieces.tolist(), answered.pieces.tolist(), strict=True)
-    return {index: both for index, both in enumerate(pieces) if max(both) > embedder.most_pieces}
+    asked, answered = _pieces(list(map(readable, prompts)), embedder), _pieces(responses, embedder)
+    both = zip(asked, answered, strict=True)
+    return {index: pieces for index, pieces in enumerate(both) if max(pieces) > embedder.most_pieces}
+
+
+def _pieces(texts: Sequence[str], embedder: ReadingEmbedder) -> list[int]:
+    """The word pieces of each text; equal ones are counted once."""
+    distinct = list(dict.fromkeys(texts))
+    counts = embedder.count_pieces(distinct)
+    assert counts is not None
+    found = dict(zip(distinct, counts.pieces.tolist(), strict=True))
+    return [found[text] for text in texts]
 
 
 def _named(number: int, prompt: str, response: str, pieces: tuple[int, int]) -> str:

@@ -8,8 +8,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from realm_lib.features.filling import fill, fill_from_stream
+from realm_lib.features.lengths import text_lengths
 from realm_lib.features.store import FeatureStore, text_key
 from realm_lib.models.reward_models import HostedScorer, ReadingScorer, Scorer, ScoreReading
+from realm_lib.models.reward_models.encoding import EncodingScorer
+from realm_lib.models.reward_models.reading import read_of
 
 
 class Scores(NamedTuple):
@@ -36,10 +39,7 @@ def score_texts(
     ``label`` names the bar of progress; None shows none.
     Raises what the scorer raises, :class:`LongResponseError` before anything is scored.
     """
-    if isinstance(scorer, ReadingScorer):
-        tokens, reading = scorer.read(prompts, responses)
-    else:
-        tokens, reading = scorer.count_tokens(prompts, responses), None
+    tokens, reading = _read(scorer, prompts, responses, store)
     keys = [text_key(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
     order = _scoring_order(prompts, tokens)
     table = store.table("score", scorer.identity, 1)
@@ -68,6 +68,18 @@ def score_texts(
     values = table.get(keys)[:, 0]
     table.close()
     return Scores(values, tokens, computed, reading)
+
+
+def _read(
+    scorer: Scorer, prompts: Sequence[str], responses: Sequence[str], store: FeatureStore
+) -> tuple[NDArray[np.int64], ScoreReading | None]:
+    """The tokens of each text, [n], and how much of the texts is read, where the scorer knows."""
+    if isinstance(scorer, EncodingScorer):
+        lengths, refused = text_lengths(scorer.encoder, prompts, responses, store)
+        return scorer.read(prompts, responses) if refused else read_of(lengths)  # which raises, naming them all
+    if isinstance(scorer, ReadingScorer):
+        return scorer.read(prompts, responses)
+    return scorer.count_tokens(prompts, responses), None
 
 
 def _scoring_order(prompts: Sequence[str], tokens: NDArray[np.int64]) -> list[int]:

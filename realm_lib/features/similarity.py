@@ -75,7 +75,8 @@ def similarities(
                 label=label,
             )
             computed += len(done)
-    prompt_keys, response_keys = ([text_key(text) for text in texts] for texts in (prompts, responses))
+    known = {text: text_key(text) for side in {prompt_side, response_side} for text in side.texts}
+    prompt_keys, response_keys = ([known[text] for text in texts] for texts in (prompts, responses))
     values = _cosines(prompt_side.table, prompt_keys, response_side.table, response_keys)
     return Similarities(values, texts, computed, quote, reading)
 

@@ -8,6 +8,7 @@ writes special tokens; within what somebody said the same letters are letters.
 import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
@@ -126,6 +127,7 @@ def letter_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return ids
 
 
+@cache
 def dated(template: str) -> str:
     """``template`` with :data:`DATE` for the date that it asks for by itself; as it is where it does not ask.
 

@@ -17,6 +17,8 @@ _LONGEST_DETAIL = 600
 _READ = re.compile(r"([^/]+/)?(model(-\d+-of-\d+)?\.safetensors|[^/]+\.(json|txt|model|jinja))")
 """What transformers and sentence-transformers read of a repository; others lie beside it, as weights in other forms."""
 
+_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+
 
 class HubError(RuntimeError):
     """A model that can be read neither at the hub nor in its cache; the message says why and what to do."""
@@ -29,6 +31,14 @@ class HubModel:
     name: str
     missing: int
     """Bytes that are not in the hub's cache here, and would be downloaded."""
+    licence: str | None = None
+    """What its card calls it, as ``apache-2.0``; None where the hub did not answer, or its card names none."""
+    weights: int = 0
+    """Bytes of its files of weights; 0 where the hub did not answer."""
+
+    def __str__(self) -> str:
+        licence = f"licence {self.licence}" if self.licence else "its licence is not known here"
+        return f"{self.name} is within reach ({licence})"
 
 
 def look_up(name: str, revision: str | None = None) -> HubModel:
@@ -55,7 +65,20 @@ def look_up(name: str, revision: str | None = None) -> HubModel:
         if _is_cached(name, revision):
             return HubModel(name, 0)
         raise HubError(hub_fault(error) or f"cannot be read at the hub: {_detail(error)}") from error
-    return HubModel(name, sum(missing.values()))
+    weights = sum(file.size or 0 for file in info.siblings or [] if _WEIGHTS.fullmatch(file.rfilename))
+    licence = getattr(info.card_data, "license", None)
+    return HubModel(name, sum(missing.values()), str(licence) if licence else None, weights)
+
+
+def look_up_data(name: str) -> None:
+    """Ask the hub whether a data set may be read. Raises :class:`HubError` where it does not answer so."""
+    import httpx2
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().dataset_info(name, timeout=_SECONDS)
+    except (OSError, ValueError, httpx2.HTTPError) as error:
+        raise HubError(hub_fault(error) or f"cannot be read at the hub: {_detail(error)}") from error
 
 
 def cache_folder() -> Path:

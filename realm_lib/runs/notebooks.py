@@ -10,19 +10,20 @@ import ast
 import importlib.util
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from realm_lib.config.base import ParamsError, project_root
 from realm_lib.config.overrides import split_overrides
-from realm_lib.config.profile import SECTIONS, dump_yaml, load_params
+from realm_lib.config.profile import SECTIONS, Params, dump_yaml, load_params
 from realm_lib.config.text import read_yaml
 from realm_lib.runs.files import write_text
 from realm_lib.runs.functions import function_files
 from realm_lib.runs.reading import read_text
 from realm_lib.runs.run import Run, open_run
+from realm_lib.runs.steps import at_work
 
 
 class NotebookError(RuntimeError):
@@ -37,8 +38,7 @@ def prepare(profile: str, overrides: list[str]) -> Run:
     content is unchanged keeps its time, so that make reruns only what a changed parameter reaches.
     Raises :class:`ParamsError` for a folder whose name make or the shell would read as more than a name.
     """
-    path = Path(profile) if profile.endswith((".yaml", ".yml")) else project_root() / "params" / f"{profile}.yaml"
-    params = load_params(path, [change for text in overrides for change in split_overrides(text)])
+    params = read_profile(profile, overrides)
     if signs := "".join(sorted(set(re.findall(r"[^\w ./,+@~-]", params.run.output_dir)))):
         raise ParamsError(f"run.output_dir: make cannot use a folder with {signs!r} in its name: choose another")
     run = open_run(params)
@@ -60,6 +60,18 @@ def prepare(profile: str, overrides: list[str]) -> Run:
     _write_if_changed(run.path(".steps", "depends.mk"), "\n".join(rules) + "\n")
     _write_if_changed(run.path(".steps", "jobs"), f"{params.run.jobs}\n")
     return run
+
+
+def read_profile(profile: str, overrides: Iterable[str] = ()) -> Params:
+    """The parameters of ``params/PROFILE.yaml``, of a YAML file, or of a run's folder, with overrides merged in.
+
+    Raises :class:`ParamsError` where there is none of them.
+    """
+    path = Path(profile) if profile.endswith((".yaml", ".yml")) else project_root() / "params" / f"{profile}.yaml"
+    resolved = Path(profile) / "params.yaml"
+    if resolved.exists() and not path.exists():
+        path = resolved
+    return load_params(path, [change for text in overrides for change in split_overrides(text)])
 
 
 def execute(run: Run, name: str) -> None:
@@ -88,7 +100,7 @@ def execute(run: Run, name: str) -> None:
     working = target.with_suffix(".running.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with run.step(name, params), _kernel_environment():
+        with at_work(run, name), run.step(name, params), _kernel_environment():
             papermill.execute_notebook(
                 str(source),
                 str(working),

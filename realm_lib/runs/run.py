@@ -204,11 +204,11 @@ def _hardware() -> dict[str, Any]:
         "system": platform.system(),
         "cores": os.cpu_count(),
         "memory_gib": round(memory, 1),
-        "gpus": _gpus(),
+        "gpus": gpus(),
     }
 
 
-def _gpus() -> list[str]:
+def gpus() -> list[str]:
     """The names of the GPUs as nvidia-smi gives them; importing torch for this would cost seconds in every step."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:

@@ -127,12 +127,8 @@ def in_data_order(pairs: pd.DataFrame) -> list[list[Text]]:
 
 
 def random_model(shape: Shape, tokenizer: Any, device: torch.device, dtype: torch.dtype, nf4: bool) -> Any:
-    """A stock LlamaForSequenceClassification with random weights, made on ``device`` layer by layer.
-
-    In nf4 no more than one matrix is there in full precision at any time; the head stays in ``dtype``.
-    """
+    """A stock LlamaForSequenceClassification with random weights, made on ``device`` layer by layer."""
     from transformers import LlamaConfig, LlamaForSequenceClassification
-    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -147,15 +143,24 @@ def random_model(shape: Shape, tokenizer: Any, device: torch.device, dtype: torc
         eos_token_id=tokenizer.eos_token_id,
         num_labels=1,
     )
-    torch.manual_seed(0)
     with torch.device("meta"):
         model = LlamaForSequenceClassification._from_config(config, dtype=dtype, attn_implementation="sdpa")
+    return filled(model, device, dtype, "4bit" if nf4 else None)
+
+
+def filled(model: Any, device: torch.device, dtype: torch.dtype, quantization: str | None) -> Any:
+    """``model``, laid out on the meta device, with random weights that are made on ``device`` itself.
+
+    In 4 or 8 bit no more than one matrix is there in full precision at any time; the head stays in ``dtype``.
+    """
+    torch.manual_seed(0)
     with device:
-        model.model.rotary_emb = LlamaRotaryEmbedding(config)
-    for parent in list(model.modules()):
+        model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+    make = {"4bit": _random_nf4, "8bit": _random_int8}[quantization] if quantization else None
+    for parent in list(model.model.modules()):
         for name, layer in list(parent.named_children()):
-            if isinstance(layer, torch.nn.Linear) and parent is not model and nf4:
-                setattr(parent, name, _random_nf4(layer, device, dtype))
+            if isinstance(layer, torch.nn.Linear) and make:
+                setattr(parent, name, make(layer, device, dtype))
     for parent in model.modules():
         for name, weights in list(parent.named_parameters(recurse=False)):
             if weights.is_meta:
@@ -175,6 +180,18 @@ def _random_nf4(layer: torch.nn.Linear, device: torch.device, dtype: torch.dtype
         weights.mul_(layer.in_features**-0.5), requires_grad=False, quant_type="nf4", compress_statistics=True
     )
     return quantised.to(device)
+
+
+def _random_int8(layer: torch.nn.Linear, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:  # noqa: ARG001
+    import bitsandbytes as bnb
+
+    weights = torch.randn(layer.out_features, layer.in_features, dtype=torch.float16, device=device)
+    values, scales, _ = bnb.functional.int8_vectorwise_quant(weights.mul_(layer.in_features**-0.5))
+    quantised = bnb.nn.Linear8bitLt(
+        layer.in_features, layer.out_features, bias=False, has_fp16_weights=False, threshold=6.0, device="meta"
+    )
+    quantised.weight = bnb.nn.Int8Params(values, requires_grad=False, CB=values, SCB=scales)
+    return quantised
 
 
 # The ways

@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from realm_lib.config.data import DataParams, Split
 from realm_lib.data.chats import PairsError
 from realm_lib.data.lengths import words_of
-from realm_lib.data.pairs import PairSplit, PairsReport, bare_domain, distinct_texts, load_pairs, load_splits
+from realm_lib.data.pairs import (
+    PairSplit,
+    PairsReport,
+    bare_domain,
+    distinct_texts,
+    load_pairs,
+    load_splits,
+    places_of_texts,
+    sides_of,
+)
 from realm_lib.data.posts import post_key
 from realm_lib.data.simulator import simulate_pairs
 
@@ -782,6 +791,19 @@ def test_distinct_texts_holds_each_once() -> None:
     assert sorted(texts.itertuples(index=False, name=None)) == sorted(
         [("p", "x"), ("p", "y"), ("p", "z"), ("q", "x"), ("q", "z")]
     )
+
+
+def test_the_texts_of_each_pair_are_found_among_the_distinct_ones() -> None:
+    rng = np.random.default_rng(0)
+    drawn = {name: rng.choice(["x", "y", "z", "\u4e2d"], 40) for name in ("history", "human_ref_A", "human_ref_B")}
+    pairs = pd.DataFrame(drawn, index=rng.permutation(40)).sample(30, random_state=0)
+    texts = distinct_texts(pairs)
+    for name, places in zip(("human_ref_A", "human_ref_B"), places_of_texts(pairs), strict=True):
+        assert texts["prompt"].iloc[places].tolist() == pairs["history"].tolist()
+        assert texts["response"].iloc[places].tolist() == pairs[name].tolist()
+    prompts, responses = sides_of(texts)
+    assert (prompts, responses) == (texts["prompt"].tolist(), texts["response"].tolist())
+    assert len(set(map(id, prompts))) == pairs["history"].nunique()
 
 
 @pytest.mark.parametrize(

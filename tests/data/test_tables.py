@@ -16,7 +16,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from realm_lib.data.chats import PairsError
-from realm_lib.data.tables import PLACE, SUFFIXES, is_table, local_files, read_rows, read_table, told, without_suffix
+from realm_lib.data.tables import (
+    PLACE,
+    SUFFIXES,
+    frame_of,
+    is_table,
+    local_files,
+    read_rows,
+    read_table,
+    told,
+    without_suffix,
+)
 
 Table = dict[str, list[Any]]
 CHAT = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
@@ -247,3 +257,18 @@ def test_names_and_endings(suffix: str) -> None:
     assert is_table(Path(f"x/test.v2{suffix}"))
     assert without_suffix(f"test.v2{suffix.upper()}") == "test.v2"
     assert without_suffix("test.txt") == "test.txt"
+
+
+def test_equal_texts_of_rows_are_one_object_and_values_stay_what_they_are() -> None:
+    post = "a post of many responses"
+    rows = [{"a": "".join(post), "b": 1}, {"a": post[:2] + post[2:], "c": [1]}, {}, {"b": True, "a": None}]
+    frame = frame_of(rows)
+    assert frame.astype(object).where(frame.notna(), None).to_dict("records") == [
+        {"a": post, "b": 1, "c": None},
+        {"a": post, "b": None, "c": [1]},
+        {"a": None, "b": None, "c": None},
+        {"a": None, "b": True, "c": None},
+    ]
+    assert frame["a"][0] is frame["a"][1]
+    assert frame["b"][3] is True
+    assert (frame_of([]).shape, frame_of([{}, {}]).shape) == ((0, 0), (2, 0))

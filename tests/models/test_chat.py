@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realm_lib.models.reward_models import LongResponseError
+from realm_lib.models.reward_models import chat as chat_module
 from realm_lib.models.reward_models.chat import ChatEncoder, tokens_within
 
 WORDS = st.lists(st.text("ab \u00e9\U0001f600", max_size=6), min_size=1, max_size=5)
@@ -52,3 +53,23 @@ def test_each_refusal_is_the_one_that_it_has_alone(tiny_tokenizer: Any) -> None:
                 encoder.encode([prompt], [response])
         else:
             encoder.encode([prompt], [response])
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_texts_are_tokens_some_at_a_time_and_the_same(
+    at_once: int, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = ChatEncoder(tiny_tokenizer, 60)
+    prompts = ["Why?", "Why? " * 60, "How?", "Why does bread rise?", "Who?"]
+    responses = ["x", "y", "Yeast makes gas.", "", "z <|eos|>"]
+    expected = encoder.encode(prompts, responses)
+    long = (["Why?", *prompts], ["word " * 100, *responses])
+    refused = encoder.refused(*long)
+    monkeypatch.setattr(chat_module, "_AT_ONCE", at_once)
+    assert encoder.encode(prompts, responses) == expected
+    assert encoder.lengths(prompts, responses).tolist() == [[len(c.ids), c.cut, c.response_cut] for c in expected]
+    assert {place: str(error) for place, error in encoder.refused(*long).items()} == {0: str(refused[0])}
+    with pytest.raises(LongResponseError, match="text 0 "):
+        encoder.lengths(*long)
+    with pytest.raises(ValueError, match="shorter"):
+        encoder.encode(prompts, responses[:-at_once])

@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.data.chats import as_text
-from realm_lib.models.embedders import PACKAGED_MODEL, EmbedderError, build_embedder
+from realm_lib.models.embedders import PACKAGED_MODEL, EmbedderError, build_embedder, windows
 from realm_lib.models.embedders.vectors import unit_vectors
 from realm_lib.models.embedders.windows import PieceReader, _spans, _weights
 
@@ -98,6 +98,14 @@ def test_chinese_is_counted_as_unknown(minilm: Any) -> None:
     counts = minilm.count_pieces(["我们今天去北京吃烤鸭", "hello world"])
     assert counts.unknown[0] > 3
     assert counts.unknown[1] == 0
+
+
+def test_pieces_are_counted_some_texts_at_a_time(minilm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [*SHORT, NUMBERS, "我们 hello", "How so?"]
+    expected = [len(text.ends) for text in minilm._reader._encoded(texts)]
+    monkeypatch.setattr(windows, "_AT_ONCE", 2)
+    assert minilm.count_pieces(texts).pieces.tolist() == expected
+    assert minilm.count_pieces(texts).unknown.tolist()[-2:] == [1, 0]
 
 
 def test_a_prompt_of_the_models_own_is_before_every_window(tmp_path: Path) -> None:

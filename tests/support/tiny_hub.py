@@ -44,7 +44,7 @@ LLAMA_TEMPLATE = """\
 {%- if add_generation_prompt -%}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' -}}{%- endif -%}"""
 
 _QWEN_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-_LLAMA_TOKENS = [
+LLAMA_TOKENS = [
     *("<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad_id|>", "<|start_header_id|>"),
     *("<|end_header_id|>", "<|eom_id|>", "<|eot_id|>"),
 ]
@@ -63,8 +63,8 @@ def write_checkpoints(folder: Path, texts: Iterable[str]) -> None:
 
     torch.manual_seed(0)
     models = folder / "models"
-    bpe = _byte_level_bpe(texts, [*_QWEN_TOKENS, *_LLAMA_TOKENS])
-    qwen = _wrapped(bpe, QWEN2_TEMPLATE, eos="<|im_end|>", pad="<|endoftext|>")
+    bpe = byte_level_bpe(texts, [*_QWEN_TOKENS, *LLAMA_TOKENS])
+    qwen = wrapped(bpe, QWEN2_TEMPLATE, eos="<|im_end|>", pad="<|endoftext|>")
     ends = {"eos_token_id": qwen.eos_token_id, "pad_token_id": qwen.pad_token_id, "vocab_size": len(qwen)}
     policy = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**_SHAPE, **ends, max_position_embeddings=32768))
     policy.generation_config.update(
@@ -78,12 +78,12 @@ def write_checkpoints(folder: Path, texts: Iterable[str]) -> None:
     _end_answers(policy, qwen.eos_token_id)
     _save(models / "Qwen/Qwen2.5-0.5B-Instruct", policy, qwen, "apache-2.0")
 
-    thinking = _wrapped(bpe, QWEN3_TEMPLATE, eos="<|im_end|>", pad="<|endoftext|>")
+    thinking = wrapped(bpe, QWEN3_TEMPLATE, eos="<|im_end|>", pad="<|endoftext|>")
     config = transformers.Qwen3Config(**_SHAPE, **ends, max_position_embeddings=40960, num_labels=1)
     judge = transformers.Qwen3ForSequenceClassification(config)
     _save(models / "Skywork/Skywork-Reward-V2-Qwen3-0.6B", judge, thinking, "apache-2.0")
 
-    llama = _wrapped(bpe, LLAMA_TEMPLATE, bos="<|begin_of_text|>", eos="<|eot_id|>")
+    llama = wrapped(bpe, LLAMA_TEMPLATE, bos="<|begin_of_text|>", eos="<|eot_id|>")
     ids = {"bos_token_id": llama.bos_token_id, "eos_token_id": llama.eos_token_id, "vocab_size": len(llama)}
     config = transformers.LlamaConfig(**_SHAPE, **ids, max_position_embeddings=131072)
     answers = transformers.LlamaForCausalLM(config)
@@ -93,7 +93,7 @@ def write_checkpoints(folder: Path, texts: Iterable[str]) -> None:
     _end_answers(answers, llama.eos_token_id)
     _save(models / GATED[0], answers, llama, "llama3.1")
 
-    padded = _wrapped(bpe, LLAMA_TEMPLATE, bos="<|begin_of_text|>", eos="<|eot_id|>", pad="<|finetune_right_pad_id|>")
+    padded = wrapped(bpe, LLAMA_TEMPLATE, bos="<|begin_of_text|>", eos="<|eot_id|>", pad="<|finetune_right_pad_id|>")
     config = transformers.LlamaConfig(
         **_SHAPE, **ids, pad_token_id=padded.pad_token_id, max_position_embeddings=131072, num_labels=1
     )
@@ -101,7 +101,7 @@ def write_checkpoints(folder: Path, texts: Iterable[str]) -> None:
     _write_embedder(models / "sentence-transformers/all-MiniLM-L6-v2")
 
 
-def _byte_level_bpe(texts: Iterable[str], special: list[str]) -> Any:
+def byte_level_bpe(texts: Iterable[str], special: list[str], vocab_size: int = 2048) -> Any:
     """A tokenizer of some four letters a token, so that a comment of 10,000 letters is as long as for Llama's own."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -111,12 +111,14 @@ def _byte_level_bpe(texts: Iterable[str], special: list[str]) -> Any:
     letters = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(
         texts,
-        trainers.BpeTrainer(vocab_size=2048, special_tokens=special, initial_alphabet=letters, show_progress=False),
+        trainers.BpeTrainer(
+            vocab_size=vocab_size, special_tokens=special, initial_alphabet=letters, show_progress=False
+        ),
     )
     return bpe
 
 
-def _wrapped(bpe: Any, template: str, *, eos: str, bos: str | None = None, pad: str | None = None) -> Any:
+def wrapped(bpe: Any, template: str, *, eos: str, bos: str | None = None, pad: str | None = None) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(

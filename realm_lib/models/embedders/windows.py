@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,8 @@ SHAPE = "windows of the model's length, a quarter shared; each piece counts once
 
 _NO_LIMIT = 100_000  # tokenizers write a huge number where they know none
 _SHARED = 4
+_AT_ONCE = 512
+"""Texts whose pieces are in memory while they are counted: some hundred bytes a piece."""
 
 
 class Windows(NamedTuple):
@@ -61,9 +63,12 @@ class PieceReader:
 
     def count(self, texts: Sequence[str]) -> PieceCounts:
         """The pieces of each of ``texts``, and how many of them the vocabulary lacks."""
-        encoded = self._encoded(texts)
-        pieces, unknown = [len(text.ends) for text in encoded], [text.unknown for text in encoded]
-        return PieceCounts(np.array(pieces, dtype=np.int64), np.array(unknown, dtype=np.int64))
+        counts = np.zeros((len(texts), 2), dtype=np.int64)
+        for start in range(0, len(texts), _AT_ONCE):
+            for place, (offsets, ids) in enumerate(self._placed(texts[start : start + _AT_ONCE]), start):
+                kept = [number for (_, end), number in zip(offsets, ids, strict=True) if end > len(self._prefix)]
+                counts[place] = len(kept), kept.count(self._unknown)
+        return PieceCounts(*counts.T.copy())
 
     def windows(self, texts: Sequence[str]) -> list[Windows]:
         """Each text as it is where the model reads it whole, else in windows that hold all of it."""
@@ -88,24 +93,25 @@ class PieceReader:
         raise EmbedderError(f"a text cannot be divided into windows of {self.most} word pieces: {text[:60]!r}")
 
     def _encoded(self, texts: Sequence[str]) -> list["_Pieces"]:
-        told = [self._prefix + text for text in texts]
         own = len(self._prefix)
+        encoded = []
+        for text, (offsets, _) in zip(texts, self._placed(texts), strict=True):
+            kept = [(max(0, a - own), b - own) for a, b in offsets if b > own]
+            encoded.append(_Pieces([a for a, _ in kept], [b for _, b in kept], len(text)))
+        return encoded
+
+    def _placed(self, texts: Sequence[str]) -> "Iterable[tuple[list[tuple[int, int]], list[int]]]":
+        """Of each text where its pieces lie, the model's prompt before it, and which they are."""
+        told = [self._prefix + text for text in texts]
         if not told:
             return []
         if isinstance(self._tokenizer, Tokenizer):
             encodings = self._tokenizer.encode_batch(told, add_special_tokens=False)
-            offsets, ids = [found.offsets for found in encodings], [found.ids for found in encodings]
-        else:
-            found = self._tokenizer(
-                told, add_special_tokens=False, truncation=False, return_offsets_mapping=True, verbose=False
-            )
-            offsets, ids = found["offset_mapping"], found["input_ids"]
-        encoded = []
-        for text, places, numbers in zip(texts, offsets, ids, strict=True):
-            kept = [(max(0, a - own), b - own, n) for (a, b), n in zip(places, numbers, strict=True) if b > own]
-            unknown = sum(number == self._unknown for _, _, number in kept)
-            encoded.append(_Pieces([a for a, _, _ in kept], [b for _, b, _ in kept], len(text), unknown))
-        return encoded
+            return ((found.offsets, found.ids) for found in encodings)
+        found = self._tokenizer(
+            told, add_special_tokens=False, truncation=False, return_offsets_mapping=True, verbose=False
+        )
+        return zip(found["offset_mapping"], found["input_ids"], strict=True)
 
 
 class _Pieces(NamedTuple):
@@ -115,7 +121,6 @@ class _Pieces(NamedTuple):
     ends: list[int]
     length: int
     """Of the text."""
-    unknown: int
 
     def edge(self, number: int) -> int:
         """Where a part that begins or ends at piece ``number`` is cut off: what is between two goes to the later."""

@@ -6,8 +6,11 @@ from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from realm_lib.data.chats import Message, Prompt, as_messages, as_text
 from realm_lib.models.chat_templates import content_places, scoring_fault, what_is_kept
@@ -17,6 +20,8 @@ from realm_lib.models.reward_models import LongResponseError, ScorerError
 LongResponses = Literal["refuse", "cut"]
 CUTTING = "contents as letters, oldest turns first, then the last one's end"
 """How contents become tokens and which of them are cut: what is scored changes with it, so the cache key holds it."""
+_AT_ONCE = 1024
+"""Texts that are chats and tokens at a time, where only numbers are kept of them: those of SHP would take 37 GB."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,19 @@ class Encoder(ABC):
     def template_digest(self) -> str:
         """SHA-256 of the form that texts get and of the cutting, for the cache key."""
 
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """All that decides what :meth:`lengths` says of a text; the feature store keys on it."""
+        tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        tokenizer |= {"truncation": None, "padding": None, "special": self.tokenizer.special_tokens_map}
+        return {
+            "form": type(self).__name__,
+            "tokenizer": hashlib.sha256(json.dumps(tokenizer, sort_keys=True, default=str).encode()).hexdigest(),
+            "template": self.template_digest,
+            "max_length": self.max_length,
+            "long_responses": self.long_responses,
+        }
+
     @abstractmethod
     def _encode_each(
         self, prompts: Sequence[Prompt], responses: Sequence[str]
@@ -64,28 +82,69 @@ class Encoder(ABC):
         Raises :class:`ScorerError` naming the first text that has no tokens, as one that :func:`tokenize_each` refuses;
         else :class:`LongResponseError` naming all whose response and template alone do not fit.
         """
-        told, long = [], {}
-        for number, outcome in enumerate(self._encode_each(prompts, responses)):
-            if isinstance(outcome, str):
-                raise ScorerError(f"{name_text(number, prompts[number], responses[number])}: {outcome}", [number])
-            if isinstance(outcome, TooLong):
-                long[number] = outcome.tokens
-            else:
+        told: list[EncodedChat] = []
+        faults: dict[int, TooLong | str] = {}
+        for number, outcome in enumerate(self._outcomes(prompts, responses)):
+            if isinstance(outcome, EncodedChat):
                 told.append(outcome)
-        if long:
-            raise self._long(long, prompts, responses)
+            else:
+                faults[number] = outcome
+        if faults:
+            raise self._error(faults, prompts, responses)
         return told
+
+    def lengths(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.int64]:
+        """Of each text the tokens that are read, those cut from its prompt and those cut from its response, [n, 3].
+
+        Of a million texts too no more than some are tokens at a time. Raises as :meth:`encode` does.
+        """
+        lengths, faults = self._look(prompts, responses)
+        if faults:
+            raise self._error(faults, prompts, responses)
+        return lengths
 
     def refused(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[int, ScorerError]:
         """What :meth:`encode` raises for each text that it refuses, as if it were alone, by its index."""
-        errors: dict[int, ScorerError] = {}
-        for number, outcome in enumerate(self._encode_each(prompts, responses)):
-            prompt, response = prompts[number], responses[number]
-            if isinstance(outcome, str):
-                errors[number] = ScorerError(f"{name_text(0, prompt, response)}: {outcome}", [0])
-            elif isinstance(outcome, TooLong):
-                errors[number] = self._long({0: outcome.tokens}, [prompt], [response])
-        return errors
+        return self.look(prompts, responses)[1]
+
+    def look(
+        self, prompts: Sequence[Prompt], responses: Sequence[str]
+    ) -> tuple[NDArray[np.int64], dict[int, ScorerError]]:
+        """What :meth:`lengths` and :meth:`refused` say, by one look at each text; a refused one has no tokens."""
+        lengths, faults = self._look(prompts, responses)
+        told = {
+            number: self._error({0: fault}, [prompts[number]], [responses[number]]) for number, fault in faults.items()
+        }
+        return lengths, told
+
+    def _look(
+        self, prompts: Sequence[Prompt], responses: Sequence[str]
+    ) -> tuple[NDArray[np.int64], dict[int, TooLong | str]]:
+        lengths = np.zeros((len(prompts), 3), dtype=np.int64)
+        faults: dict[int, TooLong | str] = {}
+        for number, outcome in enumerate(self._outcomes(prompts, responses)):
+            if isinstance(outcome, EncodedChat):
+                lengths[number] = len(outcome.ids), outcome.cut, outcome.response_cut
+            else:
+                faults[number] = outcome
+        return lengths, faults
+
+    def _outcomes(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Iterator[EncodedChat | TooLong | str]:
+        """As :meth:`_encode_each`, whose chats and tokens are made for some texts at a time."""
+        for start in range(0, max(len(prompts), len(responses)), _AT_ONCE):
+            some = slice(start, start + _AT_ONCE)
+            yield from self._encode_each(prompts[some], responses[some])
+
+    def _error(
+        self, faults: "Mapping[int, TooLong | str]", prompts: Sequence[Prompt], responses: Sequence[str]
+    ) -> ScorerError:
+        """Of the first text that has no tokens, else of all that are too long."""
+        long = {}
+        for number, fault in faults.items():
+            if isinstance(fault, str):
+                return ScorerError(f"{name_text(number, prompts[number], responses[number])}: {fault}", [number])
+            long[number] = fault.tokens
+        return self._long(long, prompts, responses)
 
     def _cut(
         self,

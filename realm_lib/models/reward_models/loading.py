@@ -58,10 +58,11 @@ class Outline:
     memory: MemoryEstimate
 
 
-def read_outline(params: RewardModelParams, run_folder: Path | None = None) -> Outline:
+def read_outline(params: RewardModelParams, run_folder: Path | None = None, *, here: bool = True) -> Outline:
     """The configuration and the tokenizer of the model that ``params`` name, looked at; a hub's are small downloads.
 
-    Raises :class:`ScorerError` for a model that is not of the backend's kind, or that does not fit this machine.
+    ``here`` says whether the model is to run on this machine. Raises :class:`ScorerError` for a model that is not of
+    the backend's kind, or that does not fit the machine.
     """
     import transformers
 
@@ -85,7 +86,8 @@ def read_outline(params: RewardModelParams, run_folder: Path | None = None) -> O
     if tokenizer.chat_template:
         _check_template(tokenizer, params)
     estimate = estimate_memory(model_class(params), config, params)
-    check_memory(estimate, params)
+    if here:
+        check_memory(estimate, params)
     return Outline(source, commit, file, config, tokenizer, estimate)
 
 
@@ -96,8 +98,8 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
     it is not a reward model of the backend's kind.
     """
     outline = read_outline(params, run_folder)
-    source, commit, file = outline.source, outline.commit, outline.file
-    config, tokenizer, revision = outline.config, outline.tokenizer, commit or params.revision
+    source, file = outline.source, outline.file
+    config, tokenizer, revision = outline.config, outline.tokenizer, outline.commit or params.revision
     log.info("%s", outline.memory)
     options = _load_options(params, config)
     try:
@@ -119,21 +121,31 @@ def load_model(params: RewardModelParams, run_folder: Path | None = None) -> Loa
             f"{params.model_id}: {fault}: backend {params.backend} is not this model's class, "
             "its scores would be random"
         )
-    weights = folder_digest(source) if isinstance(source, Path) else commit
-    if weights is None:
+    weights = weights_version(outline, params)
+    loaded = take_apart(model, tokenizer, params, weights)
+    _check_quantised(model, params)
+    return loaded
+
+
+def weights_version(outline: Outline, params: RewardModelParams) -> str:
+    """What tells this version of the weights from another: a digest of the folder, or the hub's commit.
+
+    Raises :class:`ScorerError` where the hub does not say which commit it is.
+    """
+    if isinstance(outline.source, Path):
+        return folder_digest(outline.source)
+    if outline.commit is None:
         raise ScorerError(
             f"{params.model_id}: the hub does not say which commit {params.revision or 'its main branch'} is: set "
             "reward_model.revision to a commit (40 digits), so that its scores are not taken for another's"
         )
-    if commit != params.revision and not isinstance(source, Path):
+    if outline.commit != params.revision:
         log.warning(
             "%s: this is commit %s; write it into reward_model.revision: later runs then score with the same weights",
             params.model_id,
-            commit,
+            outline.commit,
         )
-    loaded = take_apart(model, tokenizer, params, weights)
-    _check_quantised(model, params)
-    return loaded
+    return outline.commit
 
 
 def take_apart(model: Any, tokenizer: Any, params: RewardModelParams, weights: str | None) -> LoadedModel:

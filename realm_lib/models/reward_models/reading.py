@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 @dataclass(frozen=True)
 class ScoreReading:
@@ -32,3 +35,9 @@ class ScoreReading:
             self.cut_prompts + other.cut_prompts,
             self.cut_responses + other.cut_responses,
         )
+
+
+def read_of(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], ScoreReading]:
+    """The tokens of each text, [n], and how many were cut, of ``Encoder.lengths`` [n, 3]."""
+    tokens, cut_prompts, cut_responses = lengths.T
+    return tokens.copy(), ScoreReading(len(lengths), int((cut_prompts > 0).sum()), int((cut_responses > 0).sum()))

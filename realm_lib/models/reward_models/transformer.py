@@ -1,9 +1,8 @@
 """Reward models that run here: each distinct text and each shared prefix once, longest first under a token budget."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,15 +13,15 @@ from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.chats import Prompt, as_text
 from realm_lib.models.reward_models import ScorerError
 from realm_lib.models.reward_models.chat import EncodedChat, name_text
+from realm_lib.models.reward_models.encoding import EncodingScorer
 from realm_lib.models.reward_models.forward import last_states
 from realm_lib.models.reward_models.loading import LoadedModel, load_model, log
 from realm_lib.models.reward_models.packing import Row, plan_batches
-from realm_lib.models.reward_models.reading import ScoreReading
 from realm_lib.models.reward_models.text_pair import build_encoder
 from realm_lib.runs.memory import within_memory
 
 
-class TransformerScorer:
+class TransformerScorer(EncodingScorer):
     """A reward model in this process (backends inform, sequence_classification, nemotron).
 
     A decoder is read at the last real token and shares the prefix of texts with the same prompt, where its kind allows
@@ -34,10 +33,9 @@ class TransformerScorer:
     def __init__(
         self, params: RewardModelParams, run_folder: Path | None = None, *, loaded: LoadedModel | None = None
     ) -> None:
-        self.params = params
         self._loaded = loaded = loaded or load_model(params, run_folder)
+        super().__init__(params, build_encoder(loaded.tokenizer, params, pairs=loaded.body is None), loaded.weights)
         self.model = loaded.model
-        self.encoder = build_encoder(loaded.tokenizer, params, pairs=loaded.body is None)
         self.not_shared = loaded.not_shared
         """Why prefixes are not shared; None when they are."""
         self.cut_prompts = 0
@@ -48,29 +46,6 @@ class TransformerScorer:
         """Tokens that went through the model so far, padding left out: shared ones count once."""
         self.budget = params.batch_tokens
         """Most tokens in a batch now: ``batch_tokens``, halved each time that memory ran out."""
-        self.identity: Mapping[str, Any] = {
-            "backend": params.backend,
-            "model": params.model_id,
-            "weights": loaded.weights,
-            "quantization": params.quantization,
-            "dtype": params.dtype,
-            "max_length": params.max_length,
-            "template": self.encoder.template_digest,
-        }
-
-    def count_tokens(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.int64]:
-        """Tokens of each chat after the cut, int64 [n]."""
-        return self.read(prompts, responses)[0]
-
-    def read(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> tuple[NDArray[np.int64], ScoreReading]:
-        """What :meth:`count_tokens` says, and how many of the texts are cut to ``max_length``."""
-        chats = self.encoder.encode(prompts, responses)
-        cut = (sum(chat.cut > 0 for chat in chats), sum(chat.response_cut > 0 for chat in chats))
-        return np.array([len(chat.ids) for chat in chats], dtype=np.int64), ScoreReading(len(chats), *cut)
-
-    def refused(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[int, ScorerError]:
-        """The errors of texts that do not fit, or cannot be told from the model's special tokens, by their index."""
-        return self.encoder.refused(prompts, responses)
 
     @torch.inference_mode()
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float32]:

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from realm_lib.rlhf.errors import PPOError
-from realm_lib.rlhf.policies import PolicyError, asked_sharding, process_state
+from realm_lib.rlhf.policies import PolicyError, asked_sharding
+from realm_lib.rlhf.processes import Peers
 
 Row = TypeVar("Row")
 _Found = TypeVar("_Found")
 
 
-class Processes:
+class Processes(Peers):
     """The processes of this training, as accelerate started them.
 
     Raises :class:`PPOError` where accelerate is configured to split weights over processes in a way that is not
@@ -34,20 +35,9 @@ class Processes:
             sharding = asked_sharding()
         except PolicyError as error:
             raise PPOError(str(error)) from error
-        self._state = process_state()
-        self.count: int = self._state.num_processes
-        self.rank: int = self._state.process_index
+        super().__init__()
         self.sharding = sharding if self.count > 1 else None
         """How weights are cut over the processes; None where each holds them whole."""
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes files."""
-        return self.rank == 0
-
-    def share(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """This process's part of ``rows``: every n-th."""
-        return rows[self.rank :: self.count]
 
     def shared(self, rows: Sequence[Row], work: Callable[[Sequence[Row]], Sequence[_Found]]) -> list[_Found]:
         """``work`` done by each process on its share of ``rows``: what all found, in the rows' order.
@@ -77,30 +67,6 @@ class Processes:
 
         self.together(once)
         return found[0]
-
-    def together(self, work: Callable[[], Sequence[Row]]) -> list[Row]:
-        """``work`` done by each process on its :meth:`share`, and all rows in their first order.
-
-        An error in one process is raised in all of them: the others would wait for it for ever.
-        """
-        if self.count == 1:
-            return list(work())
-        from accelerate.utils import gather_object
-
-        rows: Sequence[Row] = []
-        failed: Exception | None = None
-        try:
-            rows = work()
-        except Exception as error:
-            failed = error
-        gathered = gather_object([(self.rank, list(rows), None if failed is None else str(failed))])
-        if failed is not None:
-            raise failed
-        if messages := [f"process {rank}: {message}" for rank, _, message in gathered if message is not None]:
-            raise PPOError("; ".join(messages))
-        shares = [rows for _, rows, _ in sorted(gathered, key=lambda work: work[0])]
-        total = sum(map(len, shares))
-        return [shares[index % self.count][index // self.count] for index in range(total)]
 
     def one_of(self, own: str) -> str:
         """A digest of every process's ``own`` where weights are cut, each of which tells of a part; else ``own``."""
@@ -133,7 +99,3 @@ class Processes:
         own = values.to(self._state.device)
         torch.distributed.all_reduce(own)
         return own.to(values.device)
-
-    def wait(self) -> None:
-        """Until every process is here."""
-        self._state.wait_for_everyone()
