@@ -18,8 +18,8 @@ from realm_lib.rlhf.errors import PolicyError
 
 _Found = TypeVar("_Found")
 _OTHERS = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed's weights belong to its own engine",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron's models are its own",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed steps by an engine of its own, which DPO takes (through TRL) and PPO has not",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron trains models of its own only",
 }
 
 
@@ -44,7 +44,7 @@ def asked_sharding() -> Sharding | None:
     """
     for name, why in _OTHERS.items():
         if _is_set(name):
-            raise PolicyError(f"{name} is set: {why}. PPO shards by FSDP: launch with params/accelerate/fsdp.yaml")
+            raise PolicyError(f"{name} is set: {why}. Weights are cut by FSDP: launch with params/accelerate/fsdp.yaml")
     if not _is_set("ACCELERATE_USE_FSDP"):
         return None
     if os.environ.get("FSDP_VERSION") != "2":
