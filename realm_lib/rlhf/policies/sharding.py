@@ -18,7 +18,7 @@ from realm_lib.rlhf.errors import PolicyError
 
 _Found = TypeVar("_Found")
 _OTHERS = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed steps by an engine of its own, which DPO takes (through TRL) and PPO has not",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed steps by its own engine, which DPO takes (through TRL) and PPO does not",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron trains models of its own only",
 }
 
