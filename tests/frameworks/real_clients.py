@@ -58,7 +58,7 @@ class Engine:
 
 
 def openrlhf(where: str, tokenizer: Any) -> list[float]:
-    """The rewards that OpenRLHF's single-turn executor finds with ``--remote_rm_url where``."""
+    """The rewards that OpenRLHF's single-turn executor finds with ``--reward.remote_url where``."""
     agent = load("openrlhf.utils.agent")
     prompts = [
         tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)

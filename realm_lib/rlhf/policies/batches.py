@@ -29,8 +29,8 @@ def alike_within_memory(
 
     A batch that does not fit is tried again with half of its rows, and no later one is larger; ``work`` must say the
     same of a row in any batch. ``fits`` keeps the size for the next call, under ``what``, which names the work in the
-    log. Processes that work ``in_step`` take batches of one size: none is made smaller. Raises :class:`PolicyError` where
-    a single row does not fit, and in step where a batch does not.
+    log. Processes that work ``in_step`` take batches of one size: none is made smaller. Raises :class:`PolicyError`
+    where a single row does not fit, and in step where a batch does not.
     """
     (order,) = alike(lengths, max(1, len(lengths))) if lengths else ([],)
     fits = {} if fits is None else fits

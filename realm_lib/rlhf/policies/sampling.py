@@ -46,9 +46,9 @@ def sample(
     """One response to each prompt, in the prompts' order; ``seeds`` holds one number a prompt.
 
     At temperature 0 the likeliest token is taken and seeds do not matter. Prompts of like length are sampled together,
-    at most ``batch_size`` at once, or as many as fit memory; generation stops when all rows have ended. Of a policy whose
-    weights are cut over processes each draws rows of its own, as many as the others, at the same time. ``thinking``
-    "strip" leaves out of the responses' texts, and not of their tokens, what
+    at most ``batch_size`` at once, or as many as fit memory; generation stops when all rows have ended. Where weights
+    are cut over processes, each draws rows of its own, as many as the others, at the same time. ``thinking`` "strip"
+    leaves out of the responses' texts, and not of their tokens, what
     :func:`realm_lib.rlhf.policies.thinking.after_thinking` leaves out.
     Raises :class:`PolicyError` for an empty prompt, one that leaves no room for the response in the model's context,
     and logits that are not finite.

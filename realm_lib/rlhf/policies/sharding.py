@@ -110,7 +110,8 @@ class Shards:
         self._device = device
         for layer in layers:
             fully_shard(layer, **options)
-        self._root = fully_shard(_Root(model), **options)
+        self._root = _Root(model)
+        fully_shard(self._root, **options)
         self._units = [module for module in self._root.modules() if isinstance(module, FSDPModule)]
         for unit in self._units:
             # Sums of gradients, not means: losses are divided by the tokens of all processes. gloo has sums alone.
@@ -155,7 +156,7 @@ def local_part(value: Tensor) -> Tensor:
     """What this process holds of ``value``, sharing its memory: a part of the first dimension, or all of it."""
     from torch.distributed.tensor import DTensor
 
-    return value.detach().to_local() if isinstance(value, DTensor) else value
+    return value._local_tensor.detach() if isinstance(value, DTensor) else value
 
 
 def local_weights(parameters: Iterable[Tensor]) -> int:

@@ -54,9 +54,8 @@ class ActorCritic:
             for part in (self.model, self._value_backbone):
                 if part is not None:
                     part.activation_checkpointing_enable({"use_reentrant": False})
-        self._frozen_shards, self._value_shards = (
-            _cut(part, sharding) for part in (self._frozen, self._value_backbone)
-        )
+        self._frozen_shards = _cut(self._frozen, sharding)
+        self._value_shards = _cut(self._value_backbone, sharding)
         self.policy = replace(policy, shards=_cut(self.model, sharding))
         run(self.policy.shards, lambda: check_output_layer(self.model))
         self.let_go()
@@ -65,11 +64,10 @@ class ActorCritic:
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         self.value_head.requires_grad_(params.value_model != "none")
-        self._policy_parameters = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
-        heads = {f"value_head.{name}": value for name, value in self.value_head.named_parameters()}
+        self._policy_parameters = _trained(self.model)
+        self._value_parameters = _trained(self.value_head, "value_head.")
         if self._value_backbone is not None:
-            heads |= {f"value_model.{name}": value for name, value in self._value_backbone.named_parameters()}
-        self._value_parameters = {name: value for name, value in heads.items() if value.requires_grad}
+            self._value_parameters |= _trained(self._value_backbone, "value_model.")
 
     @property
     def device(self) -> Any:
@@ -186,3 +184,7 @@ class ActorCritic:
 def _cut(model: Any, sharding: Sharding | None) -> Shards | None:
     """``model`` cut over processes; None where it is to stay whole, or where there is none."""
     return None if model is None or sharding is None else Shards(model, sharding, process_state().device)
+
+
+def _trained(model: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    return {f"{prefix}{name}": value for name, value in model.named_parameters() if value.requires_grad}

@@ -156,10 +156,8 @@ class Checkpoints:
         """As :func:`restore`. Raises :class:`PPOError` too where the weights were cut into other parts."""
         processes = self._processes
         parts = self._told()
-        written, count = (
-            1 if parts is None else parts["processes"],
-            1 if processes.sharding is None else processes.count,
-        )
+        written = 1 if parts is None else parts["processes"]
+        count = 1 if processes.sharding is None else processes.count
         if self.path.exists() and written != count:
             raise PPOError(
                 f"{self.path}: the checkpoint holds weights cut into {written} parts, here they are cut into {count}: "

@@ -36,8 +36,8 @@ def _check_sharding(params: PPOParams) -> None:
         raise PPOError(f"rlhf.ppo.device_map {params.device_map} and FSDP both place weights: set device_map null")
     if params.quantization is not None:
         raise PPOError(
-            f"{params.quantization} weights are not cut over processes: set rlhf.ppo.quantization null and dtype bfloat16"
-            " (with lora), or launch without FSDP"
+            f"{params.quantization} weights are not cut over processes: set rlhf.ppo.quantization null and (with lora) "
+            "dtype bfloat16, or launch without FSDP"
         )
     if params.sampler == "continuous":
         raise PPOError("rlhf.ppo.sampler continuous needs whole weights in a process: take local or vllm under FSDP")

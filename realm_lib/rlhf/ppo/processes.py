@@ -49,7 +49,7 @@ class Processes(Peers):
         if self.sharding is None:
             return self.together(lambda: work(self.share(rows)))
         surplus = -len(rows) % self.count
-        found = work(self.share([*rows, *(rows[-1:] * surplus)]))
+        found = work(self.share([*rows, *list(rows[-1:]) * surplus]))
         return self.together(lambda: found)[: len(rows)]
 
     def agreed(self, work: Callable[[], _Found]) -> _Found:
@@ -60,7 +60,12 @@ class Processes(Peers):
         if self.sharding is None:
             return work()
         found: list[_Found] = []
-        self.together(lambda: found.append(work()) or ())
+
+        def once() -> Sequence[None]:
+            found.append(work())
+            return ()
+
+        self.together(once)
         return found[0]
 
     def one_of(self, own: str) -> str:

@@ -158,7 +158,7 @@ class Learner:
             sums, self._most_rows = halving(rows, accumulate, "rows of a PPO part", in_step=in_step)
         except MemoryShort as error:
             raise PPOError(
-                f"update {step + 1}: {error}: raise rlhf.ppo.gradient_accumulation, set gradient_checkpointing, or lower "
+                f"update {step + 1}: {error}: set rlhf.ppo.gradient_checkpointing, raise gradient_accumulation, or lower "
                 "max_prompt_tokens or max_new_tokens"
             ) from error
         parts = list(self.parameters.values())
