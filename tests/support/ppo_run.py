@@ -85,7 +85,7 @@ def vowels(prompts: Sequence[Any], completions: Sequence[Any]) -> list[float]:
 def main() -> None:
     from accelerate import PartialState
 
-    from realm_lib.rlhf.ppo.trainer import train_ppo
+    from realm_lib.rlhf.ppo.training import train_ppo
     from realm_lib.runs.files import write_json
     from realm_lib.runs.run import Run
 
