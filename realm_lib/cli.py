@@ -211,11 +211,11 @@ def train(
     run: Annotated[Path, typer.Argument(help="A run's folder, as outputs/demo, whose reward is there.")],
     method: Annotated[Literal["ppo", "dpo"], typer.Argument(help="Whose policy to train.")],
 ) -> None:
-    """Train notebook 04's policy (ppo) or 05's, under `accelerate launch`; the notebook then trains nothing again."""
+    """Train notebook 04's policy (ppo) or 05's under `accelerate launch`; the notebook then trains nothing again."""
     from realm_lib.rlhf.launched import train as train_policy
     from realm_lib.runs.run import Run
 
-    typer.echo(train_policy(Run.existing(run), method))
+    typer.echo(train_policy(Run.existing(run), method), nl=False)
 
 
 @app.command(rich_help_panel=_MAKE)

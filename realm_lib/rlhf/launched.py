@@ -11,19 +11,21 @@ from realm_lib.data.simulator import gold_utilities
 from realm_lib.rlhf.dpo.material import load_material
 from realm_lib.rlhf.dpo.training import train_dpo
 from realm_lib.rlhf.judges import load_judges
-from realm_lib.rlhf.ppo.trainer import train_ppo
+from realm_lib.rlhf.ppo.training import train_ppo
 from realm_lib.rlhf.processes import Peers
 from realm_lib.rlhf.rewards import load_reward
 from realm_lib.runs.run import Run, show_progress
 
 
 def train(run: Run, method: Literal["ppo", "dpo"]) -> str:
-    """Train as the method's notebook does with the run's parameters; a line that says what came of it.
+    """Train as the method's notebook does with the run's parameters; a line that says what came of it, in the process
+    that writes files, and nothing in the others.
 
-    Raises what :func:`realm_lib.rlhf.ppo.trainer.train_ppo` or :func:`realm_lib.rlhf.dpo.training.train_dpo` raises.
+    Raises what :func:`realm_lib.rlhf.ppo.training.train_ppo` or :func:`realm_lib.rlhf.dpo.training.train_dpo` raises.
     """
     params = load_params(run.path("params.yaml"))
-    return (_ppo if method == "ppo" else _dpo)(params, run)
+    told = (_ppo if method == "ppo" else _dpo)(params, run)
+    return f"{told}\n" if Peers().is_main else ""
 
 
 def _ppo(params: Params, run: Run) -> str:

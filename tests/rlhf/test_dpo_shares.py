@@ -15,7 +15,7 @@ from support.dpo_run import make_params
 from support.ppo_run import HELD_OUT, PROMPTS, letters, make_policy, vowels
 
 from realm_lib.rlhf.dpo import DPOError
-from realm_lib.rlhf.dpo.shares import IDS, Order, check_shares, filled
+from realm_lib.rlhf.dpo.shares import Order, check_shares, filled
 from realm_lib.rlhf.dpo.training import train_dpo
 from realm_lib.rlhf.processes import Peers
 from realm_lib.runs.run import Run

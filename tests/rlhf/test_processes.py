@@ -19,7 +19,7 @@ from torch import Tensor
 from realm_lib.config.rlhf import PolicyParams
 from realm_lib.rlhf.policies import encode_prompts, load_policy, sample
 from realm_lib.rlhf.ppo.result import PPOResult
-from realm_lib.rlhf.ppo.trainer import train_ppo
+from realm_lib.rlhf.ppo.training import train_ppo
 from realm_lib.runs.run import Run
 
 pytestmark = pytest.mark.slow

@@ -88,7 +88,7 @@ def main() -> None:
 
     from realm_lib.rlhf.errors import ProcessError, RewardError
     from realm_lib.rlhf.policies.sharding import local_weights
-    from realm_lib.rlhf.ppo.trainer import train_ppo
+    from realm_lib.rlhf.ppo.training import train_ppo
     from realm_lib.runs.files import write_json
     from realm_lib.runs.run import Run
 
