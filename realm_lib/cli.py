@@ -5,7 +5,7 @@ How a command ends where something goes wrong is said in :mod:`realm_lib.ending`
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -105,9 +105,7 @@ def evaluate(
     run: Annotated[Path, typer.Option(help="A run's folder, as outputs/demo.")],
     pairs: Annotated[Path, typer.Option(help="Pairs in a form that params/README.md names, as SHP's.")],
     subset_column: Annotated[str | None, typer.Option(help="The column that names a pair's subset.")] = None,
-    name: Annotated[
-        str | None, typer.Option(help="What to call it in the outputs; the file's name by default.")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="What the outputs call it; the file's name by default.")] = None,
 ) -> None:
     """Judge a run's reward on another file of pairs, and print the verdict and where the report page is."""
     from realm_lib.report.pages.benchmark import evaluate_file
@@ -121,9 +119,7 @@ def evaluate(
 @app.command(rich_help_panel=_PEOPLE)
 def report(
     runs: Annotated[list[Path], typer.Argument(help="A run's folder, as outputs/demo; several are set side by side.")],
-    output: Annotated[
-        Path | None, typer.Option(help="Several runs: the HTML file to write, instead of one in the first's reports.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Several runs: the HTML file to write, and where.")] = None,
 ) -> None:
     """Render a run's notebooks and its index page into RUN/reports, or a page that compares several runs."""
     from realm_lib.report.pages import write_report
@@ -211,6 +207,18 @@ def execute(
 
 
 @app.command(rich_help_panel=_MAKE)
+def train(
+    run: Annotated[Path, typer.Argument(help="A run's folder, as outputs/demo, whose reward is there.")],
+    method: Annotated[Literal["ppo", "dpo"], typer.Argument(help="Whose policy to train.")],
+) -> None:
+    """Train notebook 04's policy (ppo) or 05's under `accelerate launch`; the notebook then trains nothing again."""
+    from realm_lib.rlhf.launched import train as train_policy
+    from realm_lib.runs.run import Run
+
+    typer.echo(train_policy(Run.existing(run), method), nl=False)
+
+
+@app.command(rich_help_panel=_MAKE)
 def verify(
     run: Annotated[Path, typer.Argument(help="The run to check.")],
     reference: Annotated[Path, typer.Argument(help="The run that it should reproduce.")],
@@ -270,9 +278,7 @@ def spread(
 
 @app.command(rich_help_panel=_REFERENCE)
 def tables(
-    check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; exit code 1 where a document differs.")
-    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 where one differs.")] = False,
 ) -> None:
     """Write the documents' tables and sentences with numbers of the demo, from outputs/reference/demo."""
     from realm_lib.report.documents import write_documents

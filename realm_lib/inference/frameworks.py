@@ -30,7 +30,7 @@ def reward_func(
     run: str | None = None,
     **_: Any,
 ) -> dict[str, Any]:
-    """OpenRLHF's reward function (``--remote_rm_url reward_func.py``), for a batch of n.
+    """OpenRLHF's reward function (``--reward.remote_url reward_func.py``), for a batch of n.
 
     ``queries`` hold prompt and response, ``prompts`` the prompts, both rendered by the policy's chat template. Answers
     ``rewards`` and ``scores`` (float tensors [n]; scores are sigmoids of the rewards, between 0 and 1 as dynamic

@@ -13,6 +13,10 @@ class PolicyError(RuntimeError):
     """A policy that cannot be loaded or sampled, or prompts that it cannot take; the message says what to do."""
 
 
+class ProcessError(RuntimeError):
+    """Another process of the same training failed; the message says which one, and what it said."""
+
+
 class PPOError(RuntimeError):
     """PPO that cannot start or go on; the message says what to change."""
 

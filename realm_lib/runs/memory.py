@@ -44,15 +44,15 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def halving(size: int, work: Callable[[int], _Found], what: str) -> tuple[_Found, int]:
+def halving(size: int, work: Callable[[int], _Found], what: str, *, in_step: bool = False) -> tuple[_Found, int]:
     """What ``work(size)`` returns, and the size that fitted: half of ``size`` after each time that memory ran out.
 
-    ``what`` names in the log what is counted and who can lower it. Raises :class:`MemoryShort` where size 1 does not
-    fit either.
+    ``what`` names in the log what is counted and who can lower it. Work of several processes ``in_step``, which must
+    do the same, is not tried again. Raises :class:`MemoryShort` where size 1, or in step ``size``, does not fit.
     """
     while (found := within_memory(partial(work, size))) is None:
-        if size == 1:
-            raise MemoryShort(f"{what}: one alone takes more memory than there is")
+        if size == 1 or in_step:
+            raise MemoryShort(f"{what}: {'one alone' if size == 1 else size} takes more memory than there is")
         _log.warning("%s: out of memory with %d at once; going on with %d", what, size, size // 2)
         size //= 2
     return found, size

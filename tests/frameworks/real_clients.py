@@ -58,7 +58,7 @@ class Engine:
 
 
 def openrlhf(where: str, tokenizer: Any) -> list[float]:
-    """The rewards that OpenRLHF's single-turn executor finds with ``--remote_rm_url where``."""
+    """The rewards that OpenRLHF's single-turn executor finds with ``--reward.remote_url where``."""
     agent = load("openrlhf.utils.agent")
     prompts = [
         tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
@@ -88,8 +88,8 @@ def llama_factory(url: str, tokenizer: Any) -> list[float]:
     return [float(reward) for reward in utils.get_rewards_from_server(url, texts)]
 
 
-def verl(run: Path, tokenizer: Any, folder: Path) -> list[float]:
-    """The rewards that verl's naive reward manager computes with a custom reward function."""
+def verl(function: dict[str, Any], tokenizer: Any, named: set[str]) -> list[float]:
+    """The rewards that verl's naive reward manager computes with a custom reward function, and the ``named`` extras."""
     import numpy as np
     import torch
     from omegaconf import OmegaConf
@@ -97,12 +97,6 @@ def verl(run: Path, tokenizer: Any, folder: Path) -> list[float]:
     protocol = importlib.import_module("verl.protocol")
     load("verl.experimental.reward_loop.reward_manager")
     reward = importlib.import_module("verl.trainer.ppo.reward")
-    (folder / "reward_score.py").write_text("from realm_lib.inference.frameworks import compute_score\n")
-    function = {
-        "path": str(folder / "reward_score.py"),
-        "name": "compute_score",
-        "reward_kwargs": {"run": str(run)},
-    }
     config = OmegaConf.create(
         {"reward": {"custom_reward_function": function, "reward_manager": {"source": "register", "name": "naive"}}}
     )
@@ -122,8 +116,7 @@ def verl(run: Path, tokenizer: Any, folder: Path) -> list[float]:
                 },
             )
             answer = await manager.run_single(data)
-            named = {"realm_score", "realm_similarity", "realm_spread", "realm_outside"}
-            assert set(answer["reward_extra_info"]) == {"score", *named}
+            assert set(answer["reward_extra_info"]) == named
             found.append(float(answer["reward_score"]))
         return found
 
@@ -167,7 +160,14 @@ def main() -> int:
         folder = Path(place)
         (folder / "reward_func.py").write_text("from realm_lib.inference.frameworks import reward_func\n")
         compare("OpenRLHF, a file", openrlhf(str(folder / "reward_func.py"), tokenizer))
-        compare("verl", verl(run, tokenizer, folder))
+        (folder / "reward_score.py").write_text("from realm_lib.inference.frameworks import compute_score\n")
+        function = {
+            "path": str(folder / "reward_score.py"),
+            "name": "compute_score",
+            "reward_kwargs": {"run": str(run)},
+        }
+        parts = {"score", "realm_score", "realm_similarity", "realm_spread", "realm_outside"}
+        compare("verl", verl(function, tokenizer, parts))
     with ServerProcess(run) as server:
         compare("OpenRLHF, HTTP", openrlhf(f"{server.wait_ready().url}/get_reward", tokenizer))
         compare("LLaMA-Factory", llama_factory(f"{server.url}/v1/score/evaluation", tokenizer))
@@ -175,6 +175,9 @@ def main() -> int:
     with ServerProcess(run, REALM_SERVER_TOKEN=secret) as server:
         url = server.wait_ready().url.replace("http://", f"http://realm:{secret}@")
         compare("OpenRLHF, HTTP with a token", openrlhf(f"{url}/get_reward", tokenizer))
+        os.environ |= {"REALM_SERVER": server.url, "REALM_SERVER_TOKEN": secret}
+        function = {"path": str(TESTS.parent / "examples" / "verl_reward.py"), "name": "compute_score"}
+        compare("verl, HTTP with a token", verl(function, tokenizer, {"acc"}))
     compare("OpenRLHF, after a kill", killed_and_restarted(run, tokenizer))
     return 0
 

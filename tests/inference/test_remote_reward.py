@@ -23,7 +23,7 @@ from realm_lib.models.hosted import RemoteError
 from realm_lib.models.reward_models import UnscorableError
 from realm_lib.reward.realm_reward import RealmReward
 from realm_lib.rlhf.errors import RewardError
-from realm_lib.rlhf.ppo.trainer import train_ppo
+from realm_lib.rlhf.ppo.training import train_ppo
 from realm_lib.rlhf.rewards import ask_reward, load_reward
 from realm_lib.runs.run import Run
 

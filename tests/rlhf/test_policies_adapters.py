@@ -23,7 +23,8 @@ from realm_lib.rlhf.policies import (
     sample,
     save_policy,
 )
-from realm_lib.rlhf.ppo.trainer import PPOTrainer, train_ppo
+from realm_lib.rlhf.ppo.trainer import PPOTrainer
+from realm_lib.rlhf.ppo.training import train_ppo
 from realm_lib.rlhf.samples import policy_identity
 from realm_lib.runs.run import Run
 

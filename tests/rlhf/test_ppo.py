@@ -23,7 +23,8 @@ from realm_lib.rlhf.policies import Policy, PolicyError, backbone_of, load_polic
 from realm_lib.rlhf.ppo.held_out import choose
 from realm_lib.rlhf.ppo.monitor import warnings_of
 from realm_lib.rlhf.ppo.rollout import Episode, learnable
-from realm_lib.rlhf.ppo.trainer import PPOTrainer, train_ppo
+from realm_lib.rlhf.ppo.trainer import PPOTrainer
+from realm_lib.rlhf.ppo.training import train_ppo
 from realm_lib.runs.run import Run
 
 pytestmark = pytest.mark.slow

@@ -12,9 +12,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.ppo_run import CHOOSE_ON, make_policy
+from support.ppo_run import CHOOSE_ON, HELD_OUT, PROMPTS, letters, make_params, make_policy, vowels
 from support.vllm_server import running_vllm
 from torch import Tensor
+
+from realm_lib.config.rlhf import PolicyParams
+from realm_lib.rlhf.policies import encode_prompts, load_policy, sample
+from realm_lib.rlhf.ppo.result import PPOResult
+from realm_lib.rlhf.ppo.training import train_ppo
+from realm_lib.runs.run import Run
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +37,13 @@ ENVIRONMENT = {
 # accelerate's --cpu starts one process only; --multi_gpu starts several, also where there is no GPU.
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
 LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+SHARED = [
+    "-m",
+    "accelerate.commands.launch",
+    "--config_file",
+    str(TESTS.parent / "params" / "accelerate" / "fsdp.yaml"),
+]
+SHARED += ["--num_processes", "2", "--main_process_port", "0"]
 
 
 def command(policy: Path, run: Path, *changes: str) -> list[str]:
@@ -63,7 +76,29 @@ def uninterrupted(policy: Path, whole_run: Path) -> dict[str, Any]:
 
 
 def saved_weights(run: Path) -> dict[str, Tensor]:
-    return load_file(run / "models" / "policy_ppo" / "model.safetensors")
+    (file,) = (run / "models" / "policy_ppo").glob("*.safetensors")
+    return load_file(file)
+
+
+def in_one_process(policy: Path, run: Path, **changes: Any) -> PPOResult:
+    """The training here, whose last policy is the one that is kept."""
+    params = make_params(policy, **changes)
+    result = train_ppo(params, letters, PROMPTS, held_out=HELD_OUT, choose_on=CHOOSE_ON, judge=vowels, run=Run(run))
+    assert result.best_step == len(result.history), "the weights of the start would be compared with themselves"
+    return result
+
+
+def assert_alike(one: PPOResult, run: Path, two: Path, found: dict[str, Any]) -> None:
+    """Two processes that held half of the weights each came to the weights of one, by the same numbers and answers."""
+    assert (found["processes"], sum(found["held"])) == (2, found["trained"])
+    assert max(found["held"]) < 0.51 * found["trained"]
+    first, second = saved_weights(run), saved_weights(two)
+    assert first.keys() == second.keys()
+    assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-5
+    for row, other in zip(one.history.to_dict("records"), found["history"], strict=True):
+        for name in row.keys() - {"warnings"} - {name for name in row if "second" in str(name)}:
+            assert other[name] == pytest.approx(row[name], abs=1e-4), (row["step"], name)
+    assert [row["response"] for row in found["samples"]] == list(one.samples["response"])
 
 
 def test_a_training_killed_in_the_middle_ends_where_an_uninterrupted_one_does(
@@ -157,3 +192,32 @@ def test_an_error_in_one_process_ends_both(policy: Path, tmp_path: Path) -> None
     )
     assert done.returncode != 0
     assert "process 1: the reward failed on prompts" in done.stderr
+
+
+def test_two_processes_that_share_the_weights_make_the_updates_of_one(policy: Path, tmp_path: Path) -> None:
+    """The reward fails in one of them in the third update; they go on from the checkpoint of the second."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    words = ["seed=1", "total_episodes=32", "fails_in=1", "fails_after=2"]
+    found = finish([*SHARED, *command(policy, two, *words)], two)
+    assert found["left"] == ["latest.json", "part_0.safetensors", "part_1.safetensors"]
+    assert_alike(in_one_process(policy, one, seed=1, total_episodes=32), one, two, found)
+    assert [path.name for path in (two / "models").iterdir()] == ["policy_ppo"]
+    alone = load_policy(PolicyParams(model_name=str(two / "models" / "policy_ppo")))
+    ids = encode_prompts(alone.tokenizer, CHOOSE_ON, 60).ids
+    assert all(answer.ids for answer in sample(alone, ids, max_new_tokens=5, temperature=1, seeds=[1, 2], batch_size=2))
+
+
+def test_two_processes_that_share_the_weights_under_an_adapter(policy: Path, tmp_path: Path) -> None:
+    """With what else there is: a value model, a value head fitted first, recomputed activations, a server of vLLM's."""
+    lora = {"r": 4, "alpha": 8.0}
+    changes = {"total_episodes": 24, "kl_target": 5.0, "value_model": "separate", "gradient_accumulation": 2}
+    one, two = tmp_path / "one", tmp_path / "two"
+    more = {"seed": 3, "value_warmup": 1, "gradient_checkpointing": True}
+    result = in_one_process(policy, one, lora=lora, **more, **changes)
+    with running_vllm(policy) as server:
+        words = [f"{name}={json.dumps(value)}" for name, value in {"lora": lora, **more, **changes}.items()]
+        words += ["sampler=vllm", f"vllm={{urls: ['{server.url}'], folder: '{tmp_path}'}}"]
+        found = finish([*SHARED, *command(policy, two, *words)], two)
+    history = [{name: value for name, value in row.items() if name in result.history} for row in found["history"]]
+    assert_alike(result, one, two, {**found, "history": history})
+    assert max(row["sampler_kl"] for row in found["history"]) < 1e-8

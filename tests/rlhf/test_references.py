@@ -18,7 +18,8 @@ from realm_lib.rlhf.errors import RewardError
 from realm_lib.rlhf.policies import load_policy
 from realm_lib.rlhf.ppo.estimators import leave_one_out, transformed
 from realm_lib.rlhf.ppo.rollout import Episode, learnable
-from realm_lib.rlhf.ppo.trainer import PPOTrainer, train_ppo
+from realm_lib.rlhf.ppo.trainer import PPOTrainer
+from realm_lib.rlhf.ppo.training import train_ppo
 from realm_lib.runs.run import Run
 
 REWARDS = st.lists(st.floats(-20, 20), min_size=12, max_size=12)

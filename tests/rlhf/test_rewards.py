@@ -18,7 +18,7 @@ from realm_lib.rlhf.comparison.answers import compare_policies, starting_policy
 from realm_lib.rlhf.dpo.pairs import choose_pairs
 from realm_lib.rlhf.dpo.training import train_dpo
 from realm_lib.rlhf.errors import RewardError
-from realm_lib.rlhf.ppo.trainer import train_ppo
+from realm_lib.rlhf.ppo.training import train_ppo
 from realm_lib.rlhf.rewards import ask_all, ask_judge, ask_reward
 from realm_lib.runs.run import Run
 

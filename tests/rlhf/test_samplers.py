@@ -18,7 +18,8 @@ from realm_lib.config.rollouts import VLLMParams
 from realm_lib.rlhf.errors import SamplerError
 from realm_lib.rlhf.policies import Policy, PolicyError, load_policy, response_log_probs, sample
 from realm_lib.rlhf.ppo.result import PPOResult
-from realm_lib.rlhf.ppo.trainer import PPOTrainer, train_ppo
+from realm_lib.rlhf.ppo.trainer import PPOTrainer
+from realm_lib.rlhf.ppo.training import train_ppo
 from realm_lib.rlhf.samplers import ContinuousSampler, Drawn, sampler_of
 from realm_lib.rlhf.samplers.vllm import VLLMSampler
 from realm_lib.runs.run import Run

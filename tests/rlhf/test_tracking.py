@@ -15,7 +15,7 @@ from support.ppo_run import HELD_OUT, PROMPTS, letters, make_params, make_policy
 from realm_lib.config.base import ParamsError
 from realm_lib.rlhf.dpo import train_dpo
 from realm_lib.rlhf.errors import RewardError
-from realm_lib.rlhf.ppo.trainer import train_ppo
+from realm_lib.rlhf.ppo.training import train_ppo
 from realm_lib.rlhf.tracking import Tracking
 from realm_lib.runs.run import Run
 

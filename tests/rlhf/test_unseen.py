@@ -14,7 +14,7 @@ from realm_lib.data.posts import post_key
 from realm_lib.rlhf.comparison.answers import compare_policies, starting_policy, trained_policy
 from realm_lib.rlhf.dpo.training import train_dpo
 from realm_lib.rlhf.errors import PolicyError
-from realm_lib.rlhf.ppo.trainer import train_ppo
+from realm_lib.rlhf.ppo.training import train_ppo
 from realm_lib.rlhf.unseen import trained_on, unseen
 from realm_lib.runs.run import MissingStepError, Run
 from realm_lib.runs.trained_on import read_trained_on, write_trained_on

@@ -1,9 +1,11 @@
-"""A whole DPO run of a tiny policy: imported by the tests, and run by them as a program to kill.
+"""A whole DPO run of a tiny policy: imported by the tests, and run by them as a program to kill or to launch.
 
 python tests/support/dpo_run.py POLICY_FOLDER RUN_FOLDER RESULT.json [ROUNDS]
+accelerate launch ... tests/support/dpo_run.py POLICY_FOLDER RUN_FOLDER RESULT.json launched
 """
 
 import hashlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,11 +57,63 @@ def outcome(result: DPOResult) -> dict[str, Any]:
     return {"metrics": metrics, "history": result.history.to_dict("records"), "weights": digest.hexdigest()}
 
 
+def cut_on_the_cpu() -> None:
+    """Let accelerate cut weights over processes without GPUs, which it refuses by their kind alone: gloo can."""
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType
+
+    class CutState(AcceleratorState):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            state = PartialState._shared_state
+            if state.get("distributed_type") == DistributedType.MULTI_CPU:
+                state["distributed_type"] = DistributedType.MULTI_GPU
+            super().__init__(*arguments, **named)
+
+    import accelerate.accelerator
+
+    accelerate.accelerator.AcceleratorState = CutState
+
+
+def launched(policy: Path, folder: Path) -> dict[str, Any]:
+    """Train in as many processes as were launched, its weights cut where accelerate was told so; what came of it.
+
+    held and moments are, of each process, the numbers of the policy that it held before the first step and of Adam's
+    two moments after it.
+    """
+    import trl
+
+    from realm_lib.rlhf.policies import local_part
+    from realm_lib.rlhf.policies.sharding import local_weights
+    from realm_lib.rlhf.processes import Peers
+
+    held: list[int] = []
+    moments: list[int] = []
+
+    class Watched(trl.DPOTrainer):  # type: ignore[misc]
+        def training_step(self, *arguments: Any, **named: Any) -> Any:
+            held.append(local_weights(self.model.parameters()))
+            states = self.optimizer.state.values()
+            moments.append(sum(local_part(each[name]).numel() for each in states for name in ("exp_avg", "exp_avg_sq")))
+            return super().training_step(*arguments, **named)
+
+    trl.DPOTrainer = Watched
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        cut_on_the_cpu()
+    sets = {"held_out": HELD_OUT, "judge": {"vowels": vowels}}
+    result = train_dpo(make_params(policy), letters, PROMPTS, **sets, run=Run(folder), keep_result=True)
+    peers = Peers()
+    found = {"held": peers.together(lambda: held[:1]), "moments": peers.together(lambda: moments[1:2])}
+    return {**outcome(result), **found, "processes": peers.count}
+
+
 def main() -> None:
+    from realm_lib.rlhf.processes import Peers
     from realm_lib.runs.files import write_json
 
     policy, folder, target = map(Path, sys.argv[1:4])
-    write_json(target, run(policy, folder, *map(int, sys.argv[4:])))
+    found = launched(policy, folder) if sys.argv[4:] == ["launched"] else run(policy, folder, *map(int, sys.argv[4:]))
+    if Peers().is_main:
+        write_json(target, found)
 
 
 if __name__ == "__main__":

@@ -84,14 +84,21 @@ def vowels(prompts: Sequence[Any], completions: Sequence[Any]) -> list[float]:
 
 def main() -> None:
     from accelerate import PartialState
+    from accelerate.utils import gather_object
 
-    from realm_lib.rlhf.ppo.trainer import train_ppo
+    from realm_lib.rlhf.errors import ProcessError, RewardError
+    from realm_lib.rlhf.policies.sharding import local_weights
+    from realm_lib.rlhf.ppo.training import train_ppo
     from realm_lib.runs.files import write_json
     from realm_lib.runs.run import Run
 
     policy, run, target = map(Path, sys.argv[1:4])
     changes = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in sys.argv[4:])}
-    pause, fails_in = changes.pop("pause", 0), changes.pop("fails_in", None)
+    pause, fails_in, fails_after = (
+        changes.pop("pause", 0),
+        changes.pop("fails_in", None),
+        changes.pop("fails_after", None),
+    )
     if changes.pop("by_card", False):
         from support.card import join_by_card
 
@@ -100,20 +107,34 @@ def main() -> None:
     params = make_params(policy, **changes)
 
     def reward(prompts: Sequence[Any], completions: Sequence[Any]) -> list[float]:
-        if PartialState().process_index == fails_in:
+        done = len((run / "logs" / "ppo.jsonl").read_text(encoding="utf-8").splitlines())
+        if PartialState().process_index == fails_in and done >= (fails_after or 0):
             raise OSError("no route to the reward model")
         time.sleep(pause * (run / "logs" / "ppo.jsonl").stat().st_size / 3000)
         return letters(prompts, completions)
 
-    sets = {"held_out": HELD_OUT, "choose_on": CHOOSE_ON}
-    result = train_ppo(params, reward, PROMPTS, **sets, judge=vowels, run=Run(run))
+    sets: Any = {"held_out": HELD_OUT, "choose_on": CHOOSE_ON}
+    left: list[str] = []
+    try:
+        result = train_ppo(params, reward, PROMPTS, **sets, judge=vowels, run=Run(run))
+    except (RewardError, ProcessError):
+        if fails_after is None:
+            raise
+        left, fails_in = sorted(path.name for path in run.glob("models/.ppo_checkpoint/**/*.*")), None
+        result = train_ppo(params, reward, PROMPTS, **sets, judge=vowels, run=Run(run))
     weights = {name: value.double().sum().item() for name, value in result.policy.model.named_parameters()}
-    timed = [name for name in result.history if "second" in name]
+    timed = [name for name in result.history if "second" in str(name)]
     history = result.history.drop(columns=timed).to_dict("records")
     found = {"history": history, "evaluations": result.evaluations.to_dict("records"), "weights": weights}
     found["samples"] = result.samples.to_dict("records")
     found["judged"] = result.judged.to_dict("records")
+    found["left"] = left
     found["processes"] = PartialState().num_processes
+    trained = {name: value for name, value in result.policy.model.named_parameters() if value.requires_grad}
+    found["trained"], found["held"] = (
+        sum(value.numel() for value in trained.values()),
+        gather_object([local_weights(trained.values())]),
+    )
     if PartialState().is_main_process:
         write_json(target, json.loads(json.dumps(found).replace("NaN", "null")))
 

@@ -131,7 +131,7 @@ def _add_rewards(app: FastAPI, service: RewardService) -> None:
 
     @app.post("/get_reward", responses=_FAULTS, tags=["rewards"])
     async def get_reward(request: GetRewardRequest, http: Request) -> GetRewardAnswer:
-        """OpenRLHF's remote reward (`--remote_rm_url`). Empty lists are answered with empty lists."""
+        """OpenRLHF's remote reward (`--reward.remote_url`). Empty lists are answered with empty lists."""
         explained = await explain(request, http)
         rewards = [answer.reward for answer in explained]
         logs = {name: [float(getattr(answer, name)) for answer in explained] for name in _LOGGED}

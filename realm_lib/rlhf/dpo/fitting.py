@@ -10,32 +10,35 @@ when the policy still is the reference. Where it no longer is, in a later round,
 import hashlib
 import json
 import logging
-import os
 import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 import torch
+from safetensors.torch import load_file, save_file
 
 from realm_lib.config.rlhf import DPOParams
 from realm_lib.config.rollouts import NOT_OF_THE_RESULT
-from realm_lib.rlhf.dpo.held_out import HeldOutPairs
+from realm_lib.rlhf.dpo import shares
+from realm_lib.rlhf.dpo.held_out import HeldOutPairs, side_log_probs, summed
 from realm_lib.rlhf.dpo.pairs import PreferencePairs
+from realm_lib.rlhf.dpo.shares import IDS
+from realm_lib.rlhf.dpo.trainer import HELD_OUT, make_trainer, steps_and_warmup
 from realm_lib.rlhf.errors import DPOError
 from realm_lib.rlhf.policies import Policy
+from realm_lib.rlhf.processes import Peers
 from realm_lib.rlhf.tracking import Tracking
-from realm_lib.runs.seeds import derive_seed
+from realm_lib.runs.files import atomic_path, write_text
 
 _log = logging.getLogger(__name__)
 
-_IDS = ["prompt_ids", "chosen_ids", "rejected_ids"]
 _LOGGED = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy"}
-_HELD_OUT = "held out"
 _NOT_MOVED = 1e-6  # nats, a mean margin that is rounding
+_COLUMNS = ["step", "split", *_LOGGED.values()]
+_WEIGHTS, _HISTORY = "weights.safetensors", "history.json"
 _STATE = "trainer_state.json"  # what Trainer writes last into a checkpoint
 
 
@@ -47,7 +50,7 @@ def training_identity(
     And ``reward``, the reward's own identity (:func:`realm_lib.rlhf.rewards.reward_identity`): pairs of another one may
     be the same by chance, but margins, and what is judged by it, are not.
     """
-    rows = [made.table[_IDS].to_numpy().tolist() for made in (pairs, held_out)]
+    rows = [made.table[IDS].to_numpy().tolist() for made in (pairs, held_out)]
     settings = params.model_dump(mode="json", exclude=NOT_OF_THE_RESULT["dpo"])
     content = [settings, policy, rows, reward, torch.__version__]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -59,15 +62,9 @@ def largest_move(params: DPOParams, pairs: int) -> float:
     Adam's step is at most about its rate (Kingma and Ba, arXiv 1412.6980, section 2.1). The rate rises in a straight
     line over the first tenth of the steps and falls in one to zero.
     """
-    steps, warmup = _steps(params, pairs)
+    steps, warmup = steps_and_warmup(params, pairs)
     shares = [step / warmup if step < warmup else (steps - step) / max(1, steps - warmup) for step in range(steps)]
     return params.learning_rate * sum(shares)
-
-
-def _steps(params: DPOParams, pairs: int) -> tuple[int, int]:
-    """Optimiser steps, and how many of them the rate rises for."""
-    steps = -(-pairs // params.batch_size) * params.num_epochs
-    return steps, max(1, steps // 10)
 
 
 def fit(
@@ -83,6 +80,7 @@ def fit(
     progress: bool = False,
     tracking: Tracking | None = None,
     steps_before: int = 0,
+    keep: bool = False,
 ) -> pd.DataFrame:
     """Train ``policy`` in place on ``pairs``; its history by step, on training batches and on ``held_out``.
 
@@ -93,7 +91,8 @@ def fit(
     earlier rounds (``steps_before``) counted in.
 
     ``number`` is the round's, from 0, by which its order of pairs is drawn. ``reference`` holds log pi_ref of each
-    pair's responses by side (chosen, rejected); None: the policy is the reference as it comes in.
+    pair's responses by side (chosen, rejected); None: the policy is the reference as it comes in. ``keep`` leaves the
+    end in a form that a later call in any number of processes reads; training with cut weights always does.
 
     Checkpoints hold the weights as safetensors. Trainer keeps the optimiser's state as PyTorch's own file, which it
     reads with ``weights_only=True``: tensors and numbers, no code. ``training_args.bin``, a pickle, is never read.
@@ -105,116 +104,32 @@ def fit(
     # Checkpoints of a small policy come within a second; that they are ordered by their numbers then needs no warning.
     logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
     datasets.disable_progress_bars()
-    home = checkpoints / identity[:16]
-    for other in checkpoints.glob("*") if checkpoints.is_dir() else ():
-        if other != home:
-            _log.warning("%s: a checkpoint of other parameters, pairs or weights: training starts over", other)
-            shutil.rmtree(other)
+    peers = Peers()
+    shares.check_shares(params, peers)
+    if peers.count > 1 and reference is None:
+        reference = summed(side_log_probs(policy, pairs, held_out.batch_size))
+    places = _Places.of(checkpoints, identity, peers)
+    last = peers.of_main(places.last)
+    if places.finished.is_dir():
+        return _read_finished(places.finished, policy)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # TRL's own use of it
-        trainer = _trainer(policy, pairs, held_out, params, home, number, reference, progress)
+        trainer = make_trainer(policy, pairs, held_out, params, places.home, number, reference, progress)
         if tracking is not None:
             trainer.add_callback(_telling(tracking, steps_before))
         try:
-            trainer.train(resume_from_checkpoint=_last_checkpoint(home))
+            trainer.train(resume_from_checkpoint=last)
         except OSError as error:
-            raise DPOError(f"{home}: a checkpoint cannot be written or read: {error}") from error
+            raise DPOError(f"{places.home}: a checkpoint cannot be written or read: {error}") from error
     _take_back(policy)
-    return _history(trainer.state.log_history)
-
-
-def _trainer(
-    policy: Policy,
-    pairs: PreferencePairs,
-    held_out: HeldOutPairs,
-    params: DPOParams,
-    home: Path,
-    number: int,
-    reference: dict[str, list[float]] | None,
-    progress: bool,
-) -> Any:
-    import transformers
-    from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer
-
-    class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]
-        """Takes columns prompt_ids, chosen_ids, rejected_ids as they are."""
-
-        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-            return dataset
-
-        def _precompute_ref_logps(self, dataset: Any, *arguments: Any) -> Any:
-            return dataset if reference is not None else super()._precompute_ref_logps(dataset, *arguments)
-
-        def create_model_card(self, *_: Any, **__: Any) -> None:
-            """None: checkpoints are not published."""
-
-    class Look(transformers.TrainerCallback):  # type: ignore[misc]
-        """Writes the held-out pairs' numbers into the history that checkpoints keep.
-
-        Trainer's own evaluation gives means of batches' means, in which a last batch of one pair weighs as much as a
-        whole one.
-        """
-
-        def on_train_begin(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
-            if state.global_step == 0:
-                self._look(state)
-
-        def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
-            if state.global_step % params.evaluate_every == 0 or state.global_step == state.max_steps:
-                self._look(state)
-
-        def _look(self, state: Any) -> None:
-            state.log_history.append({"step": state.global_step, _HELD_OUT: held_out.look(policy)})
-
-    batch = params.batch_size // params.gradient_accumulation
-    _, warmup = _steps(params, len(pairs))
-    columns = pairs.table[_IDS].to_dict("list")
-    columns |= {f"ref_{side}_logps": values for side, values in (reference or {}).items()}
-    config = DPOConfig(
-        output_dir=str(home),
-        beta=params.beta,
-        loss_type=[params.loss_type],
-        learning_rate=params.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=warmup,
-        weight_decay=0.0,
-        max_grad_norm=params.max_grad_norm,
-        num_train_epochs=params.num_epochs,
-        per_device_train_batch_size=batch,
-        gradient_accumulation_steps=params.gradient_accumulation,
-        activation_checkpointing=params.gradient_checkpointing,
-        max_length=None,  # nothing is cut
-        precompute_ref_log_probs=True,
-        logging_steps=1,
-        save_strategy="steps",
-        save_steps=params.checkpoint_every,
-        save_total_limit=1,
-        report_to="none",
-        use_cpu=not torch.cuda.is_available(),
-        bf16=False,  # the weights' own precision; adapters are float32
-        disable_tqdm=not progress,
-        seed=derive_seed(params.seed, "dpo", "order", *([number] if number else [])),
-    )
-    # TRL makes adapters on 4-bit weights bfloat16, where updates of 5e-7 vanish, and what a round before has learned.
-    trained = policy.model.named_parameters() if params.lora is not None else ()
-    own = {name: value.detach().clone() for name, value in trained if value.requires_grad}
-    try:
-        with _no_bars():
-            trainer = TokenisedDPOTrainer(
-                model=policy.model,
-                args=config,
-                train_dataset=Dataset.from_dict(columns),
-                processing_class=policy.tokenizer,
-            )
-    except ValueError as error:  # an adapter on the output layer, several GPUs without a launcher, ...
-        raise DPOError(f"TRL's DPOTrainer refuses: {error}") from error
-    for name, value in policy.model.named_parameters():
-        if name in own:
-            value.data = own[name].float()
-    trainer.remove_callback(transformers.PrinterCallback)
-    trainer.add_callback(Look())
-    return trainer
+    history = _history(trainer.state.log_history)
+    cut = trainer.model is not policy.model
+    if cut:
+        shares.take_whole(policy, trainer.model)
+    if (cut or keep) and peers.is_main:
+        _write_finished(places, policy, history)
+    peers.wait()
+    return history
 
 
 def _telling(tracking: Tracking, steps_before: int) -> Any:
@@ -234,30 +149,56 @@ def _telling(tracking: Tracking, steps_before: int) -> Any:
     return Tell()
 
 
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Without the bars that TRL draws of its passes over the reference, whatever the arguments say."""
-    before = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"
-    try:
-        yield
-    finally:
-        del os.environ["TQDM_DISABLE"]
-        if before is not None:
-            os.environ["TQDM_DISABLE"] = before
+@dataclass(frozen=True)
+class _Places:
+    """Where the checkpoints of one training lie."""
+
+    checkpoints: Path
+    home: Path
+    """Trainer's own; where weights are cut, in a form that those processes alone can read."""
+    finished: Path
+    """What training with cut weights came to, for any number of processes."""
+
+    @classmethod
+    def of(cls, checkpoints: Path, identity: str, peers: Peers) -> Self:
+        cutting = shares.cutting() if peers.count > 1 else None
+        # FSDP's are read by any number of processes, DeepSpeed's by as many.
+        form = {None: "", "fsdp": "_fsdp", "deepspeed": f"_deepspeed_{peers.count}"}[cutting]
+        return cls(checkpoints, checkpoints / f"{identity[:16]}{form}", checkpoints / f"{identity[:16]}_finished")
+
+    def last(self) -> str | None:
+        """The newest whole checkpoint; those of other trainings, and what a kill left half-written, are removed."""
+        for other in self.checkpoints.glob("*") if self.checkpoints.is_dir() else ():
+            if other not in (self.home, self.finished):
+                _log.warning("%s: a checkpoint of other parameters, pairs or weights: training starts over", other)
+                shutil.rmtree(other)
+        whole = []
+        for folder in self.home.glob("checkpoint-*"):
+            try:
+                step = int(json.loads((folder / _STATE).read_text(encoding="utf-8"))["global_step"])
+            except (OSError, ValueError, KeyError):
+                shutil.rmtree(folder)
+                continue
+            whole.append((step, str(folder)))
+        return max(whole)[1] if whole else None
 
 
-def _last_checkpoint(home: Path) -> str | None:
-    """The newest whole checkpoint; what a kill left half-written is removed."""
-    whole = []
-    for folder in home.glob("checkpoint-*"):
-        try:
-            step = int(json.loads((folder / _STATE).read_text(encoding="utf-8"))["global_step"])
-        except (OSError, ValueError, KeyError):
-            shutil.rmtree(folder)
-            continue
-        whole.append((step, str(folder)))
-    return max(whole)[1] if whole else None
+def _write_finished(places: _Places, policy: Policy, history: pd.DataFrame) -> None:
+    trained = {name: value for name, value in policy.model.named_parameters() if value.requires_grad}
+    with atomic_path(places.finished) as folder:
+        folder.mkdir()
+        save_file({name: value.detach().cpu().contiguous() for name, value in trained.items()}, folder / _WEIGHTS)
+        write_text(folder / _HISTORY, json.dumps(history.to_dict("records")))
+    shutil.rmtree(places.home, ignore_errors=True)
+
+
+def _read_finished(folder: Path, policy: Policy) -> pd.DataFrame:
+    _log.warning("%s: trained before; delete the folder to train again", folder)
+    own = dict(policy.model.named_parameters())
+    with torch.no_grad():
+        for name, value in load_file(folder / _WEIGHTS).items():
+            own[name].copy_(value)
+    return pd.DataFrame(json.loads((folder / _HISTORY).read_text(encoding="utf-8")), columns=_COLUMNS)
 
 
 def _take_back(policy: Policy) -> None:
@@ -272,11 +213,11 @@ def _history(log: list[dict[str, Any]]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for entry in log:
         step = int(entry["step"])
-        if _HELD_OUT in entry:
-            rows.append({"step": step, "split": _HELD_OUT, **entry[_HELD_OUT]})
+        if HELD_OUT in entry:
+            rows.append({"step": step, "split": HELD_OUT, **entry[HELD_OUT]})
         elif "rewards/margins" in entry:
             values = {name: float(entry[key]) for key, name in _LOGGED.items()}
             if abs(values["margin"]) < _NOT_MOVED:
                 values["accuracy"] = 0.5  # the policy is the reference: every pair ties, which TRL counts as wrong
             rows.append({"step": step, "split": "training", **values})
-    return pd.DataFrame(rows, columns=["step", "split", *_LOGGED.values()])
+    return pd.DataFrame(rows, columns=_COLUMNS)

@@ -18,9 +18,12 @@ from realm_lib.models.chat_tokens import ChatTokensError, letter_ids
 from realm_lib.rlhf.dpo.balance import balance_length
 from realm_lib.rlhf.dpo.likeness import near_duplicates
 from realm_lib.rlhf.errors import DPOError
-from realm_lib.rlhf.policies import EncodedPrompts, Policy, encode_prompts
+from realm_lib.rlhf.policies import Policy, Response, encode_prompts
+from realm_lib.rlhf.processes import Peers
 from realm_lib.rlhf.rewards import Reward, ask_reward
 from realm_lib.rlhf.samples import SampleStore
+
+Rewards = tuple[NDArray[np.float64], NDArray[np.bool_]]
 
 _PROMPTS_AT_ONCE = 64  # of which the rewards are asked in one call
 
@@ -139,15 +142,20 @@ def on_policy_pairs(
         raise DPOError("rlhf.sampling.temperature must be above 0: a greedy policy answers a prompt in one way only")
     distinct = list({prompt_key(prompt): prompt for prompt in prompts}.values())
     encoded = encode_prompts(policy.tokenizer, distinct, sampling.max_prompt_tokens, sampling.enable_thinking)
-    numbers = range(params.samples_per_prompt)
-    drawn = store.draw(policy, encoded.ids, numbers, progress=progress)
+    numbers, peers = range(params.samples_per_prompt), Peers()
     rows: list[dict[str, Any]] = []
     dropped: Counter[str] = Counter()
     if encoded.dropped:
         dropped[f"longer than max_prompt_tokens {sampling.max_prompt_tokens}"] = encoded.dropped
-    texts = [[answer.text for answer in answers] for answers in drawn]
-    told = _rewards(reward, distinct, encoded, texts, floor, progress)
-    for index, ids, answers, (values, floored) in zip(encoded.kept, encoded.ids, drawn, told, strict=True):
+
+    def answered() -> list[tuple[list[Response], Rewards]]:
+        drawn = store.draw(policy, peers.share(encoded.ids), numbers, progress=progress)
+        texts = [[answer.text for answer in answers] for answers in drawn]
+        told = _rewards(reward, distinct, peers.share(encoded.kept), texts, floor, progress)
+        return list(zip(drawn, told, strict=True))
+
+    told = peers.together(answered)
+    for index, ids, (answers, (values, floored)) in zip(encoded.kept, encoded.ids, told, strict=True):
         pairs, reason = choose_pairs(
             [answer.text for answer in answers],
             values.tolist(),
@@ -177,7 +185,7 @@ def on_policy_pairs(
     if params.balance_length:
         table, unmatched = balance_length(table, one_a_prompt=params.selection == "best_vs_worst")
         dropped.update(unmatched)
-    count = sum(int(floored.sum()) for _, floored in told)
+    count = sum(int(floored.sum()) for _, (_, floored) in told)
     return PreferencePairs(table, "on_policy", len(distinct), dict(dropped), floored=count)
 
 
@@ -188,22 +196,22 @@ _ON_POLICY = [*_HUMAN, "reward_chosen", "reward_rejected", "margin"]
 def _rewards(
     reward: Reward,
     prompts: Sequence[Prompt],
-    encoded: EncodedPrompts,
+    kept: Sequence[int],
     answers: Sequence[Sequence[str]],
     floor: float | None,
     progress: bool,
-) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
-    """The reward of each answer and whether it is the floor, an array each for every prompt.
+) -> list[Rewards]:
+    """The reward of each answer and whether it is the floor, an array each for every prompt; ``kept`` are their places.
 
     They are asked for a few prompts at a time, so that a bar can move.
     """
     from tqdm.auto import tqdm
 
-    told: list[tuple[NDArray[np.float64], NDArray[np.bool_]]] = []
+    told: list[Rewards] = []
     with tqdm(total=len(answers), desc="rewards", unit="prompt", disable=not progress) as bar:
         for start in range(0, len(answers), _PROMPTS_AT_ONCE):
             some = answers[start : start + _PROMPTS_AT_ONCE]
-            indices = [index for index, texts in zip(encoded.kept[start:], some, strict=False) for _ in texts]
+            indices = [index for index, texts in zip(kept[start:], some, strict=False) for _ in texts]
             texts = [text for row in some for text in row]
             posed = [prompts[index] for index in indices]
             table = ask_reward(reward, posed, texts, indices, needs_spread=False, floor=floor)

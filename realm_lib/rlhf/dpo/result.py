@@ -1,5 +1,6 @@
 """What a training leaves: its history, its pairs, the held-out answers before and after, and metrics/dpo.json."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -7,12 +8,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from realm_lib.data.chats import Prompt, as_text
 from realm_lib.evaluation.resampling import bootstrap_over_posts
 from realm_lib.evaluation.win_rates import win_rate, win_shares
 from realm_lib.rlhf.dpo.balance import length_difference
 from realm_lib.rlhf.dpo.pairs import PreferencePairs
-from realm_lib.rlhf.policies import Policy
-from realm_lib.rlhf.rewards import Judge, Reward, ask_judge
+from realm_lib.rlhf.policies import EncodedPrompts, Policy, Response
+from realm_lib.rlhf.processes import Peers
+from realm_lib.rlhf.rewards import Judge, Reward, ask_judge, ask_reward
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,42 @@ class DPOResult:
 
     def _before_after(self, name: str) -> dict[str, float]:
         return {when: float(self.answers[f"{name}_{when}"].mean()) for when in ("before", "after")}
+
+
+def judged_answers(
+    held_out: Sequence[Prompt],
+    encoded: EncodedPrompts,
+    before: Sequence[Response],
+    after: Sequence[Response],
+    reward: Reward,
+    judges: Mapping[str, Judge],
+    floor: float | None,
+) -> pd.DataFrame:
+    """The table ``answers`` of :class:`DPOResult`: those of the ``encoded`` prompts with every judge's scores.
+
+    Raises :class:`realm_lib.rlhf.errors.RewardError` for a reward or judge whose answer cannot be used.
+    """
+    peers = Peers()
+    asked = [held_out[index] for index in encoded.kept]
+    columns: dict[str, object] = {"prompt": [as_text(prompt) for prompt in asked]}
+    for when, responses in (("before", before), ("after", after)):
+        columns[when] = [response.text for response in responses]
+        columns[f"length_{when}"] = [len(response.ids) for response in responses]
+        columns[f"ended_{when}"] = [response.ended for response in responses]
+
+    def judged() -> list[dict[str, float]]:
+        """The scores of this process's share of the answers."""
+        texts = peers.share([response.text for response in (*before, *after)])
+        prompts, indices = peers.share([*asked, *asked]), peers.share([*encoded.kept, *encoded.kept])
+        told = ask_reward(reward, prompts, texts, indices, needs_spread=False, floor=floor)
+        scores = {"realm": told["reward"].to_numpy(), "floored": told["floored"].to_numpy()}
+        scores |= {name: ask_judge(name, judge, prompts, texts, indices, floor=floor) for name, judge in judges.items()}
+        return [dict(zip(scores, row, strict=True)) for row in zip(*scores.values(), strict=True)]
+
+    scores = pd.DataFrame(peers.together(judged))
+    for name in scores:
+        columns[f"{name}_before"], columns[f"{name}_after"] = np.split(scores[name].to_numpy(), 2)
+    return pd.DataFrame(columns)
 
 
 def with_margins(pairs: PreferencePairs, reward: Reward) -> PreferencePairs:

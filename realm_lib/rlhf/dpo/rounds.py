@@ -17,10 +17,10 @@ import pandas as pd
 from realm_lib.config.rlhf import DPOParams
 from realm_lib.data.chats import Prompt, prompt_key
 from realm_lib.rlhf.dpo.fitting import fit, training_identity
-from realm_lib.rlhf.dpo.held_out import HeldOutPairs
+from realm_lib.rlhf.dpo.held_out import HeldOutPairs, side_log_probs, summed
 from realm_lib.rlhf.dpo.pairs import PreferencePairs
 from realm_lib.rlhf.errors import DPOError
-from realm_lib.rlhf.policies import Policy, load_policy, response_log_probs
+from realm_lib.rlhf.policies import Policy, load_policy
 from realm_lib.rlhf.tracking import Tracking
 
 
@@ -65,14 +65,15 @@ def train_rounds(
     track: Callable[[str], Tracking],
     make: Callable[[str, Sequence[Prompt]], PreferencePairs],
     progress: bool = False,
+    keep: bool = False,
 ) -> Rounds:
     """Train ``policy`` in place on ``pairs``, and in later rounds on those that ``make`` makes of ``pairs.later``.
 
     ``start`` is the identity of the policy as it comes in, which is the reference of all rounds; ``reward`` that of the
     reward. ``make`` is called with the identity of the policy as it is then and with prompts. ``folder`` is where
-    ``run:`` names start; ``track`` starts the trackers of a training that is known by its identity. Raises
-    :class:`DPOError` for a round with fewer pairs than a batch, and for pairs that were made for another number of
-    rounds.
+    ``run:`` names start; ``track`` starts the trackers of a training that is known by its identity; ``keep`` is that of
+    :func:`realm_lib.rlhf.dpo.fitting.fit`. Raises :class:`DPOError` for a round with fewer pairs than a batch, and for
+    pairs that were made for another number of rounds.
     """
     later = pairs.later
     if (params.rounds > 1) != bool(later):
@@ -102,6 +103,7 @@ def train_rounds(
             progress=progress,
             tracking=tracking,
             steps_before=steps,
+            keep=keep,
         )
         end = int(history["step"].max())
         if number:
@@ -116,17 +118,8 @@ def _reference(
     policy: Policy, pairs: PreferencePairs, batch_size: int, params: DPOParams, folder: Path | None
 ) -> dict[str, list[float]]:
     """log pi_ref of both responses of each pair: of the start, which ``policy`` no longer is."""
-    prompts = pairs.table["prompt_ids"].tolist()
     with _start_of(policy, params, folder) as start:
-        return {
-            side: [
-                float(values.sum(dtype="float64"))
-                for values in response_log_probs(
-                    start.model, prompts, pairs.table[f"{side}_ids"].tolist(), batch_size=batch_size
-                )
-            ]
-            for side in ("chosen", "rejected")
-        }
+        return summed(side_log_probs(start, pairs, batch_size))
 
 
 @contextmanager

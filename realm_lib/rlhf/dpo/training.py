@@ -4,23 +4,23 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 import pandas as pd
 import torch
 
 from realm_lib.config.rlhf import DPOParams, RlhfParams
-from realm_lib.data.chats import Prompt, as_text, prompt_key
+from realm_lib.data.chats import Prompt, prompt_key
 from realm_lib.rlhf.dpo.held_out import HeldOutPairs
 from realm_lib.rlhf.dpo.material import unseen_pairs
 from realm_lib.rlhf.dpo.pairs import PreferencePairs, human_pairs, on_policy_pairs, prompt_column
-from realm_lib.rlhf.dpo.result import DPOResult
+from realm_lib.rlhf.dpo.result import DPOResult, judged_answers
 from realm_lib.rlhf.dpo.rounds import check_enough, first_part, train_rounds
+from realm_lib.rlhf.dpo.shares import check_shares
 from realm_lib.rlhf.errors import DPOError
 from realm_lib.rlhf.judges import Judges, named_judges
 from realm_lib.rlhf.policies import (
@@ -29,10 +29,10 @@ from realm_lib.rlhf.policies import (
     Response,
     encode_prompts,
     load_policy,
-    process_state,
     save_policy,
 )
-from realm_lib.rlhf.rewards import Judge, Reward, ask_judge, ask_reward, reward_identity
+from realm_lib.rlhf.processes import Peers
+from realm_lib.rlhf.rewards import Reward, reward_identity
 from realm_lib.rlhf.samples import SampleStore
 from realm_lib.rlhf.tracking import Tracking
 from realm_lib.rlhf.unseen import trained_on, unseen, with_start
@@ -75,6 +75,7 @@ def train_dpo(
     run: Run | None = None,
     name: str = "dpo",
     progress: bool = False,
+    keep_result: bool = False,
 ) -> DPOResult:
     """Fine-tune the policy of ``params.dpo`` on preference pairs; judge it on the prompts ``held_out``.
 
@@ -87,7 +88,9 @@ def train_dpo(
     With ``run`` the policy is saved in models/policy_NAME, the history in logs/NAME.jsonl, responses drawn in
     samples, and a training that was killed goes on from its last checkpoint. No pair of a prompt of ``held_out`` or
     ``held_out_pairs`` is trained on. Those that the policy's start or the reward was trained on judge nothing: they are
-    left out and counted. One process does it all.
+    left out and counted. Under ``accelerate launch`` all processes work on one training, whose updates are those that
+    one would make; the run's folder is one that all of them see. ``keep_result`` leaves what was trained beside the
+    policy: the same call, in any number of processes, then trains nothing again.
 
     Raises :class:`DPOError` for parameters or pairs that do not go together and for fewer pairs than a batch,
     :class:`realm_lib.config.base.ParamsError` for a judge's name that is taken,
@@ -96,7 +99,7 @@ def train_dpo(
     :class:`realm_lib.rlhf.policies.PolicyError` for policy and prompts.
     """
     began = time.monotonic()
-    judges = named_judges(judge)
+    judges, peers = named_judges(judge), Peers()
     held = [*held_out, *_prompts(held_out_pairs)]
     start = _Start.of(params, reward, run, progress, trainable=True)
     policy, dpo = start.policy, start.dpo
@@ -119,7 +122,9 @@ def train_dpo(
 
     with ExitStack() as stack:
         home = run.folder if run is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        home = peers.of_main(lambda: home)
         checkpoints = home / "models" / f".{name}_checkpoints"
+        kept = any(checkpoints.glob("round_*/*_finished"))
         rounds = train_rounds(
             policy,
             pairs,
@@ -129,20 +134,26 @@ def train_dpo(
             start=start.store.identity,
             reward=reward_identity(reward),
             folder=None if run is None else run.folder,
-            track=lambda identity: Tracking.start(dpo.report_to, name, identity, dpo.model_dump(mode="json"), run),
+            track=lambda identity: Tracking.start(
+                dpo.report_to, name, identity, dpo.model_dump(mode="json"), run, is_main=peers.is_main
+            ),
             make=lambda identity, prompts: start.known_as(identity, run).made(prompts, (), None),
             progress=progress,
+            keep=keep_result,
         )
         history = rounds.history
         if run is not None:
-            _save(policy, history, run, name, with_start(known["start"], rounds.pairs.table["prompt"]))
+            if peers.is_main:
+                _save(policy, history, run, name, with_start(known["start"], rounds.pairs.table["prompt"]))
+            peers.wait()
             trained = dpo.model_copy(update={"model_name": f"run:models/policy_{name}", "revision": None})
             store = SampleStore.of(trained, params.sampling, dpo.seed, run)
         else:
             store = SampleStore(None, rounds.identity, params.sampling, dpo.seed)
         after = replace(start, store=store).answers(encoded)
-        answers = _answers(held_out, encoded, before, after, reward, judges, params.floor_reward)
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        answers = judged_answers(held_out, encoded, before, after, reward, judges, params.floor_reward)
+        if peers.is_main and not (keep_result or kept):
+            shutil.rmtree(checkpoints, ignore_errors=True)
 
     return DPOResult(
         policy=policy,
@@ -174,8 +185,9 @@ class _Start:
         dpo = params.dpo
         if dpo is None:
             raise DPOError("rlhf.dpo is missing from the parameters")
-        if process_state().num_processes > 1:
-            raise DPOError("DPO runs in one process here: start it without accelerate launch")
+        peers = Peers()
+        check_shares(dpo, peers)
+        progress = progress and peers.is_main
         folder = None if run is None else run.folder
         policy = _trainable(dpo, folder) if trainable else load_policy(dpo, folder)
         return cls(params, dpo, policy, reward, SampleStore.of(dpo, params.sampling, dpo.seed, run), progress)
@@ -204,7 +216,13 @@ class _Start:
 
     def answers(self, prompts: EncodedPrompts) -> list[Response]:
         """One answer of the policy, as it is now, to each prompt."""
-        return [responses[0] for responses in self.store.draw(self.policy, prompts.ids, [0], progress=self.progress)]
+        peers = Peers()
+
+        def drawn() -> list[Response]:
+            asked = peers.share(prompts.ids)
+            return [one for (one,) in self.store.draw(self.policy, asked, [0], progress=self.progress)]
+
+        return peers.together(drawn)
 
     def made(
         self, given: Sequence[Prompt] | pd.DataFrame, held_out: Sequence[Prompt], most: int | None, rounds: int = 1
@@ -252,29 +270,3 @@ def _save(policy: Policy, history: pd.DataFrame, run: Run, name: str, posts: fro
     save_policy(policy, run.path("models", f"policy_{name}"), posts)
     lines = history.to_json(orient="records", lines=True, double_precision=15)
     write_text(run.path("logs", f"{name}.jsonl"), lines)
-
-
-def _answers(
-    held_out: Sequence[Prompt],
-    encoded: EncodedPrompts,
-    before: Sequence[Response],
-    after: Sequence[Response],
-    reward: Reward,
-    judges: Mapping[str, Judge],
-    floor: float | None,
-) -> pd.DataFrame:
-    """The table of answers with every judge's scores, those of the reward as realm."""
-    asked = [held_out[index] for index in encoded.kept]
-    columns: dict[str, object] = {"prompt": [as_text(prompt) for prompt in asked]}
-    for when, responses in (("before", before), ("after", after)):
-        columns[when] = [response.text for response in responses]
-        columns[f"length_{when}"] = [len(response.ids) for response in responses]
-        columns[f"ended_{when}"] = [response.ended for response in responses]
-    texts = [response.text for response in (*before, *after)]
-    prompts, indices = [*asked, *asked], [*encoded.kept, *encoded.kept]
-    told = ask_reward(reward, prompts, texts, indices, needs_spread=False, floor=floor)
-    scores = {"realm": told["reward"].to_numpy(), "floored": told["floored"].to_numpy()}
-    scores |= {name: ask_judge(name, judge, prompts, texts, indices, floor=floor) for name, judge in judges.items()}
-    for name, numbers in scores.items():
-        columns[f"{name}_before"], columns[f"{name}_after"] = np.split(numbers, 2)
-    return pd.DataFrame(columns)

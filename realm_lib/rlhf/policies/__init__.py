@@ -4,7 +4,7 @@ from realm_lib.rlhf.errors import PolicyError
 from realm_lib.rlhf.policies.adapters import adapter_base, is_adapter
 from realm_lib.rlhf.policies.batches import alike, alike_within_memory
 from realm_lib.rlhf.policies.dropout import switch_off_dropout
-from realm_lib.rlhf.policies.loading import Policy, load_policy, process_state, save_policy
+from realm_lib.rlhf.policies.loading import Policy, load_policy, process_state, save_policy, whole_weights
 from realm_lib.rlhf.policies.log_probs import (
     SequenceKL,
     backbone_of,
@@ -15,6 +15,7 @@ from realm_lib.rlhf.policies.log_probs import (
 )
 from realm_lib.rlhf.policies.prompts import EncodedPrompts, encode_prompts
 from realm_lib.rlhf.policies.sampling import Response, check_prompts, response_of, sample
+from realm_lib.rlhf.policies.sharding import Sharding, Shards, asked_sharding, full_state_dict, local_part
 
 __all__ = [
     "EncodedPrompts",
@@ -22,14 +23,19 @@ __all__ = [
     "PolicyError",
     "Response",
     "SequenceKL",
+    "Sharding",
+    "Shards",
     "adapter_base",
     "alike",
     "alike_within_memory",
+    "asked_sharding",
     "backbone_of",
     "check_prompts",
     "encode_prompts",
+    "full_state_dict",
     "is_adapter",
     "load_policy",
+    "local_part",
     "next_token_logits",
     "pad_right",
     "process_state",
@@ -39,4 +45,5 @@ __all__ = [
     "save_policy",
     "sequence_kl",
     "switch_off_dropout",
+    "whole_weights",
 ]

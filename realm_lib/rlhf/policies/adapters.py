@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ _log = logging.getLogger(__name__)
 CONFIG = "adapter_config.json"
 OWN_BASE = "base"
 """Folder within an adapter's own that holds its base, where no other place has that."""
+_WITHIN = "base_model.model."
+"""How peft names the base's weights within a model under an adapter."""
 
 
 def is_adapter(source: Path | str) -> bool:
@@ -97,17 +100,20 @@ def with_new_adapter(model: Any, params: PolicyParams, revision: str | None) -> 
         raise PolicyError(f"{params.model_name}: lora.target_modules {params.lora.target_modules}: {error}") from error
 
 
-def save_base(model: Any, temporary: Path, folder: Path) -> None:
+def save_base(model: Any, temporary: Path, folder: Path, weights: Mapping[str, Any] | None = None) -> None:
     """Save the base under an adapter within the adapter's folder, and name it in the adapter's configuration.
 
     The base is one that nothing else holds, as another adapter is merged into it. ``temporary`` is where the folder is
-    written, ``folder`` where it will lie.
+    written, ``folder`` where it will lie. ``weights`` are those of ``model``, adapter and all; None takes its own.
     """
     base = model.get_base_model()
-    weights = {
-        name.replace(".base_layer.", "."): value for name, value in base.state_dict().items() if ".lora_" not in name
+    held = model.state_dict() if weights is None else weights
+    own = {
+        name.removeprefix(_WITHIN).replace(".base_layer.", "."): value
+        for name, value in held.items()
+        if ".lora_" not in name
     }
-    base.save_pretrained(temporary / OWN_BASE, state_dict=weights)
+    base.save_pretrained(temporary / OWN_BASE, state_dict=own)
     path = temporary / CONFIG
     content = json.loads(path.read_text(encoding="utf-8"))
     content |= {"base_model_name_or_path": str(folder.resolve() / OWN_BASE), "revision": None}

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from realm_lib.config.rlhf import PolicyParams
 from realm_lib.models.checkpoints import OWN_CODE, needs_own_code, position_limit
@@ -16,6 +17,7 @@ from realm_lib.models.special_tokens import cut_special_tokens
 from realm_lib.rlhf.errors import PolicyError
 from realm_lib.rlhf.policies import adapters
 from realm_lib.rlhf.policies.dropout import switch_off_dropout
+from realm_lib.rlhf.policies.sharding import Shards, full_state_dict
 from realm_lib.runs.files import atomic_path
 from realm_lib.runs.trained_on import write_trained_on
 from realm_lib.runs.weights import checkpoint_fault, four_bit, hub_commit, locate_model
@@ -31,6 +33,8 @@ class Policy:
     """Whether no other place holds the model under the adapter: an adapter that it came with was merged into it."""
     fits: dict[str, int] = field(default_factory=dict, compare=False, repr=False)
     """Rows at once that were found to fit memory where more were asked for, by what was done with them."""
+    shards: Shards | None = field(default=None, compare=False, repr=False)
+    """How the model's weights are cut over processes; None where this one holds them whole."""
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -46,8 +50,16 @@ class Policy:
         return position_limit(self.model.config)
 
 
-def load_policy(params: PolicyParams, run_folder: Path | None = None, *, trainable: bool = False) -> Policy:
+def load_policy(
+    params: PolicyParams,
+    run_folder: Path | None = None,
+    *,
+    trainable: bool = False,
+    device: torch.device | None = None,
+) -> Policy:
     """The policy that ``params`` names; ``run_folder`` is where ``run:`` names start.
+
+    Without ``device_map`` and quantisation it is put on ``device``; None is this process's own.
 
     A folder with a LoRA adapter is loaded as its base model, at the commit that the adapter was trained on, under the
     adapter. ``trainable`` merges that adapter into the base, so that what training starts from is one model and the
@@ -88,7 +100,7 @@ def load_policy(params: PolicyParams, run_folder: Path | None = None, *, trainab
     if fault := checkpoint_fault(info):
         raise PolicyError(f"{params.model_name}: {fault}: these weights are not those of a {type(model).__name__}")
     if params.device_map is None and params.quantization is None:
-        model = model.to(process_state().device)
+        model = model.to(device or process_state().device)
     if adapter is not None and trainable:
         model = adapters.with_merged(model, adapter, params)
     elif adapter is not None:
@@ -115,16 +127,30 @@ def process_state() -> Any:
     return PartialState(cpu=on_cpu)
 
 
-def save_policy(policy: Policy, folder: str | Path, trained_on: Iterable[str] | None = None) -> None:
+def whole_weights(policy: Policy) -> dict[str, Tensor] | None:
+    """What :func:`save_policy` needs of a policy whose weights are cut, by all processes together; else None."""
+    if policy.shards is None:
+        return None
+    policy.shards.let_go()
+    return full_state_dict(policy.model, trained=hasattr(policy.model, "peft_config") and not policy.own_base)
+
+
+def save_policy(
+    policy: Policy,
+    folder: str | Path,
+    trained_on: Iterable[str] | None = None,
+    weights: dict[str, Tensor] | None = None,
+) -> None:
     """Save model and tokenizer; the folder appears when all is in it.
 
     Of a model under an adapter the adapter alone, which names its base; and a base of its own too
     (:attr:`Policy.own_base`). ``trained_on`` are the keys of the posts that it was trained on or chosen by.
+    ``weights`` are those of :func:`whole_weights`; None takes the model's own.
     """
     with atomic_path(folder) as temporary:
-        policy.model.save_pretrained(temporary)
+        policy.model.save_pretrained(temporary, **({} if weights is None else {"state_dict": weights}))
         if policy.own_base:
-            adapters.save_base(policy.model, temporary, Path(folder))
+            adapters.save_base(policy.model, temporary, Path(folder), weights)
         policy.tokenizer.save_pretrained(temporary)
         write_trained_on(temporary, trained_on)
         (temporary / "README.md").unlink(missing_ok=True)  # peft's, which knows nothing of this model

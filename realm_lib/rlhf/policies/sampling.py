@@ -46,8 +46,9 @@ def sample(
     """One response to each prompt, in the prompts' order; ``seeds`` holds one number a prompt.
 
     At temperature 0 the likeliest token is taken and seeds do not matter. Prompts of like length are sampled together,
-    at most ``batch_size`` at once, or as many as fit memory; generation stops when all rows have ended. ``thinking``
-    "strip" leaves out of the responses' texts, and not of their tokens, what
+    at most ``batch_size`` at once, or as many as fit memory; generation stops when all rows have ended. Where weights
+    are cut over processes, each draws rows of its own, as many as the others, at the same time. ``thinking`` "strip"
+    leaves out of the responses' texts, and not of their tokens, what
     :func:`realm_lib.rlhf.policies.thinking.after_thinking` leaves out.
     Raises :class:`PolicyError` for an empty prompt, one that leaves no room for the response in the model's context,
     and logits that are not finite.
@@ -56,14 +57,20 @@ def sample(
 
     def of(indices: list[int]) -> list[list[int]]:
         uniforms = np.stack([_uniforms(seeds[index], max_new_tokens) for index in indices])
-        return _generate(policy, [prompt_ids[index] for index in indices], uniforms, temperature)
+        some = [prompt_ids[index] for index in indices]
+        if policy.shards is None:
+            with torch.inference_mode():
+                return _generate(policy, some, uniforms, temperature)
+        with torch.no_grad():  # weights gathered in inference mode could not be learned from later
+            return policy.shards.run(lambda: _generate(policy, some, uniforms, temperature))
 
     drawn: list[list[int]] = [[] for _ in prompt_ids]
     was_training = policy.model.training
     policy.model.eval()
     try:
         lengths = [len(row) for row in prompt_ids]
-        for indices, rows in alike_within_memory(lengths, batch_size, of, "sampling", policy.fits):
+        in_step = policy.shards is not None
+        for indices, rows in alike_within_memory(lengths, batch_size, of, "sampling", policy.fits, in_step=in_step):
             for index, row in zip(indices, rows, strict=True):
                 drawn[index] = row
     finally:
@@ -92,11 +99,13 @@ def _uniforms(seed: int, count: int) -> NDArray[np.float64]:
     return np.random.Generator(np.random.Philox(seed)).random(count)
 
 
-@torch.inference_mode()
 def _generate(
     policy: Policy, prompts: Sequence[Sequence[int]], uniforms: NDArray[np.float64], temperature: float
 ) -> list[list[int]]:
-    """The tokens of each row, up to its end token; ``uniforms`` is [rows, max_new_tokens]."""
+    """The tokens of each row, up to its end token; ``uniforms`` is [rows, max_new_tokens].
+
+    Where weights are cut, each pass is one of all processes: who is done goes on, for nothing, until all are.
+    """
     from transformers import DynamicCache
 
     model, device = policy.model, policy.model.device
@@ -123,10 +132,13 @@ def _generate(
                 drawn[row].append(token)
         alive &= ~torch.isin(tokens, ends)
         writing = int(alive.sum())
-        if writing == 0:
+        if policy.shards is None:
+            if writing == 0:
+                break
+        elif not policy.shards.any(writing > 0):
             break
         positions = positions[:, -1:] + 1
-        if writing < _SHRINK_BELOW * len(rows):
+        if 0 < writing < _SHRINK_BELOW * len(rows):
             keep = alive.nonzero().squeeze(1)
             cache.reorder_cache(keep)  # batch_select_indices is not known to recurrent layers
             tensors = (tokens, positions, mask, numbers, alive)

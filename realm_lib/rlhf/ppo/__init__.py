@@ -2,6 +2,7 @@
 
 from realm_lib.rlhf.errors import PPOError
 from realm_lib.rlhf.ppo.result import PPOResult
-from realm_lib.rlhf.ppo.trainer import PPOTrainer, train_ppo
+from realm_lib.rlhf.ppo.trainer import PPOTrainer
+from realm_lib.rlhf.ppo.training import train_ppo
 
 __all__ = ["PPOError", "PPOResult", "PPOTrainer", "train_ppo"]

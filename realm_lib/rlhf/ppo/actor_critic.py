@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from realm_lib.config.rlhf import PPOParams
-from realm_lib.rlhf.policies import Policy, backbone_of, next_token_logits, pad_right
+from realm_lib.rlhf.policies import Policy, Sharding, Shards, backbone_of, next_token_logits, pad_right, process_state
 from realm_lib.rlhf.policies.log_probs import check_output_layer, in_blocks, log_probs_of, places_before_responses
+from realm_lib.rlhf.policies.sharding import run
 
 Ids = Sequence[Sequence[int]]
 
@@ -36,27 +37,37 @@ class ActorCritic:
     second copy of the model. It starts at zero: every state is worth nothing until the first update, and for good with
     ``value_model: none``. Dropout is off throughout (Huang et al., arXiv 2403.17031), so that the first ratio of every
     rollout is 1.
+
+    With ``sharding`` the policy, its reference and the value model are cut over processes; the value head, which is
+    small, is whole in each.
     """
 
-    def __init__(self, policy: Policy, params: PPOParams) -> None:
-        self.policy = policy
+    def __init__(self, policy: Policy, params: PPOParams, sharding: Sharding | None = None) -> None:
         self.model = policy.model.eval()
-        check_output_layer(self.model)
         self.has_adapter = hasattr(self.model, "disable_adapter")
         self._frozen = None if self.has_adapter else copy.deepcopy(self.model).requires_grad_(False)
         self._value_backbone = None
         if params.value_model == "separate":
             self._value_backbone = backbone_of(copy.deepcopy(self.model))
-        width = self.model.config.get_text_config().hidden_size
-        self.value_head = nn.Linear(width, 1).to(self.model.device)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
-        self.value_head.requires_grad_(params.value_model != "none")
         self._recompute = params.gradient_checkpointing
         if params.gradient_checkpointing:
             for part in (self.model, self._value_backbone):
                 if part is not None:
                     part.activation_checkpointing_enable({"use_reentrant": False})
+        self._frozen_shards = _cut(self._frozen, sharding)
+        self._value_shards = _cut(self._value_backbone, sharding)
+        self.policy = replace(policy, shards=_cut(self.model, sharding))
+        run(self.policy.shards, lambda: check_output_layer(self.model))
+        self.let_go()
+        width = self.model.config.get_text_config().hidden_size
+        self.value_head = nn.Linear(width, 1).to(self.model.device)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+        self.value_head.requires_grad_(params.value_model != "none")
+        self._policy_parameters = _trained(self.model)
+        self._value_parameters = _trained(self.value_head, "value_head.")
+        if self._value_backbone is not None:
+            self._value_parameters |= _trained(self._value_backbone, "value_model.")
 
     @property
     def device(self) -> Any:
@@ -65,7 +76,7 @@ class ActorCritic:
 
     def policy_parameters(self) -> dict[str, Tensor]:
         """What is trained of the policy, by name: what a saved policy is made of."""
-        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+        return self._policy_parameters
 
     def trained_parameters(self) -> dict[str, Tensor]:
         """All that is trained, by name: policy, value head, and the value model where there is one."""
@@ -74,21 +85,19 @@ class ActorCritic:
 
     def value_parameters(self) -> dict[str, Tensor]:
         """What is trained for the values alone, by name: the head, and the value model where there is one."""
-        named = {f"value_head.{name}": value for name, value in self.value_head.named_parameters()}
-        if self._value_backbone is not None:
-            named |= {f"value_model.{name}": value for name, value in self._value_backbone.named_parameters()}
-        return {name: value for name, value in named.items() if value.requires_grad}
+        return self._value_parameters
+
+    def let_go(self) -> None:
+        """Keep of cut weights this process's share alone: after passes that no backward pass follows."""
+        for shards in (self.policy.shards, self._frozen_shards, self._value_shards):
+            if shards is not None:
+                shards.let_go()
 
     def evaluate(self, prompts: Ids, responses: Ids, temperature: float, *, entropy: bool = True) -> Tokens:
         """One pass over the rows; only states that predict a response's token reach output layer and value head.
 
         The entropies are another pass over all logits: they are left out where nobody reads them.
         """
-        states = self._states(backbone_of(self.model), prompts, responses)
-        value_states = states
-        if self._value_backbone is not None:
-            value_states = self._states(self._value_backbone, prompts, responses)
-        values = self.value_head(value_states.float()).squeeze(1)
 
         def block(states: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
             logits = next_token_logits(self.model, states).float() / temperature
@@ -99,26 +108,43 @@ class ActorCritic:
             # H = log Z - E[logit]; exp(logits - total) are the probabilities.
             return log_probs, total - (torch.exp(logits - total[:, None]) * logits).sum(dim=-1)
 
-        blocks = in_blocks(self.model, states, self._targets(responses))
-        if self._recompute and torch.is_grad_enabled():
-            told = [torch_checkpoint(block, *part, use_reentrant=False) for part in blocks]
-        else:
-            told = [block(*part) for part in blocks]
-        log_probs, *entropies = (torch.cat(parts) for parts in zip(*told, strict=True))
+        def work() -> tuple[Tensor, ...]:
+            states = self._states(backbone_of(self.model), prompts, responses)
+            blocks = in_blocks(self.model, states, self._targets(responses))
+            if self._recompute and torch.is_grad_enabled():
+                told = [torch_checkpoint(block, *part, use_reentrant=False) for part in blocks]
+            else:
+                told = [block(*part) for part in blocks]
+            return states, *(torch.cat(parts) for parts in zip(*told, strict=True))
+
+        states, log_probs, *entropies = run(self.policy.shards, work)
+        if self._value_backbone is not None:
+            states = self._states_for_values(prompts, responses)
+        values = self.value_head(states.float()).squeeze(1)
         return Tokens(log_probs, values, entropies[0] if entropy else None)
 
     @torch.no_grad()
     def value_states(self, prompts: Ids, responses: Ids) -> Tensor:
         """What the value head reads before each token, float32 [n, hidden]."""
-        return self._states(self._value_backbone or backbone_of(self.model), prompts, responses).float()
+        return self._states_for_values(prompts, responses).float()
+
+    def _states_for_values(self, prompts: Ids, responses: Ids) -> Tensor:
+        if self._value_backbone is not None:
+            return run(self._value_shards, lambda: self._states(self._value_backbone, prompts, responses))
+        return run(self.policy.shards, lambda: self._states(backbone_of(self.model), prompts, responses))
 
     @torch.no_grad()
     def reference_log_probs(self, prompts: Ids, responses: Ids, temperature: float) -> Tensor:
         """Log-probability of each token under the reference, [n]."""
-        with self._reference() as model:
+
+        def work(model: Any) -> Tensor:
             states = self._states(backbone_of(model), prompts, responses)
             blocks = in_blocks(model, states, self._targets(responses))
             return torch.cat([log_probs_of(model, *block, temperature) for block in blocks])
+
+        with self._reference() as model:
+            shards = self.policy.shards if self._frozen is None else self._frozen_shards
+            return run(shards, lambda: work(model))
 
     @contextmanager
     def _reference(self) -> Iterator[Any]:
@@ -153,3 +179,12 @@ class ActorCritic:
 
     def _targets(self, responses: Ids) -> Tensor:
         return torch.tensor([token for response in responses for token in response], device=self.device)
+
+
+def _cut(model: Any, sharding: Sharding | None) -> Shards | None:
+    """``model`` cut over processes; None where it is to stay whole, or where there is none."""
+    return None if model is None or sharding is None else Shards(model, sharding, process_state().device)
+
+
+def _trained(model: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    return {f"{prefix}{name}": value for name, value in model.named_parameters() if value.requires_grad}

@@ -1,4 +1,4 @@
-"""The state of a training in one safetensors file, written whole or not at all.
+"""The state of a training in safetensors, written whole or not at all: one file, or one for each part of cut weights.
 
 There are no generators to save: every random number comes from the seed, the step and the episode's number.
 """
@@ -6,6 +6,7 @@ There are no generators to save: every random number comes from the seed, the st
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from realm_lib.rlhf.errors import PPOError
-from realm_lib.runs.files import atomic_path
+from realm_lib.rlhf.ppo.processes import Processes
+from realm_lib.runs.files import atomic_path, write_json
 
 _log = logging.getLogger(__name__)
 
@@ -113,3 +115,70 @@ def restore(
                 moments.setdefault(int(number), {})[moment] = tensor
     optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
     return Progress(**json.loads(metadata["progress"])), best
+
+
+class Checkpoints:
+    """The checkpoint of one training at ``path``: a file, or a folder where weights are cut over processes.
+
+    In the folder each process has a file of its own part, and ``latest.json`` names those that belong together: it is
+    written when all are there. Processes on several machines need a disk in common.
+    """
+
+    def __init__(self, path: Path, identity: str, processes: Processes) -> None:
+        self.path, self._identity, self._processes = path, identity, processes
+        self._latest = path / "latest.json"
+
+    def save(
+        self,
+        progress: Progress,
+        parameters: Mapping[str, Tensor],
+        best: Mapping[str, Tensor],
+        optimiser: torch.optim.Optimizer,
+    ) -> None:
+        """Write the state after ``progress.step`` updates; raises what :func:`save` raises."""
+        processes = self._processes
+        written = (self._identity, progress, parameters, best, optimiser)
+        if processes.sharding is None:
+            if processes.is_main:
+                save(self.path, *written)
+            return
+        (number,) = processes.together(lambda: [(self._told() or {"number": 0})["number"] + 1] * processes.is_main)
+        processes.agreed(lambda: save(self._part(number), *written))
+        if processes.is_main:
+            write_json(self._latest, {"number": number, "processes": processes.count})
+            for old in self.path.iterdir():
+                if old.is_dir() and old.name != str(number):
+                    shutil.rmtree(old)
+
+    def restore(
+        self, parameters: Mapping[str, Tensor], optimiser: torch.optim.Optimizer
+    ) -> tuple[Progress, dict[str, Tensor]] | None:
+        """As :func:`restore`. Raises :class:`PPOError` too where the weights were cut into other parts."""
+        processes = self._processes
+        parts = self._told()
+        written = 1 if parts is None else parts["processes"]
+        count = 1 if processes.sharding is None else processes.count
+        if self.path.exists() and written != count:
+            raise PPOError(
+                f"{self.path}: the checkpoint holds weights cut into {written} parts, here they are cut into {count}: "
+                "launch as many processes as then, or delete it: training starts over"
+            )
+        path = self.path if parts is None else self._part(parts["number"])
+        return processes.agreed(lambda: restore(path, self._identity, parameters, optimiser))
+
+    def remove(self) -> None:
+        """Delete the checkpoint of a training that is done."""
+        if self._processes.is_main and self.path.is_dir():
+            shutil.rmtree(self.path)
+        elif self._processes.is_main:
+            self.path.unlink(missing_ok=True)
+
+    def _part(self, number: int) -> Path:
+        return self.path / str(number) / f"part_{self._processes.rank}.safetensors"
+
+    def _told(self) -> dict[str, int] | None:
+        """Which files belong together, and how many processes wrote them; None where there is no folder of parts."""
+        if not self._latest.exists():
+            return None
+        told: dict[str, int] = json.loads(self._latest.read_text(encoding="utf-8"))
+        return told

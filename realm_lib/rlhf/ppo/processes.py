@@ -3,9 +3,12 @@
 Every process samples and rewards its share of a rollout; the rows, which are small, are then exchanged, so that
 whitening, advantages and minibatches are computed from the whole rollout and are the same in each. Gradients are
 summed: each process divides its losses by the tokens of all.
+
+Where weights are cut over processes (:mod:`realm_lib.rlhf.policies.sharding`), their passes are made in step: equally
+many, each with as many rows.
 """
 
-import os
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -13,58 +16,63 @@ import torch
 from torch import Tensor
 
 from realm_lib.rlhf.errors import PPOError
-from realm_lib.rlhf.policies import process_state
+from realm_lib.rlhf.policies import PolicyError, asked_sharding
+from realm_lib.rlhf.processes import Peers
 
 Row = TypeVar("Row")
-_SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
+_Found = TypeVar("_Found")
 
 
-class Processes:
+class Processes(Peers):
     """The processes of this training, as accelerate started them.
 
-    Raises :class:`PPOError` where accelerate is configured to split a model's weights over processes.
+    Raises :class:`PPOError` where accelerate is configured to split weights over processes in a way that is not
+    supported: see :func:`realm_lib.rlhf.policies.asked_sharding`.
     """
 
     def __init__(self) -> None:
-        for name in _SHARDING:
-            if os.environ.get(name, "false").lower() == "true":
-                raise PPOError(f"{name} is set: every process here holds the whole model; use plain data parallelism")
-        self._state = process_state()
-        self.count: int = self._state.num_processes
-        self.rank: int = self._state.process_index
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes files."""
-        return self.rank == 0
-
-    def share(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """This process's part of ``rows``: every n-th."""
-        return rows[self.rank :: self.count]
-
-    def together(self, work: Callable[[], Sequence[Row]]) -> list[Row]:
-        """``work`` done by each process on its :meth:`share`, and all rows in their first order.
-
-        An error in one process is raised in all of them: the others would wait for it for ever.
-        """
-        if self.count == 1:
-            return list(work())
-        from accelerate.utils import gather_object
-
-        rows: Sequence[Row] = []
-        failed: Exception | None = None
         try:
-            rows = work()
-        except Exception as error:
-            failed = error
-        gathered = gather_object([(self.rank, list(rows), None if failed is None else str(failed))])
-        if failed is not None:
-            raise failed
-        if messages := [f"process {rank}: {message}" for rank, _, message in gathered if message is not None]:
-            raise PPOError("; ".join(messages))
-        shares = [rows for _, rows, _ in sorted(gathered, key=lambda work: work[0])]
-        total = sum(map(len, shares))
-        return [shares[index % self.count][index // self.count] for index in range(total)]
+            sharding = asked_sharding()
+        except PolicyError as error:
+            raise PPOError(str(error)) from error
+        super().__init__()
+        self.sharding = sharding if self.count > 1 else None
+        """How weights are cut over the processes; None where each holds them whole."""
+
+    def shared(self, rows: Sequence[Row], work: Callable[[Sequence[Row]], Sequence[_Found]]) -> list[_Found]:
+        """``work`` done by each process on its share of ``rows``: what all found, in the rows' order.
+
+        Where weights are cut, ``work`` is one in step: shares are filled up to one length, what is found twice is left
+        out, and an error ends this process at once (the launcher then ends the others), since no other can be told of
+        it in the middle of a pass.
+        """
+        if self.sharding is None:
+            return self.together(lambda: work(self.share(rows)))
+        surplus = -len(rows) % self.count
+        found = work(self.share([*rows, *list(rows[-1:]) * surplus]))
+        return self.together(lambda: found)[: len(rows)]
+
+    def agreed(self, work: Callable[[], _Found]) -> _Found:
+        """What ``work`` returns, which may fail in one process between passes that are made in step.
+
+        Its error is then raised in all of them.
+        """
+        if self.sharding is None:
+            return work()
+        found: list[_Found] = []
+
+        def once() -> Sequence[None]:
+            found.append(work())
+            return ()
+
+        self.together(once)
+        return found[0]
+
+    def one_of(self, own: str) -> str:
+        """A digest of every process's ``own`` where weights are cut, each of which tells of a part; else ``own``."""
+        if self.sharding is None:
+            return own
+        return hashlib.sha256("".join(self.together(lambda: [own])).encode()).hexdigest()
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace each gradient by its sum over processes, in one message a dtype."""
@@ -91,7 +99,3 @@ class Processes:
         own = values.to(self._state.device)
         torch.distributed.all_reduce(own)
         return own.to(values.device)
-
-    def wait(self) -> None:
-        """Until every process is here."""
-        self._state.wait_for_everyone()

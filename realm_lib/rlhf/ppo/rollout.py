@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -99,12 +100,14 @@ def play(
     clock: Callable[[str], Any],
     sampler: Sampler | None = None,
     version: str = "",
+    agreed: Callable[[Callable[[], pd.DataFrame]], pd.DataFrame] = lambda work: work(),
 ) -> list[Episode]:
     """One episode for each of ``asked``, in their order.
 
     Generation (by ``sampler``, None is the policy itself, from the weights that it calls ``version``), one pass of the
     policy with its value head, one of the reference, one call of the reward and of each judge. ``floor`` is the reward
-    of what cannot be scored (``rlhf.floor_reward``); ``clock(name)`` is a context that measures a part. Raises
+    of what cannot be scored (``rlhf.floor_reward``); ``clock(name)`` is a context that measures a part; ``agreed``
+    is :meth:`realm_lib.rlhf.ppo.processes.Processes.agreed`. Raises
     :class:`RewardError` before anything is learned when an answer of reward or judge cannot be used.
     """
     if not asked:
@@ -124,7 +127,7 @@ def play(
     texts = [response.text for response in responses]
     with clock("reward"):
         penalised = params.reward_uncertainty_penalty > 0
-        table = ask_all(reward, judges, prompts, texts, indices, needs_spread=penalised, floor=floor)
+        table = agreed(lambda: ask_all(reward, judges, prompts, texts, indices, needs_spread=penalised, floor=floor))
     told = table.to_dict("records")
     episodes: dict[int, Episode] = {}
     lengths = [len(row.ids) + len(response.ids) for row, response in zip(asked, responses, strict=True)]
@@ -139,7 +142,8 @@ def play(
         return [_by_row(numbers, response_ids) for numbers in found]
 
     with clock("forward"), torch.no_grad():
-        batches = alike_within_memory(lengths, sampling.batch_size, passes, "forward passes", models.policy.fits)
+        fits, in_step = models.policy.fits, models.policy.shards is not None
+        batches = alike_within_memory(lengths, sampling.batch_size, passes, "forward passes", fits, in_step=in_step)
         for batch, (log_probs, reference_log_probs, values, entropies) in batches:
             for row, n in enumerate(batch):
                 episodes[n] = Episode(

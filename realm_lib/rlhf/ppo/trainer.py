@@ -17,7 +17,7 @@ from realm_lib.config.rlhf import RlhfParams
 from realm_lib.config.rollouts import NOT_OF_THE_RESULT
 from realm_lib.data.chats import Prompt
 from realm_lib.rlhf.judges import Judges, named_judges
-from realm_lib.rlhf.policies import Policy, load_policy, save_policy
+from realm_lib.rlhf.policies import Policy, local_part, save_policy, whole_weights
 from realm_lib.rlhf.ppo import checkpoint
 from realm_lib.rlhf.ppo.actor_critic import ActorCritic
 from realm_lib.rlhf.ppo.checkpoint import Progress
@@ -38,45 +38,6 @@ from realm_lib.runs.run import Run
 from realm_lib.runs.seeds import derive_seed
 
 _log = logging.getLogger(__name__)
-
-
-def train_ppo(
-    params: RlhfParams,
-    reward: Reward,
-    prompts: Sequence[Prompt],
-    *,
-    held_out: Sequence[Prompt],
-    choose_on: Sequence[Prompt] | None = None,
-    judge: Judges = None,
-    run: Run | None = None,
-    name: str = "ppo",
-    progress: bool = False,
-) -> PPOResult:
-    """Fine-tune the policy of ``params.ppo`` on ``prompts`` for ``reward``, and judge it on ``held_out``.
-
-    ``choose_on`` are prompts that are answered at several points of the training; the policy that is kept is the one
-    that does best on them. None of either is learned from. Without them ``held_out`` chooses too, and the gain that is
-    reported there flatters: it is the best of several looks. Held-out prompts that the policy's start or the reward was
-    trained on are left out and counted.
-
-    ``judge`` is another reward (several by name) that is logged and never learned from, as the simulator's true
-    utility; a single one is ``gold``. With ``run``, the policy is saved in models/policy_NAME, each update is a line of
-    logs/NAME.jsonl, the answers at several points are in logs/NAME_samples.jsonl, and a training that was killed goes
-    on from its last checkpoint to the weights that it would have reached. Under ``accelerate launch`` all processes
-    work on one training.
-
-    Raises :class:`PPOError` for parameters that do not go together,
-    :class:`realm_lib.config.base.ParamsError` for a judge's name that is taken,
-    :class:`realm_lib.rlhf.errors.RewardError` for a reward or judge whose answer cannot be used,
-    :class:`realm_lib.rlhf.policies.PolicyError` for policy and prompts: each before an update.
-    """
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(params.ppo.seed, "ppo", "new weights"))  # a LoRA adapter starts at random
-        policy = load_policy(params.ppo, run.folder if run is not None else None, trainable=True)
-    trainer = PPOTrainer(
-        params, policy, reward, prompts, held_out=held_out, choose_on=choose_on, judge=judge, run=run, name=name
-    )
-    return trainer.train(progress=progress)
 
 
 class PPOTrainer:
@@ -102,7 +63,7 @@ class PPOTrainer:
         self.reward, self.judges, self.run, self.name = reward, named_judges(judge), run, name
         self.floor = params.floor_reward
         self.processes = Processes()
-        check_training(policy, self.params, self.sampling, self.processes.count)
+        check_training(policy, self.params, self.sampling, self.processes)
         self.prompts = list(prompts)
         encoded = PromptSet.of("training", self.prompts, policy.tokenizer, self.sampling).encoded
         self._encoded = without_held_out(encoded, self.prompts, [*held_out, *(choose_on or ())])
@@ -117,14 +78,19 @@ class PPOTrainer:
             _log.warning("%s", self.dropped)
         learned = [self.prompts[index] for index in self._encoded.kept]
         self._trained_on = with_start(known["start"], learned, self._choosing.fitting)
-        self.models = ActorCritic(policy, self.params)
+        self.models = ActorCritic(policy, self.params, self.processes.sharding)
         self.learner = Learner(self.models, self.params, self.sampling, self.processes)
         self.state = Progress()
         self._best = self._policy_weights()
         settings = params.model_dump(mode="json", exclude=NOT_OF_THE_RESULT)
         rows = [[encoded.ids for encoded in sets.values()], reward_identity(reward)]
-        self._identity = checkpoint.fingerprint(settings, rows, self.learner.parameters)
+        own = checkpoint.fingerprint(settings, rows, self.learner.parameters)
+        self._identity = self.processes.one_of(own)
         label = f"{name}-{self._identity[:8]}"
+        self._checkpoints = None
+        if run is not None:
+            place = run.path("models", f".{name}_checkpoint")
+            self._checkpoints = checkpoint.Checkpoints(place, self._identity, self.processes)
         self._sampler = sampler_of(self.params, label, None if run is None else run.path("models"))
         self._clock, self._shows = Clock(), False
         self._order: tuple[int, NDArray[np.int64]] | None = None
@@ -189,12 +155,14 @@ class PPOTrainer:
     def _play(self, asked: Sequence[Asked], judges: Mapping[str, Judge]) -> list[Episode]:
         models, step, processes = self.models, self.state.step, self.processes
         with self._clock("sampling"):
+            weights = whole_weights(models.policy) if self._sampler.needs_weights else None
             (version,) = processes.together(
-                lambda: [self._sampler.synchronise(models.policy, step)] if processes.is_main else []
+                lambda: [self._sampler.synchronise(models.policy, step, weights)] if processes.is_main else []
             )
-        mine = processes.share(asked)
         rest = (self.reward, judges, self.sampling, self.params, self.floor, self._clock, self._sampler, version)
-        return processes.together(lambda: play(models, mine, *rest))
+        episodes = processes.shared(asked, lambda mine: play(models, mine, *rest, processes.agreed))
+        models.let_go()
+        return episodes
 
     def update(self, episodes: Sequence[Episode]) -> dict[str, Any]:
         """One PPO update from a rollout; returns the step's numbers."""
@@ -238,23 +206,26 @@ class PPOTrainer:
         return episodes, sample_rows(self.state.step, episodes)
 
     def _policy_weights(self) -> dict[str, Tensor]:
-        return {name: value.detach().cpu().clone() for name, value in self.models.policy_parameters().items()}
+        """This process's part of them."""
+        parts = {name: local_part(value) for name, value in self.models.policy_parameters().items()}
+        return {name: part.detach().cpu().clone() for name, part in parts.items()}
 
     def _finish(self, stopped: str) -> PPOResult:
         with torch.no_grad():
             for name, value in self.models.policy_parameters().items():
-                value.copy_(self._best[name])
+                local_part(value).copy_(self._best[name])
         policy, state = self.models.policy, self.state
         judged = [row for row in state.samples if row["step"] in (0, state.best_step)]
         if self._choosing is not self._held_out:
             after = [] if state.best_step == 0 else self._answers(self._held_out)[1]
             judged = [*state.judged, *({**row, "step": state.best_step} for row in after)]
+        weights = None if self.run is None else whole_weights(policy)
         if self.run is not None and self.processes.is_main:
-            save_policy(policy, self.run.path("models", f"policy_{self.name}"), self._trained_on)
+            save_policy(policy, self.run.path("models", f"policy_{self.name}"), self._trained_on, weights)
         self._tracking.finish()
         self.processes.wait()
-        if self._checkpoint_path is not None and self.processes.is_main:
-            self._checkpoint_path.unlink(missing_ok=True)
+        if self._checkpoints is not None:
+            self._checkpoints.remove()
         return PPOResult(
             policy=policy,
             history=pd.DataFrame(state.history),
@@ -272,24 +243,18 @@ class PPOTrainer:
     def _log_path(self) -> Path | None:
         return None if self.run is None else self.run.path("logs", f"{self.name}.jsonl")
 
-    @property
-    def _checkpoint_path(self) -> Path | None:
-        return None if self.run is None else self.run.path("models", f".{self.name}_checkpoint")
-
     def _save_checkpoint(self) -> None:
-        if self._checkpoint_path is None:
+        if self._checkpoints is None:
             return
         state, learner = self.state, self.learner
         state.kl_coefficient, state.reward_scale = learner.kl.coefficient, dict(vars(learner.scale))
-        if self.processes.is_main:
-            written = (self._identity, state, learner.parameters, self._best, learner.optimiser)
-            checkpoint.save(self._checkpoint_path, *written)
+        self._checkpoints.save(state, learner.parameters, self._best, learner.optimiser)
 
     def _resume(self) -> None:
-        if self._checkpoint_path is None or self._log_path is None:
+        if self._checkpoints is None or self._log_path is None:
             return
         learner = self.learner
-        restored = checkpoint.restore(self._checkpoint_path, self._identity, learner.parameters, learner.optimiser)
+        restored = self._checkpoints.restore(learner.parameters, learner.optimiser)
         if restored is not None:
             self.state, self._best = restored
             learner.kl.coefficient = self.state.kl_coefficient

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from realm_lib.config.rlhf import PPOParams, SamplingParams
 from realm_lib.rlhf.errors import PPOError
+from realm_lib.rlhf.policies import local_part
+from realm_lib.rlhf.policies.sharding import clip_gradients
 from realm_lib.rlhf.ppo.actor_critic import ActorCritic
 from realm_lib.rlhf.ppo.critic import fit_value_head
 from realm_lib.rlhf.ppo.estimators import (
@@ -43,10 +45,13 @@ class Learner:
 
     def __init__(self, models: ActorCritic, params: PPOParams, sampling: SamplingParams, processes: Processes) -> None:
         self.models, self.params, self.sampling, self.processes = models, params, sampling, processes
-        self.parameters = models.trained_parameters()
-        self._trained = list(self.parameters.values())
-        groups = [{"params": list(models.policy_parameters().values()), "initial_lr": params.learning_rate}]
-        if values := list(models.value_parameters().values()):
+        self._trained = list(models.trained_parameters().values())
+        self.parameters = {name: local_part(value) for name, value in models.trained_parameters().items()}
+        """What this process changes, by name: all that is trained, or its part of what is cut over processes."""
+        count = len(models.policy_parameters())
+        parts = list(self.parameters.values())
+        groups = [{"params": parts[:count], "initial_lr": params.learning_rate}]
+        if values := parts[count:]:
             groups.append({"params": values, "initial_lr": params.value_learning_rate or params.learning_rate})
         self.optimiser = torch.optim.AdamW(groups, lr=0.0, eps=_ADAM_EPS, weight_decay=0.0, fused=True)
         self.kl = KLController(
@@ -137,7 +142,8 @@ class Learner:
         def accumulate(size: int) -> Tensor:
             """Gradients from zero: a part that ran out of memory may have left some of its own."""
             sums = torch.zeros(len(_WATCHED), dtype=torch.float64)
-            self.optimiser.zero_grad()
+            for parameter in self._trained:
+                parameter.grad = None
             for start in range(0, len(mine), size):
                 part = list(mine[start : start + size])
                 loss, watched = self._losses([episodes[n] for n in part], data, part)
@@ -147,16 +153,22 @@ class Learner:
 
         size = len(mine) // params.gradient_accumulation
         try:
-            sums, self._most_rows = halving(min(size, self._most_rows or size), accumulate, "rows of a PPO part")
+            rows = min(size, self._most_rows or size)
+            in_step = self.processes.sharding is not None
+            sums, self._most_rows = halving(rows, accumulate, "rows of a PPO part", in_step=in_step)
         except MemoryShort as error:
             raise PPOError(
-                f"update {step + 1}: {error}: set rlhf.ppo.gradient_checkpointing, or lower max_prompt_tokens or "
-                "max_new_tokens"
+                f"update {step + 1}: {error}: set rlhf.ppo.gradient_checkpointing, raise gradient_accumulation, or "
+                "lower max_prompt_tokens or max_new_tokens"
             ) from error
-        self.processes.sum_gradients(self._trained)
-        norm = float(torch.nn.utils.clip_grad_norm_(self._trained, params.max_grad_norm))
+        parts = list(self.parameters.values())
+        # Gradients of what is cut have been summed by the passes themselves.
+        self.processes.sum_gradients([value for value, part in zip(self._trained, parts, strict=True) if value is part])
+        norm = clip_gradients(self._trained, params.max_grad_norm)
         if not np.isfinite(norm):
             raise PPOError(f"the gradient is {norm} at update {step + 1}: lower learning_rate")
+        for value, part in zip(self._trained, parts, strict=True):
+            part.grad = None if value.grad is None else local_part(value.grad)
         self.optimiser.step()
         return self.processes.sum(sums) / tokens, norm
 

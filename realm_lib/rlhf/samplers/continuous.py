@@ -15,7 +15,7 @@ import torch
 
 from realm_lib.rlhf.errors import SamplerError
 from realm_lib.rlhf.policies import Policy, check_prompts, response_of
-from realm_lib.rlhf.samplers.sampler import Drawn
+from realm_lib.rlhf.samplers.sampler import Drawn, Weights
 from realm_lib.runs.seeds import derive_seed
 
 _PAGE = 256
@@ -27,7 +27,9 @@ _PACKED = 4096
 class ContinuousSampler:
     """:meth:`transformers.GenerationMixin.generate_batch` on the policy's own weights."""
 
-    def synchronise(self, policy: Policy, step: int) -> str:  # noqa: ARG002
+    needs_weights = False
+
+    def synchronise(self, policy: Policy, step: int, weights: Weights = None) -> str:  # noqa: ARG002
         """Nothing to do: the weights are the policy's."""
         return ""
 

@@ -6,8 +6,11 @@ from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from realm_lib.rlhf.policies import Policy, Response, sample
+
+Weights = dict[str, Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -22,10 +25,14 @@ class Drawn(Response):
 class Sampler(Protocol):
     """Draws responses of a policy as it is now."""
 
-    def synchronise(self, policy: Policy, step: int) -> str:
+    needs_weights: bool
+    """Whether :meth:`synchronise` reads the policy's weights."""
+
+    def synchronise(self, policy: Policy, step: int, weights: Weights = None) -> str:
         """Make sure that what draws has the weights of ``policy`` (after ``step`` updates); the name of these weights.
 
-        Called before every rollout, by one process of several.
+        Called before every rollout, by one process of several. ``weights`` are those of a policy that is cut over
+        processes, as :func:`realm_lib.rlhf.policies.whole_weights` gathers them.
         """
         ...
 
@@ -52,7 +59,9 @@ class Sampler(Protocol):
 class LocalSampler:
     """:func:`realm_lib.rlhf.policies.sample`: a response depends on its seed and not on the rows beside it."""
 
-    def synchronise(self, policy: Policy, step: int) -> str:  # noqa: ARG002
+    needs_weights = False
+
+    def synchronise(self, policy: Policy, step: int, weights: Weights = None) -> str:  # noqa: ARG002
         """Nothing to do: the policy draws for itself."""
         return ""
 

@@ -19,7 +19,7 @@ from realm_lib.config.rollouts import VLLMParams
 from realm_lib.models.hosted import LONGEST_MESSAGE, RemoteError, ask_all
 from realm_lib.rlhf.errors import SamplerError
 from realm_lib.rlhf.policies import Policy, check_prompts, response_of, save_policy
-from realm_lib.rlhf.samplers.sampler import Drawn
+from realm_lib.rlhf.samplers.sampler import Drawn, Weights
 from realm_lib.rlhf.samplers.vllm_server import VLLMServer
 
 
@@ -30,6 +30,8 @@ class VLLMSampler:
     a seed is repeated by the same server, and is not what :class:`LocalSampler` draws from it.
     """
 
+    needs_weights = True
+
     def __init__(self, params: VLLMParams, label: str, folder: Path) -> None:
         self.params, self._prefix = params, f"realm-{label}-"
         self._folder = folder.resolve() / f".{self._prefix}weights"
@@ -38,16 +40,16 @@ class VLLMSampler:
         """The last weights that each server was given by this process."""
         self._base = params.model
 
-    def synchronise(self, policy: Policy, step: int) -> str:
+    def synchronise(self, policy: Policy, step: int, weights: Weights = None) -> str:
         """Hand the weights over to each server that does not have them; what they replace is forgotten."""
-        version = f"{self._prefix}{step}-{_digest(policy)}"
+        version = f"{self._prefix}{step}-{_digest(policy, weights)}"
         by_adapter = hasattr(policy.model, "peft_config")
         try:
             for server in self._servers:
                 if by_adapter:
-                    self._give_adapter(server, policy, version)
+                    self._give_adapter(server, policy, version, weights)
                 else:
-                    self._give_weights(server, policy, version)
+                    self._give_weights(server, policy, version, weights)
         except RemoteError as error:
             raise SamplerError(f"the weights after update {step} could not be handed over: {error}") from error
         for old in self._folder.iterdir() if self._folder.is_dir() else ():
@@ -109,25 +111,25 @@ class VLLMSampler:
             raise SamplerError(f"the rollout by {version} failed: {error}") from error
         return [drawn[index] for index in range(len(prompt_ids))]
 
-    def _give_adapter(self, server: VLLMServer, policy: Policy, version: str) -> None:
+    def _give_adapter(self, server: VLLMServer, policy: Policy, version: str, weights: Weights) -> None:
         listed = server.models()
         if version not in listed:
-            server.load_adapter(version, self._saved(policy, version))
+            server.load_adapter(version, self._saved(policy, version, weights))
         for old in listed:
             if old.startswith(self._prefix) and old != version:
                 server.unload_adapter(old)
 
-    def _give_weights(self, server: VLLMServer, policy: Policy, version: str) -> None:
+    def _give_weights(self, server: VLLMServer, policy: Policy, version: str, weights: Weights) -> None:
         noted = server.weight_version()
         if version != (self._held.get(server.url) if noted is None else noted):
-            server.reload_weights(self._saved(policy, version), version)
+            server.reload_weights(self._saved(policy, version, weights), version)
             self._held[server.url] = version
 
-    def _saved(self, policy: Policy, version: str) -> PurePosixPath | Path:
+    def _saved(self, policy: Policy, version: str, weights: Weights) -> PurePosixPath | Path:
         """The folder of these weights, as the server sees it; they are written where they are not there yet."""
         folder = self._folder / version
         if not folder.is_dir():
-            save_policy(policy, folder)
+            save_policy(policy, folder, weights=weights)
         if self.params.folder_at_server is None:
             return folder
         return PurePosixPath(self.params.folder_at_server) / self._folder.name / version
@@ -141,12 +143,12 @@ class VLLMSampler:
         return self._base
 
 
-def _digest(policy: Policy) -> str:
-    """Of all weights that are trained."""
+def _digest(policy: Policy, weights: Weights) -> str:
+    """Of all weights that are trained; ``weights`` are those of a policy that is cut over processes."""
     digest = hashlib.sha256()
     for name, value in policy.model.named_parameters():
         if value.requires_grad:
-            flat = value.detach().contiguous().flatten().view(torch.uint8)
+            flat = (value.detach() if weights is None else weights[name]).contiguous().flatten().view(torch.uint8)
             digest.update(name.encode() + flat.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
