@@ -24,7 +24,7 @@ from realm_lib.config.profile import Params, dump_yaml, load_params
 from realm_lib.report.documents import write_documents
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("docs", "notebooks", "params", "realm_lib")
+FOLDERS = ("docs", "examples", "notebooks", "params", "realm_lib")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))])
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in DOCUMENTS}
 README = TEXTS["README.md"]

@@ -71,7 +71,7 @@ def make_trainer(
         def create_accelerator_and_postprocess(self) -> None:
             super().create_accelerator_and_postprocess()
             # Under FSDP TRL would load a reference by the model's name; ours is in the data set.
-            self.fsdp: bool = self.is_fsdp_enabled
+            self.fsdp = bool(vars(self)["is_fsdp_enabled"])
             self.is_fsdp_enabled = False
 
         def _move_model_to_device(self, model: Any, device: Any) -> None:
