@@ -47,7 +47,7 @@ ELSEWHERE = {
     "git clone": "needs a network; its make targets are checked here",
     "make": "takes minutes; tests/notebooks runs it, its targets and parameters are checked here",
     "papermill ": "takes minutes and a run; tests/notebooks runs it",
-    "python examples/": "needs a run; its imports and the trainers' clients are tried by tests/frameworks/real_clients.py",
+    "python examples/": "needs a run; tests/frameworks/real_clients.py asks as the trainers do",
     "ray ": "needs nodes with GPUs; the flags are those of the versions that examples/README.md names",
     "realm prepare full": "takes hours on GPUs; tests/rlhf/test_dpo_shares.py launches two processes",
     "realm evaluate": "needs a whole run; tests/report/test_benchmark.py runs it, its options are checked here",
