@@ -123,7 +123,7 @@ def main() -> None:
         left, fails_in = sorted(path.name for path in run.glob("models/.ppo_checkpoint/**/*.*")), None
         result = train_ppo(params, reward, PROMPTS, **sets, judge=vowels, run=Run(run))
     weights = {name: value.double().sum().item() for name, value in result.policy.model.named_parameters()}
-    timed = [name for name in result.history if "second" in name]
+    timed = [name for name in result.history if "second" in str(name)]
     history = result.history.drop(columns=timed).to_dict("records")
     found = {"history": history, "evaluations": result.evaluations.to_dict("records"), "weights": weights}
     found["samples"] = result.samples.to_dict("records")
