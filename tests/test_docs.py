@@ -24,7 +24,7 @@ from realm_lib.config.profile import Params, dump_yaml, load_params
 from realm_lib.report.documents import write_documents
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("docs", "notebooks", "params", "realm_lib")
+FOLDERS = ("docs", "examples", "notebooks", "params", "realm_lib")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))])
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in DOCUMENTS}
 README = TEXTS["README.md"]
@@ -47,6 +47,9 @@ ELSEWHERE = {
     "git clone": "needs a network; its make targets are checked here",
     "make": "takes minutes; tests/notebooks runs it, its targets and parameters are checked here",
     "papermill ": "takes minutes and a run; tests/notebooks runs it",
+    "python examples/": "needs a run; tests/frameworks/real_clients.py asks as the trainers do",
+    "ray ": "needs nodes with GPUs; the flags are those of the versions that examples/README.md names",
+    "realm prepare full": "takes hours on GPUs; tests/rlhf/test_dpo_shares.py launches two processes",
     "realm evaluate": "needs a whole run; tests/report/test_benchmark.py runs it, its options are checked here",
     "realm serve": "does not end; the snippet of curl is run against it",
     "curl ": "runs with the server",

@@ -5,8 +5,11 @@ The notebook that is executed afterwards finds what came of it, trains nothing, 
 
 from typing import Literal
 
-from realm_lib.config.profile import Params, load_params
-from realm_lib.data.prompts import load_prompts
+from realm_lib.config.base import ParamsError
+from realm_lib.config.data import DataParams
+from realm_lib.config.profile import load_params
+from realm_lib.config.rlhf import RlhfParams
+from realm_lib.data.prompts import PromptSplit, load_prompts
 from realm_lib.data.simulator import gold_utilities
 from realm_lib.rlhf.dpo.material import load_material
 from realm_lib.rlhf.dpo.training import train_dpo
@@ -21,24 +24,27 @@ def train(run: Run, method: Literal["ppo", "dpo"]) -> str:
     """Train as the method's notebook does with the run's parameters; a line that says what came of it, in the process
     that writes files, and nothing in the others.
 
-    Raises what :func:`realm_lib.rlhf.ppo.training.train_ppo` or :func:`realm_lib.rlhf.dpo.training.train_dpo` raises.
+    Raises :class:`ParamsError` for parameters without a section rlhf, and what
+    :func:`realm_lib.rlhf.ppo.training.train_ppo` or :func:`realm_lib.rlhf.dpo.training.train_dpo` raises.
     """
     params = load_params(run.path("params.yaml"))
-    told = (_ppo if method == "ppo" else _dpo)(params, run)
+    if params.rlhf is None:
+        raise ParamsError(f"{run.path('params.yaml')}: there is no section rlhf: nothing is to be trained")
+    told = (_ppo if method == "ppo" else _dpo)(params.data, params.rlhf, run)
     return f"{told}\n" if Peers().is_main else ""
 
 
-def _ppo(params: Params, run: Run) -> str:
-    reward = load_reward(params.rlhf, run)
-    splits = ("train", "validation", "test")
-    prompts, choose_on, held_out = (load_prompts(params.data, params.rlhf.sampling, split, run) for split in splits)
+def _ppo(data: DataParams, params: RlhfParams, run: Run) -> str:
+    reward = load_reward(params, run)
+    splits: tuple[PromptSplit, ...] = ("train", "validation", "test")
+    prompts, choose_on, held_out = (load_prompts(data, params.sampling, split, run) for split in splits)
     result = train_ppo(
-        params.rlhf,
+        params,
         reward,
         prompts,
         held_out=held_out,
         choose_on=choose_on,
-        judge=gold_utilities if params.data.source == "simulator" else None,
+        judge=gold_utilities if data.source == "simulator" else None,
         run=run,
         progress=show_progress(),
         keep_result=True,
@@ -46,16 +52,16 @@ def _ppo(params: Params, run: Run) -> str:
     return f"{len(result.history)} updates by {Peers().count} processes; the policy after {result.best_step} was kept"
 
 
-def _dpo(params: Params, run: Run) -> str:
-    reward = load_reward(params.rlhf, run)
-    material = load_material(params.data, params.rlhf, run)
+def _dpo(data: DataParams, params: RlhfParams, run: Run) -> str:
+    reward = load_reward(params, run)
+    material = load_material(data, params, run)
     result = train_dpo(
-        params.rlhf,
+        params,
         reward,
         material.training,
         held_out=material.held_out,
         held_out_pairs=material.held_out_pairs,
-        judge=load_judges(params.rlhf.judges, reward, simulated=params.data.source == "simulator"),
+        judge=load_judges(params.judges, reward, simulated=data.source == "simulator"),
         run=run,
         progress=show_progress(),
         keep_result=True,

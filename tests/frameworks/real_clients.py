@@ -178,6 +178,7 @@ def main() -> int:
         os.environ |= {"REALM_SERVER": server.url, "REALM_SERVER_TOKEN": secret}
         function = {"path": str(TESTS.parent / "examples" / "verl_reward.py"), "name": "compute_score"}
         compare("verl, HTTP with a token", verl(function, tokenizer, {"acc"}))
+        del os.environ["REALM_SERVER_TOKEN"]
     compare("OpenRLHF, after a kill", killed_and_restarted(run, tokenizer))
     return 0
 

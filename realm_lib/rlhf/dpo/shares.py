@@ -114,7 +114,8 @@ def without_fillers(loss: Tensor, fillers: Tensor, rows: int, trainer: Any, para
     (nothing,) = dpo_losses(
         [0.0], [0.0], loss_type=params.loss_type, beta=params.beta, chosen_lengths=length, rejected_lengths=length
     )
-    return loss * scale - int(fillers) * float(nothing) * count / real
+    shared: Tensor = loss * scale - int(fillers) * float(nothing) * count / real
+    return shared
 
 
 @torch.no_grad()
@@ -166,10 +167,12 @@ def take_whole(policy: Policy, trained: Any) -> None:
 
 @contextmanager
 def _gathered(value: Tensor) -> Iterator[Tensor]:
+    from torch.distributed.tensor import DTensor
+
     if hasattr(value, "ds_id"):  # one of ZeRO-3
         import deepspeed
 
         with deepspeed.zero.GatheredParameters(value):
             yield value.detach()
     else:
-        yield value.detach().full_tensor() if hasattr(value, "full_tensor") else value.detach()
+        yield value.full_tensor() if isinstance(value, DTensor) else value.detach()

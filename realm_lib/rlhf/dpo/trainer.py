@@ -48,7 +48,7 @@ def make_trainer(
     peers = Peers()
     cut = peers.count > 1 and shares.cutting() is not None
     batch = params.batch_size // params.gradient_accumulation
-    columns = pairs.table[shares.IDS].to_dict("list")
+    columns: dict[str, list[Any]] = {name: pairs.table[name].tolist() for name in shares.IDS}
     columns |= {f"ref_{side}_logps": values for side, values in (reference or {}).items()}
     if peers.count > 1:
         columns = shares.filled(columns, batch)
@@ -71,7 +71,8 @@ def make_trainer(
         def create_accelerator_and_postprocess(self) -> None:
             super().create_accelerator_and_postprocess()
             # Under FSDP TRL would load a reference by the model's name; ours is in the data set.
-            self.fsdp, self.is_fsdp_enabled = self.is_fsdp_enabled, False
+            self.fsdp = bool(vars(self)["is_fsdp_enabled"])
+            self.is_fsdp_enabled = False
 
         def _move_model_to_device(self, model: Any, device: Any) -> None:
             if not cut:  # a model that is cut never lies whole on a device
@@ -79,7 +80,7 @@ def make_trainer(
 
         def _set_signature_columns_if_needed(self) -> None:
             super()._set_signature_columns_if_needed()
-            self._signature_columns = [*self._signature_columns, shares.FILLER]
+            self._signature_columns: list[str] = [*self._signature_columns, shares.FILLER]
 
         def _get_train_sampler(self, *_: Any) -> Any:
             rows = len(columns[shares.FILLER])

@@ -80,12 +80,10 @@ def _kept(result: PPOResult) -> dict[str, Any]:
 
 def _restored(kept: Mapping[str, Any], params: RlhfParams, run: Run, name: str) -> PPOResult:
     place = {"model_name": f"run:models/policy_{name}", "revision": None, "lora": None}
-    return PPOResult(
-        policy=load_policy(params.ppo.model_copy(update=place), run.folder),
-        **{table: pd.DataFrame(kept[table]) for table in _TABLES},
-        **{word: kept[word] for word in _WORDS},
-        judges=tuple(kept["judges"]),
-    )
+    told: dict[str, Any] = {table: pd.DataFrame(kept[table]) for table in _TABLES}
+    told |= {word: kept[word] for word in _WORDS}
+    policy = load_policy(params.ppo.model_copy(update=place), run.folder)
+    return PPOResult(policy=policy, **told, judges=tuple(kept["judges"]))
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
