@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.pairs import distinct_texts
+from realm_lib.models.reward_models import ScorerError
 from realm_lib.models.reward_models.inform import INFORMForSequenceClassification
 from realm_lib.models.reward_models.loading import take_apart
 from realm_lib.models.reward_models.memory import check_memory, estimate_memory
@@ -260,8 +261,11 @@ def main() -> None:
         if time.perf_counter() - begun > options.seconds:
             print(f"not begun after {options.seconds:.0f} s: {case.shape} {case.precision}")
             continue
-        for row in measure(case, device, options.tiny, options.times, options.pass_costs):
-            print(json.dumps(row), flush=True)
+        try:
+            for row in measure(case, device, options.tiny, options.times, options.pass_costs):
+                print(json.dumps(row), flush=True)
+        except ScorerError as error:
+            print(f"skipped: {error}")
         release_memory()
     print(f"{time.perf_counter() - begun:.0f} s in all")
 
