@@ -4,10 +4,10 @@
 
 RUN is a finished run of the demo, whose small reward model judges the few texts that notebook 03 reads for itself. The
 features are made up, in the form in which notebook 01 leaves them: SHP's domains, its three splits in their shares, five
-pairs a post in the mean, texts of its lengths, votes, and a score and a similarity with a weak signal, which is no
-weighted sum's. What they took is made up too. The parameters of combiner and training are those of ``params/full.yaml``; every notebook runs as make runs
-it. The time is that of the command, imports among it; the memory is the most that one of its processes ever had
-resident. Prints a table in Markdown, and with ``--cells`` the seconds of the cells that took longest.
+pairs a post in the mean, texts up to its longest, votes, and a score and a similarity with a weak signal, which is no
+weighted sum's. What they took is made up too. Combiner and training are those of ``params/full.yaml``; every notebook
+runs as make runs it. The time is that of the command, imports among it; the memory is the most that one of its processes
+ever had resident. Prints a table in Markdown, and with ``--cells`` the seconds of the cells that took longest.
 """
 
 import argparse
@@ -218,9 +218,8 @@ def main() -> None:
             print(rows[-1], flush=True)
             if asked.cells and step != "report":
                 longest_cells(run, step)
-        print(
-            f"  features/ {folder_size(run.path('features')):,.0f} MB, reports/ {folder_size(run.path('reports')):,.1f} MB"
-        )
+        sizes = (f"{name}/ {folder_size(run.path(name)):,.1f} MB" for name in ("features", "figures", "reports"))
+        print(f"  {', '.join(sizes)}", flush=True)
     print("\n| pairs | step | time | memory |\n| --- | --- | --- | --- |", *rows, sep="\n")
 
 
