@@ -3,11 +3,12 @@
     python tests/benchmarks/bench_shp_judging.py RUN FOLDER [--pairs 4000 40000 385563] [--cells]
 
 RUN is a finished run of the demo, whose small reward model judges the few texts that notebook 03 reads for itself. The
-features are made up, in the form in which notebook 01 leaves them: SHP's domains, its three splits in their shares, five
-pairs a post in the mean, texts up to its longest, votes, and a score and a similarity with a weak signal, which is no
-weighted sum's. What they took is made up too. Combiner and training are those of ``params/full.yaml``; every notebook
-runs as make runs it. The time is that of the command, imports among it; the memory is the most that one of its processes
-ever had resident. Prints a table in Markdown, and with ``--cells`` the seconds of the cells that took longest.
+features are made up, in the form in which notebook 01 leaves them: SHP's domains, its three splits in their shares,
+five pairs a post in the mean, votes, and a score and a similarity with a weak signal, which is no weighted sum's. Texts
+are as long as SHP's download of 2 GB suggests. What the features took is made up too. Combiner and training are those
+of ``params/full.yaml``; every notebook runs as make runs it. The time is that of the command, imports among it; the
+memory is the most that one of its processes ever had resident. Prints a table in Markdown, and with ``--cells`` the
+seconds of the cells that took longest.
 """
 
 import argparse
@@ -57,7 +58,7 @@ STEPS = ("02_combiner_training", "03_evaluation", "report")
 
 
 class Texts:
-    """Texts of random words, no two the same, of lengths in characters that are log-normal as those of SHP."""
+    """Texts of random words, no two the same, of log-normal lengths."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         lengths = rng.integers(2, 10, 3000)
@@ -92,9 +93,9 @@ def draw_pairs(split: str, pairs: int, rng: np.random.Generator, texts: Texts) -
     flipped[flip] = flipped[flip, ::-1]
     a, b = flipped.T
     post = np.repeat(np.arange(len(sizes)), sizes)
-    table = _table(split, post, texts.make(len(sizes), 650, 0.8, 5_000), rng)
+    table = _table(split, post, texts.make(len(sizes), 1_500, 0.8, 5_500), rng)
     score, similarity = rng.normal(size=(2, comments.sum()))
-    responses = np.array(texts.make(len(score), 270, 1.0, 10_000), dtype=object)
+    responses = np.array(texts.make(len(score), 560, 1.0, 10_000), dtype=object)
     numbers = {"score": score.astype(np.float32), "similarity": 0.45 + 0.12 * np.tanh(similarity)}
     # Bent, or the network would be found to be of no use, and not be trained.
     quality = 0.5 * score + 0.4 * similarity - 0.3 * similarity**2 + 0.2 * score * similarity
