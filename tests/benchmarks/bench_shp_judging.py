@@ -6,8 +6,9 @@ RUN is a finished run of the demo, whose small reward model judges the few texts
 features are made up, in the form in which notebook 01 leaves them: SHP's domains, its three splits in their shares,
 five pairs a post in the mean, votes, and a score and a similarity with a weak signal, which is no weighted sum's. Texts
 are as long as SHP's download of 2 GB suggests. What the features took is made up too. Combiner and training are those
-of ``params/full.yaml``; every notebook runs as make runs it. The time is that of the command, imports among it; the
-memory is the most that one of its processes ever had resident. Prints a table in Markdown, and with ``--cells`` the
+of ``params/full.yaml``; every notebook runs as make runs it. The time is that of the command, imports among it,
+beside what its processes took of a processor, which other work on the machine changes less; the memory is the most that
+one of them ever had resident. Prints a table in Markdown, and with ``--cells`` the
 seconds of the cells that took longest.
 """
 
@@ -171,14 +172,14 @@ def _make_true(table: pd.DataFrame, signals: Mapping[str, Signal]) -> None:
         table.loc[first, f"{name}_A"] = signal.values(prompts, responses)
 
 
-def measured(command: list[str]) -> tuple[float, float]:
-    """Seconds of a command, and the GiB that its largest process had; ends the program where the command fails."""
+def measured(command: list[str]) -> tuple[float, float, float]:
+    """Seconds of a command, those of a processor, and the GiB that its largest process had; ends where it fails."""
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"{' '.join(command)}: ended with {os.waitstatus_to_exitcode(status)}")
-    return time.perf_counter() - start, usage.ru_maxrss / 2**20
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20
 
 
 def longest_cells(run: Run, name: str, number: int = 8) -> None:
@@ -214,14 +215,15 @@ def main() -> None:
         run = Run(folder)
         for step in asked.steps:
             done = ["report", str(folder)] if step == "report" else ["execute", str(folder), step]
-            seconds, memory = measured([sys.executable, "-m", "realm_lib", *done])
-            rows.append(f"| {pairs:,} | {step} | {seconds:,.0f} s | {memory:.2f} GiB |")
+            seconds, busy, memory = measured([sys.executable, "-m", "realm_lib", *done])
+            rows.append(f"| {pairs:,} | {step} | {seconds:,.0f} s | {busy:,.0f} s | {memory:.2f} GiB |")
             print(rows[-1], flush=True)
             if asked.cells and step != "report":
                 longest_cells(run, step)
         sizes = (f"{name}/ {folder_size(run.path(name)):,.1f} MB" for name in ("features", "figures", "reports"))
         print(f"  {', '.join(sizes)}", flush=True)
-    print("\n| pairs | step | time | memory |\n| --- | --- | --- | --- |", *rows, sep="\n")
+    head = "| pairs | step | time | of a processor | memory |"
+    print(f"\n{head}\n| ---: | --- | ---: | ---: | ---: |", *rows, sep="\n")
 
 
 if __name__ == "__main__":
