@@ -6,10 +6,9 @@ RUN is a finished run of the demo, whose small reward model judges the few texts
 features are made up, in the form in which notebook 01 leaves them: SHP's domains, its three splits in their shares,
 five pairs a post in the mean, votes, and a score and a similarity with a weak signal, which is no weighted sum's. Texts
 are as long as SHP's download of 2 GB suggests. What the features took is made up too. Combiner and training are those
-of ``params/full.yaml``; every notebook runs as make runs it. The time is that of the command, imports among it,
-beside what its processes took of a processor, which other work on the machine changes less; the memory is the most that
-one of them ever had resident. Prints a table in Markdown, and with ``--cells`` the
-seconds of the cells that took longest.
+of ``params/full.yaml``; every notebook runs as make runs it. The time is that of the command, imports among it, beside
+what its processes took of a processor, which other work on the machine changes less; the memory is the most that one of
+them ever had resident. Prints a table in Markdown, and with ``--cells`` the seconds of the cells that took longest.
 """
 
 import argparse
@@ -142,7 +141,7 @@ def make_run(demo: Path, folder: Path, pairs: int) -> None:
     run = prepare(str(file), [])
     shutil.copytree(demo / "models" / "reward_model", run.path("models", "reward_model"), dirs_exist_ok=True)
     params = Params.from_sections(**{name: profile[name] for name in ("reward_model", "embedding", "signals", "data")})
-    signals = {
+    signals: dict[str, Signal] = {
         "score": ScoreSignal(build_scorer(params.reward_model, run.folder)),
         "similarity": SimilaritySignal(build_embedder(params.embedding, run.folder)),
     }
