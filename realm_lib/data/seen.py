@@ -42,7 +42,9 @@ class Seen:
 
 def keys_of(pairs: pd.DataFrame) -> frozenset[str]:
     """The keys of all posts of a table of pairs in SHP's columns."""
-    return frozenset().union(*_keys_by_row(pairs.drop_duplicates([*{"history", "post_id"} & set(pairs.columns)])))
+    given = pairs["post_id"].unique() if "post_id" in pairs else ()
+    keys = {post for post in given if isinstance(post, str) and _KEY.fullmatch(post)}
+    return frozenset(keys.union(map(post_key, pairs["history"].unique())))
 
 
 def unseen_pairs(pairs: pd.DataFrame, trained_on: TrainedOn) -> tuple[pd.DataFrame, Seen]:

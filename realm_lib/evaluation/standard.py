@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from realm_lib.config.training import ModelParams, TrainingParams
 from realm_lib.data.lengths import counted, letter_count, word_count
@@ -155,9 +155,15 @@ def _length(count: Callable[[str], int]) -> PairReward:
             raise EvaluationError(
                 f"features lack the column {missing[0]!r}: without texts there is no length to compare"
             )
-        return counted(count, features[columns].to_numpy().ravel()).reshape(-1, 2).astype(np.float64)
+        return np.stack([_of_each(count, features[name]) for name in columns], axis=1).astype(np.float64)
 
     return lengths
+
+
+def _of_each(count: Callable[[str], int], texts: "pd.Series[str]") -> NDArray[np.int64]:
+    """``count`` of each of ``texts``; only the distinct ones are made Python's, of which SHP has fewer."""
+    which, distinct = pd.factorize(texts, use_na_sentinel=False)
+    return counted(count, distinct)[which]
 
 
 def _baselines(names: Sequence[str]) -> dict[str, PairReward]:

@@ -1,6 +1,6 @@
 """The features of a run, in its folder features/, with the models that made them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,14 +22,21 @@ def keep_features(run: Run, features: Mapping[str, Extraction], models: FeatureM
         run.write_table(extraction.table, "features", f"{split}.parquet", note=note)
 
 
-def read_features(run: Run, splits: Sequence[str]) -> dict[str, pd.DataFrame]:
+def read_features(
+    run: Run, splits: Sequence[str], *, without: Mapping[str, Collection[str]] | None = None
+) -> dict[str, pd.DataFrame]:
     """The features of some splits, one row a pair.
 
-    Raises :class:`MissingStepError` naming the notebook to run where they are missing, made by an earlier version of
-    this project, or by other models than those of the other splits.
+    ``without`` names by split columns that nobody will ask for: texts are most of what a table takes. Raises
+    :class:`MissingStepError` naming the notebook to run where they are missing, made by an earlier version of this
+    project, or by other models than those of the other splits.
     """
     feature_models(run, splits)
-    return {split: read_table(run.path("features", f"{split}.parquet"), FEATURE_COLUMNS) for split in splits}
+    left_out = without or {}
+    return {
+        split: read_table(run.path("features", f"{split}.parquet"), FEATURE_COLUMNS, left_out.get(split, ()))
+        for split in splits
+    }
 
 
 def require_trained_on(run: Run, trained_on: FeatureModels | None) -> None:

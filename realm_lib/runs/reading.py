@@ -73,14 +73,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_table(path: Path, needs: Collection[str] = ()) -> "pd.DataFrame":
-    """The rows of a parquet file of a run, which has at least the columns ``needs``."""
+def read_table(path: Path, needs: Collection[str] = (), without: Collection[str] = ()) -> "pd.DataFrame":
+    """The rows of a parquet file of a run, which has at least the columns ``needs``; ``without`` are not read."""
     import pandas as pd
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
     _need_file(path)
     try:
-        table = pd.read_parquet(path)
+        columns = [name for name in pq.read_schema(path).names if name not in without] if without else None
+        table = pd.read_parquet(path, columns=columns)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DamagedFileError(path, f"not a parquet file that can be read: {_first_line(error)}") from error
     if missing := [name for name in needs if name not in table]:

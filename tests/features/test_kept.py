@@ -115,3 +115,11 @@ def test_a_combiner_is_judged_on_the_features_that_it_was_trained_on(
     keep_features(run, {split: Extraction(TABLE, COUNTS, {}, now.identities) for split in splits}, now)
     with pytest.raises(MissingStepError, match=f"{message}: run notebook 02_combiner_training again"):
         require_trained_on(run, trained_on)
+
+
+def test_columns_that_are_not_asked_for_are_not_read(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    keep(run, "train", "test")
+    features = read_features(run, ("train", "test"), without={"train": ("labels", "no column")})
+    pd.testing.assert_frame_equal(features["train"], TABLE.drop(columns="labels"))
+    pd.testing.assert_frame_equal(features["test"], TABLE)
