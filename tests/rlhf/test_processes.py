@@ -88,10 +88,15 @@ def in_one_process(policy: Path, run: Path, **changes: Any) -> PPOResult:
     return result
 
 
+@pytest.fixture(scope="module")
+def of_one(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[PPOResult, Path]:
+    """A training in one process, and where its run is."""
+    folder = tmp_path_factory.mktemp("one")
+    return in_one_process(policy, folder, seed=1, total_episodes=32), folder
+
+
 def assert_alike(one: PPOResult, run: Path, two: Path, found: dict[str, Any]) -> None:
-    """Two processes that held half of the weights each came to the weights of one, by the same numbers and answers."""
-    assert (found["processes"], sum(found["held"])) == (2, found["trained"])
-    assert max(found["held"]) < 0.51 * found["trained"]
+    """Two processes came to the weights of one, by the same numbers and answers."""
     first, second = saved_weights(run), saved_weights(two)
     assert first.keys() == second.keys()
     assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-5
@@ -99,6 +104,11 @@ def assert_alike(one: PPOResult, run: Path, two: Path, found: dict[str, Any]) ->
         for name in row.keys() - {"warnings"} - {name for name in row if "second" in str(name)}:
             assert other[name] == pytest.approx(row[name], abs=1e-4), (row["step"], name)
     assert [row["response"] for row in found["samples"]] == list(one.samples["response"])
+
+
+def assert_halved(found: dict[str, Any]) -> None:
+    assert (found["processes"], sum(found["held"])) == (2, found["trained"])
+    assert max(found["held"]) < 0.51 * found["trained"]
 
 
 def test_a_training_killed_in_the_middle_ends_where_an_uninterrupted_one_does(
@@ -129,19 +139,10 @@ def test_a_training_killed_in_the_middle_ends_where_an_uninterrupted_one_does(
     assert sorted(path.name for path in (run / "models").iterdir()) == ["policy_ppo"]
 
 
-def test_two_processes_make_the_updates_of_one(
-    policy: Path, uninterrupted: dict[str, Any], whole_run: Path, tmp_path: Path
-) -> None:
-    found = finish([*LAUNCH, *command(policy, tmp_path)], tmp_path)
-    assert (found.pop("processes"), uninterrupted["processes"]) == (2, 1)
-    one, two = (saved_weights(folder) for folder in (whole_run, tmp_path))
-    assert one.keys() == two.keys()
-    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
-    for one, two in zip(uninterrupted["history"], found["history"], strict=True):
-        assert one["warnings"] == two["warnings"]
-        for name in one.keys() - {"warnings"}:
-            assert two[name] == pytest.approx(one[name], abs=1e-4), (one["step"], name)
-    assert [row["response"] for row in found["samples"]] == [row["response"] for row in uninterrupted["samples"]]
+def test_two_processes_make_the_updates_of_one(policy: Path, of_one: tuple[PPOResult, Path], tmp_path: Path) -> None:
+    found = finish([*LAUNCH, *command(policy, tmp_path, "seed=1", "total_episodes=32")], tmp_path)
+    assert found["processes"] == 2
+    assert_alike(*of_one, tmp_path, found)
 
 
 def test_two_processes_whose_group_works_on_one_kind_of_device_alone(
@@ -194,15 +195,17 @@ def test_an_error_in_one_process_ends_both(policy: Path, tmp_path: Path) -> None
     assert "process 1: the reward failed on prompts" in done.stderr
 
 
-def test_two_processes_that_share_the_weights_make_the_updates_of_one(policy: Path, tmp_path: Path) -> None:
+def test_two_processes_that_share_the_weights_make_the_updates_of_one(
+    policy: Path, of_one: tuple[PPOResult, Path], tmp_path: Path
+) -> None:
     """The reward fails in one of them in the third update; they go on from the checkpoint of the second."""
-    one, two = tmp_path / "one", tmp_path / "two"
     words = ["seed=1", "total_episodes=32", "fails_in=1", "fails_after=2"]
-    found = finish([*SHARED, *command(policy, two, *words)], two)
+    found = finish([*SHARED, *command(policy, tmp_path, *words)], tmp_path)
     assert found["left"] == ["latest.json", "part_0.safetensors", "part_1.safetensors"]
-    assert_alike(in_one_process(policy, one, seed=1, total_episodes=32), one, two, found)
-    assert [path.name for path in (two / "models").iterdir()] == ["policy_ppo"]
-    alone = load_policy(PolicyParams(model_name=str(two / "models" / "policy_ppo")))
+    assert_halved(found)
+    assert_alike(*of_one, tmp_path, found)
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["policy_ppo"]
+    alone = load_policy(PolicyParams(model_name=str(tmp_path / "models" / "policy_ppo")))
     ids = encode_prompts(alone.tokenizer, CHOOSE_ON, 60).ids
     assert all(answer.ids for answer in sample(alone, ids, max_new_tokens=5, temperature=1, seeds=[1, 2], batch_size=2))
 
@@ -219,5 +222,6 @@ def test_two_processes_that_share_the_weights_under_an_adapter(policy: Path, tmp
         words += ["sampler=vllm", f"vllm={{urls: ['{server.url}'], folder: '{tmp_path}'}}"]
         found = finish([*SHARED, *command(policy, two, *words)], two)
     history = [{name: value for name, value in row.items() if name in result.history} for row in found["history"]]
+    assert_halved(found)
     assert_alike(result, one, two, {**found, "history": history})
     assert max(row["sampler_kl"] for row in found["history"]) < 1e-8
