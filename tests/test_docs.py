@@ -49,6 +49,7 @@ ELSEWHERE = {
     "papermill ": "takes minutes and a run; tests/notebooks runs it",
     "python examples/": "needs a run; tests/frameworks/real_clients.py asks as the trainers do",
     "ray ": "needs nodes with GPUs; the flags are those of the versions that examples/README.md names",
+    "realm plan full": "asks the hub; tests/test_cli.py plans other profiles",
     "realm prepare full": "takes hours on GPUs; tests/rlhf/test_dpo_shares.py launches two processes",
     "realm evaluate": "needs a whole run; tests/report/test_benchmark.py runs it, its options are checked here",
     "realm serve": "does not end; the snippet of curl is run against it",

@@ -60,7 +60,7 @@ def test_an_address_has_a_path_for_nim_only() -> None:
         Params.from_sections(embedding=GEMINI[1] | path)
 
 
-VLLM = {"backend": "vllm", "model_id": "some/model", "endpoints": ["http://10.0.0.7:8000"]}
+VLLM = {"backend": "vllm", "model_id": "some/model", "endpoints": ["http://gpu-7:8000"]}
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ VLLM = {"backend": "vllm", "model_id": "some/model", "endpoints": ["http://10.0.
         ({"endpoints": None}, "backend vllm needs endpoints"),
         ({"endpoints": []}, "List should have at least 1 item"),
         ({"backend": "inform"}, "endpoints need backend vllm"),
-        ({"endpoints": ["http://10.0.0.7:8000/v1"]}, "without /v1"),
-        ({"endpoints": ["10.0.0.7:8000"]}, "is not an address"),
+        ({"endpoints": ["http://gpu-7:8000/v1"]}, "without /v1"),
+        ({"endpoints": ["gpu-7:8000"]}, "is not an address"),
         ({"endpoints": ["http://a:1", "http://a:1"]}, "stands there twice"),
         ({"api_key": "${VLLM_API_KEY}"}, "endpoints must be https://HOST"),
         ({"quantization": "4bit"}, "quantization must be null: backend vllm"),

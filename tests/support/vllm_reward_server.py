@@ -43,7 +43,7 @@ class RewardStandIn(VLLMStandIn):
 
     def restart(self) -> None:
         """Read the weights; it is alive again."""
-        self.model: Any = AutoModelForSequenceClassification.from_pretrained(self.base).eval()
+        self.model: Any = AutoModelForSequenceClassification.from_pretrained(self.base, dtype=torch.float32).eval()
         self.dead = False
 
     @property
