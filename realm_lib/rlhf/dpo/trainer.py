@@ -1,5 +1,6 @@
 """TRL's DPOTrainer, made to take pairs that are tokens already, in one process or in several."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from realm_lib.rlhf.errors import DPOError
 from realm_lib.rlhf.policies import Policy
 from realm_lib.rlhf.processes import Peers
 from realm_lib.runs.seeds import derive_seed
+
+_log = logging.getLogger(__name__)
 
 HELD_OUT = "held out"
 
@@ -73,6 +76,8 @@ def make_trainer(
             # Under FSDP TRL would load a reference by the model's name; ours is in the data set.
             self.fsdp = bool(vars(self)["is_fsdp_enabled"])
             self.is_fsdp_enabled = False
+            if shares.cutting() == "fsdp" and not self.fsdp:
+                _log.warning("accelerate cuts weights on GPUs alone: here each process holds the whole policy")
 
         def _move_model_to_device(self, model: Any, device: Any) -> None:
             if not cut:  # a model that is cut never lies whole on a device
