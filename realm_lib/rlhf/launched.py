@@ -30,8 +30,10 @@ def train(run: Run, method: Literal["ppo", "dpo"]) -> str:
     params = load_params(run.path("params.yaml"))
     if params.rlhf is None:
         raise ParamsError(f"{run.path('params.yaml')}: there is no section rlhf: nothing is to be trained")
+    peers = Peers()
     told = (_ppo if method == "ppo" else _dpo)(params.data, params.rlhf, run)
-    return f"{told}\n" if Peers().is_main else ""
+    peers.leave()
+    return f"{told}\n" if peers.is_main else ""
 
 
 def _ppo(data: DataParams, params: RlhfParams, run: Run) -> str:

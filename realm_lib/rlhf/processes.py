@@ -60,3 +60,12 @@ class Peers:
     def wait(self) -> None:
         """Until every process is here."""
         self._state.wait_for_everyone()
+
+    def leave(self) -> None:
+        """Leave the group when all are done, as the last thing that this process does with it.
+
+        A thread of it that still is at work when the interpreter ends would abort the process.
+        """
+        if self.count > 1:
+            self.wait()
+            self._state.destroy_process_group()

@@ -112,8 +112,10 @@ def main() -> None:
 
     policy, folder, target = map(Path, sys.argv[1:4])
     found = launched(policy, folder) if sys.argv[4:] == ["launched"] else run(policy, folder, *map(int, sys.argv[4:]))
-    if Peers().is_main:
+    peers = Peers()
+    if peers.is_main:
         write_json(target, found)
+    peers.leave()
 
 
 if __name__ == "__main__":

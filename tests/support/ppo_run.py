@@ -89,6 +89,7 @@ def main() -> None:
     from realm_lib.rlhf.errors import ProcessError, RewardError
     from realm_lib.rlhf.policies.sharding import local_weights
     from realm_lib.rlhf.ppo.training import train_ppo
+    from realm_lib.rlhf.processes import Peers
     from realm_lib.runs.files import write_json
     from realm_lib.runs.run import Run
 
@@ -137,6 +138,7 @@ def main() -> None:
     )
     if PartialState().is_main_process:
         write_json(target, json.loads(json.dumps(found).replace("NaN", "null")))
+    Peers().leave()
 
 
 if __name__ == "__main__":
