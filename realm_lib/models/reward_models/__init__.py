@@ -21,6 +21,7 @@ __all__ = [
     "ScorerError",
     "UnscorableError",
     "build_scorer",
+    "gathered",
 ]
 
 
@@ -62,6 +63,14 @@ class HostedScorer(Scorer, Protocol):
         self, prompts: Sequence[Prompt], responses: Sequence[str]
     ) -> Generator[tuple[list[int], NDArray[np.float32]]]:
         """Indices and their scores, as answers come; an error comes after all that succeeded."""
+
+
+def gathered(answers: Iterable[tuple[list[int], NDArray[np.float32]]], count: int) -> NDArray[np.float32]:
+    """The scores of ``count`` texts, float32 [count], from a whole :meth:`HostedScorer.stream`, in the texts' order."""
+    scores = np.empty(count, dtype=np.float32)
+    for indices, answered in answers:
+        scores[indices] = answered
+    return scores
 
 
 class ScorerError(RuntimeError):

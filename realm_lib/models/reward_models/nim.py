@@ -22,7 +22,7 @@ from realm_lib.models.hosted import (
     with_retries,
 )
 from realm_lib.models.rate_limiter import RateLimiter
-from realm_lib.models.reward_models import ScorerError
+from realm_lib.models.reward_models import ScorerError, gathered
 from realm_lib.models.reward_models.chat import name_text
 
 _ENDPOINT = "https://integrate.api.nvidia.com/v1"
@@ -68,10 +68,7 @@ class NIMScorer:
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float32]:
         """Scores, float32 [n]. Raises :class:`ScorerError` when any text failed; :meth:`stream` gives the others."""
-        scores = np.empty(len(responses), dtype=np.float32)
-        for indices, answered in self.stream(prompts, responses):
-            scores[indices] = answered
-        return scores
+        return gathered(self.stream(prompts, responses), len(responses))
 
     def stream(
         self, prompts: Sequence[Prompt], responses: Sequence[str]

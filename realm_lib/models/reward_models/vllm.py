@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.chats import Prompt, as_text
 from realm_lib.models.hosted import RemoteError, ask_all
-from realm_lib.models.reward_models import ScorerError
+from realm_lib.models.reward_models import ScorerError, gathered
 from realm_lib.models.reward_models.chat import name_text
 from realm_lib.models.reward_models.encoding import EncodingScorer
 from realm_lib.models.reward_models.loading import log, outlined_encoder, read_outline, weights_version
@@ -57,10 +57,7 @@ class VLLMScorer(EncodingScorer):
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float32]:
         """Scores, float32 [n]. Raises :class:`ScorerError` when any text failed; :meth:`stream` gives the others."""
         self.encoder.encode(prompts, responses)  # all that cannot be scored are named before one is asked for
-        scores = np.empty(len(responses), dtype=np.float32)
-        for indices, answered in self.stream(prompts, responses):
-            scores[indices] = answered
-        return scores
+        return gathered(self.stream(prompts, responses), len(responses))
 
     def stream(
         self, prompts: Sequence[Prompt], responses: Sequence[str]
