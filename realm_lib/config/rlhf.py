@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from realm_lib.config.base import SecretReference, Section
 from realm_lib.config.judges import RESERVED_JUDGES
+from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.rollouts import RolloutParams, TrackedParams, TransformParams
 
 
@@ -278,15 +279,17 @@ class RlhfParams(Section):
     ppo: PPOParams
     dpo: DPOParams | None = None
     comparison: ComparisonParams = ComparisonParams()
-    judges: dict[str, str] = Field(default_factory=dict)
+    judges: dict[str, str | RewardModelParams] = Field(default_factory=dict)
     """Judges of your own beside ``realm`` and, for simulated pairs, ``gold``: name to ``module:function``, a callable
-    (prompts, completions) -> one number a completion."""
+    (prompts, completions) -> one number a completion, or to a reward model, with the keys of ``reward_model``."""
 
     @model_validator(mode="after")
     def _judges_have_names(self) -> Self:
         for name, function_path in self.judges.items():
             if name in {"realm", "gold", *RESERVED_JUDGES} or not name.isidentifier():
                 raise ValueError(f"judges: {name!r} is taken or not a plain name: choose another")
+            if not isinstance(function_path, str):
+                continue
             module, colon, function = function_path.partition(":")
             if not (colon and all(part.isidentifier() for part in [*module.split("."), *function.split(".")])):
                 raise ValueError(f"judges.{name}: write module:function, as my_judges:politeness")

