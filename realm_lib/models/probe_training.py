@@ -40,6 +40,18 @@ class ProbeTraining:
     history: list[dict[str, float]]
     """Of tuning, step and loss; empty without."""
 
+    def metrics(self) -> dict[str, Any]:
+        """What was chosen and how well it did on pairs left out, for JSON."""
+        best = self.tried.loc[self.tried["log_loss"].idxmin()]
+        return {
+            "layers": list(self.taps.layers),
+            "poolings": list(self.taps.poolings),
+            "penalty": self.penalty,
+            "left_out_accuracy": float(best["accuracy"]),
+            "left_out_log_loss": float(best["log_loss"]),
+            "tuning_steps": len(self.history),
+        }
+
 
 def train_probe(
     pairs: pd.DataFrame,
