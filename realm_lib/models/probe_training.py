@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from realm_lib.runs.files import atomic_path
 from realm_lib.runs.seeds import derive_seed
 from realm_lib.runs.trained_on import write_trained_on
 
-PENALTIES = tuple(float(10**power) for power in np.arange(2.0, 5.01, 0.5))
+PENALTIES = (100.0, 316.0, 1000.0, 3160.0, 10000.0)
 """What is tried: the weight of half the squared length of a head's weights beside the sum of the pairs' losses, for
 features of spread 1."""
 
@@ -107,10 +106,11 @@ def train_probe(
 
 
 def choices(layers: Sequence[int]) -> Iterator[Taps]:
-    """The hidden states that a head may read: of one layer or of all, by one pooling or by both."""
-    poolings = [*((each,) for each in POOLINGS), POOLINGS]
-    several = [tuple(layers)] if len(layers) > 1 else []
-    return (Taps(some, ways) for some, ways in product([*((layer,) for layer in layers), *several], poolings))
+    """The hidden states that a head may read: of one layer by one pooling or by all, or all there are."""
+    for layer in layers:
+        yield from (Taps((layer,), ways) for ways in (*((each,) for each in POOLINGS), POOLINGS))
+    if len(layers) > 1:
+        yield Taps(tuple(layers), POOLINGS)
 
 
 def fit_head(differences: NDArray[np.float64], penalty: float) -> NDArray[np.float64]:

@@ -77,7 +77,7 @@ def test_a_probe_is_told_with_its_interval_beside_length() -> None:
         },
     }  # fmt: skip
     told = findings.offline_models(metrics, simulated=False)
-    assert "reads the mean over the response and its last token after layer 12" in told
+    assert "reads, over the response, the mean and the last token of the hidden states after layer 12" in told
     assert "right in **70.0 % (63.0 to 76.0)** of 202 pairs; taking the longer response in 72.0 %" in told
     assert "policy" not in told
     assert (

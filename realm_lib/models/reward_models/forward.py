@@ -58,10 +58,10 @@ def pooled_states(
     *,
     positions: bool,
 ) -> torch.Tensor:
-    """Hidden states after some of a body's layers: their mean over each text's response, and its last token's.
+    """Hidden states after some of a body's layers, pooled over each text's response: mean, last token's, and largest.
 
-    float32 [texts, layers, 2, hidden], in the order of the batch's rows and their texts. ``starts`` says at which of a
-    text's tokens its response begins; the mean is from there to the text's end, over what closes the turn too. ``body``
+    float32 [texts, layers, 3, hidden] (:data:`realm_lib.models.reward_models.probe.POOLINGS`), in the order of the batch's rows and their texts. ``starts`` says at which of a
+    text's tokens its response begins; it reaches to the text's end, over what closes the turn too. ``body``
     has no final norm, which is for the last layer alone
     (:func:`realm_lib.models.reward_models.probe.without_norm`).
     """
@@ -71,7 +71,7 @@ def pooled_states(
     for place, start in zip(places, starts, strict=True):
         columns = place.columns(start)
         of_text = [tapped[layer][place.row, columns].float().to(device) for layer in layers]
-        pooled.append(torch.stack([torch.stack([states.mean(dim=0), states[-1]]) for states in of_text]))
+        pooled.append(torch.stack([torch.stack([own.mean(dim=0), own[-1], own.amax(dim=0)]) for own in of_text]))
     return torch.stack(pooled)
 
 

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
-POOLINGS = ("mean", "last")
-"""Over the response's tokens and those that close its turn; or the last of them alone."""
+POOLINGS = ("mean", "last", "max")
+"""Of each number of a hidden state, over the response's tokens and those that close its turn: the mean, the last, the
+largest."""
 _KEY = "probe"
 """Where a checkpoint's configuration says it."""
 

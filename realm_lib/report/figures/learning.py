@@ -204,19 +204,19 @@ def probe_choices(tried: pd.DataFrame, *, simulated: bool = False, ax: Axes | No
     ax = ax or theme.new_axes(6.4, 3.2)
     names = [" + ".join(map(str, layers)) for layers in tried["layers"]]
     places = {name: place for place, name in enumerate(dict.fromkeys(names))}
-    colours = ("realm", "rejected", "similarity")
+    colours = ("similarity", "rejected", "linear", "realm")
     for number, (poolings, rows) in enumerate(tried.assign(name=names).groupby("poolings", sort=False)):
-        at = [places[name] + 0.15 * (number - 1) for name in rows["name"]]
-        label = " and ".join({"mean": "mean of the response", "last": "its last token"}[way] for way in poolings)
+        at = [places[name] + 0.13 * (number - 1.5) for name in rows["name"]]
+        label = poolings[0] if len(poolings) == 1 else "all of them"
         ax.plot(at, rows["accuracy"], "o", color=theme.COLOURS[colours[number]], label=label)
     best = int(tried["log_loss"].to_numpy().argmin())
     way = list(dict.fromkeys(tried["poolings"])).index(tried["poolings"].iloc[best])
-    ax.plot(places[names[best]] + 0.15 * (way - 1), tried["accuracy"].iloc[best], "o", markersize=13,
+    ax.plot(places[names[best]] + 0.13 * (way - 1.5), tried["accuracy"].iloc[best], "o", markersize=13,
             markerfacecolor="none", markeredgecolor=theme.INK, label="taken: the least loss")  # fmt: skip
     ax.set_xticks(list(places.values()), [*places])
     ax.set(xlabel="After so many layers", ylabel="Right on pairs left out")
     ax.yaxis.set_major_formatter(theme.PERCENT)
-    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), title="over the response")
     theme.draw_title(ax, "What the probe reads", [], simulated)
     return ax
 

@@ -22,7 +22,7 @@ from realm_lib.report.words.policies import floored, limits, verdict
 from realm_lib.report.words.signals import combiner_is
 
 _SHOWN_WARNINGS = 8
-_POOLED = {"mean": "the mean over the response", "last": "its last token"}
+_POOLED = {"mean": "the mean", "last": "the last token", "max": "the largest"}
 _TRANSFORMS = {"centred": "centring", "log_sigmoid": "the log-sigmoid"}
 
 
@@ -41,8 +41,8 @@ def offline_models(metrics: Metrics, *, simulated: bool) -> str:
         right = {name: with_interval(each["accuracy"], each["ci"]) for name, each in metrics["rewards"].items()}
         layers = ", ".join(map(str, probe["layers"]))
         told.append(
-            f"A probe that reads {' and '.join(_POOLED[way] for way in probe['poolings'])} after layer {layers} is right "
-            f"in **{right['probe']}** of {counted(metrics['validation_pairs'], kind)}; taking the longer response in "
+            f"A probe that reads, over the response, {' and '.join(_POOLED[way] for way in probe['poolings'])} of the "
+            f"hidden states after layer {layers} is right in **{right['probe']}** of {counted(metrics['validation_pairs'], kind)}; taking the longer response in "
             f"{right['length']}. On the pairs left out by which this was chosen it was right in "
             f"{percent(probe['left_out_accuracy'])}. Reading and fitting {counted(metrics['pairs'], kind)} took "
             f"{probe['seconds']:.0f} s."
