@@ -60,9 +60,9 @@ def pooled_states(
 ) -> torch.Tensor:
     """Hidden states after some of a body's layers, pooled over each text's response: mean, last token's, and largest.
 
-    float32 [texts, layers, 3, hidden] (:data:`realm_lib.models.reward_models.probe.POOLINGS`), in the order of the batch's rows and their texts. ``starts`` says at which of a
-    text's tokens its response begins; it reaches to the text's end, over what closes the turn too. ``body``
-    has no final norm, which is for the last layer alone
+    float32 [texts, layers, 3, hidden] (:data:`realm_lib.models.reward_models.probe.POOLINGS`), in the order of the
+    batch's rows and their texts. ``starts`` says at which of a text's tokens its response begins; it reaches to the
+    text's end, over what closes the turn too. ``body`` has no final norm, which is for the last layer alone
     (:func:`realm_lib.models.reward_models.probe.without_norm`).
     """
     inputs, places = _laid_out(batch, device, positions)

@@ -40,9 +40,10 @@ def offline_models(metrics: Metrics, *, simulated: bool) -> str:
     if probe := metrics.get("probe"):
         right = {name: with_interval(each["accuracy"], each["ci"]) for name, each in metrics["rewards"].items()}
         layers = ", ".join(map(str, probe["layers"]))
+        pooled = " and ".join(_POOLED[way] for way in probe["poolings"])
         told.append(
-            f"A probe that reads, over the response, {' and '.join(_POOLED[way] for way in probe['poolings'])} of the "
-            f"hidden states after layer {layers} is right in **{right['probe']}** of {counted(metrics['validation_pairs'], kind)}; taking the longer response in "
+            f"A probe that reads, over the response, {pooled} of the hidden states after layer {layers} is right in "
+            f"**{right['probe']}** of {counted(metrics['validation_pairs'], kind)}; taking the longer response in "
             f"{right['length']}. On the pairs left out by which this was chosen it was right in "
             f"{percent(probe['left_out_accuracy'])}. Reading and fitting {counted(metrics['pairs'], kind)} took "
             f"{probe['seconds']:.0f} s."
