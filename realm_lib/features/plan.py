@@ -27,8 +27,6 @@ from realm_lib.features.counting import (
 )
 from realm_lib.features.store import FeatureStore
 from realm_lib.features.stored import stored_texts
-from realm_lib.models.embedders import PACKAGED_MODEL
-from realm_lib.models.embedders.sentence_transformer import packaged_folder
 from realm_lib.models.throughput import (
     BYTES_A_WEIGHT,
     CARDS,
@@ -40,6 +38,7 @@ from realm_lib.models.throughput import (
 )
 from realm_lib.runs.run import Run, gpus
 from realm_lib.runs.threads import cores
+from realm_lib.runs.weights import locate_model
 
 OTHERS = ("RTX 4090", "A100 80GB", "H100")
 """Cards that a plan names beside this machine's own."""
@@ -215,18 +214,19 @@ def _service_minutes(params: EmbeddingParams, texts: int, tokens: int) -> float:
     return max((amount / limit for amount, limit in limits if limit), default=0.0)
 
 
-def _folder(model_id: str, run_folder: Path) -> Path | None:
-    """The folder of a model that is on this machine and not in the hub's cache."""
-    if model_id == PACKAGED_MODEL:
-        return packaged_folder()
-    path = run_folder / model_id.removeprefix("run:") if model_id.startswith("run:") else resolve_path(model_id)
-    return path if path.is_dir() else None
+def _place(model_id: str, run_folder: Path) -> Path | None:
+    """The folder or GGUF file of a model that is on this machine and not in the hub's cache."""
+    if model_id.startswith("run:"):  # which notebook 00 may not have made yet
+        folder = run_folder / model_id.removeprefix("run:")
+        return folder if folder.is_dir() else None
+    place = locate_model(model_id)
+    return place if isinstance(place, Path) else None
 
 
 def _tokenizer(model_id: str, revision: str | None, run_folder: Path) -> Path | None:
     """The model's tokenizer.json, where it lies on this machine."""
-    if folder := _folder(model_id, run_folder):
-        path = folder / "tokenizer.json"
+    if place := _place(model_id, run_folder):
+        path = (place if place.is_dir() else place.parent) / "tokenizer.json"
         return path if path.exists() else None
     if ":" in model_id:
         return None
@@ -241,14 +241,18 @@ def _tokenizer(model_id: str, revision: str | None, run_folder: Path) -> Path | 
 
 
 def weights_of(model_id: str, run_folder: Path) -> float | None:
-    """How many weights a model multiplies with, by the headers of a folder's safetensors files; embeddings are looked
-    up. Else as many as its name says (``8B``).
+    """How many weights a model multiplies with, by the headers of its GGUF file or of a folder's safetensors files;
+    embeddings are looked up. Else as many as its name says (``8B``).
 
     None where neither tells, as of a model that notebook 00 is going to train.
     """
-    folder = _folder(model_id, run_folder)
-    files = sorted(folder.glob("*.safetensors")) if folder else []
-    return sum(map(_held, files)) or _by_name(model_id)
+    place = _place(model_id, run_folder)
+    if place is None:
+        return _by_name(model_id)
+    files = sorted(place.glob("*.safetensors")) if place.is_dir() else []
+    packed = [place] if place.is_file() else list(place.glob("*.gguf"))
+    held = [_held_gguf(packed[0])] if not files and len(packed) == 1 else map(_held, files)
+    return sum(held) or _by_name(model_id)
 
 
 def _held(file: Path) -> float:
@@ -256,6 +260,13 @@ def _held(file: Path) -> float:
         header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
     multiplied = [entry["shape"] for name, entry in header.items() if name[0] != "_" and "embed" not in name]
     return float(sum(np.prod(shape, dtype=np.float64) for shape in multiplied))
+
+
+def _held_gguf(file: Path) -> float:
+    from realm_lib.models.gguf_conversion import tensor_shapes  # late: torch, which takes seconds to import
+
+    shapes = tensor_shapes(file).items()
+    return float(sum(np.prod(shape, dtype=np.float64) for name, shape in shapes if not name.startswith("token_embd")))
 
 
 def _by_name(model_id: str) -> float | None:

@@ -3,17 +3,18 @@
 transformers takes from a file what it knows of its architecture, and leaves out the rest without a word: rescaled
 positions, a tensor that it has no name for, the way in which a tokenizer splits a text. So only what was compared with
 the original is read, and all else is refused; a ``config.json`` and a tokenizer beside the file are taken before what
-the file says of them. Weights are those of the file, quantised ones as its format unpacks them.
+the file says of them. Weights are those of the file, quantised ones as its format unpacks them
+(:mod:`realm_lib.models.gguf_conversion`).
 """
 
 import re
-import struct
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
+from safetensors import SafetensorError
+
+from realm_lib.models.gguf_conversion import GGUFError, converted, read_metadata
 
 _ARCHITECTURES = ("llama", "qwen2", "qwen3")
 _SPLITS = ("gpt-2", "smollm")
@@ -21,10 +22,6 @@ _SPLITS = ("gpt-2", "smollm")
 _POSITION_FACTORS = "rope_freqs.weight"
 """Llama-3.1's rescaled positions as numbers, which its ``config.json`` says in words."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
-
-
-class GGUFError(ValueError):
-    """A GGUF file that is not read, or not exactly; the message names the file and says what to do."""
 
 
 def find_gguf(source: Path | str) -> Path | None:
@@ -56,7 +53,7 @@ def gguf_config(file: Path) -> Any:
     from transformers import AutoConfig
     from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
-    metadata, names = _metadata(file)
+    metadata, names = read_metadata(file)
     kind = metadata["general.architecture"]
     if kind not in _ARCHITECTURES:
         raise GGUFError(
@@ -87,7 +84,7 @@ def gguf_tokenizer(file: Path) -> Any:
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
-    metadata, _ = _metadata(file)
+    metadata, _ = read_metadata(file)
     if any((file.parent / name).is_file() for name in TOKENIZER_FILES):
         tokenizer = AutoTokenizer.from_pretrained(file.parent, trust_remote_code=False)
     else:
@@ -110,40 +107,48 @@ def gguf_tokenizer(file: Path) -> Any:
 def load_gguf(file: Path, model_class: Any, config: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
     """The model and transformers' loading info; ``options`` are those of ``from_pretrained``, ``dtype`` among them.
 
+    Raises :class:`GGUFError` for tensors that the model has no place for, and for weights that cannot be read where
+    they were converted to.
+    """
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    whole = gguf_config(file)
+    _check_places(file, model_class, whole)
+    folder = converted(file, _check_places(file, AutoModelForCausalLM, whole))
+    beside = (file.parent / "generation_config.json").is_file()
+    generation = GenerationConfig.from_pretrained(file.parent) if beside else GenerationConfig.from_model_config(config)
+    try:
+        model, info = model_class.from_pretrained(
+            folder,
+            config=config,
+            generation_config=generation,
+            output_loading_info=True,
+            use_safetensors=True,
+            **options,
+        )
+    except (OSError, SafetensorError) as error:
+        raise GGUFError(
+            f"{folder}: the weights of {file} that were kept here cannot be read ({error}): delete this folder, and "
+            "they are unpacked again"
+        ) from error
+    model.name_or_path = model.config.name_or_path = str(file)  # by which an adapter finds its base
+    return model, info
+
+
+def _check_places(file: Path, model_class: Any, config: Any) -> dict[str, str]:
+    """The names of a model's tensors, by those of the file.
+
     Raises :class:`GGUFError` for tensors that the model has no place for.
     """
-    from transformers import GenerationConfig
     from transformers import modeling_gguf_pytorch_utils as reading
 
-    reading.tqdm = partial(tqdm, disable=True)  # its bar has no switch
     with torch.device("meta"):
         skeleton = model_class(config) if hasattr(model_class, "forward") else model_class.from_config(config)
-    placed = {*reading.get_gguf_hf_weights_map(skeleton, reading.TensorProcessor()), _POSITION_FACTORS}
-    _, names = _metadata(file)
-    if unread := sorted(set(names) - placed):
+    places: dict[str, str] = reading.get_gguf_hf_weights_map(skeleton, reading.TensorProcessor())
+    _, names = read_metadata(file)
+    if unread := sorted(set(names) - {*places, _POSITION_FACTORS}):
         raise GGUFError(
             f"{file}: holds {unread[0]} ({len(unread)} such), for which a {type(skeleton).__name__} read from GGUF has "
             "no place: take the model's safetensors"
         )
-    tensors = reading.load_gguf_checkpoint(
-        str(file), return_tensors=True, model_to_load=skeleton, torch_dtype=options["dtype"]
-    )["tensors"]
-    # Not by gguf_file: such a model could not be saved again.
-    model, info = type(skeleton).from_pretrained(
-        None, config=config, state_dict=tensors, output_loading_info=True, **options
-    )
-    model.name_or_path = model.config.name_or_path = str(file)  # by which an adapter finds its base
-    if (file.parent / "generation_config.json").is_file() and model.can_generate():
-        model.generation_config = GenerationConfig.from_pretrained(file.parent)
-    return model, info
-
-
-def _metadata(file: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A file's metadata (a vocabulary as its length) and the names of its tensors."""
-    from transformers.integrations.gguf.reader import read_gguf_metadata
-
-    try:
-        metadata, names = read_gguf_metadata(str(file))
-    except (ValueError, struct.error) as error:
-        raise GGUFError(f"{file}: cannot be read as GGUF ({error}): download it again") from error
-    return metadata, names
+    return places

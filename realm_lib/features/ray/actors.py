@@ -9,6 +9,7 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
+from realm_lib.config.base import ParamsError
 from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.features.identities import changed
@@ -65,7 +66,7 @@ def _build(recipe: Recipe) -> Compute:
                 model: Any = build_scorer(RewardModelParams.model_validate(content))
             else:
                 model = build_embedder(EmbeddingParams.model_validate(content))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ParamsError) as error:  # the second: a package that is not installed there
         raise kind(f"{where}: {error}") from error
     if fault := changed({recipe.section: recipe.identity}, {recipe.section: model.identity}):
         raise kind(f"{where}: its model is another there than here: {fault}")

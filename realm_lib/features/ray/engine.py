@@ -11,7 +11,6 @@ import ray
 import ray.data
 from numpy.typing import NDArray
 
-from realm_lib.config.base import Section
 from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.run import RunParams
@@ -27,7 +26,7 @@ from realm_lib.models.embedders.sentence_transformer import SentenceTransformerE
 from realm_lib.models.reward_models import Scorer, build_scorer
 from realm_lib.models.reward_models.encoding import EncodingScorer
 from realm_lib.models.reward_models.loading import outlined_encoder, read_outline, weights_version
-from realm_lib.runs.weights import locate_model
+from realm_lib.runs.weights import is_packaged, locate_model
 
 _LOCAL_BACKENDS = ("inform", "sequence_classification", "nemotron")
 _TRIES = 5
@@ -79,13 +78,16 @@ class RayEngine:
     def recipe(
         self,
         section: Literal["reward_model", "embedding"],
-        params: Section,
+        params: RewardModelParams | EmbeddingParams,
         identity: Mapping[str, Any],
         place: Path | str | None,
         pool: Pool,
     ) -> Recipe:
-        """What a copy is built from. The files of a model on this machine's disk are sent where there are others."""
-        local = place if isinstance(place, Path) else None
+        """What a copy is built from. The files of a model on this machine's disk are sent where there are others.
+
+        Those of a package are not: each machine has its own.
+        """
+        local = place if isinstance(place, Path) and not is_packaged(params.model_id) else None
         files = None
         if local is not None and not self._alone and (content := read_files(local)) is not None:
             files = ray.put(content)
@@ -169,7 +171,7 @@ class RayEmbedder(SentenceTransformerEmbedder):
         super().__init__(params, run_folder)
         self._engine = engine
         self._pool = engine.pool("auto")  # sentence-transformers takes the GPU that there is
-        place = None if params.model_id.startswith("package:") else locate_model(params.model_id, run_folder)
+        place = locate_model(params.model_id, run_folder)
         self._recipe = engine.recipe("embedding", params, self.identity, place, self._pool)
 
     def compute_pieces(self, pieces: Sequence[Piece]) -> Generator[tuple[int, NDArray[np.float32]]]:

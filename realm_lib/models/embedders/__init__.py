@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from realm_lib.config.embedding import EmbeddingParams
-from realm_lib.models.embedders.sentence_transformer import PACKAGED_MODEL, SentenceTransformerEmbedder
+from realm_lib.models.embedders.sentence_transformer import SentenceTransformerEmbedder
 from realm_lib.models.embedders.vectors import (
     Embedder,
     EmbedderError,
@@ -16,7 +16,6 @@ from realm_lib.models.embedders.vectors import (
 )
 
 __all__ = [
-    "PACKAGED_MODEL",
     "Embedder",
     "EmbedderError",
     "HostedEmbedder",

