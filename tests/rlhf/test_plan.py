@@ -44,13 +44,16 @@ def test_the_test_profile_is_planned_without_a_fault_and_writes_nothing(tmp_path
 
 def test_a_probe_is_planned_for_before_it_is_trained_and_so_is_a_judge(inform_folder: Path, tmp_path: Path) -> None:
     policy = f"model_name: {inform_folder}"
-    changes = (f"rlhf.ppo={{{policy}, total_episodes: 512}}", f"rlhf.dpo={{{policy}}}")
-    plan = planned(tmp_path, *changes, "data.splits={train: 60, validation: 20, test: 20}", profile="smol")
+    probe = f"offline_models.probe.backbone={inform_folder}"
+    few = "data.splits={train: 60, validation: 20, test: 20}"
+    changes = (f"rlhf.ppo={{{policy}, total_episodes: 512}}", f"rlhf.dpo={{{policy}}}", probe, few)
+    plan = planned(tmp_path, *changes, profile="smol")
     assert plan.faults == []
     weights = {work.what: work.weights for work in (*plan.features.works, *plan.policies)}
-    assert weights["probe"] == weights["reward_model"] == weights["judge second"] == pytest.approx(90e6)
+    assert 0 < weights["probe"] < weights["ppo"]
+    assert weights["probe"] == weights["reward_model"] == weights["judge second"]
     tokens = works(plan)
     assert 0 < tokens["judge second"] < tokens["rewards of answers"], "the answers that DPO learns from are not judged"
     (tmp_path / "smol" / "models" / "probe").mkdir(parents=True)
-    read = planned(tmp_path, *changes, "data.splits={train: 60, validation: 20, test: 20}", profile="smol")
+    read = planned(tmp_path, *changes, profile="smol")
     assert "probe" not in {work.what for work in read.features.works}
