@@ -18,8 +18,8 @@ class RewardModelParams(HostedParams):
 
     backend: Literal["inform", "sequence_classification", "nemotron", "probe", "nim", "vllm"]
     """``inform``: INF-ORM-Llama3.1-70B's class and head. ``sequence_classification``: any one-label model.
-    ``nemotron``: a causal LM whose reward is the logit of token 0. ``probe``: the first layers of a language model with a
-    linear head over what they make of the response, which 00_offline_models trains. ``nim``: NVIDIA's hosted model.
+    ``nemotron``: a causal LM whose reward is the logit of token 0. ``probe``: a language model's first layers and a
+    linear head, which 00_offline_models trains. ``nim``: NVIDIA's hosted model.
     ``vllm``: a one-label model that vLLM serves at ``endpoints``."""
     model_id: str
     """A hub id, a folder, or ``run:FOLDER`` for a folder of this run (a model that 00_offline_models trained); for nim

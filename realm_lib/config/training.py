@@ -87,7 +87,7 @@ class ProbeTuningParams(Section):
 
 
 class ProbeParams(Section):
-    """A reward model of a language model's first layers: a linear head over their hidden states, which stay as they are.
+    """A reward model of a language model's first layers, which stay as they are, and a linear head over their states.
 
     Linear probes: Alain and Bengio, arXiv 1610.01644.
     """

@@ -2,9 +2,18 @@
 
 import os
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any, TypeVar
+
+_MOST_WORKERS = 8
+_LARGEST = 300_000_000
+"""Weights of a model from which on a pass keeps all cores at work by itself, and several at once take memory only."""
+
+_Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
 
 
 def take_threads(count: int) -> None:
@@ -34,3 +43,34 @@ def one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
     finally:
         # torch keeps the number for each thread, and gives the last one set to threads that are new.
         torch.set_num_threads(before)
+
+
+def workers(model: Any) -> int:
+    """How many passes through ``model`` are best made at once, each with one thread: several where it is small.
+
+    The threads of one operation wait for each other at its end, thousands of times a second.
+    """
+    weights = sum(weight.numel() for weight in model.parameters())
+    return min(cores(), _MOST_WORKERS) if model.device.type == "cpu" and weights < _LARGEST else 1
+
+
+def side_by_side(work: Callable[[_Item], _Found], items: Iterable[_Item], number: int) -> Iterator[_Found]:
+    """What ``work`` makes of each item, in their order; ``number`` items at a time, each by one thread of torch's.
+
+    With 1, one after another with as many threads as torch has. Who stops listening waits for those at work.
+    """
+    if number < 2:
+        yield from map(work, items)
+        return
+    with one_thread_each(number) as pool:
+        begun: deque[Future[_Found]] = deque()
+        try:
+            for item in items:
+                begun.append(pool.submit(work, item))
+                if len(begun) > number:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            for each in begun:
+                each.cancel()

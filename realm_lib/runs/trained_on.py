@@ -12,6 +12,8 @@ from realm_lib.runs.weights import TRAINED_ON, locate_model
 _TRAINED_BY = {
     "models/reward_model": ("offline_models", "00_offline_models"),
     "models/policy_sft": ("offline_models", "00_offline_models"),
+    "models/probe": ("offline_models", "00_offline_models"),
+    "models/judge": ("offline_models", "00_offline_models"),
     "models/combiner": ("combiner", "02_combiner_training"),
     "models/policy_ppo": ("ppo", "04_ppo"),
     "models/policy_dpo": ("dpo", "05_dpo"),

@@ -68,6 +68,24 @@ def test_simulated_pairs_are_called_so(simulated: bool) -> None:
     assert "(knowing nothing: 0.693), validation accuracy **67.3 %**" in texts[2]
 
 
+def test_a_probe_is_told_with_its_interval_beside_length() -> None:
+    metrics = {
+        "pairs": 600, "posts": 300, "validation_pairs": 202,
+        "probe": {"layers": [12], "poolings": ["mean", "last"], "left_out_accuracy": 0.71, "seconds": 300.2},
+        "rewards": {
+            "probe": {"accuracy": 0.7, "ci": [0.63, 0.76]}, "length": {"accuracy": 0.72, "ci": [0.65, 0.78]}
+        },
+    }  # fmt: skip
+    told = findings.offline_models(metrics, simulated=False)
+    assert "reads the mean over the response and its last token after layer 12" in told
+    assert "right in **70.0 % (63.0 to 76.0)** of 202 pairs; taking the longer response in 72.0 %" in told
+    assert "policy" not in told
+    assert (
+        findings.offline_models({"pairs": 2}, simulated=True)
+        == "2 simulated pairs are kept; nothing was to be trained."
+    )
+
+
 def test_the_evaluations_finding_is_its_verdict() -> None:
     assert findings.evaluation({"verdict": "REALM is fine."}) == "**REALM is fine.**"
 

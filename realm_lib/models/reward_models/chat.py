@@ -33,6 +33,8 @@ class EncodedChat:
     response_cut: int = 0
     types: list[int] | None = None
     """Token types, for encoders that tell prompt from response by them."""
+    start: int = 0
+    """Where the response begins, for a model that reads it apart."""
 
 
 @dataclass(frozen=True)
@@ -151,29 +153,38 @@ class Encoder(ABC):
         ids: list[int],
         contents: Callable[[], tuple[list[int], list[int]] | None],
         types: list[int] | None = None,
+        *,
+        find_start: bool = False,
     ) -> EncodedChat | TooLong | str:
-        """``ids`` cut to ``max_length``.
+        """``ids`` cut to ``max_length``, and where the response begins if that is asked for.
 
         ``contents``, asked where there is something to cut, are the positions of the prompt's tokens in the order in
         which they go (:func:`cut_order`) and of the response's; None where the template does not let them be found.
         """
         excess = len(ids) - self.max_length
-        if excess <= 0:
+        if excess <= 0 and not find_start:
             return EncodedChat(ids, types=types)
         found = contents()
         if found is None:
-            return (
-                f"too long for reward_model.max_length, and cannot be cut: the chat template of "
-                f"{self.tokenizer.name_or_path} rewrites what a turn says"
-            )
+            fault = "too long for reward_model.max_length, and cannot be cut" if excess > 0 else "cannot be read"
+            return f"{fault}: the chat template of {self.tokenizer.name_or_path} rewrites what a turn says"
         of_prompt, of_response = found
+        # Of an empty response: behind the prompt's last token, where the template closes its turn and opens the next.
+        start = of_response[0] if of_response else max(of_prompt, default=-1) + 1
+        if excess <= 0:
+            return EncodedChat(ids, types=types, start=start)
         from_response = max(0, excess - len(of_prompt))
         if from_response and (self.long_responses == "refuse" or from_response >= len(of_response)):
             return TooLong(len(ids) - len(of_prompt))
         cut = {*of_prompt[:excess], *of_response[len(of_response) - from_response :]}
         kept = [position for position in range(len(ids)) if position not in cut]
-        kept_types = [types[position] for position in kept] if types else None
-        return EncodedChat([ids[position] for position in kept], excess - from_response, from_response, kept_types)
+        return EncodedChat(
+            [ids[position] for position in kept],
+            excess - from_response,
+            from_response,
+            [types[position] for position in kept] if types else None,
+            start - sum(position < start for position in cut),
+        )
 
     def _long(
         self, tokens: Mapping[int, int], prompts: Sequence[Prompt], responses: Sequence[str]
@@ -192,15 +203,26 @@ class Encoder(ABC):
 
 
 class ChatEncoder(Encoder):
-    """Renders (prompt, response) with a tokenizer's chat template."""
+    """Renders (prompt, response) with a tokenizer's chat template.
 
-    def __init__(self, tokenizer: Any, max_length: int, long_responses: LongResponses = "refuse") -> None:
+    ``finds_response`` says of each chat where its response begins, and refuses those of which that cannot be told.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_length: int,
+        long_responses: LongResponses = "refuse",
+        *,
+        finds_response: bool = False,
+    ) -> None:
         if not tokenizer.chat_template:
             raise ScorerError(
                 f"{tokenizer.name_or_path}: the tokenizer has no chat template; a reward model scores chats. Take the "
                 "model's own repository, whose tokenizer has one"
             )
         super().__init__(tokenizer, max_length, long_responses)
+        self.finds_response = finds_response
         if fault := scoring_fault(tokenizer):
             raise ScorerError(f"{fault}: take the tokenizer of the model's own repository")
         self.kept = what_is_kept(tokenizer)
@@ -225,7 +247,7 @@ class ChatEncoder(Encoder):
                 yield str(row)
             else:
                 lost = self.kept.lost(chat, self.tokenizer.name_or_path)
-                yield lost or self._cut(row.ids, partial(self._contents, chat, row))
+                yield lost or self._cut(row.ids, partial(self._contents, chat, row), find_start=self.finds_response)
 
     def _contents(self, turns: Sequence[Message], row: ChatTokens) -> tuple[list[int], list[int]] | None:
         places = content_places(self.tokenizer, turns, row.text)

@@ -1,6 +1,8 @@
-"""A batch of rows through a decoder: the hidden state of each text's last token, as if the text were alone."""
+"""A batch of rows through a decoder: hidden states of each text, as if it were alone: its last token's, or its
+response's after some layers."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -40,11 +42,61 @@ def last_states(body: Any, batch: Sequence[Row], device: torch.device, *, positi
     ``positions`` says whether to hand position ids to the model, which rows of several texts need; rows are padded on
     the right, whatever the tokenizer's habit.
     """
+    inputs, places = _laid_out(batch, device, positions)
+    hidden = body(**inputs).last_hidden_state
+    rows, columns = torch.tensor([(place.row, place.end - 1) for place in places], device=hidden.device).T
+    states: torch.Tensor = hidden[rows, columns]
+    return states
+
+
+def pooled_states(
+    body: Any,
+    batch: Sequence[Row],
+    starts: Sequence[int],
+    device: torch.device,
+    layers: Sequence[int],
+    *,
+    positions: bool,
+) -> torch.Tensor:
+    """Hidden states after some of a body's layers: their mean over each text's response, and its last token's.
+
+    float32 [texts, layers, 2, hidden], in the order of the batch's rows and their texts. ``starts`` says at which of a
+    text's tokens its response begins; the mean is from there to the text's end, over what closes the turn too. ``body``
+    has no final norm, which is for the last layer alone
+    (:func:`realm_lib.models.reward_models.probe.without_norm`).
+    """
+    inputs, places = _laid_out(batch, device, positions)
+    tapped = body(**inputs, output_hidden_states=list(layers)).hidden_states
+    pooled = []
+    for place, start in zip(places, starts, strict=True):
+        columns = place.columns(start)
+        of_text = [tapped[layer][place.row, columns].float().to(device) for layer in layers]
+        pooled.append(torch.stack([torch.stack([states.mean(dim=0), states[-1]]) for states in of_text]))
+    return torch.stack(pooled)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a text lies in a batch: its first ``shared`` tokens at the row's beginning, its own from ``begin`` on."""
+
+    row: int
+    shared: int
+    begin: int
+    end: int
+
+    def columns(self, start: int) -> list[int]:
+        """Of the text's tokens from ``start`` to its end."""
+        own = self.begin + max(0, start - self.shared)
+        return [*range(min(start, self.shared), self.shared), *range(own, self.end)]
+
+
+def _laid_out(batch: Sequence[Row], device: torch.device, positions: bool) -> tuple[dict[str, Any], list[_Place]]:
+    """A batch as a decoder takes it, and where its texts lie."""
     width = max(row.length for row in batch)
     ids = torch.zeros(len(batch), width, dtype=torch.long)  # the padding's id is never read: the mask hides it
     position_ids = torch.zeros(len(batch), width, dtype=torch.long)
     segments = torch.full((len(batch), width), _PADDING)
-    ends: list[tuple[int, int]] = []
+    places: list[_Place] = []
     for number, row in enumerate(batch):
         end = len(row.shared)
         ids[number, :end] = torch.tensor(row.shared, dtype=torch.long)
@@ -55,15 +107,12 @@ def last_states(body: Any, batch: Sequence[Row], device: torch.device, *, positi
             ids[number, start:end] = torch.tensor(own, dtype=torch.long)
             position_ids[number, start:end] = torch.arange(len(row.shared), len(row.shared) + len(own))
             segments[number, start:end] = segment
-            ends.append((number, end - 1))
+            places.append(_Place(number, len(row.shared), start, end))
     segments = segments.to(device)
     several = any(len(row.own) > 1 for row in batch)
     mask = block_mask(segments) if several else (segments != _PADDING).long()
-    options = {"position_ids": position_ids.to(device)} if positions else {}
-    hidden = body(input_ids=ids.to(device), attention_mask=mask, use_cache=False, **options).last_hidden_state
-    rows, columns = torch.tensor(ends, device=hidden.device).T
-    states: torch.Tensor = hidden[rows, columns]
-    return states
+    inputs = {"input_ids": ids.to(device), "attention_mask": mask, "use_cache": False}
+    return inputs | ({"position_ids": position_ids.to(device)} if positions else {}), places
 
 
 def block_mask(segments: torch.Tensor) -> torch.Tensor:

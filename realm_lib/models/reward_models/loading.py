@@ -18,6 +18,7 @@ from realm_lib.models.reward_models.chat import ChatEncoder, Encoder
 from realm_lib.models.reward_models.forward import SHARING_MODELS, why_not_shared
 from realm_lib.models.reward_models.inform import INFORMForSequenceClassification
 from realm_lib.models.reward_models.memory import HEADS, MemoryEstimate, check_memory, estimate_memory, lay_out
+from realm_lib.models.reward_models.probe import ProbeError, ProbeModel, Taps
 from realm_lib.models.reward_models.text_pair import build_encoder
 from realm_lib.models.reward_models.vllm_models import rewards_tokens, why_not_served
 from realm_lib.models.special_tokens import cut_special_tokens
@@ -42,6 +43,8 @@ class LoadedModel:
     """See :func:`weights_version`."""
     not_shared: str | None
     """Why prefixes are not shared; None when they are."""
+    taps: Taps | None = None
+    """What the head of a probe reads; of other decoders it is the last token's state after all layers."""
 
 
 @dataclass(frozen=True)
@@ -161,18 +164,20 @@ def take_apart(model: Any, tokenizer: Any, params: RewardModelParams, weights: s
         log.warning("%s: the prefix of a post is computed for each response: %s", params.model_id, not_shared)
     else:
         log.info("%s: the prefix of a post is computed once for all its responses", params.model_id)
-    return LoadedModel(tokenizer, model, body, head, weights, not_shared)
+    taps = Taps.read(model.config) if params.backend == "probe" else None
+    return LoadedModel(tokenizer, model, body, head, weights, not_shared, taps)
 
 
 def model_class(params: RewardModelParams) -> Any:
     """The class that ``backend`` loads."""
     import transformers
 
-    if params.backend == "inform":
-        return INFORMForSequenceClassification
-    if params.backend == "nemotron":
-        return transformers.AutoModelForCausalLM
-    return transformers.AutoModelForSequenceClassification
+    own = {
+        "inform": INFORMForSequenceClassification,
+        "nemotron": transformers.AutoModelForCausalLM,
+        "probe": ProbeModel,
+    }
+    return own.get(params.backend, transformers.AutoModelForSequenceClassification)
 
 
 def outlined_encoder(outline: Outline, params: RewardModelParams) -> Encoder:
@@ -189,6 +194,11 @@ def _check_config(config: Any, params: RewardModelParams) -> None:
         )
     if params.backend == "vllm" and (fault := why_not_served(config)):
         raise ScorerError(f"{params.model_id}: {fault}")
+    if params.backend == "probe":
+        try:
+            Taps.read(config)
+        except ProbeError as error:
+            raise ScorerError(f"{params.model_id}: {error}") from error
     if params.backend == "nemotron":
         if rescaled := [key for key in _RESCALED_LOGITS if getattr(config, key, None) not in (None, 1, 1.0)]:
             raise ScorerError(f"{params.model_id}: rescales its logits ({rescaled[0]}): not a model of Nemotron's kind")
@@ -281,7 +291,7 @@ def _parts(model: Any, params: RewardModelParams) -> tuple[Any | None, Callable[
 
 def _check_head(head: torch.nn.Module, params: RewardModelParams) -> None:
     """Refuse a head that is quantised or whose weights were left behind by a device_map."""
-    dtype = getattr(torch, params.dtype)
+    dtype = torch.float32 if params.backend == "probe" else getattr(torch, params.dtype)
     for weights in head.parameters():
         if weights.dtype != dtype:
             fault = f"its head is {weights.dtype}, not {dtype}"

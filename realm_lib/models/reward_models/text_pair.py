@@ -46,8 +46,10 @@ def build_encoder(tokenizer: Any, params: RewardModelParams, *, pairs: bool) -> 
 
     Raises :class:`ScorerError` for any other tokenizer without a chat template.
     """
-    kind: type[Encoder] = TextPairEncoder if pairs and not tokenizer.chat_template else ChatEncoder
-    return kind(tokenizer, params.max_length, params.long_responses)
+    if pairs and not tokenizer.chat_template:
+        return TextPairEncoder(tokenizer, params.max_length, params.long_responses)
+    finds = params.backend == "probe"
+    return ChatEncoder(tokenizer, params.max_length, params.long_responses, finds_response=finds)
 
 
 def _contents(prompt: Prompt, text: str, pair: Any) -> tuple[list[int], list[int]]:

@@ -14,11 +14,12 @@ from realm_lib.data.chats import Prompt, as_text
 from realm_lib.models.reward_models import ScorerError
 from realm_lib.models.reward_models.chat import EncodedChat, name_text
 from realm_lib.models.reward_models.encoding import EncodingScorer
-from realm_lib.models.reward_models.forward import last_states
+from realm_lib.models.reward_models.forward import last_states, pooled_states
 from realm_lib.models.reward_models.loading import LoadedModel, load_model, log
 from realm_lib.models.reward_models.packing import Row, plan_batches
 from realm_lib.models.reward_models.text_pair import build_encoder
 from realm_lib.runs.memory import within_memory
+from realm_lib.runs.threads import side_by_side, workers
 
 
 class TransformerScorer(EncodingScorer):
@@ -36,6 +37,8 @@ class TransformerScorer(EncodingScorer):
         self._loaded = loaded = loaded or load_model(params, run_folder)
         super().__init__(params, build_encoder(loaded.tokenizer, params, pairs=loaded.body is None), loaded.weights)
         self.model = loaded.model
+        self.taps = loaded.taps
+        """What the head of a probe reads; None of other models."""
         self.not_shared = loaded.not_shared
         """Why prefixes are not shared; None when they are."""
         self.cut_prompts = 0
@@ -47,30 +50,13 @@ class TransformerScorer(EncodingScorer):
         self.budget = params.batch_tokens
         """Most tokens in a batch now: ``batch_tokens``, halved each time that memory ran out."""
 
-    @torch.inference_mode()
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float32]:
         """Scores, float32 [n].
 
         Raises :class:`ScorerError` naming the first text whose score is not finite, or that alone takes more memory
         than there is.
         """
-        chats = self.encoder.encode(prompts, responses)
-        keys = [(*chat.ids, -1, *(chat.types or ())) for chat in chats]
-        firsts: dict[tuple[int, ...], int] = {}
-        for index, key in enumerate(keys):
-            firsts.setdefault(key, index)
-        distinct = list(firsts.values())
-        try:
-            values = self._score_distinct([chats[n] for n in distinct], [as_text(prompts[n]) for n in distinct])
-        except _AloneTooLarge as error:
-            index = distinct[error.index]
-            raise ScorerError(
-                f"{name_text(index, prompts[index], responses[index])}: its {len(chats[index].ids)} tokens alone take "
-                "more memory than there is: lower reward_model.max_length, quantize the model, or give it more memory",
-                [place for place, key in enumerate(keys) if key == keys[index]],
-            ) from error
-        slots = {key: slot for slot, key in enumerate(firsts)}
-        scores: NDArray[np.float32] = values[[slots[key] for key in keys]]
+        scores = self.values(prompts, responses)
         bad = np.flatnonzero(~np.isfinite(scores))
         if len(bad):
             raise ScorerError(
@@ -78,13 +64,36 @@ class TransformerScorer(EncodingScorer):
                 f"{scores[bad[0]]} ({len(bad)} of {len(scores)} are not finite); try dtype bfloat16 or float32",
                 bad.tolist(),
             )
-        self.cut_prompts += sum(chat.cut > 0 for chat in chats)
-        self.cut_responses += sum(chat.response_cut > 0 for chat in chats)
         return scores
 
-    def _score_distinct(self, chats: Sequence[EncodedChat], groups: Sequence[Hashable]) -> NDArray[np.float32]:
-        """Scores of ``chats``; when memory runs out, what is left is planned again under half the budget."""
-        scores = np.full(len(chats), np.nan, dtype=np.float32)
+    def values(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float32]:
+        """What the head says of each text, finite or not, float32 [n]; [n, outputs] of a head that says several things.
+
+        Raises :class:`ScorerError` for a text that alone takes more memory than there is.
+        """
+        chats = self.encoder.encode(prompts, responses)
+        keys = [(*chat.ids, -1, chat.start, *(chat.types or ())) for chat in chats]
+        firsts: dict[tuple[int, ...], int] = {}
+        for index, key in enumerate(keys):
+            firsts.setdefault(key, index)
+        distinct = list(firsts.values())
+        try:
+            values = self._values_of_distinct([chats[n] for n in distinct], [as_text(prompts[n]) for n in distinct])
+        except _AloneTooLarge as error:
+            index = distinct[error.index]
+            raise ScorerError(
+                f"{name_text(index, prompts[index], responses[index])}: its {len(chats[index].ids)} tokens alone take "
+                "more memory than there is: lower reward_model.max_length, quantize the model, or give it more memory",
+                [place for place, key in enumerate(keys) if key == keys[index]],
+            ) from error
+        self.cut_prompts += sum(chat.cut > 0 for chat in chats)
+        self.cut_responses += sum(chat.response_cut > 0 for chat in chats)
+        slots = {key: slot for slot, key in enumerate(firsts)}
+        return values[[slots[key] for key in keys]]
+
+    def _values_of_distinct(self, chats: Sequence[EncodedChat], groups: Sequence[Hashable]) -> NDArray[np.float32]:
+        """Of each of ``chats``; when memory runs out, what is left is planned again under half the budget."""
+        values: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(chats)
         left = list(range(len(chats)))
         while left:
             done: set[int] = set()
@@ -95,25 +104,30 @@ class TransformerScorer(EncodingScorer):
                 attention_length=None if self.not_shared else self._attention_length,
                 pass_cost=self._pass_cost,
             )
-            for batch in batches:
-                indices = [left[index] for row in batch for index in row.indices]
-                values = within_memory(partial(self._scores_of, batch, [chats[index] for index in indices]))
-                if values is None:
+            places = [[left[index] for row in batch for index in row.indices] for batch in batches]
+            work = [
+                (batch, [chats[index] for index in indices]) for batch, indices in zip(batches, places, strict=True)
+            ]
+            found = side_by_side(lambda each: within_memory(partial(self._values_of, *each)), work, workers(self.model))
+            for batch, indices, of_batch in zip(batches, places, found, strict=True):
+                if of_batch is None:
                     if len(indices) == 1:
                         raise _AloneTooLarge(indices[0])
                     self._halve_budget(batch)
                     break
-                scores[indices] = values
+                for index, value in zip(indices, of_batch, strict=True):
+                    values[index] = value
                 self.tokens_computed += sum(row.length for row in batch)
                 done.update(indices)
             left = [index for index in left if index not in done]
-        return scores
+        return np.array(values, dtype=np.float32)
 
-    def _scores_of(self, batch: Sequence[Row], chats: Sequence[EncodedChat]) -> NDArray[np.float32]:
-        """Scores of a batch's texts in their order."""
-        values = self._decode(batch) if self._loaded.body is not None else self._classify(chats)
-        scores: NDArray[np.float32] = values.float().cpu().numpy()
-        return scores
+    @torch.inference_mode()
+    def _values_of(self, batch: Sequence[Row], chats: Sequence[EncodedChat]) -> NDArray[np.float32]:
+        """Of a batch's texts in their order."""
+        found = self._decode(batch, chats) if self._loaded.body is not None else self._classify(chats)
+        values: NDArray[np.float32] = found.float().cpu().numpy()
+        return values
 
     def _halve_budget(self, batch: Sequence[Row]) -> None:
         taken = len(batch) * max(row.length for row in batch)
@@ -125,11 +139,16 @@ class TransformerScorer(EncodingScorer):
             self.budget,
         )
 
-    def _decode(self, batch: Sequence[Row]) -> torch.Tensor:
-        assert self._loaded.body is not None
-        assert self._loaded.head is not None
-        states = last_states(self._loaded.body, batch, self.model.device, positions=self.not_shared is None)
-        return self._loaded.head(states)
+    def _decode(self, batch: Sequence[Row], chats: Sequence[EncodedChat]) -> torch.Tensor:
+        body, head, taps = self._loaded.body, self._loaded.head, self._loaded.taps
+        assert body is not None
+        assert head is not None
+        device, positions = self.model.device, self.not_shared is None
+        if taps is None:
+            return head(last_states(body, batch, device, positions=positions))
+        starts = [chat.start for chat in chats]
+        states = pooled_states(body, batch, starts, device, taps.layers, positions=positions)
+        return head(taps.of(states, taps.layers))
 
     def _classify(self, chats: Sequence[EncodedChat]) -> torch.Tensor:
         """An encoder's logits [n]; its own pooling reads the first token, which padding does not move."""

@@ -15,6 +15,7 @@ from realm_lib.report.figures.judging import (
 )
 from realm_lib.report.figures.learning import (
     feature_distributions,
+    probe_choices,
     response_surface,
     responses_on_surface,
     reward_model_training,
@@ -42,6 +43,7 @@ __all__ = [
     "perturbation_points",
     "policy_training",
     "ppo_progress",
+    "probe_choices",
     "reliability",
     "response_surface",
     "responses_on_surface",

@@ -195,6 +195,32 @@ def reward_model_training(history: Sequence[Mapping[str, float]], ax: Axes | Non
     return ax
 
 
+def probe_choices(tried: pd.DataFrame, *, simulated: bool = False, ax: Axes | None = None) -> Axes:
+    """How often a probe is right about pairs that it was not fitted to, by what it reads; the one taken is marked.
+
+    ``tried`` is :attr:`realm_lib.models.probe_training.ProbeTraining.tried`; taken is the least loss, which need not be
+    the most often right.
+    """
+    ax = ax or theme.new_axes(6.4, 3.2)
+    names = [" + ".join(map(str, layers)) for layers in tried["layers"]]
+    places = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    colours = ("realm", "rejected", "similarity")
+    for number, (poolings, rows) in enumerate(tried.assign(name=names).groupby("poolings", sort=False)):
+        at = [places[name] + 0.15 * (number - 1) for name in rows["name"]]
+        label = " and ".join({"mean": "mean of the response", "last": "its last token"}[way] for way in poolings)
+        ax.plot(at, rows["accuracy"], "o", color=theme.COLOURS[colours[number]], label=label)
+    best = int(tried["log_loss"].to_numpy().argmin())
+    way = list(dict.fromkeys(tried["poolings"])).index(tried["poolings"].iloc[best])
+    ax.plot(places[names[best]] + 0.15 * (way - 1), tried["accuracy"].iloc[best], "o", markersize=13,
+            markerfacecolor="none", markeredgecolor=theme.INK, label="taken: the least loss")  # fmt: skip
+    ax.set_xticks(list(places.values()), [*places])
+    ax.set(xlabel="After so many layers", ylabel="Right on pairs left out")
+    ax.yaxis.set_major_formatter(theme.PERCENT)
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    theme.draw_title(ax, "What the probe reads", [], simulated)
+    return ax
+
+
 def _two_of(reward_of: RewardOf, features: pd.DataFrame, names: Sequence[str]) -> Sequence[str]:
     return names if len(names) == 2 else strongest_two(partial_effects(reward_of, features, names))
 

@@ -23,19 +23,37 @@ from realm_lib.report.words.policies import TRUTH_OF_OTHERS, floored, limits, ve
 from realm_lib.report.words.signals import combiner_is
 
 _SHOWN_WARNINGS = 8
+_POOLED = {"mean": "the mean over the response", "last": "its last token"}
 _TRANSFORMS = {"centred": "centring", "log_sigmoid": "the log-sigmoid"}
 
 
 def offline_models(metrics: Metrics, *, simulated: bool) -> str:
-    """Notebook 00, from metrics/offline_models.json: how good the stand-ins are."""
-    kind, policy = "simulated pairs" if simulated else "pairs", metrics["policy"]
-    return (
-        f"A reward model of {metrics['parameters']:,} parameters, trained on {counted(metrics['pairs'], kind)} in "
-        f"{metrics['seconds']:.0f} s, prefers the right response in **{percent(metrics['validation_accuracy'])}** of "
-        f"{counted(metrics['validation_pairs'], kind)} of posts that it has not seen (a coin: 50 %). "
-        f"A policy of {policy['parameters']:,} parameters, trained in {policy['seconds']:.0f} s, loses "
-        f"{policy['final_loss']:.2f} nats a token on the last of its training comments."
-    )
+    """Notebook 00, from metrics/offline_models.json: how good is what was trained."""
+    kind = "simulated pairs" if simulated else "pairs"
+    told = []
+    if "validation_accuracy" in metrics:
+        told.append(
+            f"A reward model of {metrics['parameters']:,} parameters, trained on {counted(metrics['pairs'], kind)} in "
+            f"{metrics['seconds']:.0f} s, prefers the right response in "
+            f"**{percent(metrics['validation_accuracy'])}** of {counted(metrics['validation_pairs'], kind)} of posts "
+            "that it has not seen (a coin: 50 %)."
+        )
+    if probe := metrics.get("probe"):
+        right = {name: with_interval(each["accuracy"], each["ci"]) for name, each in metrics["rewards"].items()}
+        layers = ", ".join(map(str, probe["layers"]))
+        told.append(
+            f"A probe that reads {' and '.join(_POOLED[way] for way in probe['poolings'])} after layer {layers} is right "
+            f"in **{right['probe']}** of {counted(metrics['validation_pairs'], kind)}; taking the longer response in "
+            f"{right['length']}. On the pairs left out by which this was chosen it was right in "
+            f"{percent(probe['left_out_accuracy'])}. Reading and fitting {counted(metrics['pairs'], kind)} took "
+            f"{probe['seconds']:.0f} s."
+        )
+    if policy := metrics.get("policy"):
+        told.append(
+            f"A policy of {policy['parameters']:,} parameters, trained in {policy['seconds']:.0f} s, loses "
+            f"{policy['final_loss']:.2f} nats a token on the last of its training comments."
+        )
+    return " ".join(told) or f"{counted(metrics['pairs'], kind)} are kept; nothing was to be trained."
 
 
 def features(metrics: Metrics, *, simulated: bool, rank_correlation: float) -> str:
