@@ -189,7 +189,7 @@ def test_the_readme_is_a_front_door() -> None:
     pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
     assert len(pictures) == 2
     assert all((ROOT / picture).is_file() for picture in pictures)
-    assert {row[0] for row in rows(section(README, "Profiles"))} == {"`demo`", "`local`", "`small`", "`full`"}
+    assert {row[0] for row in rows(section(README, "Profiles"))} == {"`demo`", "`local`", "`smol`", "`small`", "`full`"}
     (contract,) = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
         "contracts"
     ]

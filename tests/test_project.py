@@ -205,7 +205,7 @@ def test_papermill_with_a_profile_leaves_nothing_of_the_demo(path: Path, noteboo
 
 
 def test_the_profiles_of_the_design_are_there() -> None:
-    assert {path.stem for path in PROFILES} >= {"demo", "local", "small", "full", "test"}
+    assert {path.stem for path in PROFILES} >= {"demo", "local", "smol", "small", "full", "test"}
 
 
 def test_the_full_profile_is_the_original_documents() -> None:

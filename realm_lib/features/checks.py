@@ -103,12 +103,16 @@ class Checks:
             said = str(error)
             self.ahead.faults.append(said if said.startswith(name) else f"{name}: {said}")
 
-    def reward_model(self, name: str, params: RewardModelParams) -> None:
-        """Key, servers, configuration and memory of the reward model of the section ``name``, and what it refuses."""
+    def reward_model(self, name: str, params: RewardModelParams, *, judges: bool = False) -> None:
+        """Key, servers, configuration and memory of the reward model of the section ``name``, and what it refuses.
+
+        One that ``judges`` reads no pairs, but answers that nobody has written yet, and nothing of it is stored.
+        """
         if params.backend == "nim":
             scorer = build_scorer(params)
-            self._refuse(ScoreSignal(scorer).refused(self.prompts, self.responses))
-            if not self._all_stored("score", scorer.identity):
+            if not judges:
+                self._refuse(ScoreSignal(scorer).refused(self.prompts, self.responses))
+            if judges or not self._all_stored("score", scorer.identity):
                 reveal_secret(params.api_key or "${NVIDIA_API_KEY}")
             self.ahead.found.append((name, f"{params.model_id}: its key is set"))
             return
@@ -127,7 +131,8 @@ class Checks:
             self._hub_model(params.model_id, params.revision)
             outline = read_outline(params, self.run_folder, here=self.here)
             encoder = outlined_encoder(outline, params)
-        self._refuse(text_lengths(encoder, self.prompts, self.responses, self.store)[1])
+        if not judges:
+            self._refuse(text_lengths(encoder, self.prompts, self.responses, self.store)[1])
         self.ahead.outlined[name] = Outlined(
             outline.memory.weights / BYTES_A_WEIGHT[params.quantization or params.dtype],
             len(encoder.encode(["a"], ["a"])[0].ids) - 2,
@@ -135,8 +140,11 @@ class Checks:
         )
         said = str(outline.memory)
         if params.backend == "vllm":  # a server of one's own, which costs nothing to ask
-            stored = self._all_stored("score", served.identity)
+            stored = not judges and self._all_stored("score", served.identity)
             said = f"{params.model_id}: {'its scores are stored' if stored else served.check_endpoints()}"
+        if judges:
+            self.ahead.found.append((name, said))
+            return
         self.ahead.found.append((name, f"{said}; reads all {len(self.texts):,} {self._looked_at}"))
         self._stored += 60 * len(self.texts)
 
@@ -168,7 +176,7 @@ class Checks:
         return Quote(texts, tokens, tokens * embedder.dollars_per_token, cut=0)
 
     def rlhf(self, rlhf: RlhfParams) -> None:
-        """Secrets that the trainings send, and whether their policies may be read."""
+        """Secrets that the trainings send, whether their policies may be read, and judges that are reward models."""
         server, vllm = rlhf.reward_server, rlhf.ppo.vllm
         secrets = {
             "rlhf.reward_server.token": None if server is None else server.token,
@@ -183,6 +191,10 @@ class Checks:
                 with self.of(name):
                     self._hub_model(policy.model_name, policy.revision)
                     self.ahead.found.append((name, self._within_reach(policy.model_name)))
+        for judge, source in rlhf.judges.items():
+            if isinstance(source, RewardModelParams):
+                with self.of(name := f"rlhf.judges.{judge}"):
+                    self.reward_model(name, source, judges=True)
 
     def disk(self, outputs: int) -> None:
         """Downloads, the feature store and the run's ``outputs``, by the file systems on which they lie."""

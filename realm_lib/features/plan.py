@@ -1,10 +1,7 @@
 """What a run's features take, said before it begins: texts, tokens, what would stop it, and the work of each model."""
 
-import json
 import os
-import re
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.config.profile import Params
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.signals import EmbeddingSignal, RewardModelSignal
+from realm_lib.config.training import ProbeParams
 from realm_lib.features.ahead import look_ahead
 from realm_lib.features.checks import Ahead, Outlined
 from realm_lib.features.counting import (
@@ -25,6 +23,7 @@ from realm_lib.features.counting import (
     count_tokens,
     planned_texts,
 )
+from realm_lib.features.model_sizes import model_place, probe_weights, weights_of
 from realm_lib.features.store import FeatureStore
 from realm_lib.features.stored import stored_texts
 from realm_lib.models.throughput import (
@@ -38,7 +37,6 @@ from realm_lib.models.throughput import (
 )
 from realm_lib.runs.run import Run, gpus
 from realm_lib.runs.threads import cores
-from realm_lib.runs.weights import locate_model
 
 OTHERS = ("RTX 4090", "A100 80GB", "H100")
 """Cards that a plan names beside this machine's own."""
@@ -128,7 +126,7 @@ def plan_features(params: Params, run: Run, *, keep: bool) -> FeaturesPlan:
             minutes[name] = planned.counts.texts / scorer.requests_per_minute if scorer.requests_per_minute else 0.0
             continue
         elsewhere = scorer.backend == "vllm" or params.run.engine != "local"
-        works.append(scoring_work(name, scorer, outlined, tokens[name], run, elsewhere=elsewhere))
+        works.append(scoring_work(name, scorer, outlined, tokens[name], params, run, elsewhere=elsewhere))
     for name, embedder in _embedders(params).items():
         if embedder.backend == "sentence_transformers":
             tokens[name] = count_tokens(planned, _tokenizer(embedder.model_id, embedder.revision, run.folder), None, 2)
@@ -140,6 +138,7 @@ def plan_features(params: Params, run: Run, *, keep: bool) -> FeaturesPlan:
             )
         elif quote := ahead.quotes.get(name):
             minutes[name] = _service_minutes(embedder, quote.texts, quote.tokens)
+    works += _probe_works(params, planned, tokens["reward_model"], run)
     stored = {}
     if planned.tables and any(folder.glob("*.sqlite")):
         stored = {
@@ -153,16 +152,55 @@ def scoring_work(
     params: RewardModelParams,
     outlined: Outlined | None,
     tokens: TokenCounts,
+    profile: Params,
     run: Run,
     *,
     elsewhere: bool,
 ) -> Work:
     """Scoring texts of so many ``tokens`` with the reward model of the section ``name``."""
-    weights = outlined.weights if outlined else weights_of(params.model_id, run.folder)
+    weights = outlined.weights if outlined else reward_model_weights(params, profile, run)
     shares = outlined is None or outlined.shares_prefixes
     read = float(tokens.shared if shares else tokens.naive)
     precision: Precision = params.quantization or params.dtype
     return Work(name, params.model_id, weights, precision, ((read, params.batch_tokens),), elsewhere)
+
+
+def reward_model_weights(params: RewardModelParams, profile: Params, run: Run) -> float | None:
+    """How many, as :func:`weights_of`; at most, of a probe that notebook 00 is going to train."""
+    found, probe = weights_of(params.model_id, run.folder), _probe(profile)
+    if found is None and probe is not None and params.backend == "probe" and params.model_id.startswith("run:"):
+        return probe_weights(probe, run.folder)
+    return found
+
+
+def _probe(profile: Params) -> ProbeParams | None:
+    return None if profile.offline_models is None else profile.offline_models.probe
+
+
+def _probe_works(profile: Params, planned: PlannedTexts, tokens: TokenCounts, run: Run) -> list[Work]:
+    """Reading the reward model's share of the training pairs, and those of the combiner for a judge; nothing where
+    they were read. The share's texts are not planned for: they are taken to be like those of the combiner.
+    """
+    probe, share = _probe(profile), profile.data.reward_model_share
+    if probe is None or run.path("models", "probe").exists():
+        return []
+    of_training = tokens.shared * _training_share(profile, planned)
+    read = of_training * share / (1 - share) + (of_training if probe.judge else 0.0)
+    passes = ((read, probe.batch_tokens),)
+    return [Work("probe", probe.backbone, probe_weights(probe, run.folder), probe.dtype, passes)]
+
+
+def _training_share(profile: Params, planned: PlannedTexts) -> float:
+    """Of all texts that are planned for: those of pairs that the combiner learns from; all where that is not known."""
+    sizes: dict[str, int | None]
+    if planned.tables:
+        sizes = {split: len(table) for split, table in planned.tables.items()}
+    else:
+        splits = profile.data.splits
+        kept = None if splits.train is None else round(splits.train * (1 - profile.data.reward_model_share))
+        sizes = {"train": kept, "validation": splits.validation, "test": splits.test}
+    known = [size for size in sizes.values() if size is not None]
+    return sizes["train"] / sum(known) if len(known) == len(sizes) and sizes["train"] else 1.0
 
 
 def places() -> list[Place]:
@@ -214,18 +252,9 @@ def _service_minutes(params: EmbeddingParams, texts: int, tokens: int) -> float:
     return max((amount / limit for amount, limit in limits if limit), default=0.0)
 
 
-def _place(model_id: str, run_folder: Path) -> Path | None:
-    """The folder or GGUF file of a model that is on this machine and not in the hub's cache."""
-    if model_id.startswith("run:"):  # which notebook 00 may not have made yet
-        folder = run_folder / model_id.removeprefix("run:")
-        return folder if folder.is_dir() else None
-    place = locate_model(model_id)
-    return place if isinstance(place, Path) else None
-
-
 def _tokenizer(model_id: str, revision: str | None, run_folder: Path) -> Path | None:
     """The model's tokenizer.json, where it lies on this machine."""
-    if place := _place(model_id, run_folder):
+    if place := model_place(model_id, run_folder):
         path = (place if place.is_dir() else place.parent) / "tokenizer.json"
         return path if path.exists() else None
     if ":" in model_id:
@@ -238,41 +267,6 @@ def _tokenizer(model_id: str, revision: str | None, run_folder: Path) -> Path | 
     except HFValidationError:  # a service's name, or a file
         return None
     return Path(found) if isinstance(found, str) else None
-
-
-def weights_of(model_id: str, run_folder: Path) -> float | None:
-    """How many weights a model multiplies with, by the headers of its GGUF file or of a folder's safetensors files;
-    embeddings are looked up. Else as many as its name says (``8B``).
-
-    None where neither tells, as of a model that notebook 00 is going to train.
-    """
-    place = _place(model_id, run_folder)
-    if place is None:
-        return _by_name(model_id)
-    files = sorted(place.glob("*.safetensors")) if place.is_dir() else []
-    packed = [place] if place.is_file() else list(place.glob("*.gguf"))
-    held = [_held_gguf(packed[0])] if not files and len(packed) == 1 else map(_held, files)
-    return sum(held) or _by_name(model_id)
-
-
-def _held(file: Path) -> float:
-    with file.open("rb") as opened:
-        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-    multiplied = [entry["shape"] for name, entry in header.items() if name[0] != "_" and "embed" not in name]
-    return float(sum(np.prod(shape, dtype=np.float64) for shape in multiplied))
-
-
-def _held_gguf(file: Path) -> float:
-    from realm_lib.models.gguf_conversion import tensor_shapes  # late: torch, which takes seconds to import
-
-    shapes = tensor_shapes(file).items()
-    return float(sum(np.prod(shape, dtype=np.float64) for name, shape in shapes if not name.startswith("token_embd")))
-
-
-def _by_name(model_id: str) -> float | None:
-    """How many weights a name promises, as ``INF-ORM-Llama3.1-70B`` does."""
-    found: Sequence[str] = re.findall(r"(?<![\d.])(\d+(?:\.\d+)?)[bB](?![a-zA-Z])", model_id)
-    return 1e9 * float(found[-1]) if found else None
 
 
 def _processor() -> Card:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.training import ProbeParams
 from realm_lib.data.chats import Prompt, as_text
-from realm_lib.models.gguf import find_gguf
+from realm_lib.models.gguf import find_gguf, gguf_config, gguf_tokenizer, load_gguf
 from realm_lib.models.reward_models import ScorerError
 from realm_lib.models.reward_models.forward import SHARING_MODELS, why_not_shared
 from realm_lib.models.reward_models.loading import LoadedModel, explain_failure
@@ -46,15 +46,15 @@ def load_backbone(params: ProbeParams, run_folder: Path | None = None) -> Transf
     transformers.utils.logging.disable_progress_bar()
     reading = as_read(params)
     source = locate_model(params.backbone, run_folder)
-    if (file := find_gguf(source)) is not None:
-        from realm_lib.models.gguf import gguf_folder
-
-        source = gguf_folder(file)
+    file = find_gguf(source)
     commit = None if isinstance(source, Path) else hub_commit(source, params.revision)
     options: dict[str, Any] = {"revision": commit or params.revision, "trust_remote_code": False}
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-        config = transformers.AutoConfig.from_pretrained(source, **options)
+        if file is not None:
+            config, tokenizer = gguf_config(file), gguf_tokenizer(file)
+        else:
+            config = transformers.AutoConfig.from_pretrained(source, **options)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
         layers = tuple(sorted(set(params.layers or middle_layers(config.num_hidden_layers))))
         shorten(config, max(layers))
         check_memory(estimate_memory(transformers.AutoModel, config, reading), reading)
@@ -62,15 +62,7 @@ def load_backbone(params: ProbeParams, run_folder: Path | None = None) -> Transf
             options["attn_implementation"] = "sdpa"
         if params.device_map is not None:
             options["device_map"] = params.device_map
-        with _quiet_about_the_rest():
-            model, info = transformers.AutoModel.from_pretrained(
-                source,
-                config=config,
-                dtype=getattr(torch, params.dtype),
-                use_safetensors=True,
-                output_loading_info=True,
-                **options,
-            )
+        model, info = _read(source, file, config, dtype=getattr(torch, params.dtype), **options)
         without_norm(model)
     except ProbeError as error:
         raise ScorerError(f"offline_models.probe.backbone {params.backbone}: {error}") from error
@@ -88,6 +80,21 @@ def load_backbone(params: ProbeParams, run_folder: Path | None = None) -> Transf
     taps = Taps(layers, POOLINGS)
     loaded = LoadedModel(tokenizer, model.eval(), model, nn.Identity(), weights, why_not_shared(model.config), taps)
     return TransformerScorer(reading, loaded=loaded)
+
+
+def _read(source: Path | str, file: Path | None, config: Any, **options: Any) -> tuple[Any, Mapping[str, Any]]:
+    """The body of a language model, as long as ``config`` says, and transformers' loading info."""
+    import transformers
+
+    with _quiet_about_the_rest():
+        if file is None:
+            loaded: tuple[Any, Mapping[str, Any]] = transformers.AutoModel.from_pretrained(
+                source, config=config, use_safetensors=True, output_loading_info=True, **options
+            )
+            return loaded
+        del options["revision"]
+        model, info = load_gguf(file, transformers.AutoModelForCausalLM, config, **options)
+        return model.base_model, info
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from realm_lib.config.data import DataParams
 from realm_lib.config.profile import load_params
 from realm_lib.config.rlhf import RlhfParams
 from realm_lib.data.prompts import PromptSplit, load_prompts
-from realm_lib.data.simulator import gold_utilities
 from realm_lib.rlhf.dpo.material import load_material
 from realm_lib.rlhf.dpo.training import train_dpo
 from realm_lib.rlhf.judges import load_judges
@@ -46,7 +45,7 @@ def _ppo(data: DataParams, params: RlhfParams, run: Run) -> str:
         prompts,
         held_out=held_out,
         choose_on=choose_on,
-        judge=gold_utilities if data.source == "simulator" else None,
+        judge=load_judges(params.judges, reward, simulated=data.source == "simulator", run=run),
         run=run,
         progress=show_progress(),
         keep_result=True,
@@ -63,7 +62,7 @@ def _dpo(data: DataParams, params: RlhfParams, run: Run) -> str:
         material.training,
         held_out=material.held_out,
         held_out_pairs=material.held_out_pairs,
-        judge=load_judges(params.judges, reward, simulated=data.source == "simulator"),
+        judge=load_judges(params.judges, reward, simulated=data.source == "simulator", run=run),
         run=run,
         progress=show_progress(),
         keep_result=True,

@@ -4,9 +4,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from realm_lib.config.profile import Params
+from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.rlhf import PolicyParams, RlhfParams
-from realm_lib.features.counting import LETTERS_A_TOKEN, TextCounts
-from realm_lib.features.plan import FeaturesPlan, Place, Work, places, plan_features, weights_of
+from realm_lib.features.counting import LETTERS_A_TOKEN
+from realm_lib.features.model_sizes import weights_of
+from realm_lib.features.plan import FeaturesPlan, Place, Work, places, plan_features, reward_model_weights
 from realm_lib.models.throughput import Precision
 from realm_lib.runs.run import Run
 from realm_lib.runs.steps import Step, steps_of
@@ -92,7 +94,7 @@ def plan_run(params: Params, *, keep: bool) -> RunPlan:
     works: list[Work] = []
     if params.rlhf is not None:
         scorer = next((work for work in features.works if work.what == "reward_model"), None)
-        works = _policies(params.rlhf, features.texts, scorer, run)
+        works = _policies(params, params.rlhf, features, scorer, run)
     prepared = run.path(".steps", "depends.mk").exists()
     return RunPlan(
         name=params.run.name,
@@ -108,9 +110,9 @@ def plan_run(params: Params, *, keep: bool) -> RunPlan:
     )
 
 
-def _policies(rlhf: RlhfParams, texts: TextCounts, scorer: Work | None, run: Run) -> list[Work]:
-    """PPO, DPO and the comparison, at most: every answer is taken to be as long as it may be."""
-    sampling = rlhf.sampling
+def _policies(profile: Params, rlhf: RlhfParams, features: FeaturesPlan, scorer: Work | None, run: Run) -> list[Work]:
+    """PPO, DPO, the comparison and who judges, at most: every answer is taken to be as long as it may be."""
+    sampling, texts = rlhf.sampling, features.texts
     answer = float(sampling.max_new_tokens)
     prompt = _LONGEST_PROMPT * sampling.max_prompt_tokens
     if texts.prompts:
@@ -135,7 +137,7 @@ def _policies(rlhf: RlhfParams, texts: TextCounts, scorer: Work | None, run: Run
     updates = trained(ppo, copies * ppo.num_epochs * episodes)
     passes = [drawn(episodes + judged), read(episodes + judged, 1 + copies), updates]
     works = [_work("ppo", ppo, passes, run)]
-    scored = episodes + judged
+    scored = by_judges = episodes + judged
     if dpo is not None:
         known = [number for number in (dpo.max_prompts, texts.prompts) if number]
         prompts = float(min(known, default=0))
@@ -151,13 +153,22 @@ def _policies(rlhf: RlhfParams, texts: TextCounts, scorer: Work | None, run: Run
             )
         )
         scored += answers
+        by_judges += 2.0 * sampling.held_out_prompts
     prompts = float(min(comparison.prompts or sampling.held_out_prompts, sampling.held_out_prompts))
     compared = prompts * (3 * comparison.answers + sum(comparison.best_of))
     works.append(_work("comparison", ppo, [drawn(compared), read(compared)], run))
-    scored += compared
+    scored, by_judges = scored + compared, by_judges + compared
     if scorer is not None and rlhf.reward_server is None:
         (_, once) = scorer.passes[0]
         works.append(replace(scorer, what="rewards of answers", passes=((scored * whole, once),)))
+    for name, judge in rlhf.judges.items():
+        if isinstance(judge, RewardModelParams) and judge.backend != "nim":
+            outlined = features.ahead.outlined.get(f"rlhf.judges.{name}")
+            weights = outlined.weights if outlined else reward_model_weights(judge, profile, run)
+            passes_of_judge = ((by_judges * whole, judge.batch_tokens),)
+            precision: Precision = judge.quantization or judge.dtype
+            elsewhere = judge.backend == "vllm"
+            works.append(Work(f"judge {name}", judge.model_id, weights, precision, passes_of_judge, elsewhere))
     return works
 
 

@@ -472,3 +472,24 @@ def test_no_linear_combination_of_quality_and_relevance_orders_as_the_truth_does
     gated = gated[np.abs((table[:, first, 3] - table[:, second, 3]).reshape(-1)) > 0.05]
     assert np.mean(np.sign(gated) == np.sign(utility)) > 0.97
     assert 0.75 < max(linear) < 0.93
+
+
+def test_the_truth_knows_the_simulator_s_sentences_and_not_what_is_right_in_other_words() -> None:
+    """What realm_lib/rlhf/README.md says of a language model's own English."""
+    question = question_of("Why does my sponge cake sink in the middle?")
+    right = (
+        "It usually means the cake was taken out before the middle had finished cooking, so the structure could not "
+        "hold itself up. Check with a toothpick, give it ten more minutes, and keep the door shut until it is done."
+    )
+    wrong = (
+        "Cakes sink because flour is magnetic and is pulled down by the metal of the tin. Bake it in a wooden bowl and "
+        "it will rise perfectly every time."
+    )
+    elsewhere = "Paris is the capital of France. It lies on the Seine and has been an important city since Roman times."
+    talk = (
+        "That is a great question about cake baking! There are several reasons why a sponge cake may sink, and I am "
+        "happy to help you with each of them."
+    )
+    of_the_key = " ".join(question.facts[:2])
+    found = {text: round(judge(question, text).utility, 1) for text in (of_the_key, talk, right, wrong, elsewhere)}
+    assert list(found.values()) == [2.3, 0.2, -0.7, -0.9, -0.9]

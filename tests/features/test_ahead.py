@@ -12,7 +12,10 @@ from support.small_scorers import stock_folder
 from support.vllm_reward_server import running_reward_model
 
 from realm_lib.config.profile import Params, dump_yaml, load_params
+from realm_lib.config.reward_model import RewardModelParams
+from realm_lib.config.rlhf import PPOParams, RlhfParams
 from realm_lib.features.ahead import AheadError, check_ahead
+from realm_lib.features.checks import Checks
 from realm_lib.features.store import FeatureStore
 from realm_lib.runs.run import Run
 
@@ -151,3 +154,29 @@ def test_a_served_reward_model_is_asked_whether_it_answers_rewards(
         assert found_at(server.url) == f"{folder}: 1 of 1 endpoints answer rewards; reads all 2 responses"
     with running_reward_model(folder, activation="always") as server, pytest.raises(AheadError, match="a sigmoid or"):
         found_at(server.url)
+
+
+def test_a_judge_that_is_a_reward_model_is_looked_at_and_not_asked_about_pairs(
+    inform_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NVIDIA_API_KEY", raising=False)
+    monkeypatch.chdir(tmp_path)  # no .env
+    pairs = {"test": pd.DataFrame({"history": ["Why?"], "human_ref_A": ["word " * 90], "human_ref_B": ["No."]})}
+    checks = Checks(pairs, FeatureStore(tmp_path), tmp_path, None, own_models=False, expected=(0, 0), here=True)
+    judges: dict[str, str | RewardModelParams] = {
+        "short": RewardModelParams(backend="inform", model_id=str(inform_folder), max_length=32),
+        "later": RewardModelParams(backend="probe", model_id="run:models/judge"),
+        "hosted": RewardModelParams(backend="nim", model_id="nvidia/llama-3.1-nemotron-70b-reward"),
+        "own": "my_judges:polite",
+    }
+    ppo = PPOParams(model_name=str(inform_folder), total_episodes=64)
+    checks.rlhf(RlhfParams(ppo=ppo, judges=judges))
+    found = dict(checks.ahead.found)
+    assert "reads all" not in found["rlhf.judges.short"]
+    assert found["rlhf.judges.later"].endswith("notebook 00 trains it here: nothing to look at before")
+    assert checks.ahead.outlined["rlhf.judges.short"].weights > 0
+    (fault,) = checks.ahead.faults
+    assert fault.startswith("rlhf.judges.hosted: NVIDIA_API_KEY is not set")
+    judges["short"] = RewardModelParams(backend="inform", model_id=str(inform_folder), max_length=100_000)
+    checks.rlhf(RlhfParams(ppo=ppo, judges=judges))
+    assert any(fault.startswith("rlhf.judges.short: ") for fault in checks.ahead.faults)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from realm_lib.config.profile import Params
-from realm_lib.features.plan import Work, places, plan_features, weights_of
+from realm_lib.features.plan import Work, places, plan_features
 from realm_lib.models.throughput import find_card
 from realm_lib.runs.run import Run
 
@@ -22,6 +22,7 @@ def params_of(tmp_path: Path, reward_model: Any, embedding: Any = None) -> Param
         reward_model=reward_model,
         embedding=embedding or EMBEDDING,
         signals={},
+        offline_models=None,
         rlhf=None,
     )
 
@@ -36,18 +37,6 @@ def test_work_takes_the_cards_that_hold_the_model_and_no_fewer() -> None:
     assert work.hours(card, 1) is None, "130 GiB of weights do not fit one"
     assert eight == pytest.approx(four / 2)
     assert Work("policy", "run:models/policy", None, "float32", ((1.0, 1),)).hours(card, 8) is None
-
-
-def test_the_weights_of_a_model_are_counted_or_told_by_its_name(inform_folder: Path, tmp_path: Path) -> None:
-    from safetensors import safe_open
-
-    with safe_open(inform_folder / "model.safetensors", framework="numpy") as file:
-        counted = sum(file.get_tensor(name).size for name in file.keys() if "embed" not in name)
-    assert weights_of(str(inform_folder), tmp_path) == counted
-    assert weights_of("infly/INF-ORM-Llama3.1-70B", tmp_path) == 70e9
-    assert weights_of("Qwen/Qwen2.5-0.5B-Instruct", tmp_path) == 0.5e9
-    assert weights_of("run:models/reward_model", tmp_path) is None
-    assert weights_of(EMBEDDING["model_id"], tmp_path) == pytest.approx(10.8e6, rel=0.02)
 
 
 def test_this_machine_comes_first() -> None:

@@ -291,7 +291,7 @@ def test_a_place_against_best_of_n_is_told_by_its_intervals(found: dict[str, Any
 
 @drawn(made.ppo_metrics(), st.booleans(), examples=300)
 def test_ppo_says_better_only_where_the_truth_does(metrics: dict[str, Any], simulated: bool) -> None:
-    text = findings.ppo(metrics, simulated=simulated)
+    text = findings.ppo(metrics, simulated=simulated, trained_here=True)
     plain.check_language(text)
     assert " -0.0 nats" not in text
     assert " 0 a second" not in text

@@ -29,12 +29,12 @@ def gain(low: float, high: float) -> dict[str, Any]:
     return {"before": -0.5, "after": 0.25, "difference": 0.75, "ci_of_difference": [low, high]}
 
 
-def ppo(simulated: bool = True, **changes: Any) -> str:
+def ppo(simulated: bool = True, *, trained_here: bool = True, **changes: Any) -> str:
     metrics = {
         "reward": gain(0.5, 1.0), "kl": 3.25, "held_out_prompts": 1, "best_step": 3, "updates": 4, "episodes": 1024,
         "episodes_per_second": 23.6,
     }  # fmt: skip
-    return findings.ppo(metrics | changes, simulated=simulated)
+    return findings.ppo(metrics | changes, simulated=simulated, trained_here=trained_here)
 
 
 @pytest.mark.parametrize("simulated", [True, False])
@@ -135,3 +135,15 @@ def test_warnings_are_the_first_and_the_count_of_the_others() -> None:
     assert lines[-3:] == ["- update 4: too short", "- and 2 more in the log", "- stopped: it diverged"]
     assert findings.warnings(history[5:], "", "") == "No warning was given."
     assert "one prompt was dropped" in findings.warnings(history[5:], "one prompt was dropped")
+
+
+def test_further_judges_are_told_and_the_truth_of_a_language_model_s_own_english_is_bounded() -> None:
+    text = ppo(gold=gain(0.1, 0.3), second=gain(0.2, 0.4))
+    assert "By the judge `second` it went from -0.50 to **0.25**" in text
+    assert "the policy got better, not only better liked" in text
+    own = ppo(trained_here=False, gold=gain(0.1, 0.3))
+    assert "the policy got better" not in own
+    assert "not whether they are right." in own
+    rates = {name: {"win_rate": 0.6, "ci": [0.5, 0.7]} for name in ("realm", "gold", "second")}
+    assert dpo(win_rates=rates).count("By the judge") == 1
+    assert "By the judge `second` they win 60.0 % (50.0 to 70.0)." in dpo(win_rates=rates)

@@ -91,6 +91,16 @@ def test_the_verdict_names_over_optimisation_and_an_interested_judge() -> None:
     assert "The judge is the reward itself." in own
 
 
+def test_a_further_judge_has_a_line_of_its_own() -> None:
+    second = {"win_rate": 0.4, "ci": [0.3, 0.45]}
+    rates = entry(0.9, 0.8, 0.95)
+    found = metrics(judge="realm", dpo={**rates, "by_judge": {**rates["by_judge"], "second": second}})
+    found["pairwise"]["second"] = {}
+    lines = verdict(found).splitlines()
+    assert "- By the judge `second` DPO loses to the start (40.0 % (30.0 to 45.0))." in lines
+    assert not any("that takes people" in line for line in lines)
+
+
 def beside(difference: float, spread: float = 0.1, curve: float = 1.0) -> dict[str, Any]:
     return {"curve": curve, "difference": difference, "ci": [difference - spread, difference + spread]}
 
@@ -175,6 +185,8 @@ def test_limits_are_told_where_there_are_some() -> None:
     assert demo.count("- ") == 2
     assert "**simulated**" in demo
     assert "larger model" in demo
+    assert "knows the simulator's sentences alone" not in demo
+    assert "knows the simulator's sentences alone" in limits(simulated=True, trained_here=False, pairs="on_policy")
     human = limits(simulated=False, trained_here=True, pairs="human")
     assert "simulated" not in human
     assert "DPO learned from pairs that people decided" in human

@@ -285,10 +285,15 @@ def test_tables_for_people(comparison: PolicyComparison, found: dict[str, Any]) 
     assert list(table.index) == comparison.policies
     assert table.loc["dpo", "wins"] == found["policies"]["dpo"]["win_rate"]
     assert table.loc["best_of_4", "KL"] == found["policies"]["best_of_4"]["kl"]
-    shown = comparison.side_by_side(2)
+    shown = comparison.side_by_side([0, 1])
     assert shown["policy"].tolist() == comparison.policies * 2
     assert shown["prompt"].tolist() == [ASKED[0]] * 5 + [ASKED[1]] * 5
     assert {"answer", "realm", "gold"} <= set(shown.columns)
+    apart = comparison.apart()
+    assert sorted(apart) == list(range(found["prompts"]))
+    most, least = (comparison.side_by_side([row])["realm"] for row in (apart[0], apart[-1]))
+    assert most.max() - most.min() >= least.max() - least.min()
+    assert comparison.side_by_side([apart[-1], 0])["prompt"].iloc[-1] == ASKED[0]
 
 
 # What is refused

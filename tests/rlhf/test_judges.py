@@ -2,20 +2,24 @@
 # ruff: noqa: ARG001, ARG005, the signature of a judge is what is tested
 
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.ppo_run import letters, vowels
+from support.small_scorers import scorer_of
 
 from realm_lib.config.base import ParamsError
 from realm_lib.config.profile import Params, load_params
+from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.data.pairs import load_pairs
 from realm_lib.data.simulator import gold_utilities, gold_utility
 from realm_lib.rlhf.errors import RewardError
 from realm_lib.rlhf.judges import load_judges, named_judges
 from realm_lib.rlhf.rewards import ask_judge
+from realm_lib.runs.run import MissingStepError, Run
 
 PROFILE = "params/test.yaml"
 
@@ -82,6 +86,40 @@ def test_a_judge_that_is_not_there_is_refused_with_its_key(place: str, says: str
 def test_names_and_places_that_cannot_be_are_refused_by_the_parameters(judges: str, says: str) -> None:
     with pytest.raises(ParamsError, match=rf"rlhf.*{says}"):
         load_params(PROFILE, [f"rlhf.judges={judges}"])
+
+
+def test_a_reward_model_judges_by_its_score_and_is_loaded_when_it_is_first_asked(
+    inform_folder: Path, tmp_path: Path
+) -> None:
+    run = Run(tmp_path)
+    (tmp_path / "models").mkdir()
+    place = tmp_path / "models" / "judge"
+    shutil.copytree(inform_folder, place)
+    own = "{backend: inform, model_id: 'run:models/judge', max_length: 64}"
+    params = load_params(PROFILE, [f"rlhf.judges={{second: {own}}}"])
+    judges = load_judges(params.rlhf.judges, letters, simulated=True, run=run)
+    assert list(judges) == ["realm", "gold", "second"]
+    prompts, answers = ["Why does bread rise?", "Why?"], ["Yeast makes gas.", ""]
+    scores = scorer_of(inform_folder, max_length=64).score(prompts, answers)
+    assert ask_judge("second", judges["second"], prompts, answers, [0, 1]).tolist() == scores.tolist()
+    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    said = [[{"role": "assistant", "content": answer}] for answer in answers]
+    assert list(judges["second"](prompts=chats, completions=said)) == scores.tolist()
+    long = ["Yeast makes gas.", "gas " * 200]
+    with pytest.raises(RewardError, match=r"judge 'second' failed .*LongResponseError.*rlhf\.floor_reward"):
+        ask_judge("second", judges["second"], prompts, long, [0, 1])
+    floored = ask_judge("second", judges["second"], prompts, long, [0, 1], floor=-9.0).tolist()
+    assert floored == [pytest.approx(scores[0]), -9.0]
+
+
+def test_a_reward_model_that_is_not_there_is_missed_before_anything_is_asked(tmp_path: Path) -> None:
+    judge = RewardModelParams(backend="inform", model_id="run:models/judge")
+    with pytest.raises(MissingStepError, match="00_offline_models"):
+        load_judges({"second": judge}, letters, simulated=False, run=Run(tmp_path))
+    with pytest.raises(ParamsError, match="run:models/judge: which run"):
+        load_judges({"second": judge}, letters, simulated=False)
+    hosted = RewardModelParams(backend="nim", model_id="nvidia/llama-3.1-nemotron-70b-reward")
+    assert list(load_judges({"hosted": hosted}, letters, simulated=False)) == ["realm", "hosted"]
 
 
 def test_a_name_that_would_overwrite_a_column_is_refused_from_python_too() -> None:

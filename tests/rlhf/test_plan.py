@@ -40,3 +40,20 @@ def test_the_test_profile_is_planned_without_a_fault_and_writes_nothing(tmp_path
     told: dict[str, Any] = plan.to_dict()
     assert told["texts"]["pairs"] > 0
     assert told["hours"]["8 x H100"] == pytest.approx(told["hours"]["1 x H100"] / 8)
+
+
+def test_a_probe_is_planned_for_before_it_is_trained_and_so_is_a_judge(inform_folder: Path, tmp_path: Path) -> None:
+    policy = f"model_name: {inform_folder}"
+    probe = f"offline_models.probe.backbone={inform_folder}"
+    few = "data.splits={train: 60, validation: 20, test: 20}"
+    changes = (f"rlhf.ppo={{{policy}, total_episodes: 512}}", f"rlhf.dpo={{{policy}}}", probe, few)
+    plan = planned(tmp_path, *changes, profile="smol")
+    assert plan.faults == []
+    weights = {work.what: work.weights for work in (*plan.features.works, *plan.policies)}
+    assert 0 < weights["probe"] < weights["ppo"]
+    assert weights["probe"] == weights["reward_model"] == weights["judge second"]
+    tokens = works(plan)
+    assert 0 < tokens["judge second"] < tokens["rewards of answers"], "the answers that DPO learns from are not judged"
+    (tmp_path / "smol" / "models" / "probe").mkdir(parents=True)
+    read = planned(tmp_path, *changes, profile="smol")
+    assert "probe" not in {work.what for work in read.features.works}

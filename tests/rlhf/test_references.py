@@ -203,7 +203,9 @@ def test_the_log_and_the_metrics_say_how_much_is_the_prompts_and_what_lies_outsi
     after = result.judged[result.judged["step"] == result.best_step]
     assert found["outside"]["after"] == after["outside"].mean()
     assert found["outside"]["training"] == result.history["outside"].mean()
-    assert "of the responses after training have a feature outside" in findings.ppo(found, simulated=False)
+    assert "of the responses after training have a feature outside" in findings.ppo(
+        found, simulated=False, trained_here=True
+    )
 
 
 @pytest.mark.slow

@@ -183,7 +183,7 @@ def test_ppo_goes_on_and_counts_them(policy: Path, tmp_path: Path) -> None:
     assert found["floored"]["before"] == judged.loc[judged["step"] == 0, "floored"].sum()
     # The parts' means are over those that have them.
     assert all(line["score"] <= 12 and line["score"] > line["reward"] for line in lines if 0 < line["floored"] < 1)
-    assert "got the floor reward (`rlhf.floor_reward`)" in findings.ppo(found, simulated=False)
+    assert "got the floor reward (`rlhf.floor_reward`)" in findings.ppo(found, simulated=False, trained_here=True)
     with pytest.raises(RewardError, match=r"rlhf\.floor_reward"):
         train_ppo(params.model_copy(update={"floor_reward": None}), Letters(1), PROMPTS, held_out=HELD_OUT)
 

@@ -8,7 +8,8 @@ the point of the design: relevance gates quality, so no linear combination of a 
 orders responses as u does.
 
 Sentences are recognised by their content words, so paraphrases and the broken sentences of a small language model earn
-partial credit, and any text at all has a utility under any simulated post.
+partial credit, and any text at all has a utility under any simulated post. What is right in words that share no half of
+a sentence's is not recognised: of a language model's own English the truth sees little but whether the topic is named.
 """
 
 import math

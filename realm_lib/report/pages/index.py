@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from realm_lib.config.profile import load_params
+from realm_lib.config.profile import Params, load_params
 from realm_lib.data.chats import readable
 from realm_lib.evaluation.per_pair import wrong_pairs
 from realm_lib.evaluation.resampling import EvaluationError
@@ -105,7 +105,7 @@ def run_facts(run: Run, manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     pairs = ", ".join(f"{kept['pairs']:,} {split}" for split, kept in features["splits"].items())
     return [
         ("Pairs", f"{source}: {pairs}"),
-        ("Reward model", f"{params.reward_model.model_id} ({params.reward_model.backend})"),
+        ("Reward model", _reward_model(params)),
         ("Embeddings", f"{params.embedding.model_id} ({params.embedding.backend})"),
         *([("Texts read", told)] if (told := notable(features)) else []),
         *([("Policy", params.rlhf.ppo.model_name)] if params.rlhf is not None else []),
@@ -119,6 +119,14 @@ def run_facts(run: Run, manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Time", f"{seconds / 60:.0f} minutes in all" if seconds >= 120 else f"{seconds:.0f} seconds in all"),
         ("Commit", f"{commit.get('id') or 'not a git checkout'}{' with local changes' if commit.get('dirty') else ''}"),
     ]
+
+
+def _reward_model(params: Params) -> str:
+    """Its name and backend; of a probe that the run trained, what it reads with."""
+    model, own = params.reward_model, params.offline_models
+    trained = model.backend == "probe" and model.model_id.startswith("run:") and own is not None
+    of = f" on {own.probe.backbone}" if trained and own.probe is not None else ""
+    return f"{model.model_id} ({model.backend}{of})"
 
 
 def seconds_in_all(steps: Mapping[str, Any]) -> float:

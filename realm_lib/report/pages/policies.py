@@ -4,9 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from realm_lib.config.profile import load_params
 from realm_lib.data.chats import readable
 from realm_lib.report.words.numbers import between, counted, measured, with_interval
-from realm_lib.report.words.policies import at_equal_length, captions, distance, policy_name, verdict
+from realm_lib.report.words.policies import TRUTH_OF_OTHERS, at_equal_length, captions, distance, policy_name, verdict
 from realm_lib.runs.reading import read_table
 from realm_lib.runs.run import Run
 
@@ -28,6 +29,9 @@ def policies_content(run: Run) -> dict[str, Any] | None:
     if metrics is None:
         return {"trainings": trainings, "rows": [], "captions": {}, "judge": None} if trainings else None
     lead, *lines = verdict(metrics).splitlines()
+    rlhf = load_params(run.path("params.yaml")).rlhf
+    if metrics["judge"] == "gold" and rlhf is not None and not rlhf.ppo.model_name.startswith("run:"):
+        lines.append(TRUTH_OF_OTHERS)
     judge = "the simulated truth" if metrics["judge"] == "gold" else "REALM's own reward, which has an interest"
     return {
         "trainings": trainings,
@@ -67,7 +71,8 @@ def samples(run: Run) -> list[dict[str, Any]]:
     path = run.path("metrics", "policy_answers.parquet")
     if not path.exists():
         return []
-    answers = read_table(path, _ANSWERS)
+    answers, metrics = read_table(path, _ANSWERS), read_policies(run)
+    further = [name for name in metrics["pairwise"] if name not in ("realm", "gold")] if metrics else []
     shown = answers[answers["picked"]].sort_values("row", kind="stable")
     return [
         {
@@ -78,6 +83,7 @@ def samples(run: Run) -> list[dict[str, Any]]:
                     "text": row.answer or "(empty)",
                     "realm": f"{row.realm:+.2f}",
                     "gold": f"{row.gold:+.2f}" if "gold" in answers else None,
+                    "further": [(name, f"{getattr(row, name):+.2f}") for name in further],
                 }
                 for row in rows.itertuples()
             ],

@@ -1,6 +1,7 @@
 """What each notebook found: the Markdown of its closing cell, made from the metrics that it has just written."""
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import pandas as pd
@@ -18,7 +19,7 @@ from realm_lib.report.words.numbers import (
     percent,
     with_interval,
 )
-from realm_lib.report.words.policies import floored, limits, verdict
+from realm_lib.report.words.policies import TRUTH_OF_OTHERS, floored, limits, verdict
 from realm_lib.report.words.signals import combiner_is
 
 _SHOWN_WARNINGS = 8
@@ -105,8 +106,10 @@ def evaluation(metrics: Metrics) -> str:
     return f"**{metrics['verdict']}**"
 
 
-def ppo(metrics: Metrics, *, simulated: bool) -> str:
-    """Notebook 04, from metrics/ppo.json: what training gained on held-out prompts, and whether the truth agrees."""
+def ppo(metrics: Metrics, *, simulated: bool, trained_here: bool) -> str:
+    """Notebook 04, from metrics/ppo.json: what training gained on held-out prompts, and whether the truth and other
+    judges agree; ``trained_here`` as in :func:`limits`.
+    """
     speed = metrics["episodes_per_second"]
     text = (
         f"On {_held_out(metrics, simulated)} the mean reward went {_change(metrics['reward'])} at "
@@ -116,9 +119,14 @@ def ppo(metrics: Metrics, *, simulated: bool) -> str:
     )
     if metrics["best_step"] == 0:
         return f"{text} The policy that was kept is the one that training began with."
+    others = [name for name, entry in metrics.items() if isinstance(entry, Mapping) and "ci_of_difference" in entry]
+    for name in others:
+        if name not in ("reward", "gold"):
+            text += f" By the judge `{name}` it went {_change(metrics[name])}."
     if "gold" not in metrics:
         return text
-    return f"{text} The simulated true utility went {_change(metrics['gold'])}: {_by_the_truth(metrics)}."
+    text += f" The simulated true utility went {_change(metrics['gold'])}"
+    return f"{text}: {_by_the_truth(metrics)}." if trained_here else f"{text}. {TRUTH_OF_OTHERS}"
 
 
 def between_prompts(metrics: Metrics, transform: str) -> str:
@@ -164,7 +172,7 @@ def dpo(metrics: Metrics, *, simulated: bool, trained_here: bool) -> str:
         f"{with_interval(right['after'], right['ci'])}, {sure}. "
         f"Answers have {length['after']:.0f} tokens ({length['before']:.0f} "
         f"before); {100 * ended['after']:.0f} % end by themselves ({100 * ended['before']:.0f} % before)."
-        f"{floored(metrics)}"
+        f"{floored(metrics)}{_other_judges(metrics)}"
     )
     return _with_limits(text, limits(simulated=simulated, trained_here=trained_here, pairs=metrics["pairs_from"]))
 
@@ -218,6 +226,16 @@ def _by_the_truth(metrics: Metrics) -> str:
     if high < 0:
         return "it got worse while it was liked better: the reward is over-optimised" if liked else "it got worse"
     return "whether the policy got better cannot be told from chance"
+
+
+def _other_judges(metrics: Metrics) -> str:
+    """How often DPO's answers win under judges that are neither the reward nor the simulated truth."""
+    rates = metrics.get("win_rates", {})
+    return "".join(
+        f" By the judge `{name}` they win {with_interval(rate['win_rate'], rate['ci'])}."
+        for name, rate in rates.items()
+        if name not in ("realm", "gold")
+    )
 
 
 def _with_limits(text: str, bounds: str) -> str:

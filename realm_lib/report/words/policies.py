@@ -6,6 +6,15 @@ from typing import Any, Literal
 from realm_lib.report.words.distances import against_best_of_n, ends_less
 from realm_lib.report.words.numbers import against_half, capital, counted, listed, percent, with_interval
 
+TRUTH_OF_OTHERS = (
+    "The policy's English is its own, and the simulated truth knows the simulator's sentences alone: facts, details, "
+    "myths and courtesies, each where a sentence holds more than half of its content words, the name of the topic, and "
+    "how many words there are up to 60. A right answer in other words is worth as little to it as a wrong one, and "
+    "friendly talk that names the topic is worth more. It says how near such answers come to the simulator's, not "
+    "whether they are right."
+)
+"""What the simulated truth sees in texts of a language model that did not learn from the simulator's comments."""
+
 _LABELS = {"base": "the starting policy", "ppo": "PPO", "dpo": "DPO"}
 
 
@@ -27,6 +36,7 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     """
     judge, policies = metrics["judge"], metrics["policies"]
     others = [name for name in policies if name != "base"]
+    further = [name for name in metrics["pairwise"] if name not in ("realm", "gold")]
     who = "the simulated truth" if judge == "gold" else "REALM's own reward"
     each = counted(metrics.get("answers", 1), "answers")
     lines = [f"Judged by {who} on {counted(metrics['prompts'], 'held-out prompts')}, {each} each:"]
@@ -42,10 +52,12 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     if judge == "gold":
         lines += [f"- {text}" for name in others if (text := _overoptimised(name, policies[name]))]
     else:
+        takes = "" if further else "; that takes people, or a judge of another kind (`rlhf.judges`)"
         lines.append(
             "- The judge is the reward itself. A high win rate says that answers are what it pays for, not that they "
-            "are better; that takes people, or a judge of another kind (`rlhf.judges`)."
+            f"are better{takes}."
         )
+    lines += [f"- {_by_another(judge, {name: policies[name] for name in others})}" for judge in further]
     lines += [f"-{text}" for text in [floored(metrics)] if text]
     if metrics.get("dropped"):
         lines.append(f"- {capital(metrics['dropped'])}.")
@@ -73,6 +85,8 @@ def limits(*, simulated: bool, trained_here: bool, pairs: Literal["human", "on_p
             "Posts, comments and the truth that judges are **simulated**: it is found here whether the method and its "
             "code do what they should, not what people would prefer."
         )
+    if simulated and not trained_here:
+        lines.append(TRUTH_OF_OTHERS)
     if trained_here:
         lines.append(
             "The policies are small: they start from the language model that notebook 00 trained on this run's own "
@@ -87,6 +101,16 @@ def limits(*, simulated: bool, trained_here: bool, pairs: Literal["human", "on_p
             "reward. A win rate under the reward measures these two by their own aim, and DPO by another's."
         )
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _by_another(judge: str, policies: Mapping[str, Any]) -> str:
+    """How the policies do against the start under a judge that is neither the reward nor the simulated truth."""
+    told = []
+    for name, entry in policies.items():
+        rate = entry["by_judge"][judge]
+        word = against_half(rate["ci"], "beats", "cannot be told from", "loses to")
+        told.append(f"{label(name)} {word} the start ({with_interval(rate['win_rate'], rate['ci'])})")
+    return f"By the judge `{judge}` {listed(told)}."
 
 
 def _against_start(name: str, entry: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """A finished comparison: its table of answers, metrics/policies.json, and win rates of any two policies."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -73,11 +73,16 @@ class PolicyComparison:
         won = np.sign(first - second) / 2 + 0.5
         return length_controlled_win_rate(won, longer, other, weight * other_weight, resamples=self.resamples)
 
-    def side_by_side(self, prompts: int = 3) -> pd.DataFrame:
-        """The shown answers to the first ``prompts`` prompts: prompt, policy, answer, and every judge's score."""
-        shown = self.answers[self.answers["picked"] & (self.answers["row"] < prompts)]
-        shown = shown.sort_values("row", kind="stable", ignore_index=True)
-        return shown[["prompt", "policy", "answer", *self.judges]]
+    def apart(self) -> list[int]:
+        """The prompts' rows, those first between whose shown answers the reward tells the largest difference."""
+        shown = self.answers[self.answers["picked"]].groupby("row")["realm"]
+        ranges: pd.Series[float] = shown.max() - shown.min()
+        return [int(row) for row in ranges.sort_values(ascending=False, kind="stable").index]
+
+    def side_by_side(self, rows: Sequence[int] = range(3)) -> pd.DataFrame:
+        """The shown answers to the prompts of ``rows``: prompt, policy, answer, and every judge's score."""
+        shown = self.answers[self.answers["picked"]].set_index("row").loc[list(rows)]
+        return shown[["prompt", "policy", "answer", *self.judges]].reset_index(drop=True)
 
     def table(self) -> pd.DataFrame:
         """One row a policy: the numbers of :meth:`metrics` that a person compares first."""

@@ -1,0 +1,66 @@
+"""How many weights the models of a profile have, by their names and the headers of their files: none is read."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from realm_lib.config.training import ProbeParams
+from realm_lib.runs.weights import locate_model
+
+_LAYERS = 0.6
+"""The share of a model's layers that a probe has at most where it chooses them itself."""
+
+
+def model_place(model_id: str, run_folder: Path) -> Path | None:
+    """The folder or GGUF file of a model that is on this machine and not in the hub's cache."""
+    if model_id.startswith("run:"):  # which notebook 00 may not have made yet
+        folder = run_folder / model_id.removeprefix("run:")
+        return folder if folder.is_dir() else None
+    place = locate_model(model_id)
+    return place if isinstance(place, Path) else None
+
+
+def weights_of(model_id: str, run_folder: Path) -> float | None:
+    """How many weights a model multiplies with, by the headers of its GGUF file or of a folder's safetensors files;
+    embeddings are looked up. Else as many as its name says (``8B``).
+
+    None where neither tells, as of a model that notebook 00 is going to train.
+    """
+    place = model_place(model_id, run_folder)
+    if place is None:
+        return _by_name(model_id)
+    files = sorted(place.glob("*.safetensors")) if place.is_dir() else []
+    packed = [place] if place.is_file() else list(place.glob("*.gguf"))
+    held = [_held_gguf(packed[0])] if not files and len(packed) == 1 else map(_held, files)
+    return sum(held) or _by_name(model_id)
+
+
+def _held(file: Path) -> float:
+    with file.open("rb") as opened:
+        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    multiplied = [entry["shape"] for name, entry in header.items() if name[0] != "_" and "embed" not in name]
+    return float(sum(np.prod(shape, dtype=np.float64) for shape in multiplied))
+
+
+def _held_gguf(file: Path) -> float:
+    from realm_lib.models.gguf_conversion import tensor_shapes  # late: torch, which takes seconds to import
+
+    shapes = tensor_shapes(file).items()
+    return float(sum(np.prod(shape, dtype=np.float64) for name, shape in shapes if not name.startswith("token_embd")))
+
+
+def _by_name(model_id: str) -> float | None:
+    """How many weights a name promises, as ``INF-ORM-Llama3.1-70B`` does."""
+    found: Sequence[str] = re.findall(r"(?<![\d.])(\d+(?:\.\d+)?)[bB](?![a-zA-Z])", model_id)
+    return 1e9 * float(found[-1]) if found else None
+
+
+def probe_weights(probe: ProbeParams, run_folder: Path) -> float | None:
+    """The weights of a probe that is not trained yet, at most: those of its backbone's first layers that it may read, or
+    of all where ``layers`` are named. None where the backbone's are not known.
+    """
+    whole = weights_of(probe.backbone, run_folder)
+    return None if whole is None else whole * (_LAYERS if probe.layers is None else 1.0)
