@@ -123,9 +123,9 @@ def run_facts(run: Run, manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _reward_model(params: Params) -> str:
     """Its name and backend; of a probe that the run trained, what it reads with."""
-    model, own = params.reward_model, params.offline_models
-    trained = model.backend == "probe" and model.model_id.startswith("run:") and own is not None
-    of = f" on {own.probe.backbone}" if trained and own.probe is not None else ""
+    model, trained = params.reward_model, params.offline_models
+    probe = None if trained is None or not model.model_id.startswith("run:") else trained.probe
+    of = "" if probe is None or model.backend != "probe" else f" on {probe.backbone}"
     return f"{model.model_id} ({model.backend}{of})"
 
 
