@@ -59,8 +59,8 @@ def _by_name(model_id: str) -> float | None:
 
 
 def probe_weights(probe: ProbeParams, run_folder: Path) -> float | None:
-    """The weights of a probe that is not trained yet, at most: those of its backbone's first layers that it may read, or
-    of all where ``layers`` are named. None where the backbone's are not known.
+    """The weights of a probe that is not trained yet, at most: those of its backbone's layers that it may read, or of
+    all where ``layers`` are named. None where the backbone's are not known.
     """
     whole = weights_of(probe.backbone, run_folder)
     return None if whole is None else whole * (_LAYERS if probe.layers is None else 1.0)

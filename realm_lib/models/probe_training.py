@@ -41,7 +41,7 @@ class ProbeTraining:
 
     def metrics(self) -> dict[str, Any]:
         """What was chosen and how well it did on pairs left out, for JSON."""
-        best = self.tried.loc[self.tried["log_loss"].idxmin()]
+        best = self.tried.iloc[int(self.tried["log_loss"].to_numpy().argmin())]
         return {
             "layers": list(self.taps.layers),
             "poolings": list(self.taps.poolings),
@@ -84,16 +84,14 @@ def train_probe(
     chosen, rejected = np.where(a_is_chosen, a, b), np.where(a_is_chosen, b, a)
     part_of_post = np.random.default_rng(derive_seed(seed, "probe")).permutation(posts.max() + 1) % params.folds
     layers = backbone.taps.layers if backbone.taps is not None else ()
-    rows, best = [], (np.inf, None, 0.0)
+    found: list[tuple[float, Taps, float]] = []
+    rows = []
     for taps in choices(layers):
         features = _features(states, taps, layers)
-        differences = features[chosen] - features[rejected]
-        row = _tried(differences, part_of_post[posts], params.folds)
+        row = _tried(features[chosen] - features[rejected], part_of_post[posts], params.folds)
         rows.append({"layers": taps.layers, "poolings": taps.poolings, **row})
-        if row["log_loss"] < best[0]:
-            best = row["log_loss"], taps, row["penalty"]
-    _, taps, penalty = best
-    assert taps is not None
+        found.append((row["log_loss"], taps, row["penalty"]))
+    _, taps, penalty = min(found, key=lambda each: each[0])
     features = _features(states, taps, layers)
     weights = fit_head(features[chosen] - features[rejected], penalty)
     raw = _raw(states, taps, layers)
@@ -144,7 +142,8 @@ def _tried(differences: NDArray[np.float64], parts: NDArray[np.int64], folds: in
 
 
 def _raw(states: NDArray[np.float32], taps: Taps, layers: Sequence[int]) -> NDArray[np.float64]:
-    return taps.of(torch.from_numpy(states), layers).double().numpy()
+    raw: NDArray[np.float64] = taps.of(torch.from_numpy(states), layers).double().numpy()
+    return raw
 
 
 def _spread(raw: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -155,7 +154,8 @@ def _spread(raw: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _features(states: NDArray[np.float32], taps: Taps, layers: Sequence[int]) -> NDArray[np.float64]:
     raw = _raw(states, taps, layers)
-    return (raw - raw.mean(axis=0)) / _spread(raw)
+    features: NDArray[np.float64] = (raw - raw.mean(axis=0)) / _spread(raw)
+    return features
 
 
 def _save(

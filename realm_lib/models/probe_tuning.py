@@ -71,7 +71,7 @@ def tune(
             rewards.append(head(taps.of(states, taps.layers)))
         loss = -logsigmoid(rewards[0] - rewards[1]).mean()
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
         schedule.step()

@@ -205,12 +205,14 @@ def probe_choices(tried: pd.DataFrame, *, simulated: bool = False, ax: Axes | No
     names = [" + ".join(map(str, layers)) for layers in tried["layers"]]
     places = {name: place for place, name in enumerate(dict.fromkeys(names))}
     colours = ("similarity", "rejected", "linear", "realm")
-    for number, (poolings, rows) in enumerate(tried.assign(name=names).groupby("poolings", sort=False)):
+    ways = list(dict.fromkeys(tried["poolings"]))
+    for number, poolings in enumerate(ways):
+        rows = tried.assign(name=names)[[each == poolings for each in tried["poolings"]]]
         at = [places[name] + 0.13 * (number - 1.5) for name in rows["name"]]
         label = poolings[0] if len(poolings) == 1 else "all of them"
         ax.plot(at, rows["accuracy"], "o", color=theme.COLOURS[colours[number]], label=label)
     best = int(tried["log_loss"].to_numpy().argmin())
-    way = list(dict.fromkeys(tried["poolings"])).index(tried["poolings"].iloc[best])
+    way = ways.index(tried["poolings"].iloc[best])
     ax.plot(places[names[best]] + 0.13 * (way - 1.5), tried["accuracy"].iloc[best], "o", markersize=13,
             markerfacecolor="none", markeredgecolor=theme.INK, label="taken: the least loss")  # fmt: skip
     ax.set_xticks(list(places.values()), [*places])
