@@ -46,9 +46,11 @@ def _held(file: Path) -> float:
 
 
 def _held_gguf(file: Path) -> float:
-    from realm_lib.models.gguf_conversion import tensor_shapes  # late: torch, which takes seconds to import
+    from realm_lib.models.gguf_header import (
+        read_header,
+    )  # late: transformers' reader imports torch, which takes seconds
 
-    shapes = tensor_shapes(file).items()
+    shapes = read_header(file).shapes.items()
     return float(sum(np.prod(shape, dtype=np.float64) for name, shape in shapes if not name.startswith("token_embd")))
 
 

@@ -6,7 +6,6 @@ name is not unpacked again. Any of these folders may be deleted.
 
 import logging
 import shutil
-import struct
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from realm_lib.models.gguf_header import GGUFError, read_header, unreadable
 from realm_lib.runs.files import atomic_path, write_json
 from realm_lib.runs.weights import file_digest
 
@@ -26,29 +26,6 @@ _PLAIN = {"F16": torch.float16, "BF16": torch.bfloat16}
 _PART = 2 * 2**30
 """Bytes of weights that are held in memory before they are written."""
 _GIB = 2**30
-
-
-class GGUFError(ValueError):
-    """A GGUF file that is not read, or not exactly; the message names the file and says what to do."""
-
-
-def read_metadata(file: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A file's metadata (a vocabulary as its length) and the names of its tensors.
-
-    Raises :class:`GGUFError` for what is no GGUF file.
-    """
-    from transformers.integrations.gguf.reader import read_gguf_metadata
-
-    try:
-        metadata, names = read_gguf_metadata(str(file))
-    except (ValueError, struct.error) as error:
-        raise _unreadable(file, error) from error
-    return metadata, names
-
-
-def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of a file's tensors, by its names for them; no weights are read."""
-    return {tensor.name: tuple(map(int, tensor.shape)) for tensor in _tensors(file)}
 
 
 def converted(file: Path, names: Mapping[str, str]) -> Path:
@@ -91,11 +68,10 @@ def _unpacked(file: Path, tensors: list[Any], names: Mapping[str, str]) -> Itera
     from gguf import dequantize
     from transformers import modeling_gguf_pytorch_utils as reading
 
-    metadata, _ = read_metadata(file)
-    kind = metadata["general.architecture"]
-    heads = metadata[f"{kind}.attention.head_count"]
-    shared = metadata.get(f"{kind}.attention.head_count_kv", heads)
-    ordered = reading.TENSOR_PROCESSORS.get(kind, reading.TensorProcessor)(
+    header = read_header(file)
+    heads = header.about("attention.head_count")
+    shared = header.about("attention.head_count_kv") or heads
+    ordered = reading.TENSOR_PROCESSORS.get(header.kind, reading.TensorProcessor)(
         config={"num_attention_heads": heads, "num_key_value_heads": shared}
     )
     for tensor in tensors:
@@ -129,13 +105,9 @@ def _tensors(file: Path) -> list[Any]:
 
     try:
         return list(GGUFReader(file).tensors)
-    except (ValueError, IndexError) as error:
-        raise _unreadable(file, error) from error
+    except (ValueError, IndexError, KeyError) as error:  # a key twice, which the header's reader takes
+        raise unreadable(file, error) from error
 
 
 def _dtype(tensor: Any) -> torch.dtype:
     return _PLAIN.get(tensor.tensor_type.name, torch.float32)
-
-
-def _unreadable(file: Path, error: Exception) -> GGUFError:
-    return GGUFError(f"{file}: cannot be read as GGUF ({error}): download it again")

@@ -23,7 +23,8 @@ from transformers import (
 )
 
 from realm_lib.config.rlhf import LoraParams, PolicyParams
-from realm_lib.models.gguf import GGUFError, find_gguf, gguf_config, gguf_tokenizer, load_gguf
+from realm_lib.models.gguf import find_gguf, gguf_config, gguf_tokenizer, load_gguf
+from realm_lib.models.gguf_header import GGUFError
 from realm_lib.models.reward_models import ScorerError
 from realm_lib.rlhf.policies import PolicyError, encode_prompts, load_policy, sample, save_policy
 from realm_lib.runs.weights import folder_digest

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from realm_lib.config.rlhf import LoraParams, PolicyParams
 from realm_lib.models import gguf_conversion
-from realm_lib.models.gguf import GGUFError, gguf_config, load_gguf
+from realm_lib.models.gguf import gguf_config, load_gguf
+from realm_lib.models.gguf_header import GGUFError
 from realm_lib.rlhf.policies import encode_prompts, load_policy, sample
 from realm_lib.rlhf.policies.adapters import adapter_base
 from realm_lib.rlhf.policies.loading import save_policy
