@@ -106,7 +106,7 @@ def _generate(
 
     Where weights are cut, each pass is one of all processes: who is done goes on, for nothing, until all are.
     """
-    from transformers import DynamicCache
+    from realm_lib.rlhf.policies.cache import roomy_cache  # imports transformers, which takes seconds
 
     model, device = policy.model, policy.model.device
     distinct = list(dict.fromkeys(map(tuple, prompts)))
@@ -114,7 +114,7 @@ def _generate(
     numbers = torch.from_numpy(uniforms).to(device)
     ends = torch.tensor(sorted(policy.end_ids), device=device)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
+    cache = roomy_cache(model)
     drawn: list[list[int]] = [[] for _ in prompts]
     rows = torch.arange(len(prompts))  # which prompt each row of the batch writes for
     alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
