@@ -16,6 +16,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -125,8 +126,8 @@ def threads(policies: dict[str, Policy], rows: int, tokens: int, rounds: int) ->
         def parts(drawn: Callable[[Prompts], int] = drawn, many: Prompts = many) -> int:
             return halves(many, drawn)
 
-        ways[f"{dtype}, one thread"] = lambda whole=whole: with_threads(1, whole)
-        ways[f"{dtype}, two threads"] = lambda whole=whole: with_threads(2, whole)
+        ways[f"{dtype}, one thread"] = partial(with_threads, 1, whole)
+        ways[f"{dtype}, two threads"] = partial(with_threads, 2, whole)
         ways[f"{dtype}, two of one"] = parts
     print_rates(f"sampling {rows} rows, tokens a second", rates(ways, rounds))
 
@@ -142,7 +143,7 @@ def prefill(policy: Policy, rows: int, tokens: int, rounds: int) -> None:
         "each row its own": lambda: count(answers_to(policy, own, tokens)),
         "generate": lambda: generated(policy, prompts, tokens),
     }
-    found = rates({name: lambda way=way: with_threads(2, way) for name, way in ways.items()}, rounds)
+    found = rates({name: partial(with_threads, 2, way) for name, way in ways.items()}, rounds)
     print_rates(f"{rows} rows of {tokens} tokens on two threads, tokens a second", found)
 
 
@@ -168,7 +169,7 @@ def reading(policies: dict[str, Policy], rows: int, tokens: int, rounds: int) ->
                 list(pool.map(share, range(SHARES)))
             return total
 
-        ways[f"{dtype}, two threads"] = lambda read=read: with_threads(2, read)
+        ways[f"{dtype}, two threads"] = partial(with_threads, 2, read)
         ways[f"{dtype}, two of one"] = parts
     print_rates(f"reading {rows} rows, tokens a second", rates(ways, rounds))
     exactly, roughly = (np.concatenate(found[dtype]) for dtype in policies)
