@@ -80,6 +80,10 @@ def look_ahead(
     for name, embedding in rows.items():
         with checks.of(name):
             checks.embedding(name, embedding)
+    probe = None if own_models or params.offline_models is None else params.offline_models.probe
+    if probe is not None and not (run_folder / "models" / "probe").exists():
+        with checks.of(name := "offline_models.probe"):
+            checks.probe(name, probe)
     if rlhf is not None:
         checks.rlhf(rlhf)
     with checks.of("disk"):

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from realm_lib.models.gguf_conversion import converted
-from realm_lib.models.gguf_header import GGUFError, read_header
+from realm_lib.models.gguf_header import GGUFError, read_header, unreadable
 
 _ARCHITECTURES = ("llama", "qwen2", "qwen3")
 _SPLITS = ("gpt-2", "smollm")
@@ -68,7 +68,7 @@ def gguf_config(file: Path) -> Any:
     names = GGUF_CONFIG_MAPPING[kind]
     known = {*names, "attention.key_length", "attention.value_length"}
     unread = sorted(key for key in said if key.startswith(f"{kind}.") and key.removeprefix(f"{kind}.") not in known)
-    unread += [name for name in header.shapes if name == _POSITION_FACTORS]
+    unread += [name for name in header.tensors if name == _POSITION_FACTORS]
     if unread:
         raise GGUFError(f"{file}: says {unread[0]}, which is not read from it: put the model's config.json beside it")
     values = {name: header.about(key) for key, name in names.items() if name and header.about(key) is not None}
@@ -78,7 +78,7 @@ def gguf_config(file: Path) -> Any:
     for token, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
         values[f"{token}_token_id"] = said.get(f"tokenizer.ggml.{key}_token_id")
     # AutoConfig.from_pretrained(gguf_file=...) makes the same of the file in seconds: it reads the whole vocabulary.
-    config = AutoConfig.for_model(kind, tie_word_embeddings="output.weight" not in header.shapes, **values)
+    config = AutoConfig.for_model(kind, tie_word_embeddings="output.weight" not in header.tensors, **values)
     if hasattr(config, "head_dim"):
         config.head_dim = header.about("attention.key_length") or config.head_dim
     return config
@@ -102,7 +102,10 @@ def gguf_tokenizer(file: Path) -> Any:
                 f"{file}: its tokenizer ({kind}, {split}) is not rebuilt exactly: put the model's tokenizer.json and "
                 "tokenizer_config.json beside it"
             )
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name)
+        try:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name)
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise unreadable(file, error) from error
         whole = pre_tokenizers.ByteLevel(add_prefix_space=False)
         digits = pre_tokenizers.Digits(individual_digits=True)  # which transformers does not know of
         parts = pre_tokenizers.Sequence([digits, whole]) if split == "smollm" else whole
@@ -159,7 +162,7 @@ def _check_places(file: Path, model_class: Any, config: Any) -> dict[str, str]:
         skeleton = model_class(config) if hasattr(model_class, "forward") else model_class.from_config(config)
     found = {name: names.get_name(name, (".weight", ".bias")) for name in skeleton.state_dict()}
     places = {place: name for name, place in found.items() if place is not None}
-    if unread := sorted(set(header.shapes) - {*places, _POSITION_FACTORS}):
+    if unread := sorted(set(header.tensors) - {*places, _POSITION_FACTORS}):
         raise GGUFError(
             f"{file}: holds {unread[0]} ({len(unread)} such), for which a {type(skeleton).__name__} read from GGUF has "
             "no place: take the model's safetensors"

@@ -4,7 +4,7 @@ import struct
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 _NEEDED = (
     "context_length",
@@ -21,14 +21,23 @@ class GGUFError(ValueError):
     """A GGUF file that is not read, or not exactly; the message names the file and says what to do."""
 
 
+class HeldTensor(NamedTuple):
+    """A tensor, as a header describes it."""
+
+    shape: tuple[int, ...]
+    """As torch has it."""
+    type: str
+    """ggml's name for how its numbers are stored, as ``Q4_1``."""
+
+
 @dataclass(frozen=True)
 class Header:
     """The part of a GGUF file that comes before its weights."""
 
     metadata: dict[str, Any]
     """By the file's keys; a vocabulary as its length."""
-    shapes: dict[str, tuple[int, ...]]
-    """Of its tensors as torch has them, by the file's names."""
+    tensors: dict[str, HeldTensor]
+    """By the file's names."""
 
     @property
     def kind(self) -> str:
@@ -52,20 +61,23 @@ def read_header(file: Path) -> Header:
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
     from transformers.integrations.gguf import reader  # its GgufHeader refuses types that the package gguf unpacks
 
+    tensors = {}
     try:
         content = reader._mapped(str(file))
-        metadata, number, position = reader._read_metadata(content, str(file))
-        tensors, position = reader._read_tensor_table(content, number, position)
+        metadata, count, position = reader._read_metadata(content, str(file))
+        table, position = reader._read_tensor_table(content, count, position)
         alignment = metadata.get("general.alignment", 32)
         end = start = -(-position // alignment) * alignment
-        for _, shape, kind, offset in tensors:
-            elements, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+        for name, shape, number, offset in table:
+            stored = GGMLQuantizationType(number)
+            elements, size = GGML_QUANT_SIZES[stored]
             end = max(end, start + offset + prod(shape) // elements * size)
+            tensors[name] = HeldTensor(tuple(shape), stored.name)
     except (ValueError, TypeError, OverflowError, ZeroDivisionError, struct.error) as error:
         raise unreadable(file, error) from error
     if end > len(content):
         raise unreadable(file, f"its weights end at byte {end:,}, the file at {len(content):,}")
-    return Header(metadata, {name: tuple(shape) for name, shape, *_ in tensors})
+    return Header(metadata, tensors)
 
 
 def unreadable(file: Path, fault: object) -> GGUFError:
