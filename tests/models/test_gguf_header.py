@@ -33,8 +33,8 @@ def test_what_a_file_says(file: Path, tiny_tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     "broken",
     [
-        lambda whole: b"",
-        lambda whole: b"GGUF",
+        lambda _: b"",
+        lambda _: b"GGUF",
         lambda whole: b"PK\3\4" + whole[4:],
         lambda whole: whole[:4] + b"\1" + whole[5:],
         lambda whole: whole[:900],  # within the vocabulary
