@@ -210,7 +210,7 @@ class Checks:
         needs: dict[int, tuple[Path, int]] = {}
         missing = sum(model.missing for model in self._models.values())
         places = [(cache_folder(), missing), (self.store.folder, self._stored), (self.run_folder, outputs)]
-        for folder, size in [*places, *self._unpacked.items()]:
+        for folder, size in [*self._unpacked.items(), *places]:
             place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
             device = place.stat().st_dev
             needs[device] = place, needs.get(device, (place, 0))[1] + size

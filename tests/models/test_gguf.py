@@ -13,6 +13,7 @@ from huggingface_hub import constants
 from support.gguf_files import write_gguf
 from support.small_scorers import scorer_of
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
@@ -80,6 +81,20 @@ def test_a_model_is_the_same_to_the_last_bit(kind: str, tiny_tokenizer: Any, tmp
     ids = torch.arange(3, 80)[None]
     with torch.inference_mode():
         assert torch.equal(read(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_configuration_is_what_transformers_makes_of_the_file(kind: str, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    model = model_of(kind, tiny_tokenizer)
+    file = write_gguf(tmp_path / "model.gguf", model, tiny_tokenizer)
+    theirs = AutoConfig.from_pretrained(tmp_path, gguf_file=file.name).to_dict()
+    theirs |= {"_name_or_path": ""}  # a place
+    theirs |= {
+        f"{each}_token_id": getattr(model.config, f"{each}_token_id") for each in ("bos", "eos", "pad")
+    }  # left out
+    if "head_dim" in theirs:  # which it guesses
+        theirs["head_dim"] = model.config.head_dim
+    assert gguf_config(file).to_dict() == theirs
 
 
 @pytest.mark.parametrize("quantised", ["F16", "BF16", "Q8_0", "Q4_1"])
