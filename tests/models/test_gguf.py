@@ -89,9 +89,8 @@ def test_a_configuration_is_what_transformers_makes_of_the_file(kind: str, tiny_
     file = write_gguf(tmp_path / "model.gguf", model, tiny_tokenizer)
     theirs = AutoConfig.from_pretrained(tmp_path, gguf_file=file.name).to_dict()
     theirs |= {"_name_or_path": ""}  # a place
-    theirs |= {
-        f"{each}_token_id": getattr(model.config, f"{each}_token_id") for each in ("bos", "eos", "pad")
-    }  # left out
+    for token in ("bos_token_id", "eos_token_id", "pad_token_id"):  # which it leaves out
+        theirs[token] = getattr(model.config, token)
     if "head_dim" in theirs:  # which it guesses
         theirs["head_dim"] = model.config.head_dim
     assert gguf_config(file).to_dict() == theirs
