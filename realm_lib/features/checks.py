@@ -121,7 +121,7 @@ class Checks:
             return
         # Late: torch, which takes seconds to import, is for models whose layers are looked at.
         from realm_lib.models.reward_models.forward import SHARING_MODELS
-        from realm_lib.models.reward_models.loading import outlined_encoder, read_outline
+        from realm_lib.models.reward_models.outline import outlined_encoder, read_outline
         from realm_lib.models.reward_models.vllm import VLLMScorer
 
         if params.backend == "vllm":

@@ -142,3 +142,9 @@ def test_taps_are_read_as_they_were_written(backbone: Path) -> None:
 def test_features_are_taken_in_the_heads_order() -> None:
     states = torch.arange(2 * 3 * 3 * 2).reshape(2, 3, 3, 2)
     assert Taps((4, 8), ("last",)).of(states, (2, 4, 8)).tolist() == [[8, 9, 14, 15], [26, 27, 32, 33]]
+
+
+def test_more_tokens_than_the_backbone_has_positions_are_refused_before_its_weights_are_read(backbone: Path) -> None:
+    limit = json.loads((backbone / "config.json").read_text())["max_position_embeddings"]
+    with pytest.raises(ScorerError, match=rf"reads {limit} tokens at most; offline_models.probe.max_length"):
+        load_backbone(ProbeParams(backbone=str(backbone), max_length=limit + 1))

@@ -15,7 +15,8 @@ from realm_lib.models.reward_models import ScorerError
 from realm_lib.models.reward_models.chat import EncodedChat, name_text
 from realm_lib.models.reward_models.encoding import EncodingScorer
 from realm_lib.models.reward_models.forward import last_states, pooled_states
-from realm_lib.models.reward_models.loading import LoadedModel, load_model, log
+from realm_lib.models.reward_models.loading import LoadedModel, load_model
+from realm_lib.models.reward_models.outline import log
 from realm_lib.models.reward_models.packing import Row, plan_batches
 from realm_lib.models.reward_models.text_pair import build_encoder
 from realm_lib.runs.memory import within_memory
