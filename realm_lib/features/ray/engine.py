@@ -28,7 +28,7 @@ from realm_lib.models.reward_models.encoding import EncodingScorer
 from realm_lib.models.reward_models.outline import outlined_encoder, read_outline, weights_version
 from realm_lib.runs.weights import is_packaged, locate_model
 
-_LOCAL_BACKENDS = ("inform", "sequence_classification", "nemotron")
+_LOCAL_BACKENDS = ("inform", "sequence_classification", "nemotron", "probe")
 _TRIES = 5
 """How often a piece is given to a copy again whose process or machine was lost; then it may be the piece's fault."""
 _AHEAD = 2
