@@ -18,6 +18,7 @@ from realm_lib.config.training import ProbeParams
 from realm_lib.data.chats import Prompt, as_text
 from realm_lib.models.checkpoints import position_limit
 from realm_lib.models.reward_models import ScorerError
+from realm_lib.models.reward_models.chat import name_text
 from realm_lib.models.reward_models.forward import why_not_shared
 from realm_lib.models.reward_models.loading import LoadedModel, read_weights
 from realm_lib.models.reward_models.memory import check_memory, estimate_memory
@@ -103,12 +104,14 @@ def _quiet_about_the_rest() -> Iterator[None]:
         told.setLevel(before)
 
 
-def as_read(params: ProbeParams) -> RewardModelParams:
-    """How a probe's backbone reads texts, as the section of a reward model."""
+def as_read(params: ProbeParams, trained: str | None = None) -> RewardModelParams:
+    """How a probe reads texts, as the section of a reward model: of the one ``trained`` that has this model id, else of
+    its backbone.
+    """
     return RewardModelParams(
         backend="probe",
-        model_id=params.backbone,
-        revision=params.revision,
+        model_id=trained or params.backbone,
+        revision=None if trained else params.revision,
         device_map=params.device_map,
         max_length=params.max_length,
         dtype=params.dtype,
@@ -150,6 +153,12 @@ def read_states(
                 states = load_file(file)[_KEPT]
             else:
                 states = backbone.values(*texts)
+                if len(bad := np.flatnonzero(~np.isfinite(states).all(axis=1))):
+                    named = name_text(bad[0], texts[0][bad[0]], texts[1][bad[0]])
+                    raise ScorerError(
+                        f"{backbone.params.model_id}: hidden states of {named} are not finite: set "
+                        "offline_models.probe.dtype to float32"
+                    )
                 if file is not None:
                     with atomic_path(file) as temporary:
                         save_file({_KEPT: states}, temporary)

@@ -12,15 +12,12 @@ from support.small_scorers import copied, scorer_of
 from transformers import AutoModelForCausalLM
 
 from realm_lib.config.training import ProbeParams
-from realm_lib.models.hidden_states import load_backbone
+from realm_lib.models.hidden_states import load_backbone, read_states
 from realm_lib.models.reward_models import ScorerError
 from realm_lib.models.reward_models.probe import ProbeError, ProbeModel, Taps
 
 PROMPTS = ["Why does bread rise?", "Why does bread rise?", "And salt? " * 12, "Hi"]
 RESPONSES = ["Yeast.", "Yeast makes gas, and the dough holds it.", "It slows the yeast down.", ""]
-
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +145,11 @@ def test_more_tokens_than_the_backbone_has_positions_are_refused_before_its_weig
     limit = json.loads((backbone / "config.json").read_text())["max_position_embeddings"]
     with pytest.raises(ScorerError, match=rf"reads {limit} tokens at most; offline_models.probe.max_length"):
         load_backbone(ProbeParams(backbone=str(backbone), max_length=limit + 1))
+
+
+def test_states_that_are_not_finite_are_told_by_their_text_and_not_kept(backbone: Path, tmp_path: Path) -> None:
+    broken = copied(backbone, tmp_path / "broken", lambda weights: weights["model.embed_tokens.weight"].fill_(np.inf))
+    reader = load_backbone(ProbeParams(backbone=str(broken), layers=[1], max_length=64))
+    with pytest.raises(ScorerError, match=r"of text 0 \(id .*, response 'Yeast\.'\) are not finite"):
+        read_states(reader, ["Why?"], ["Yeast."], tmp_path / "kept", progress=False)
+    assert not (tmp_path / "kept").exists()
