@@ -96,12 +96,11 @@ def _of_the_backbone(params: ProbeParams) -> Iterator[None]:
 def _quiet_about_the_rest() -> Iterator[None]:
     """transformers lists what a checkpoint holds beside the layers that are read: all above them."""
     told = logging.getLogger("transformers.modeling_utils")
-    before = told.level
-    told.setLevel(logging.ERROR)
+    before, told.disabled = told.disabled, True  # by its level it would speak of layers that were not sharded
     try:
         yield
     finally:
-        told.setLevel(before)
+        told.disabled = before
 
 
 def as_read(params: ProbeParams, trained: str | None = None) -> RewardModelParams:

@@ -121,6 +121,13 @@ def test_a_probe_without_its_head_is_refused(probe: Path, tmp_path: Path) -> Non
         scorer_of(folder, "probe", max_length=256)
 
 
+def test_a_backbone_is_loaded_without_a_word(
+    backbone: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    load_backbone(ProbeParams(backbone=str(backbone), layers=[1], max_length=64))
+    assert (caplog.messages, *capfd.readouterr()) == ([], "", "")
+
+
 def test_layers_that_are_not_there_are_named(backbone: Path) -> None:
     with pytest.raises(ScorerError, match="has 5 layers, not 6"):
         load_backbone(ProbeParams(backbone=str(backbone), layers=[6], max_length=64))
