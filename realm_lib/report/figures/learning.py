@@ -202,7 +202,7 @@ def probe_choices(tried: pd.DataFrame, *, simulated: bool = False, ax: Axes | No
     the most often right.
     """
     ax = ax or theme.new_axes(6.4, 3.2)
-    names = [" + ".join(map(str, layers)) for layers in tried["layers"]]
+    names = [str(layers[0]) if len(layers) == 1 else "all of these" for layers in tried["layers"]]
     places = {name: place for place, name in enumerate(dict.fromkeys(names))}
     colours = ("similarity", "rejected", "linear", "realm")
     ways = list(dict.fromkeys(tried["poolings"]))

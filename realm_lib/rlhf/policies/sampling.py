@@ -2,7 +2,7 @@
 
 A row's numbers come from its own seed, and a token is the first at which the cumulated probabilities exceed the row's
 number (inversion sampling). So a response is the same alone or in any batch, and the same after a restart, as far as
-the model's own arithmetic is.
+the model's own arithmetic is. Rows of one prompt share its first pass.
 """
 
 from collections.abc import Sequence
@@ -106,14 +106,15 @@ def _generate(
 
     Where weights are cut, each pass is one of all processes: who is done goes on, for nothing, until all are.
     """
-    from transformers import DynamicCache
+    from realm_lib.rlhf.policies.cache import roomy_cache  # imports transformers, which takes seconds
 
     model, device = policy.model, policy.model.device
-    ids, mask = _pad_left(prompts, device)
+    distinct = list(dict.fromkeys(map(tuple, prompts)))
+    ids, mask = _pad_left(distinct, device)
     numbers = torch.from_numpy(uniforms).to(device)
     ends = torch.tensor(sorted(policy.end_ids), device=device)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
+    cache = roomy_cache(model)
     drawn: list[list[int]] = [[] for _ in prompts]
     rows = torch.arange(len(prompts))  # which prompt each row of the batch writes for
     alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
@@ -126,6 +127,10 @@ def _generate(
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
+        if step == 0 and len(distinct) < len(prompts):
+            own = torch.tensor([distinct.index(tuple(prompt)) for prompt in prompts], device=device)
+            cache.reorder_cache(own)  # batch_repeat_interleave and batch_select_indices are not known to all layers
+            logits, positions, mask = (tensor[own] for tensor in (logits, positions, mask))
         tokens = _draw(logits, numbers[:, step], temperature)
         for row, token, writes in zip(rows.tolist(), tokens.tolist(), alive.tolist(), strict=True):
             if writes:
@@ -140,7 +145,7 @@ def _generate(
         positions = positions[:, -1:] + 1
         if 0 < writing < _SHRINK_BELOW * len(rows):
             keep = alive.nonzero().squeeze(1)
-            cache.reorder_cache(keep)  # batch_select_indices is not known to recurrent layers
+            cache.reorder_cache(keep)
             tensors = (tokens, positions, mask, numbers, alive)
             tokens, positions, mask, numbers, alive = (tensor[keep] for tensor in tensors)
             rows = rows[keep.cpu()]
