@@ -26,6 +26,8 @@ def run(folder: Path, offline_models: str, monkeypatch: pytest.MonkeyPatch) -> A
         "data.splits": "{train: 120, validation: 40, test: 10}",
         "data.reward_model_share": 0.5,
         "offline_models": offline_models,
+        "reward_model.model_id": "some/model",
+        "rlhf": "null",
     }
     params = load_params(ROOT / "params" / "test.yaml", [f"{key}={value}" for key, value in settings.items()])
     run_here(NOTEBOOKS[0], yaml.safe_load(dump_yaml(params)))
