@@ -14,6 +14,7 @@ from realm_lib.config.base import ParamsError, reveal_secret
 from realm_lib.config.embedding import EmbeddingParams
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.rlhf import RlhfParams
+from realm_lib.config.training import ProbeParams
 from realm_lib.data.pairs import distinct_texts, posts_with
 from realm_lib.features.lengths import text_lengths
 from realm_lib.features.signals import ScoreSignal, SimilaritySignal
@@ -147,6 +148,14 @@ class Checks:
             return
         self.ahead.found.append((name, f"{said}; reads all {len(self.texts):,} {self._looked_at}"))
         self._stored += 60 * len(self.texts)
+
+    def backbone(self, name: str, probe: ProbeParams) -> None:
+        """Configuration and memory of the language model under a probe that notebook 00 is going to train."""
+        from realm_lib.models.hidden_states import outline_backbone  # late: as in reward_model
+
+        self._hub_model(probe.backbone, probe.revision)
+        outline, _ = outline_backbone(probe)
+        self.ahead.found.append((name, f"{outline.memory}; read as far as layer {outline.config.num_hidden_layers}"))
 
     def embedding(self, name: str, params: EmbeddingParams) -> None:
         """Key and cost, or whether it may be read, of the embedding model of the section ``name``; what it refuses."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from realm_lib.config.base import ParamsError
 from realm_lib.config.training import ProbeParams
 from realm_lib.runs.weights import locate_model
 
@@ -19,7 +20,10 @@ def model_place(model_id: str, run_folder: Path) -> Path | None:
     if model_id.startswith("run:"):  # which notebook 00 may not have made yet
         folder = run_folder / model_id.removeprefix("run:")
         return folder if folder.is_dir() else None
-    place = locate_model(model_id)
+    try:
+        place = locate_model(model_id)
+    except ParamsError:  # of a package that is not installed: realm_lib.features.checks says so
+        return None
     return place if isinstance(place, Path) else None
 
 

