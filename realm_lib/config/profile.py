@@ -114,6 +114,7 @@ def _validated(content: Mapping[str, Any], source: str, required: Iterable[str] 
             faults += _faults(error, name)
     if required and "signals" in sections:
         faults += _feature_faults(sections.get("model"), sections["signals"])
+        faults += _offline_faults(sections)
     if faults:
         raise ParamsError("\n".join(f"{source}: {fault}" for fault in faults))
     return sections
@@ -129,6 +130,36 @@ def _feature_faults(model: Section | None, signals: Iterable[str]) -> Iterator[s
     for name in model.monotone:
         if name not in features:
             yield f"model.monotone: {name!r} is no feature; there are {', '.join(features)}"
+
+
+def _offline_faults(sections: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each model that is notebook 00's to train and not asked of it, and where it has no pairs to do so."""
+    offline, data = sections.get("offline_models"), sections.get("data")
+    if not isinstance(offline, OfflineModelsParams):
+        return
+    if isinstance(data, DataParams) and not data.reward_model_share:
+        yield "data.reward_model_share: 0, but offline_models are trained on that share of the training posts"
+    judges = offline.probe is not None and offline.probe.judge
+    asked = {
+        "run:models/reward_model": ("reward_model", offline.reward_model is not None),
+        "run:models/policy_sft": ("policy", offline.policy is not None),
+        "run:models/probe": ("probe", offline.probe is not None),
+        "run:models/judge": ("probe.judge", judges),
+    }
+    for name, section in sections.items():
+        for key, text in _texts(_TYPES[name].dump_python(section, mode="json"), name):
+            maker, is_asked = asked.get(text, ("", True))
+            if not is_asked:
+                yield f"{key}: {text}, but offline_models.{maker} is not asked for: nothing trains it"
+
+
+def _texts(content: Any, key: str) -> Iterator[tuple[str, str]]:
+    """The texts in a section, each with its key."""
+    if isinstance(content, Mapping):
+        for name, value in content.items():
+            yield from _texts(value, f"{key}.{name}")
+    elif isinstance(content, str):
+        yield key, content
 
 
 def _faults(error: ValidationError, section: str) -> Iterator[str]:

@@ -104,7 +104,7 @@ class ProbeParams(Section):
     """Most tokens of a text; longer ones are cut as with ``long_responses: cut``."""
     batch_tokens: Annotated[int, Field(ge=1)] = 4096
     """As ``reward_model.batch_tokens``."""
-    folds: Annotated[int, Field(ge=2)] = 5
+    folds: Annotated[int, Field(ge=3)] = 5
     """Parts of the posts for choosing layers, pooling and penalty by pairs that a head was not fitted to."""
     tuning: ProbeTuningParams | None = None
     """Train the layers too, from the head that was found; null leaves them."""

@@ -125,7 +125,7 @@ class Checks:
             return
         # Late: torch, which takes seconds to import, is for models whose layers are looked at.
         from realm_lib.models.reward_models.forward import SHARING_MODELS
-        from realm_lib.models.reward_models.loading import outlined_encoder, read_outline
+        from realm_lib.models.reward_models.outline import outlined_encoder, read_outline
         from realm_lib.models.reward_models.vllm import VLLMScorer
 
         if params.backend == "vllm":
@@ -151,6 +151,14 @@ class Checks:
             return
         self.ahead.found.append((name, f"{said}; reads all {len(self.texts):,} {self._looked_at}"))
         self._stored += 60 * len(self.texts)
+
+    def backbone(self, name: str, probe: ProbeParams) -> None:
+        """Configuration and memory of the language model under a probe that notebook 00 is going to train."""
+        from realm_lib.models.hidden_states import outline_backbone  # late: as in reward_model
+
+        self._hub_model(probe.backbone, probe.revision)
+        outline, _ = outline_backbone(probe)
+        self.ahead.found.append((name, f"{outline.memory}; read as far as layer {outline.config.num_hidden_layers}"))
 
     def embedding(self, name: str, params: EmbeddingParams) -> None:
         """Key and cost, or whether it may be read, of the embedding model of the section ``name``; what it refuses."""

@@ -26,7 +26,7 @@ def model_place(model_id: str, run_folder: Path) -> Path | None:
         return folder if folder.is_dir() else None
     try:
         place = locate_model(model_id)
-    except ParamsError:
+    except ParamsError:  # of a package that is not installed: realm_lib.features.checks says so
         return None
     return place if isinstance(place, Path) else None
 

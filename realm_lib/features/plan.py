@@ -178,16 +178,18 @@ def _probe(profile: Params) -> ProbeParams | None:
 
 
 def _probe_works(profile: Params, planned: PlannedTexts, tokens: TokenCounts, run: Run) -> list[Work]:
-    """Reading the reward model's share of the training pairs, and those of the combiner for a judge; nothing where
-    they were read. The share's texts are not planned for: they are taken to be like those of the combiner.
+    """Reading the reward model's share of the training pairs, and those of the combiner for a judge, and tuning the
+    layers by each; nothing where they were read. The share's texts are not planned for: they are taken to be like those
+    of the combiner.
     """
     probe, share = _probe(profile), profile.data.reward_model_share
     if probe is None or run.path("models", "probe").exists():
         return []
-    of_training = tokens.shared * _training_share(profile, planned)
-    read = of_training * share / (1 - share) + (of_training if probe.judge else 0.0)
-    passes = ((read, probe.batch_tokens),)
-    return [Work("probe", probe.backbone, probe_weights(probe, run.folder), probe.dtype, passes)]
+    times = (share / (1 - share) + probe.judge) * _training_share(profile, planned)
+    passes = [(tokens.shared * times, probe.batch_tokens)]
+    if probe.tuning is not None:
+        passes.append((3.0 * probe.tuning.num_epochs * tokens.naive * times, probe.batch_tokens))
+    return [Work("probe", probe.backbone, probe_weights(probe, run.folder), probe.dtype, tuple(passes))]
 
 
 def _training_share(profile: Params, planned: PlannedTexts) -> float:

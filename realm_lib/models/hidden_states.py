@@ -3,15 +3,12 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import nn
 from tqdm import tqdm
@@ -19,102 +16,101 @@ from tqdm import tqdm
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.config.training import ProbeParams
 from realm_lib.data.chats import Prompt, as_text
-from realm_lib.models.gguf import find_gguf, gguf_config, gguf_tokenizer, load_gguf
+from realm_lib.models.checkpoints import position_limit
 from realm_lib.models.reward_models import ScorerError
-from realm_lib.models.reward_models.forward import SHARING_MODELS, why_not_shared
-from realm_lib.models.reward_models.loading import LoadedModel, explain_failure
+from realm_lib.models.reward_models.chat import name_text
+from realm_lib.models.reward_models.forward import why_not_shared
+from realm_lib.models.reward_models.loading import LoadedModel, read_weights
 from realm_lib.models.reward_models.memory import check_memory, estimate_memory
+from realm_lib.models.reward_models.outline import Outline, open_checkpoint, weights_version
 from realm_lib.models.reward_models.probe import POOLINGS, ProbeError, Taps, shorten, without_norm
 from realm_lib.models.reward_models.transformer import TransformerScorer
-from realm_lib.models.special_tokens import cut_special_tokens
 from realm_lib.runs.files import atomic_path
-from realm_lib.runs.weights import checkpoint_fault, folder_digest, hub_commit, locate_model
+from realm_lib.runs.weights import checkpoint_fault
 
 _AT_ONCE = 256
 """Texts whose states are kept in one file: what a kill can cost."""
 _KEPT = "states"
 
 
-def load_backbone(params: ProbeParams, run_folder: Path | None = None) -> TransformerScorer:
-    """The first layers of the model that ``params`` name, as a scorer whose values are hidden states.
+def outline_backbone(params: ProbeParams) -> tuple[Outline, tuple[int, ...]]:
+    """The first layers of the model that ``params`` name, before their weights are read, and which of them are tapped.
 
-    Their memory is estimated before weights are read. Raises :class:`ScorerError` for a model that cannot be loaded
-    whole, does not fit, or is not a decoder of Llama's build with so many layers.
+    Raises :class:`ScorerError` for a model that does not fit, or has not so many layers or positions.
     """
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()
     reading = as_read(params)
-    source = locate_model(params.backbone, run_folder)
-    file = find_gguf(source)
-    commit = None if isinstance(source, Path) else hub_commit(source, params.revision)
-    options: dict[str, Any] = {"revision": commit or params.revision, "trust_remote_code": False}
-    try:
-        if file is not None:
-            config, tokenizer = gguf_config(file), gguf_tokenizer(file)
-        else:
-            config = transformers.AutoConfig.from_pretrained(source, **options)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-        layers = tuple(sorted(set(params.layers or middle_layers(config.num_hidden_layers))))
-        shorten(config, max(layers))
-        check_memory(estimate_memory(transformers.AutoModel, config, reading), reading)
-        if config.model_type in SHARING_MODELS:
-            options["attn_implementation"] = "sdpa"
-        if params.device_map is not None:
-            options["device_map"] = params.device_map
-        model, info = _read(source, file, config, dtype=getattr(torch, params.dtype), **options)
-        without_norm(model)
-    except ProbeError as error:
-        raise ScorerError(f"offline_models.probe.backbone {params.backbone}: {error}") from error
-    except (OSError, ValueError, SafetensorError, ImportError, AttributeError) as error:
-        raise explain_failure(reading, error) from error
-    # What a checkpoint has beside them are the head and the layers above.
-    if fault := checkpoint_fault({name: keys for name, keys in info.items() if name != "unexpected_keys"}):
-        raise ScorerError(f"{params.backbone}: {fault}: these weights are not those of a {type(model).__name__}")
-    weights = folder_digest(source) if isinstance(source, Path) else commit
-    if weights is None:
-        raise ScorerError(
-            f"{params.backbone}: the hub does not say which commit it is: set revision to one (40 digits)"
-        )
-    cut_special_tokens(tokenizer)
-    taps = Taps(layers, POOLINGS)
-    loaded = LoadedModel(tokenizer, model.eval(), model, nn.Identity(), weights, why_not_shared(model.config), taps)
-    return TransformerScorer(reading, loaded=loaded)
+    with _of_the_backbone(params):
+        checkpoint = open_checkpoint(reading)
+        number = getattr(checkpoint.config, "num_hidden_layers", None)
+        if number is None:
+            raise ProbeError("its configuration does not say how many layers it has: take a language model of text")
+        limit = position_limit(checkpoint.config)
+        if limit is not None and params.max_length > limit:
+            raise ProbeError(
+                f"reads {limit} tokens at most; offline_models.probe.max_length is {params.max_length}: lower it"
+            )
+        layers = tuple(sorted(set(params.layers or middle_layers(number))))
+        shorten(checkpoint.config, max(layers))
+        estimate = estimate_memory(transformers.AutoModel, checkpoint.config, reading)
+        check_memory(estimate, reading)
+        return Outline(**vars(checkpoint), memory=estimate), layers
 
 
-def _read(source: Path | str, file: Path | None, config: Any, **options: Any) -> tuple[Any, Mapping[str, Any]]:
-    """The body of a language model, as long as ``config`` says, and transformers' loading info."""
+def load_backbone(params: ProbeParams) -> TransformerScorer:
+    """The first layers of the model that ``params`` name, as a scorer whose values are hidden states.
+
+    Their memory is estimated before weights are read. Raises :class:`ScorerError` as :func:`outline_backbone`, and for
+    a model that cannot be loaded whole or is not a decoder of Llama's build.
+    """
     import transformers
 
-    with _quiet_about_the_rest():
-        if file is None:
-            loaded: tuple[Any, Mapping[str, Any]] = transformers.AutoModel.from_pretrained(
-                source, config=config, use_safetensors=True, output_loading_info=True, **options
-            )
-            return loaded
-        del options["revision"]
-        model, info = load_gguf(file, transformers.AutoModelForCausalLM, config, **options)
-        return model.base_model, info
+    reading = as_read(params)
+    outline, layers = outline_backbone(params)
+    kind = transformers.AutoModel if outline.file is None else transformers.AutoModelForCausalLM
+    with _of_the_backbone(params):
+        with _quiet_about_the_rest():
+            model, info = read_weights(outline, kind, reading)
+        model = without_norm(model.base_model)
+        # What a checkpoint has beside them are the head and the layers above.
+        if fault := checkpoint_fault({name: keys for name, keys in info.items() if name != "unexpected_keys"}):
+            raise ProbeError(f"{fault}: these weights are not those of a {type(model).__name__}")
+        weights = weights_version(outline, reading)
+        not_shared = why_not_shared(model.config)
+        taps = Taps(layers, POOLINGS)
+        loaded = LoadedModel(outline.tokenizer, model.eval(), model, nn.Identity(), weights, not_shared, taps)
+        return TransformerScorer(reading, loaded=loaded)
+
+
+@contextmanager
+def _of_the_backbone(params: ProbeParams) -> Iterator[None]:
+    """What is raised inside says of which model: messages of loading name the keys of a reward model's section."""
+    try:
+        yield
+    except (ProbeError, ScorerError) as error:
+        raise ScorerError(f"offline_models.probe.backbone {params.backbone}: {error}") from error
 
 
 @contextmanager
 def _quiet_about_the_rest() -> Iterator[None]:
     """transformers lists what a checkpoint holds beside the layers that are read: all above them."""
     told = logging.getLogger("transformers.modeling_utils")
-    before = told.level
-    told.setLevel(logging.ERROR)
+    before, told.disabled = told.disabled, True  # by its level it would speak of layers that were not sharded
     try:
         yield
     finally:
-        told.setLevel(before)
+        told.disabled = before
 
 
-def as_read(params: ProbeParams) -> RewardModelParams:
-    """How a probe's backbone reads texts, as the section of a reward model."""
+def as_read(params: ProbeParams, trained: str | None = None) -> RewardModelParams:
+    """How a probe reads texts, as the section of a reward model: of the one ``trained`` that has this model id, else of
+    its backbone.
+    """
     return RewardModelParams(
         backend="probe",
-        model_id=params.backbone,
-        revision=params.revision,
+        model_id=trained or params.backbone,
+        revision=None if trained else params.revision,
         device_map=params.device_map,
         max_length=params.max_length,
         dtype=params.dtype,
@@ -156,6 +152,12 @@ def read_states(
                 states = load_file(file)[_KEPT]
             else:
                 states = backbone.values(*texts)
+                if len(bad := np.flatnonzero(~np.isfinite(states).all(axis=1))):
+                    named = name_text(bad[0], texts[0][bad[0]], texts[1][bad[0]])
+                    raise ScorerError(
+                        f"{backbone.params.model_id}: hidden states of {named} are not finite: set "
+                        "offline_models.probe.dtype to float32"
+                    )
                 if file is not None:
                     with atomic_path(file) as temporary:
                         save_file({_KEPT: states}, temporary)

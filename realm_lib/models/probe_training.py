@@ -87,17 +87,15 @@ def train_probe(
     found: list[tuple[float, Taps, float]] = []
     rows = []
     for taps in choices(layers):
-        features = _features(states, taps, layers)
+        features, _, _ = _standardised(states, taps, layers)
         row = _tried(features[chosen] - features[rejected], part_of_post[posts], params.folds)
         rows.append({"layers": taps.layers, "poolings": taps.poolings, **row})
         found.append((row["log_loss"], taps, row["penalty"]))
     _, taps, penalty = min(found, key=lambda each: each[0])
-    features = _features(states, taps, layers)
+    features, mean, spread = _standardised(states, taps, layers)
     weights = fit_head(features[chosen] - features[rejected], penalty)
-    raw = _raw(states, taps, layers)
-    spread = _spread(raw)
     with atomic_path(folder) as temporary:
-        _save(backbone, taps, weights / spread, raw.mean(axis=0), temporary)
+        _save(backbone, taps, weights / spread, mean, temporary)
         write_trained_on(temporary, keys_of(pairs))
         history = tune(temporary, pairs, params, seed=seed, progress=progress) if params.tuning else []
     return ProbeTraining(taps, penalty, pd.DataFrame(rows), history)
@@ -141,21 +139,14 @@ def _tried(differences: NDArray[np.float64], parts: NDArray[np.int64], folds: in
     return min(found, key=lambda row: row["log_loss"])
 
 
-def _raw(states: NDArray[np.float32], taps: Taps, layers: Sequence[int]) -> NDArray[np.float64]:
+def _standardised(
+    states: NDArray[np.float32], taps: Taps, layers: Sequence[int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """What a head reads of each text, of mean 0 and spread 1; the means and spreads [d] that were taken out of it."""
     raw: NDArray[np.float64] = taps.of(torch.from_numpy(states), layers).double().numpy()
-    return raw
-
-
-def _spread(raw: NDArray[np.float64]) -> NDArray[np.float64]:
-    spread: NDArray[np.float64] = raw.std(axis=0)
+    mean, spread = raw.mean(axis=0), raw.std(axis=0)
     spread[spread == 0] = 1.0
-    return spread
-
-
-def _features(states: NDArray[np.float32], taps: Taps, layers: Sequence[int]) -> NDArray[np.float64]:
-    raw = _raw(states, taps, layers)
-    features: NDArray[np.float64] = (raw - raw.mean(axis=0)) / _spread(raw)
-    return features
+    return (raw - mean) / spread, mean, spread
 
 
 def _save(

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from realm_lib.config.training import ProbeParams
 from realm_lib.data.pairs import chosen_and_rejected
+from realm_lib.models.hidden_states import as_read
 from realm_lib.models.reward_models.forward import pooled_states
 from realm_lib.models.reward_models.loading import load_model
 from realm_lib.models.reward_models.packing import Row
@@ -31,11 +32,9 @@ def tune(
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    from realm_lib.models.hidden_states import as_read
-
     if params.tuning is None:
         raise ValueError("params.tuning is null: there is nothing to tune")
-    reading = as_read(params).model_copy(update={"model_id": str(folder.resolve()), "revision": None})
+    reading = as_read(params, str(folder.resolve()))
     loaded = load_model(reading)
     model, taps, head = loaded.model, loaded.taps, loaded.head
     assert taps is not None

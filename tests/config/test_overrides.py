@@ -34,7 +34,7 @@ def test_overrides_merge_deeply_and_in_order(tmp_path: Path) -> None:
 
 
 def test_an_override_may_unset_a_value_and_make_a_section(tmp_path: Path) -> None:
-    content = put(profile(), "data.max_pairs_per_post", 5)
+    content = put(put(profile(), "data.max_pairs_per_post", 5), "data.reward_model_share", 0.5)
     overrides = ["data.max_pairs_per_post=null", "offline_models.reward_model.vocab_size=300", "rlhf=null"]
     params = load_params(write(tmp_path, content), overrides)
     assert params.data.max_pairs_per_post is None

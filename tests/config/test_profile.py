@@ -189,7 +189,7 @@ def test_some_sections_only_and_the_missing_one_is_named() -> None:
 
 
 def test_every_section_has_its_attribute(tmp_path: Path) -> None:
-    content = profile() | {"offline_models": {}}
+    content = put(profile() | {"offline_models": {}}, "data.reward_model_share", 0.5)
     params = load_params(write(tmp_path, content))
     assert list(params.sections) == list(SECTIONS)
     assert all(getattr(params, name) is section for name, section in params.sections.items())
@@ -223,3 +223,41 @@ def test_parameters_are_frozen() -> None:
     with pytest.raises(AttributeError, match="no setter"):
         params.run = params.run
     assert params == Params.from_sections(**profile())
+
+
+@pytest.mark.parametrize(
+    ("offline", "changes", "says"),
+    [
+        ({}, {"data.reward_model_share": 0.0}, "data.reward_model_share: 0, but offline_models are trained"),
+        (
+            {"reward_model": None},
+            {},
+            "reward_model.model_id: run:models/reward_model, but offline_models.reward_model is",
+        ),
+        (
+            {"policy": None},
+            {},
+            "rlhf.ppo.model_name: run:models/policy_sft, but offline_models.policy is not asked for",
+        ),
+        (
+            {"probe": {}},
+            {"rlhf.judges": {"second": {"backend": "probe", "model_id": "run:models/judge"}}},
+            "rlhf.judges.second.model_id: run:models/judge, but offline_models.probe.judge is not asked for",
+        ),
+    ],
+)
+def test_a_model_that_nothing_trains_is_refused(
+    tmp_path: Path, offline: dict[str, Any], changes: dict[str, Any], says: str
+) -> None:
+    content = profile() | {"offline_models": {}}
+    for key, value in {
+        "data.reward_model_share": 0.5,
+        "reward_model.model_id": "run:models/reward_model",
+        "rlhf.ppo.model_name": "run:models/policy_sft",
+    }.items():
+        put(content, key, value)
+    assert load_params(write(tmp_path, content)).offline_models is not None
+    content["offline_models"] = offline
+    for key, value in changes.items():
+        put(content, key, value)
+    assert says in refusal(write(tmp_path, content))

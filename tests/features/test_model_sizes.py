@@ -42,3 +42,7 @@ def test_a_probe_has_a_part_of_its_backbone_s_weights_and_at_most_all(inform_fol
     assert chosen_later == pytest.approx(0.6 * whole)
     assert probe_weights(ProbeParams(backbone=str(inform_folder), layers=[1]), tmp_path) == whole
     assert probe_weights(ProbeParams(backbone="someone/unnamed"), tmp_path) is None
+
+
+def test_the_weights_of_a_package_that_is_not_there_are_not_known(tmp_path: Path) -> None:
+    assert weights_of("package:no-such-model", tmp_path) is None

@@ -73,3 +73,31 @@ def test_texts_are_tokens_some_at_a_time_and_the_same(
         encoder.lengths(*long)
     with pytest.raises(ValueError, match="shorter"):
         encoder.encode(prompts, responses[:-at_once])
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Why?",
+        [{"role": "system", "content": "Say: Yeast."}, {"role": "user", "content": "Why?"}],
+        [
+            {"role": "user", "content": "How?"},
+            {"role": "assistant", "content": "Yeast."},
+            {"role": "user", "content": "Why?"},
+        ],
+    ],
+)
+@pytest.mark.parametrize("response", ["Yeast.", "  \n Yeast.", "<|assistant|> Yeast.", "Why?", ""])
+def test_where_a_response_begins(tiny_tokenizer: Any, prompt: Any, response: str) -> None:
+    (chat,) = ChatEncoder(tiny_tokenizer, 200, finds_response=True).encode([prompt], [response])
+    before, after = (tiny_tokenizer.decode(ids) for ids in (chat.ids[: chat.start], chat.ids[chat.start :]))
+    # An empty one: where the answer's turn is opened.
+    assert after.removesuffix("<|eos|>").strip() == (response.strip() or "<|assistant|>")
+    assert before.count("Why?") == 1
+    assert before.count("Yeast.") == str(prompt).count("Yeast.")
+
+
+def test_what_is_refused_for_want_of_a_place_is_kept_apart(tiny_tokenizer: Any) -> None:
+    plain, finds = (ChatEncoder(tiny_tokenizer, 200, finds_response=each) for each in (False, True))
+    assert "finds_response" not in plain.identity
+    assert finds.identity == plain.identity | {"finds_response": True}

@@ -7,7 +7,7 @@ import pytest
 from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.models.reward_models import ScorerError, build_scorer
 from realm_lib.models.reward_models.encoding import EncodingScorer
-from realm_lib.models.reward_models.loading import outlined_encoder, read_outline, weights_version
+from realm_lib.models.reward_models.outline import outlined_encoder, read_outline, weights_version
 from realm_lib.models.reward_models.transformer import TransformerScorer
 
 

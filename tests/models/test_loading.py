@@ -32,7 +32,7 @@ from realm_lib.config.reward_model import RewardModelParams
 from realm_lib.models.embedders import build_embedder
 from realm_lib.models.reward_models import LongResponseError, ScorerError
 from realm_lib.models.reward_models.inform import INFORMForSequenceClassification
-from realm_lib.models.reward_models.loading import explain_failure
+from realm_lib.models.reward_models.outline import explain_failure
 from realm_lib.models.reward_models.text_pair import TextPairEncoder
 
 PARAMS = RewardModelParams(backend="inform", model_id="some/model")

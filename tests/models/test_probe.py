@@ -12,15 +12,12 @@ from support.small_scorers import copied, scorer_of
 from transformers import AutoModelForCausalLM
 
 from realm_lib.config.training import ProbeParams
-from realm_lib.models.hidden_states import load_backbone
+from realm_lib.models.hidden_states import load_backbone, read_states
 from realm_lib.models.reward_models import ScorerError
 from realm_lib.models.reward_models.probe import ProbeError, ProbeModel, Taps
 
 PROMPTS = ["Why does bread rise?", "Why does bread rise?", "And salt? " * 12, "Hi"]
 RESPONSES = ["Yeast.", "Yeast makes gas, and the dough holds it.", "It slows the yeast down.", ""]
-
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +121,13 @@ def test_a_probe_without_its_head_is_refused(probe: Path, tmp_path: Path) -> Non
         scorer_of(folder, "probe", max_length=256)
 
 
+def test_a_backbone_is_loaded_without_a_word(
+    backbone: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    load_backbone(ProbeParams(backbone=str(backbone), layers=[1], max_length=64))
+    assert (caplog.messages, *capfd.readouterr()) == ([], "", "")
+
+
 def test_layers_that_are_not_there_are_named(backbone: Path) -> None:
     with pytest.raises(ScorerError, match="has 5 layers, not 6"):
         load_backbone(ProbeParams(backbone=str(backbone), layers=[6], max_length=64))
@@ -142,3 +146,17 @@ def test_taps_are_read_as_they_were_written(backbone: Path) -> None:
 def test_features_are_taken_in_the_heads_order() -> None:
     states = torch.arange(2 * 3 * 3 * 2).reshape(2, 3, 3, 2)
     assert Taps((4, 8), ("last",)).of(states, (2, 4, 8)).tolist() == [[8, 9, 14, 15], [26, 27, 32, 33]]
+
+
+def test_more_tokens_than_the_backbone_has_positions_are_refused_before_its_weights_are_read(backbone: Path) -> None:
+    limit = json.loads((backbone / "config.json").read_text())["max_position_embeddings"]
+    with pytest.raises(ScorerError, match=rf"reads {limit} tokens at most; offline_models.probe.max_length"):
+        load_backbone(ProbeParams(backbone=str(backbone), max_length=limit + 1))
+
+
+def test_states_that_are_not_finite_are_told_by_their_text_and_not_kept(backbone: Path, tmp_path: Path) -> None:
+    broken = copied(backbone, tmp_path / "broken", lambda weights: weights["model.embed_tokens.weight"].fill_(np.inf))
+    reader = load_backbone(ProbeParams(backbone=str(broken), layers=[1], max_length=64))
+    with pytest.raises(ScorerError, match=r"of text 0 \(id .*, response 'Yeast\.'\) are not finite"):
+        read_states(reader, ["Why?"], ["Yeast."], tmp_path / "kept", progress=False)
+    assert not (tmp_path / "kept").exists()

@@ -1,6 +1,7 @@
 """Reward models: a score is that of its own text, computed one at a time and without padding; or there is none."""
 
 import json
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -454,3 +455,23 @@ def test_identity_names_everything_that_changes_a_score(inform_folder: Path, tmp
     assert weights != scorer_of(tmp_path / "nudged").identity["weights"]
     templates = [scorer_of(place).identity["template"] for place in (inform_folder, tmp_path / "template")]
     assert templates[0] != templates[1]
+
+
+@pytest.mark.parametrize("positions", ["default", "dynamic"])
+def test_batches_side_by_side_have_the_same_scores_where_a_pass_leaves_the_model_as_it_is(
+    inform_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, positions: str
+) -> None:
+    told = {"rope_parameters": {"rope_type": positions, "rope_theta": 10000.0, "factor": 2.0}}
+    folder = copied(inform_folder, tmp_path / "model", **told)
+    scorer = scorer_of(folder, max_length=200, batch_tokens=96)
+    threads: set[str] = set()
+    scorer.model.model.register_forward_hook(lambda *_: threads.add(threading.current_thread().name))
+    prompts = [f"Why does bread rise? {'And why? ' * (number % 5)}" for number in range(24)]
+    responses = [f"Yeast makes gas {number}." for number in range(24)]
+    found = {}
+    for number in (1, 3):
+        monkeypatch.setattr("realm_lib.models.reward_models.transformer.workers", lambda _, number=number: number)
+        threads.clear()
+        found[number] = scorer.score(prompts, responses).tobytes()
+        assert (threads == {threading.current_thread().name}) == (number == 1 or positions == "dynamic")
+    assert found[1] == found[3]

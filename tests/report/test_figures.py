@@ -470,3 +470,24 @@ def test_a_name_is_drawn_as_it_is_and_short():
         warnings.simplefilter("error")
         figures.set_theme()
         ax.figure.savefig(io.BytesIO(), format="svg")
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_a_probes_choices_stand_over_their_layers_and_the_taken_one_is_marked(simulated):
+    ways = [("mean",), ("last",), ("max",), ("mean", "last", "max")]
+    rows = [(layers, way) for layers in [(10,), (15,)] for way in ways] + [((10, 15), ways[-1])]
+    tried = pd.DataFrame(rows, columns=["layers", "poolings"])
+    tried["accuracy"] = 0.5 + np.arange(len(tried)) / 100
+    tried["log_loss"] = 0.7
+    tried.loc[6, "log_loss"] = 0.6  # the largest after 15 layers, which is not the most often right
+    ax = figures.probe_choices(tried, simulated=simulated)
+    drawn = {line.get_label(): line for line in ax.lines}
+    assert list(drawn) == ["mean", "last", "max", "all of them", "taken: the least loss"]
+    assert list(drawn["last"].get_ydata()) == pytest.approx([0.51, 0.55])
+    assert list(drawn["all of them"].get_ydata()) == pytest.approx([0.53, 0.57, 0.58])
+    names = {round(tick): label.get_text() for tick, label in zip(ax.get_xticks(), ax.get_xticklabels(), strict=True)}
+    assert list(names.values())[:2] == ["10", "15"]
+    taken, largest = drawn["taken: the least loss"], drawn["max"]
+    assert (taken.get_xdata()[0], taken.get_ydata()[0]) == (largest.get_xdata()[1], largest.get_ydata()[1])
+    assert names[round(taken.get_xdata()[0])] == "15"
+    assert any("simulated" in text for text in texts(ax)) == simulated

@@ -71,13 +71,16 @@ def test_simulated_pairs_are_called_so(simulated: bool) -> None:
 def test_a_probe_is_told_with_its_interval_beside_length() -> None:
     metrics = {
         "pairs": 600, "posts": 300, "validation_pairs": 202,
-        "probe": {"layers": [12], "poolings": ["mean", "last"], "left_out_accuracy": 0.71, "seconds": 300.2},
+        "probe": {"layers": [12, 15], "poolings": ["mean", "last", "max"], "left_out_accuracy": 0.71, "seconds": 300.2},
         "rewards": {
             "probe": {"accuracy": 0.7, "ci": [0.63, 0.76]}, "length": {"accuracy": 0.72, "ci": [0.65, 0.78]}
         },
     }  # fmt: skip
     told = findings.offline_models(metrics, simulated=False)
-    assert "reads, over the response, the mean and the last token of the hidden states after layer 12" in told
+    assert (
+        "reads, over the response, the mean, the last token and the largest of the hidden states after layers 12 and 15"
+        in told
+    )
     assert "right in **70.0 % (63.0 to 76.0)** of 202 pairs; taking the longer response in 72.0 %" in told
     assert "policy" not in told
     assert (

@@ -55,6 +55,9 @@ def test_a_probe_is_planned_for_before_it_is_trained_and_so_is_a_judge(inform_fo
     assert weights["probe"] == weights["reward_model"] == weights["judge second"]
     tokens = works(plan)
     assert 0 < tokens["judge second"] < tokens["rewards of answers"], "the answers that DPO learns from are not judged"
+    tuned = planned(tmp_path, *changes, "offline_models.probe.tuning.num_epochs=2", profile="smol")
+    reading, tuning = (each.features.works[-1].tokens for each in (plan, tuned))
+    assert tuning > 7 * reading, "three passes an epoch, in which nothing is shared"
     (tmp_path / "smol" / "models" / "probe").mkdir(parents=True)
     read = planned(tmp_path, *changes, profile="smol")
     assert "probe" not in {work.what for work in read.features.works}
@@ -82,3 +85,13 @@ def test_packages_that_are_not_installed_are_faults_and_the_rest_is_planned(
     assert all(fault.endswith(f"the package is not installed: {install}") for fault in plan.faults[1:])
     assert works(plan)["ppo"] > 0
     assert {work.weights for work in plan.policies} == {None}
+
+
+def test_a_probe_that_could_not_be_trained_is_a_fault_before_the_run(inform_folder: Path, tmp_path: Path) -> None:
+    policy = f"rlhf.ppo={{model_name: {inform_folder}}}"
+    changes = (policy, "rlhf.dpo=null", "data.splits={train: 60, validation: 20, test: 20}")
+    probe = f"offline_models.probe={{backbone: {inform_folder}, layers: [9], judge: true}}"
+    deep = planned(tmp_path, *changes, probe, profile="smol")
+    assert [fault for fault in deep.faults if "has 2 layers, not 9" in fault] == deep.faults != []
+    missing = planned(tmp_path, *changes, "offline_models.probe.backbone=package:no-such-model", profile="smol")
+    assert ["offline_models.probe" in fault and "no such package" in fault for fault in missing.faults] == [True]

@@ -182,7 +182,7 @@ def test_the_real_notebooks_depend_on_the_real_library(dependencies: dict[str, s
         ("rlhf/dpo", {"05_dpo"}),
         ("rlhf/comparison", {"06_policy_comparison"}),
         ("rlhf", {"00_offline_models", "04_ppo", "05_dpo", "06_policy_comparison"}),
-        ("evaluation/resampling", {"03_evaluation", "04_ppo", "05_dpo", "06_policy_comparison"}),
+        ("evaluation/resampling", {"00_offline_models", "03_evaluation", "04_ppo", "05_dpo", "06_policy_comparison"}),
         ("features/extraction", {"01_feature_extraction", "02_combiner_training", "03_evaluation"}),
         ("reward/combiner", {"02_combiner_training", "03_evaluation", "04_ppo", "05_dpo", "06_policy_comparison"}),
         ("report/pages", set()),

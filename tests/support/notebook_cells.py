@@ -25,3 +25,12 @@ def code_of(path: Path) -> list[Cell]:
 
 def tagged(path: Path) -> list[Cell]:
     return [cell for cell in code_of(path) if "parameters" in cell["metadata"].get("tags", [])]
+
+
+def run_here(path: Path, values: dict[str, Any]) -> None:
+    """Run a notebook's code in this process; ``values`` take the place of those of its parameters cell."""
+    names: dict[str, Any] = {"__name__": "__main__", "display": print}
+    for cell in code_of(path):
+        exec(source(cell), names)
+        if cell in tagged(path):
+            names |= {name: values[name] for name in names.keys() & values.keys()}

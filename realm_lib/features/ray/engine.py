@@ -25,10 +25,10 @@ from realm_lib.models.embedders import Embedder, build_embedder
 from realm_lib.models.embedders.sentence_transformer import SentenceTransformerEmbedder
 from realm_lib.models.reward_models import Scorer, build_scorer
 from realm_lib.models.reward_models.encoding import EncodingScorer
-from realm_lib.models.reward_models.loading import outlined_encoder, read_outline, weights_version
+from realm_lib.models.reward_models.outline import outlined_encoder, read_outline, weights_version
 from realm_lib.runs.weights import is_packaged, locate_model
 
-_LOCAL_BACKENDS = ("inform", "sequence_classification", "nemotron")
+_LOCAL_BACKENDS = ("inform", "sequence_classification", "nemotron", "probe")
 _TRIES = 5
 """How often a piece is given to a copy again whose process or machine was lost; then it may be the piece's fault."""
 _AHEAD = 2

@@ -49,6 +49,9 @@ class Encoder(ABC):
     ``long_responses`` is "cut": then it loses its end where all of the prompt is not enough.
     """
 
+    finds_response = False
+    """Whether each text says where its response begins, and one of which that cannot be told is refused."""
+
     def __init__(self, tokenizer: Any, max_length: int, long_responses: LongResponses = "refuse") -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
@@ -70,7 +73,7 @@ class Encoder(ABC):
             "template": self.template_digest,
             "max_length": self.max_length,
             "long_responses": self.long_responses,
-        }
+        } | ({"finds_response": True} if self.finds_response else {})
 
     @abstractmethod
     def _encode_each(

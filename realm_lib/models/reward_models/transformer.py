@@ -15,7 +15,8 @@ from realm_lib.models.reward_models import ScorerError
 from realm_lib.models.reward_models.chat import EncodedChat, name_text
 from realm_lib.models.reward_models.encoding import EncodingScorer
 from realm_lib.models.reward_models.forward import last_states, pooled_states
-from realm_lib.models.reward_models.loading import LoadedModel, load_model, log
+from realm_lib.models.reward_models.loading import LoadedModel, load_model
+from realm_lib.models.reward_models.outline import log
 from realm_lib.models.reward_models.packing import Row, plan_batches
 from realm_lib.models.reward_models.text_pair import build_encoder
 from realm_lib.runs.memory import within_memory
@@ -23,7 +24,7 @@ from realm_lib.runs.threads import side_by_side, workers
 
 
 class TransformerScorer(EncodingScorer):
-    """A reward model in this process (backends inform, sequence_classification, nemotron).
+    """A reward model in this process (backends inform, sequence_classification, nemotron, probe).
 
     A decoder is read at the last real token and shares the prefix of texts with the same prompt, where its kind allows
     (:func:`realm_lib.models.reward_models.forward.why_not_shared`); an encoder classifier reads each text whole.
@@ -108,7 +109,7 @@ class TransformerScorer(EncodingScorer):
             work = [
                 (batch, [chats[index] for index in indices]) for batch, indices in zip(batches, places, strict=True)
             ]
-            found = side_by_side(lambda each: within_memory(partial(self._values_of, *each)), work, workers(self.model))
+            found = side_by_side(lambda each: within_memory(partial(self._values_of, *each)), work, self._at_once(work))
             for batch, indices, of_batch in zip(batches, places, found, strict=True):
                 if of_batch is None:
                     if len(indices) == 1:
@@ -121,6 +122,14 @@ class TransformerScorer(EncodingScorer):
                 done.update(indices)
             left = [index for index in left if index not in done]
         return np.array(values, dtype=np.float32)
+
+    def _at_once(self, work: Sequence[object]) -> int:
+        """How many batches are computed at the same time.
+
+        Only by decoders whose code was read: others change themselves in a pass, as positions do that depend on the
+        longest text of a batch.
+        """
+        return min(workers(self.model), len(work)) if self.not_shared is None else 1
 
     @torch.inference_mode()
     def _values_of(self, batch: Sequence[Row], chats: Sequence[EncodedChat]) -> NDArray[np.float32]:

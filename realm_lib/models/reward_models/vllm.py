@@ -16,7 +16,7 @@ from realm_lib.models.hosted import RemoteError, ask_all
 from realm_lib.models.reward_models import ScorerError, gathered
 from realm_lib.models.reward_models.chat import name_text
 from realm_lib.models.reward_models.encoding import EncodingScorer
-from realm_lib.models.reward_models.loading import log, outlined_encoder, read_outline, weights_version
+from realm_lib.models.reward_models.outline import log, outlined_encoder, read_outline, weights_version
 from realm_lib.models.reward_models.text_pair import TextPairEncoder
 from realm_lib.models.reward_models.vllm_endpoint import VLLMEndpoint, are_close
 

@@ -43,6 +43,7 @@ _DARK_PAPER = "#14181e"
 
 DESCRIPTIONS = {
     "offline_reward_model": "Loss of the small reward model by training step",
+    "offline_probe": "Accuracy of probes on pairs left out, by the layers and poolings that they read, one marked",
     "offline_policy": "Loss of the small policy by training step",
     "features_chosen_rejected": "Distributions of score and of similarity over chosen and rejected responses",
     "combiner_training": "Loss and validation accuracy of the combiner by epoch, the kept epoch marked",

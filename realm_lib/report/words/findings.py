@@ -15,6 +15,7 @@ from realm_lib.report.words.numbers import (
     between,
     counted,
     interval,
+    listed,
     measured,
     percent,
     with_interval,
@@ -40,10 +41,10 @@ def offline_models(metrics: Metrics, *, simulated: bool) -> str:
         )
     if probe := metrics.get("probe"):
         right = {name: with_interval(each["accuracy"], each["ci"]) for name, each in metrics["rewards"].items()}
-        layers = ", ".join(map(str, probe["layers"]))
-        pooled = " and ".join(_POOLED[way] for way in probe["poolings"])
+        layers = f"layer{'s' if len(probe['layers']) > 1 else ''} {listed([str(layer) for layer in probe['layers']])}"
+        pooled = listed([_POOLED[way] for way in probe["poolings"]])
         told.append(
-            f"A probe that reads, over the response, {pooled} of the hidden states after layer {layers} is right in "
+            f"A probe that reads, over the response, {pooled} of the hidden states after {layers} is right in "
             f"**{right['probe']}** of {counted(metrics['validation_pairs'], kind)}; taking the longer response in "
             f"{right['length']}. On the pairs left out by which this was chosen it was right in "
             f"{percent(probe['left_out_accuracy'])}. Reading and fitting {counted(metrics['pairs'], kind)} took "
