@@ -72,10 +72,6 @@ def look_ahead(
     checks = Checks(pairs, store, run_folder, asked, own_models=own_models, expected=expected, here=here)
     with checks.of("run.engine"):
         check_engine(params.run)
-    offline = None if own_models else params.offline_models
-    if offline is not None and offline.probe is not None and not (run_folder / "models" / "probe").exists():
-        with checks.of("offline_models.probe"):
-            checks.backbone("offline_models.probe", offline.probe)
     rows = {"reward_model": params.reward_model} | _kinds(params, RewardModelSignal, "reward_model")
     for name, reward_model in rows.items():
         with checks.of(name):

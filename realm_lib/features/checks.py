@@ -152,14 +152,6 @@ class Checks:
         self.ahead.found.append((name, f"{said}; reads all {len(self.texts):,} {self._looked_at}"))
         self._stored += 60 * len(self.texts)
 
-    def backbone(self, name: str, probe: ProbeParams) -> None:
-        """Configuration and memory of the language model under a probe that notebook 00 is going to train."""
-        from realm_lib.models.hidden_states import outline_backbone  # late: as in reward_model
-
-        self._hub_model(probe.backbone, probe.revision)
-        outline, _ = outline_backbone(probe)
-        self.ahead.found.append((name, f"{outline.memory}; read as far as layer {outline.config.num_hidden_layers}"))
-
     def embedding(self, name: str, params: EmbeddingParams) -> None:
         """Key and cost, or whether it may be read, of the embedding model of the section ``name``; what it refuses."""
         if params.model_id.startswith("run:") and not self.own_models:
@@ -188,9 +180,12 @@ class Checks:
         return Quote(texts, tokens, tokens * embedder.dollars_per_token, cut=0)
 
     def probe(self, name: str, params: ProbeParams) -> None:
-        """Whether the backbone may be read of the probe of the section ``name``, which is still to be trained."""
+        """Configuration and memory of the language model under a probe that notebook 00 is going to train."""
+        from realm_lib.models.hidden_states import outline_backbone  # late: as in reward_model
+
         self._look_up(params.backbone, params.revision)
-        self.ahead.found.append((name, self._within_reach(params.backbone)))
+        outline, _ = outline_backbone(params)
+        self.ahead.found.append((name, f"{outline.memory}; read as far as layer {outline.config.num_hidden_layers}"))
 
     def rlhf(self, rlhf: RlhfParams) -> None:
         """Secrets that the trainings send, whether their policies may be read, and judges that are reward models."""
