@@ -72,10 +72,6 @@ def look_ahead(
     checks = Checks(pairs, store, run_folder, asked, own_models=own_models, expected=expected, here=here)
     with checks.of("run.engine"):
         check_engine(params.run)
-    offline = None if own_models else params.offline_models
-    if offline is not None and offline.probe is not None and not (run_folder / "models" / "probe").exists():
-        with checks.of("offline_models.probe"):
-            checks.backbone("offline_models.probe", offline.probe)
     rows = {"reward_model": params.reward_model} | _kinds(params, RewardModelSignal, "reward_model")
     for name, reward_model in rows.items():
         with checks.of(name):
@@ -84,6 +80,10 @@ def look_ahead(
     for name, embedding in rows.items():
         with checks.of(name):
             checks.embedding(name, embedding)
+    probe = None if own_models or params.offline_models is None else params.offline_models.probe
+    if probe is not None and not (run_folder / "models" / "probe").exists():
+        with checks.of(name := "offline_models.probe"):
+            checks.probe(name, probe)
     if rlhf is not None:
         checks.rlhf(rlhf)
     with checks.of("disk"):

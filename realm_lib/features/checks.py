@@ -22,14 +22,15 @@ from realm_lib.features.similarity import quote_embeddings
 from realm_lib.features.store import FeatureStore, text_key
 from realm_lib.models.embedders import Embedder, EmbedderError, Quote, build_embedder
 from realm_lib.models.embedders.asking import AskingEmbedder
+from realm_lib.models.gguf_header import GGUFError
 from realm_lib.models.hub import HubError, HubModel, cache_folder, look_up
 from realm_lib.models.reward_models import LongResponseError, ScorerError, build_scorer
 from realm_lib.models.throughput import BYTES_A_WEIGHT
-from realm_lib.runs.weights import locate_model
+from realm_lib.runs.weights import GGUF, locate_model
 
 _GIB = 2**30
 _NAMED = 3
-_EXPECTED = (ParamsError, HubError, ScorerError, EmbedderError)
+_EXPECTED = (ParamsError, HubError, ScorerError, EmbedderError, GGUFError)
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class Checks:
         self.responses: list[str] = self.texts["response"].tolist()
         self.ahead = Ahead()
         self._models: dict[tuple[str, str | None], HubModel] = {}
+        self._unpacked: dict[Path, int] = {}
+        """Bytes that GGUF files' weights will take, by the folders into which they are unpacked."""
         self._stored = 0
         """Bytes that the feature store will take, estimated."""
 
@@ -129,7 +132,7 @@ class Checks:
             served = VLLMScorer(params, self.run_folder)
             outline, encoder = served.outline, served.encoder
         else:
-            self._hub_model(params.model_id, params.revision)
+            self._look_up(params.model_id, params.revision)
             outline = read_outline(params, self.run_folder, here=self.here)
             encoder = outlined_encoder(outline, params)
         if not judges:
@@ -149,21 +152,13 @@ class Checks:
         self.ahead.found.append((name, f"{said}; reads all {len(self.texts):,} {self._looked_at}"))
         self._stored += 60 * len(self.texts)
 
-    def backbone(self, name: str, probe: ProbeParams) -> None:
-        """Configuration and memory of the language model under a probe that notebook 00 is going to train."""
-        from realm_lib.models.hidden_states import outline_backbone  # late: as in reward_model
-
-        self._hub_model(probe.backbone, probe.revision)
-        outline, _ = outline_backbone(probe)
-        self.ahead.found.append((name, f"{outline.memory}; read as far as layer {outline.config.num_hidden_layers}"))
-
     def embedding(self, name: str, params: EmbeddingParams) -> None:
         """Key and cost, or whether it may be read, of the embedding model of the section ``name``; what it refuses."""
         if params.model_id.startswith("run:") and not self.own_models:
             self.ahead.found.append((name, self._within_reach(params.model_id)))
             return
         if params.backend == "sentence_transformers":
-            self._hub_model(params.model_id, params.revision)
+            self._look_up(params.model_id, params.revision)
             if params.long_texts == "refuse":  # the one thing for which an embedder that runs here is loaded first
                 embedder = build_embedder(params, self.run_folder)
                 self._refuse(SimilaritySignal(embedder).refused(self.prompts, self.responses))
@@ -184,6 +179,14 @@ class Checks:
         embedder.authorise(Quote(max(texts, 1), tokens, cost=0.0, cut=0))  # whether its key is set
         return Quote(texts, tokens, tokens * embedder.dollars_per_token, cut=0)
 
+    def probe(self, name: str, params: ProbeParams) -> None:
+        """Configuration and memory of the language model under a probe that notebook 00 is going to train."""
+        from realm_lib.models.hidden_states import outline_backbone  # late: as in reward_model
+
+        self._look_up(params.backbone, params.revision)
+        outline, _ = outline_backbone(params)
+        self.ahead.found.append((name, f"{outline.memory}; read as far as layer {outline.config.num_hidden_layers}"))
+
     def rlhf(self, rlhf: RlhfParams) -> None:
         """Secrets that the trainings send, whether their policies may be read, and judges that are reward models."""
         server, vllm = rlhf.reward_server, rlhf.ppo.vllm
@@ -198,7 +201,7 @@ class Checks:
         for name, policy in {"rlhf.ppo.model_name": rlhf.ppo, "rlhf.dpo.model_name": rlhf.dpo}.items():
             if policy is not None:
                 with self.of(name):
-                    self._hub_model(policy.model_name, policy.revision)
+                    self._look_up(policy.model_name, policy.revision)
                     self.ahead.found.append((name, self._within_reach(policy.model_name)))
         for judge, source in rlhf.judges.items():
             if isinstance(source, RewardModelParams):
@@ -206,11 +209,11 @@ class Checks:
                     self.reward_model(name, source, judges=True)
 
     def disk(self, outputs: int) -> None:
-        """Downloads, the feature store and the run's ``outputs``, by the file systems on which they lie."""
+        """Downloads, unpacked weights, the feature store and the run's ``outputs``, by the file systems they lie on."""
         needs: dict[int, tuple[Path, int]] = {}
         missing = sum(model.missing for model in self._models.values())
-        places = ((cache_folder(), missing), (self.store.folder, self._stored), (self.run_folder, outputs))
-        for folder, size in places:
+        places = [(cache_folder(), missing), (self.store.folder, self._stored), (self.run_folder, outputs)]
+        for folder, size in [*self._unpacked.items(), *places]:
             place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
             device = place.stat().st_dev
             needs[device] = place, needs.get(device, (place, 0))[1] + size
@@ -221,9 +224,13 @@ class Checks:
                 self.ahead.faults.append(f"disk: {said}: free some, or let HF_HOME name a folder on a larger one")
             self.ahead.found.append(("disk", said))
 
-    def _hub_model(self, model_id: str, revision: str | None) -> None:
-        """Look a model up at the hub, where it is one of the hub's, each once."""
-        if model_id.startswith("run:") or isinstance(locate_model(model_id), Path):
+    def _look_up(self, model_id: str, revision: str | None) -> None:
+        """Look each model up once: one of the hub's there, another by its place, a GGUF file by its header."""
+        if model_id.startswith("run:"):
+            return
+        if isinstance(place := locate_model(model_id), Path):
+            if place.is_file() or any(place.glob(f"*{GGUF}")):
+                self._gguf(place)
             return
         if (model_id, revision) not in self._models:
             try:
@@ -231,6 +238,17 @@ class Checks:
             except HubError as error:
                 raise HubError(f"{model_id}: {error}") from error
             self.ahead.looked_up[model_id] = self._models[model_id, revision]
+
+    def _gguf(self, place: Path) -> None:
+        """Look at the GGUF file that ``place`` means, and at what its weights will take that are not unpacked yet."""
+        # Late: torch, which takes seconds to import.
+        from realm_lib.models.gguf import find_gguf, gguf_config
+        from realm_lib.models.gguf_conversion import unpacked_folder, unpacked_size
+
+        if (file := find_gguf(place)) is not None:
+            gguf_config(file)
+            folder = unpacked_folder(file)
+            self._unpacked[folder] = 0 if folder.is_dir() else unpacked_size(file)
 
     def _within_reach(self, model_id: str) -> str:
         here = f"{model_id} is {'made by notebook 00' if model_id.startswith('run:') else 'on this machine'}"

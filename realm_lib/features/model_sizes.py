@@ -9,6 +9,7 @@ import numpy as np
 
 from realm_lib.config.base import ParamsError
 from realm_lib.config.training import ProbeParams
+from realm_lib.models.gguf_header import GGUFError, read_header
 from realm_lib.runs.weights import locate_model
 
 _LAYERS = 0.6
@@ -16,7 +17,10 @@ _LAYERS = 0.6
 
 
 def model_place(model_id: str, run_folder: Path) -> Path | None:
-    """The folder or GGUF file of a model that is on this machine and not in the hub's cache."""
+    """The folder or GGUF file of a model that is on this machine and not in the hub's cache.
+
+    None too for a package that is not installed: :func:`realm_lib.features.ahead.look_ahead` says so.
+    """
     if model_id.startswith("run:"):  # which notebook 00 may not have made yet
         folder = run_folder / model_id.removeprefix("run:")
         return folder if folder.is_dir() else None
@@ -31,15 +35,19 @@ def weights_of(model_id: str, run_folder: Path) -> float | None:
     """How many weights a model multiplies with, by the headers of its GGUF file or of a folder's safetensors files;
     embeddings are looked up. Else as many as its name says (``8B``).
 
-    None where neither tells, as of a model that notebook 00 is going to train.
+    None where neither tells, as of a model that notebook 00 is going to train, or of a GGUF file that is not whole.
     """
     place = model_place(model_id, run_folder)
     if place is None:
         return _by_name(model_id)
     files = sorted(place.glob("*.safetensors")) if place.is_dir() else []
     packed = [place] if place.is_file() else list(place.glob("*.gguf"))
-    held = [_held_gguf(packed[0])] if not files and len(packed) == 1 else map(_held, files)
-    return sum(held) or _by_name(model_id)
+    if files or len(packed) != 1:
+        return sum(map(_held, files)) or _by_name(model_id)
+    try:
+        return _held_gguf(packed[0])
+    except GGUFError:
+        return None
 
 
 def _held(file: Path) -> float:
@@ -50,10 +58,9 @@ def _held(file: Path) -> float:
 
 
 def _held_gguf(file: Path) -> float:
-    from realm_lib.models.gguf_conversion import tensor_shapes  # late: torch, which takes seconds to import
-
-    shapes = tensor_shapes(file).items()
-    return float(sum(np.prod(shape, dtype=np.float64) for name, shape in shapes if not name.startswith("token_embd")))
+    tensors = read_header(file).tensors.items()
+    held = [tensor.shape for name, tensor in tensors if not name.startswith("token_embd")]
+    return float(sum(np.prod(shape, dtype=np.float64) for shape in held))
 
 
 def _by_name(model_id: str) -> float | None:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from realm_lib.models.gguf_conversion import GGUFError, converted, read_metadata
+from realm_lib.models.gguf_conversion import converted
+from realm_lib.models.gguf_header import GGUFError, read_header, unreadable
 
 _ARCHITECTURES = ("llama", "qwen2", "qwen3")
 _SPLITS = ("gpt-2", "smollm")
@@ -53,26 +54,33 @@ def gguf_config(file: Path) -> Any:
     from transformers import AutoConfig
     from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
-    metadata, names = read_metadata(file)
-    kind = metadata["general.architecture"]
+    header = read_header(file)
+    kind, said = header.kind, header.metadata
     if kind not in _ARCHITECTURES:
         raise GGUFError(
             f"{file}: its architecture {kind} is not among those read exactly ({', '.join(_ARCHITECTURES)}): take the "
             "model's safetensors"
         )
+    if (key := header.lacks()) is not None:
+        raise GGUFError(f"{file}: does not say {key}: it is no language model's file, or not whole: download it again")
     if (file.parent / "config.json").is_file():
         return AutoConfig.from_pretrained(file.parent, trust_remote_code=False)
-    known = {*GGUF_CONFIG_MAPPING[kind], "attention.key_length", "attention.value_length"}
-    unread = sorted(key for key in metadata if key.startswith(f"{kind}.") and key.removeprefix(f"{kind}.") not in known)
-    unread += [name for name in names if name == _POSITION_FACTORS]
+    names = GGUF_CONFIG_MAPPING[kind]
+    known = {*names, "attention.key_length", "attention.value_length"}
+    unread = sorted(key for key in said if key.startswith(f"{kind}.") and key.removeprefix(f"{kind}.") not in known)
+    unread += [name for name in header.tensors if name == _POSITION_FACTORS]
     if unread:
         raise GGUFError(f"{file}: says {unread[0]}, which is not read from it: put the model's config.json beside it")
-    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
-    vars(config).pop("_model_name_or_path", None)  # the author's name for it
+    values = {name: header.about(key) for key, name in names.items() if name and header.about(key) is not None}
+    values.setdefault("vocab_size", said.get("tokenizer.ggml.tokens"))
+    if values["vocab_size"] is None:
+        raise GGUFError(f"{file}: holds no vocabulary: put the model's config.json and its tokenizer's files beside it")
     for token, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
-        setattr(config, f"{token}_token_id", metadata.get(f"tokenizer.ggml.{key}_token_id"))
+        values[f"{token}_token_id"] = said.get(f"tokenizer.ggml.{key}_token_id")
+    # AutoConfig.from_pretrained(gguf_file=...) makes the same of the file in seconds: it reads the whole vocabulary.
+    config = AutoConfig.for_model(kind, tie_word_embeddings="output.weight" not in header.tensors, **values)
     if hasattr(config, "head_dim"):
-        config.head_dim = metadata.get(f"{kind}.attention.key_length", config.head_dim)
+        config.head_dim = header.about("attention.key_length") or config.head_dim
     return config
 
 
@@ -82,25 +90,28 @@ def gguf_tokenizer(file: Path) -> Any:
     Raises :class:`GGUFError` for a tokenizer that would be rebuilt otherwise than it was.
     """
     from tokenizers import pre_tokenizers
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    metadata, _ = read_metadata(file)
+    said = read_header(file).metadata
     if any((file.parent / name).is_file() for name in TOKENIZER_FILES):
         tokenizer = AutoTokenizer.from_pretrained(file.parent, trust_remote_code=False)
     else:
-        kind, split = (metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
+        kind, split = (said.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
         if kind != "gpt2" or split not in _SPLITS:
             raise GGUFError(
                 f"{file}: its tokenizer ({kind}, {split}) is not rebuilt exactly: put the model's tokenizer.json and "
                 "tokenizer_config.json beside it"
             )
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+        try:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name)
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise unreadable(file, error) from error
         whole = pre_tokenizers.ByteLevel(add_prefix_space=False)
         digits = pre_tokenizers.Digits(individual_digits=True)  # which transformers does not know of
         parts = pre_tokenizers.Sequence([digits, whole]) if split == "smollm" else whole
         tokenizer.backend_tokenizer.pre_tokenizer = parts
     if not tokenizer.chat_template:
-        tokenizer.chat_template = metadata.get("tokenizer.chat_template")
+        tokenizer.chat_template = said.get("tokenizer.chat_template")
     return tokenizer
 
 
@@ -113,8 +124,10 @@ def load_gguf(file: Path, model_class: Any, config: Any, **options: Any) -> tupl
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     whole = gguf_config(file)
-    _check_places(file, model_class, whole)
-    folder = converted(file, _check_places(file, AutoModelForCausalLM, whole))
+    places = _check_places(file, AutoModelForCausalLM, whole)
+    if model_class is not AutoModelForCausalLM:
+        _check_places(file, model_class, whole)
+    folder = converted(file, places)
     beside = (file.parent / "generation_config.json").is_file()
     generation = GenerationConfig.from_pretrained(file.parent) if beside else GenerationConfig.from_model_config(config)
     try:
@@ -140,13 +153,16 @@ def _check_places(file: Path, model_class: Any, config: Any) -> dict[str, str]:
 
     Raises :class:`GGUFError` for tensors that the model has no place for.
     """
-    from transformers import modeling_gguf_pytorch_utils as reading
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
+    header = read_header(file)
+    (architecture,) = (each for each, name in MODEL_ARCH_NAMES.items() if name == header.kind)
+    names = get_tensor_name_map(architecture, config.num_hidden_layers)
     with torch.device("meta"):
         skeleton = model_class(config) if hasattr(model_class, "forward") else model_class.from_config(config)
-    places: dict[str, str] = reading.get_gguf_hf_weights_map(skeleton, reading.TensorProcessor())
-    _, names = read_metadata(file)
-    if unread := sorted(set(names) - {*places, _POSITION_FACTORS}):
+    found = {name: names.get_name(name, (".weight", ".bias")) for name in skeleton.state_dict()}
+    places = {place: name for name, place in found.items() if place is not None}
+    if unread := sorted(set(header.tensors) - {*places, _POSITION_FACTORS}):
         raise GGUFError(
             f"{file}: holds {unread[0]} ({len(unread)} such), for which a {type(skeleton).__name__} read from GGUF has "
             "no place: take the model's safetensors"

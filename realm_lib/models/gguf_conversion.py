@@ -6,16 +6,15 @@ name is not unpacked again. Any of these folders may be deleted.
 
 import logging
 import shutil
-import struct
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock
 from torch import Tensor
 
+from realm_lib.models.gguf_header import GGUFError, read_header, unreadable
 from realm_lib.runs.files import atomic_path, write_json
 from realm_lib.runs.weights import file_digest
 
@@ -28,27 +27,16 @@ _PART = 2 * 2**30
 _GIB = 2**30
 
 
-class GGUFError(ValueError):
-    """A GGUF file that is not read, or not exactly; the message names the file and says what to do."""
+def unpacked_folder(file: Path) -> Path:
+    """Where the weights of ``file`` are kept once they are unpacked; its SHA-256 is taken."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME, "realm", "gguf", file_digest(file))
 
 
-def read_metadata(file: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A file's metadata (a vocabulary as its length) and the names of its tensors.
-
-    Raises :class:`GGUFError` for what is no GGUF file.
-    """
-    from transformers.integrations.gguf.reader import read_gguf_metadata
-
-    try:
-        metadata, names = read_gguf_metadata(str(file))
-    except (ValueError, struct.error) as error:
-        raise _unreadable(file, error) from error
-    return metadata, names
-
-
-def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of a file's tensors, by its names for them; no weights are read."""
-    return {tensor.name: tuple(map(int, tensor.shape)) for tensor in _tensors(file)}
+def unpacked_size(file: Path) -> int:
+    """Bytes that the weights of ``file`` take once they are unpacked."""
+    return sum(prod(tensor.shape) * _dtype(tensor.type).itemsize for tensor in read_header(file).tensors.values())
 
 
 def converted(file: Path, names: Mapping[str, str]) -> Path:
@@ -57,9 +45,7 @@ def converted(file: Path, names: Mapping[str, str]) -> Path:
     ``names`` are those of transformers, by the file's own; a tensor without one is left out. Raises
     :class:`GGUFError` for a file that ends too early, and for a disk that is too small.
     """
-    from huggingface_hub import constants
-
-    folder = Path(constants.HF_HOME, "realm", "gguf", file_digest(file))
+    folder = unpacked_folder(file)
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -72,8 +58,7 @@ def converted(file: Path, names: Mapping[str, str]) -> Path:
 
 
 def _convert(file: Path, names: Mapping[str, str], folder: Path) -> None:
-    tensors = [tensor for tensor in _tensors(file) if tensor.name in names]
-    size = sum(prod(map(int, tensor.shape)) * _dtype(tensor).itemsize for tensor in tensors)
+    size = unpacked_size(file)
     free = shutil.disk_usage(folder.parent).free
     if size > free:
         raise GGUFError(
@@ -83,24 +68,27 @@ def _convert(file: Path, names: Mapping[str, str], folder: Path) -> None:
     _log.info("%s: its weights are unpacked, once, into %s (%.1f GiB)", file, folder, size / _GIB)
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        _write(temporary, _unpacked(file, tensors, names))
+        _write(temporary, _unpacked(file, names))
 
 
-def _unpacked(file: Path, tensors: list[Any], names: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:
+def _unpacked(file: Path, names: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:
     """The tensors by transformers' names, as its classes have them: a Llama's heads are stored in another order."""
-    from gguf import dequantize
+    from gguf import GGUFReader, dequantize
     from transformers import modeling_gguf_pytorch_utils as reading
 
-    metadata, _ = read_metadata(file)
-    kind = metadata["general.architecture"]
-    heads = metadata[f"{kind}.attention.head_count"]
-    shared = metadata.get(f"{kind}.attention.head_count_kv", heads)
-    ordered = reading.TENSOR_PROCESSORS.get(kind, reading.TensorProcessor)(
+    header = read_header(file)
+    heads = header.about("attention.head_count")
+    shared = header.about("attention.head_count_kv") or heads
+    ordered = reading.TENSOR_PROCESSORS.get(header.kind, reading.TensorProcessor)(
         config={"num_attention_heads": heads, "num_key_value_heads": shared}
     )
+    try:
+        tensors = [tensor for tensor in GGUFReader(file).tensors if tensor.name in names]
+    except (ValueError, IndexError, KeyError) as error:  # as a key that is there twice, which read_header takes
+        raise unreadable(file, error) from error
     for tensor in tensors:
         weights = ordered.process(dequantize(tensor.data, tensor.tensor_type), tensor.name).weights
-        yield names[tensor.name], torch.tensor(weights, dtype=_dtype(tensor))
+        yield names[tensor.name], torch.tensor(weights, dtype=_dtype(tensor.tensor_type.name))
 
 
 def _write(folder: Path, weights: Iterator[tuple[str, Tensor]]) -> None:
@@ -124,18 +112,6 @@ def _write(folder: Path, weights: Iterator[tuple[str, Tensor]]) -> None:
     write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": places})
 
 
-def _tensors(file: Path) -> list[Any]:
-    from gguf import GGUFReader
-
-    try:
-        return list(GGUFReader(file).tensors)
-    except (ValueError, IndexError) as error:
-        raise _unreadable(file, error) from error
-
-
-def _dtype(tensor: Any) -> torch.dtype:
-    return _PLAIN.get(tensor.tensor_type.name, torch.float32)
-
-
-def _unreadable(file: Path, error: Exception) -> GGUFError:
-    return GGUFError(f"{file}: cannot be read as GGUF ({error}): download it again")
+def _dtype(ggml: str) -> torch.dtype:
+    """What the tensors of a type are unpacked to."""
+    return _PLAIN.get(ggml, torch.float32)

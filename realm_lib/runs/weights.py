@@ -45,8 +45,8 @@ _PACKAGED = {
 
 
 def locate_model(model_id: str, run_folder: Path | None = None) -> Path | str:
-    """Where a ``model_id`` of a profile lies: ``run:models/NAME`` in ``run_folder``, ``package:NAME`` in the package that
-    carries it, a folder, a GGUF file, or else a hub id.
+    """Where a ``model_id`` of a profile lies: ``run:models/NAME`` in ``run_folder``, ``package:NAME`` in the package
+    that carries it, a folder, a GGUF file, or else a hub id.
 
     Raises :class:`ParamsError` for ``run:`` without a run, and for a package that carries no model, is not installed or
     has other weights than its own; :class:`MissingStepError` when the run lacks the folder.

