@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 _MOST_WORKERS = 8
 _LARGEST = 300_000_000
-"""Weights of a model from which on a pass keeps all cores at work by itself, and several at once take memory only."""
+"""Weights of a model above which a pass keeps all cores at work by itself, and several at once take memory only."""
 
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
@@ -45,13 +45,15 @@ def one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(before)
 
 
-def workers(model: Any) -> int:
-    """How many passes through ``model`` are best made at once, each with one thread: several where it is small.
+def workers(model: Any, largest: int = _LARGEST) -> int:
+    """How many passes through ``model`` are best made at once, each with one thread: several where it is small, of
+    ``largest`` weights at most.
 
-    The threads of one operation wait for each other at its end, thousands of times a second.
+    The threads of one operation wait for each other at its end, thousands of times a second: beside other work on the
+    machine all wait for the one whose core is taken.
     """
     weights = sum(weight.numel() for weight in model.parameters())
-    return min(cores(), _MOST_WORKERS) if model.device.type == "cpu" and weights < _LARGEST else 1
+    return min(cores(), _MOST_WORKERS) if model.device.type == "cpu" and weights <= largest else 1
 
 
 def side_by_side(work: Callable[[_Item], _Found], items: Iterable[_Item], number: int) -> Iterator[_Found]:

@@ -18,12 +18,11 @@ from realm_lib.models.checkpoints import OWN_CODE, needs_own_code
 from realm_lib.models.embedders.vectors import EmbedderError, PieceCounts, unit_vectors
 from realm_lib.models.embedders.windows import SHAPE, PieceReader, fitting
 from realm_lib.models.special_tokens import cut_special_tokens
-from realm_lib.runs.threads import cores, one_thread_each
+from realm_lib.runs.threads import one_thread_each, workers
 from realm_lib.runs.weights import folder_digest, hub_commit, is_packaged, locate_model, packaged_digest
 
 _ENOUGH_TO_MEASURE = 64
 _LARGEST_COPIED = 50_000_000  # weights: 200 MB a copy
-_MOST_WORKERS = 8
 _UNMEASURED_BATCH_SIZE = 8
 
 
@@ -139,14 +138,14 @@ class SentenceTransformerEmbedder:
             )
             return vectors
 
-        if len(texts) < 2 * _most_workers() or len(self._workers) < 2:
+        if len(texts) < 2 * workers(self.model, _LARGEST_COPIED) or len(self._workers) < 2:
             return encode(self.model, texts)
-        workers = len(self._workers)
+        number = len(self._workers)
         # Each takes every k-th text by length, so that all have as much to do.
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        parts = [order[start::workers] for start in range(workers)]
+        parts = [order[start::number] for start in range(number)]
         vectors = np.empty((len(texts), self.dimensions), dtype=np.float32)
-        with one_thread_each(workers) as pool:
+        with one_thread_each(number) as pool:
             found = pool.map(encode, self._workers, [[texts[index] for index in part] for part in parts])
             for part, values in zip(parts, found, strict=True):
                 vectors[part] = values
@@ -154,11 +153,14 @@ class SentenceTransformerEmbedder:
 
     @cached_property
     def _workers(self) -> list[Any]:
-        """Made when there are texts to divide: who scores a few of them pays for no copies."""
-        workers = _workers_of(self.model)
-        for copied in workers[1:]:  # a copy forgets what its tokenizer was told
+        """The model and copies of it, one for each worker, since a tokenizer may not be used twice at once.
+
+        Made when there are texts to divide: who embeds a few of them pays for no copies.
+        """
+        copies = [copy.deepcopy(self.model) for _ in range(workers(self.model, _LARGEST_COPIED) - 1)]
+        for copied in copies:  # a copy forgets what its tokenizer was told
             _read_special_tokens_as_letters(copied, self.params.model_id)
-        return workers
+        return [self.model, *copies]
 
     def _measured_batch_size(self, texts: Sequence[str]) -> int:
         """The fastest size for texts like these; kept from the first call that has enough of them to tell."""
@@ -172,22 +174,6 @@ def _lengths(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of the rows, [n, 1]."""
     lengths: NDArray[np.float64] = np.linalg.norm(vectors, axis=1, keepdims=True)
     return lengths
-
-
-def _workers_of(model: Any) -> list[Any]:
-    """The models that embed side by side, each with one thread: copies of ``model`` for each core where it is small.
-
-    The threads of one operation wait for each other at its end, thousands of times a second: beside other work on the
-    machine all wait for the one whose core is taken. Copies, since a tokenizer may not be used twice at once.
-    """
-    weights = sum(weight.numel() for weight in model.parameters())
-    if model.device.type != "cpu" or weights > _LARGEST_COPIED:
-        return [model]
-    return [model, *(copy.deepcopy(model) for _ in range(_most_workers() - 1))]
-
-
-def _most_workers() -> int:
-    return min(cores(), _MOST_WORKERS)
 
 
 def measured_batch_size(
