@@ -1,8 +1,8 @@
 """What a probe is worth and what precision does to it: ``python tests/benchmarks/bench_probe.py RUN``, by hand.
 
 RUN is the folder of a run whose notebook 00 trained a probe (``make PROFILE=smol ...``). On its test pairs: how often
-the probe is right, beside the small Llama that the same pairs trained, the second probe and length, with intervals over
-posts and paired differences. On some responses of these pairs: scores in bfloat16 and under PyTorch's dynamic int8
+the probe is right, beside the small Llama that the same pairs trained and length, with intervals over posts and paired
+differences. On some responses of these pairs: scores in bfloat16 and under PyTorch's dynamic int8
 against those in float32 (in standard deviations of these), and tokens read in a second, the ways taking turns.
 """
 
@@ -17,18 +17,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from realm_lib.config.profile import load_params
 from realm_lib.config.reward_model import RewardModelParams
-from realm_lib.data.kept import keep_pairs
 from realm_lib.evaluation.judging import evaluate_rewards
 from realm_lib.evaluation.standard import standard_rewards
+from realm_lib.features.kept import read_features
 from realm_lib.models.reward_models import build_scorer
 from realm_lib.models.reward_models.loading import take_apart
 from realm_lib.models.reward_models.transformer import TransformerScorer
 from realm_lib.runs.run import Run
 from realm_lib.runs.threads import take_threads
 
-TEXTS = 300
+TEXTS = 200
 ROUNDS = 2
 
 
@@ -50,29 +49,27 @@ def in_int8(exact: TransformerScorer) -> TransformerScorer:
 
 
 def judged(run: Run) -> None:
-    """How often each is right on the test pairs."""
-    params = load_params(run.path("params.yaml"))
-    pairs = keep_pairs(run, params.data, ("test",))["test"].table
-    prompts, sides = pairs["history"].tolist(), [pairs[f"human_ref_{side}"].tolist() for side in "AB"]
-    rewards = {"length": standard_rewards(pairs, ())["length"]}
-    for name, backend in (("probe", "probe"), ("judge", "probe"), ("reward_model", "inform")):
-        if run.path("models", name).exists():
-            scorer = scorer_of(run, name, backend)
-            rewards[name] = np.stack([scorer.score(prompts, responses) for responses in sides], axis=1)
+    """How often each is right on the test pairs; the probe's scores are those that notebook 01 kept."""
+    pairs = read_features(run, ("test",))["test"]
+    kept = standard_rewards(pairs)
+    rewards = {"probe": kept["reward_model"], "length": kept["length"]}
+    if run.path("models", "reward_model").exists():
+        small = scorer_of(run, "reward_model", "inform", max_length=4096)
+        sides = [small.score(pairs["history"].tolist(), pairs[f"human_ref_{side}"].tolist()) for side in "AB"]
+        rewards["small Llama"] = np.stack(sides, axis=1)
     compare = [("probe", name) for name in rewards if name != "probe"]
     found = evaluate_rewards(pairs, rewards, scales=dict.fromkeys(rewards, 1.0), compare=compare)
     for name, entry in found.metrics["rewards"].items():
         low, high = entry["ci"]
-        print(f"{name:14s} {entry['accuracy']:.1%} ({low:.1%} to {high:.1%})")
+        print(f"{name:12s} {entry['accuracy']:.1%} ({low:.1%} to {high:.1%})")
     for name, entry in found.metrics["differences"].items():
         low, high = entry["ci"]
-        print(f"{name:24s} {100 * entry['value']:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})")
+        print(f"{name:20s} {100 * entry['value']:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})")
 
 
 def precisions(run: Run) -> None:
     """How far scores are from those in float32, and how fast they come."""
-    params = load_params(run.path("params.yaml"))
-    pairs = keep_pairs(run, params.data, ("test",))["test"].table.head(TEXTS // 2)
+    pairs = read_features(run, ("test",))["test"].head(TEXTS // 2)
     prompts = [*pairs["history"], *pairs["history"]]
     responses = [*pairs["human_ref_A"], *pairs["human_ref_B"]]
     exact = scorer_of(run, "probe", "probe")
