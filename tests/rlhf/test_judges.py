@@ -93,9 +93,9 @@ def test_a_reward_model_judges_by_its_score_and_is_loaded_when_it_is_first_asked
 ) -> None:
     run = Run(tmp_path)
     (tmp_path / "models").mkdir()
-    place = tmp_path / "models" / "judge"
+    place = tmp_path / "models" / "strict"
     shutil.copytree(inform_folder, place)
-    own = "{backend: inform, model_id: 'run:models/judge', max_length: 64}"
+    own = "{backend: inform, model_id: 'run:models/strict', max_length: 64}"
     params = load_params(PROFILE, [f"rlhf.judges={{second: {own}}}"])
     judges = load_judges(params.rlhf.judges, letters, simulated=True, run=run)
     assert list(judges) == ["realm", "gold", "second"]
@@ -113,10 +113,10 @@ def test_a_reward_model_judges_by_its_score_and_is_loaded_when_it_is_first_asked
 
 
 def test_a_reward_model_that_is_not_there_is_missed_before_anything_is_asked(tmp_path: Path) -> None:
-    judge = RewardModelParams(backend="inform", model_id="run:models/judge")
+    judge = RewardModelParams(backend="inform", model_id="run:models/strict")
     with pytest.raises(MissingStepError, match="00_offline_models"):
         load_judges({"second": judge}, letters, simulated=False, run=Run(tmp_path))
-    with pytest.raises(ParamsError, match="run:models/judge: which run"):
+    with pytest.raises(ParamsError, match="run:models/strict: which run"):
         load_judges({"second": judge}, letters, simulated=False)
     hosted = RewardModelParams(backend="nim", model_id="nvidia/llama-3.1-nemotron-70b-reward")
     assert list(load_judges({"hosted": hosted}, letters, simulated=False)) == ["realm", "hosted"]
