@@ -411,6 +411,12 @@ def test_a_program_talks_with_realm_and_ends_it(run_folder: Path) -> None:
             process.stdin.write(line_of(number))
             assert math.isfinite(json.loads(process.stdout.readline())["reward"])
         process.send_signal(signal.SIGINT)
+        try:
+            process.wait(20)
+        except (
+            subprocess.TimeoutExpired
+        ):  # it came in the instant before the read, which then waits: once more, as one does
+            process.send_signal(signal.SIGINT)
         assert process.stderr.read() == b""
         assert process.wait() == 130
         late.cancel()

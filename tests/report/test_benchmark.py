@@ -45,6 +45,7 @@ def params(inform_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Par
         "data.splits.train=40",
         "data.splits.validation=20",
         "data.reward_model_share=0.0",
+        "offline_models=null",
         "training.num_epochs=5",
     ]
     return load_params(ROOT / "params" / "test.yaml", changes)
