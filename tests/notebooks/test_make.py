@@ -66,7 +66,6 @@ def test_a_changed_parameter_reruns_what_it_reaches(
     [
         ("notebooks/03_evaluation.ipynb", STEPS[3:4]),
         ("realm_lib/evaluation/resampling.py", STEPS),  # 00 says with an interval how strong its models are
-        ("realm_lib/evaluation/judging.py", STEPS[3:]),
         ("realm_lib/reward/combiner/network.py", STEPS[2:]),
         ("realm_lib/features/store.py", STEPS[1:]),
         ("realm_lib/data/simulator/knowledge/askvet.yaml", STEPS),
