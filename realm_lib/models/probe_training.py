@@ -32,22 +32,22 @@ class ProbeTraining:
     """What a training came to."""
 
     taps: Taps
-    penalty: float
+    """The choice that was taken."""
+    best: dict[str, float]
+    """Its penalty, log_loss and accuracy, both of pairs that the head was not fitted to."""
     tried: pd.DataFrame
-    """A row for each choice of layers and poolings, at its best penalty: layers, poolings, penalty, log_loss, accuracy,
-    both of pairs that the head was not fitted to."""
+    """A row for each choice, at its best penalty: layers, poolings and what ``best`` says."""
     history: list[dict[str, float]]
     """Of tuning, step and loss; empty without."""
 
     def metrics(self) -> dict[str, Any]:
         """What was chosen and how well it did on pairs left out, for JSON."""
-        best = self.tried.iloc[int(self.tried["log_loss"].to_numpy().argmin())]
         return {
             "layers": list(self.taps.layers),
             "poolings": list(self.taps.poolings),
-            "penalty": self.penalty,
-            "left_out_accuracy": float(best["accuracy"]),
-            "left_out_log_loss": float(best["log_loss"]),
+            "penalty": self.best["penalty"],
+            "left_out_accuracy": self.best["accuracy"],
+            "left_out_log_loss": self.best["log_loss"],
             "tuning_steps": len(self.history),
         }
 
@@ -84,21 +84,19 @@ def train_probe(
     chosen, rejected = np.where(a_is_chosen, a, b), np.where(a_is_chosen, b, a)
     part_of_post = np.random.default_rng(derive_seed(seed, "probe")).permutation(posts.max() + 1) % params.folds
     layers = backbone.taps.layers if backbone.taps is not None else ()
-    found: list[tuple[float, Taps, float]] = []
-    rows = []
+    found: list[tuple[Taps, dict[str, float]]] = []
     for taps in choices(layers):
         features, _, _ = _standardised(states, taps, layers)
-        row = _tried(features[chosen] - features[rejected], part_of_post[posts], params.folds)
-        rows.append({"layers": taps.layers, "poolings": taps.poolings, **row})
-        found.append((row["log_loss"], taps, row["penalty"]))
-    _, taps, penalty = min(found, key=lambda each: each[0])
+        found.append((taps, _tried(features[chosen] - features[rejected], part_of_post[posts], params.folds)))
+    taps, best = min(found, key=lambda each: each[1]["log_loss"])
     features, mean, spread = _standardised(states, taps, layers)
-    weights = fit_head(features[chosen] - features[rejected], penalty)
+    weights = fit_head(features[chosen] - features[rejected], best["penalty"])
     with atomic_path(folder) as temporary:
         _save(backbone, taps, weights / spread, mean, temporary)
         write_trained_on(temporary, keys_of(pairs))
         history = tune(temporary, pairs, params, seed=seed, progress=progress) if params.tuning else []
-    return ProbeTraining(taps, penalty, pd.DataFrame(rows), history)
+    tried = pd.DataFrame([{"layers": each.layers, "poolings": each.poolings, **row} for each, row in found])
+    return ProbeTraining(taps, best, tried, history)
 
 
 def choices(layers: Sequence[int]) -> Iterator[Taps]:

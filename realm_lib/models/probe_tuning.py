@@ -1,6 +1,5 @@
 """Fine-tuning the layers under a probe's head by low-rank adapters, which are merged into them."""
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,6 @@ from realm_lib.models.reward_models.packing import Row
 from realm_lib.models.reward_models.text_pair import build_encoder
 from realm_lib.runs.seeds import derive_seed
 
-log = logging.getLogger(__name__)
-
 
 def tune(
     folder: Path, pairs: pd.DataFrame, params: ProbeParams, *, seed: int, progress: bool = True
@@ -29,8 +26,7 @@ def tune(
 
     Returns step and loss (nats a pair) of each step. Raises :class:`ValueError` without ``params.tuning``.
     """
-    from peft import LoraConfig, inject_adapter_in_model
-    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft import LoraConfig, get_peft_model
 
     if params.tuning is None:
         raise ValueError("params.tuning is null: there is nothing to tune")
@@ -43,13 +39,12 @@ def tune(
     torch.manual_seed(derive_seed(seed, "probe", "tuning"))
     model.requires_grad_(False)
     model.score.requires_grad_(True)
-    inject_adapter_in_model(
-        LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target_modules),
+    adapted = get_peft_model(
         model.model,
+        LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target_modules),
+        autocast_adapter_dtype=True,  # float32: small updates are lost in bfloat16
     )
     trained = [weights for weights in model.parameters() if weights.requires_grad]
-    for weights in trained:  # small updates are lost in bfloat16
-        weights.data = weights.data.float()
     optimiser = torch.optim.AdamW(trained, lr=params.tuning.learning_rate)
     encoder = build_encoder(loaded.tokenizer, reading, pairs=False)
     sides = [encoder.encode(pairs["history"].tolist(), side.tolist()) for side in chosen_and_rejected(pairs)]
@@ -75,10 +70,6 @@ def tune(
         optimiser.step()
         schedule.step()
         history.append({"step": float(step), "loss": loss.item()})
-    for name, layer in list(model.model.named_modules()):
-        if isinstance(layer, BaseTunerLayer):
-            layer.merge()
-            parent, _, own = name.rpartition(".")
-            setattr(model.model.get_submodule(parent), own, layer.get_base_layer())
+    model.model = adapted.merge_and_unload()
     model.save_pretrained(folder)
     return history
